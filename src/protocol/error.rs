@@ -1,0 +1,107 @@
+//! What a failed request is answered with. In: a code, a message, details. Out: the `error` member of a response.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::payload::Payload;
+
+/// The closed set of error codes on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    /// No handler is registered for the channel. Do not retry.
+    UnknownChannel,
+    /// The handler failed; the message says why.
+    HandlerError,
+    /// The handler did not finish before its deadline. It was cancelled; what it had done may have happened.
+    Timeout,
+    /// The connection ended, or the server stopped, before the request was answered.
+    ConnectionClosed,
+    /// The message is not JSON or not a request; the message says what is wrong and at which byte.
+    InvalidMessage,
+    /// The rate window is used up. `details.retryAfterMs` says when it opens again.
+    RateLimited,
+    /// Authentication is needed and has not been done, or the token is wrong.
+    Unauthorized,
+}
+
+impl ErrorCode {
+    /// Every code, in the order of the specification. `code as usize` is its place here.
+    pub const ALL: [ErrorCode; 7] = [
+        ErrorCode::UnknownChannel,
+        ErrorCode::HandlerError,
+        ErrorCode::Timeout,
+        ErrorCode::ConnectionClosed,
+        ErrorCode::InvalidMessage,
+        ErrorCode::RateLimited,
+        ErrorCode::Unauthorized,
+    ];
+
+    /// The code as it stands on the wire, `"UNKNOWN_CHANNEL"` and so on.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ErrorCode::UnknownChannel => "UNKNOWN_CHANNEL",
+            ErrorCode::HandlerError => "HANDLER_ERROR",
+            ErrorCode::Timeout => "TIMEOUT",
+            ErrorCode::ConnectionClosed => "CONNECTION_CLOSED",
+            ErrorCode::InvalidMessage => "INVALID_MESSAGE",
+            ErrorCode::RateLimited => "RATE_LIMITED",
+            ErrorCode::Unauthorized => "UNAUTHORIZED",
+        }
+    }
+
+    /// The code with this name on the wire.
+    pub fn from_wire(name: &str) -> Option<ErrorCode> {
+        ErrorCode::ALL.into_iter().find(|code| code.as_str() == name)
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The `error` member of a response: `{code, message, details?}` (specification, "Error Structure").
+///
+/// Handlers return it, under the name `HandlerError`. Any [`std::error::Error`] turns into one with the code
+/// `HANDLER_ERROR` and its own text as the message, so `?` works in a handler. For that reason it does not
+/// implement `std::error::Error` itself.
+#[derive(Debug, Clone)]
+pub struct WireError {
+    /// What sort of failure it is.
+    pub code: ErrorCode,
+    /// A sentence for a person.
+    pub message: Cow<'static, str>,
+    /// More, for a program. [`Payload::none`] leaves the member out.
+    pub details: Payload,
+}
+
+impl WireError {
+    /// An error of any code, without details.
+    pub fn with_code(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> WireError {
+        WireError { code, message: message.into(), details: Payload::none() }
+    }
+
+    /// A `HANDLER_ERROR`, without details.
+    pub fn new(message: impl Into<Cow<'static, str>>) -> WireError {
+        WireError::with_code(ErrorCode::HandlerError, message)
+    }
+
+    /// The same error with details.
+    pub fn details(mut self, details: impl Into<Payload>) -> WireError {
+        self.details = details.into();
+        self
+    }
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl<E: std::error::Error> From<E> for WireError {
+    fn from(error: E) -> WireError {
+        WireError::new(error.to_string())
+    }
+}

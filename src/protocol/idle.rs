@@ -1,0 +1,125 @@
+//! The idle timer (specification, "Idle Timeout"). In: moments at which the peer gave a sign of life. Out: when to
+//! ping it, when to give it up.
+
+use std::time::Duration;
+
+use super::time::Millis;
+
+/// Follows a peer's silence.
+#[derive(Debug, Clone)]
+pub struct IdleTimer {
+    last_byte: Millis,
+    /// Pings sent into the present silence.
+    pings: u32,
+}
+
+/// What is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdleAction {
+    /// Nothing yet.
+    Wait,
+    /// Send a ping.
+    Ping,
+    /// The peer was silent for the whole timeout: close.
+    Close,
+}
+
+impl IdleTimer {
+    /// A timer that starts now.
+    pub fn new(now: Millis) -> IdleTimer {
+        IdleTimer { last_byte: now, pings: 0 }
+    }
+
+    /// The peer gave a sign of life.
+    pub fn touch(&mut self, now: Millis) {
+        self.last_byte = now;
+        self.pings = 0;
+    }
+
+    /// When the peer last gave a sign of life.
+    pub fn last_byte(&self) -> Millis {
+        self.last_byte
+    }
+
+    /// When to ask [`poll`](IdleTimer::poll) again.
+    pub fn deadline(&self, ping_interval: Option<Duration>, timeout: Duration) -> Millis {
+        let end = self.last_byte + timeout;
+        match ping_interval {
+            Some(interval) => {
+                end.min(self.last_byte + tick(interval).saturating_mul(self.pings.saturating_add(1)))
+            }
+            None => end,
+        }
+    }
+
+    /// What is due now.
+    pub fn poll(&mut self, now: Millis, ping_interval: Option<Duration>, timeout: Duration) -> IdleAction {
+        if now >= self.last_byte + timeout {
+            return IdleAction::Close;
+        }
+        if now < self.deadline(ping_interval, timeout) {
+            return IdleAction::Wait;
+        }
+        // After a long pause one ping is enough for all the intervals that went by.
+        if let Some(interval) = ping_interval {
+            let intervals = now.since(self.last_byte).as_millis() / tick(interval).as_millis();
+            self.pings = u32::try_from(intervals).unwrap_or(u32::MAX);
+        }
+        IdleAction::Ping
+    }
+}
+
+/// An interval shorter than the clock's tick would be due for ever.
+fn tick(interval: Duration) -> Duration {
+    interval.max(Duration::from_millis(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PING: Option<Duration> = Some(Duration::from_secs(30));
+    const IDLE: Duration = Duration::from_secs(120);
+
+    #[test]
+    fn silence_is_pinged_at_each_interval_and_closed_at_the_timeout() {
+        let mut idle = IdleTimer::new(Millis(0));
+        let mut seen = Vec::new();
+        for at in 0..=120_000 {
+            match idle.poll(Millis(at), PING, IDLE) {
+                IdleAction::Wait => assert!(Millis(at) < idle.deadline(PING, IDLE)),
+                action => seen.push((at, action)),
+            }
+        }
+        use IdleAction::{Close, Ping};
+        assert_eq!(seen, [(30_000, Ping), (60_000, Ping), (90_000, Ping), (120_000, Close)]);
+    }
+
+    #[test]
+    fn a_byte_starts_the_count_again() {
+        let mut idle = IdleTimer::new(Millis(0));
+        assert_eq!(idle.poll(Millis(95_000), PING, IDLE), IdleAction::Ping);
+        assert_eq!(idle.deadline(PING, IDLE), Millis(120_000));
+        idle.touch(Millis(119_999));
+        assert_eq!(idle.poll(Millis(120_000), PING, IDLE), IdleAction::Wait);
+        assert_eq!(idle.deadline(PING, IDLE), Millis(149_999));
+        assert_eq!(idle.poll(Millis(239_999), PING, IDLE), IdleAction::Close);
+    }
+
+    #[test]
+    fn without_pings_only_the_timeout_counts() {
+        let mut idle = IdleTimer::new(Millis(7));
+        assert_eq!(idle.deadline(None, IDLE), Millis(120_007));
+        assert_eq!(idle.poll(Millis(120_006), None, IDLE), IdleAction::Wait);
+        assert_eq!(idle.poll(Millis(120_007), None, IDLE), IdleAction::Close);
+    }
+
+    #[test]
+    fn a_ping_interval_of_zero_is_one_ping_a_tick() {
+        let mut idle = IdleTimer::new(Millis(0));
+        assert_eq!(idle.poll(Millis(5), Some(Duration::ZERO), IDLE), IdleAction::Ping);
+        assert_eq!(idle.poll(Millis(5), Some(Duration::ZERO), IDLE), IdleAction::Wait);
+        assert_eq!(idle.deadline(Some(Duration::ZERO), IDLE), Millis(6));
+        assert_eq!(idle.poll(Millis(120_000), Some(Duration::ZERO), IDLE), IdleAction::Close);
+    }
+}

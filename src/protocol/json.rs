@@ -1,0 +1,583 @@
+//! The JSON scanner (RFC 8259). In: text. Out: where the values begin and end. Builds nothing, copies nothing, never
+//! recurses.
+//!
+//! It accepts exactly the documents that `serde_json` reads into a `Value`, with two differences on purpose: a lone
+//! surrogate escape (`"\ud800"`) is accepted, because JavaScript sends it, and [`MAX_DEPTH`] is one more than
+//! `serde_json` allows, so that the payload inside an envelope may be as deep as `serde_json` reads it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+/// Most arrays and objects inside one another, the outermost counted. As in `serde_json`, plus the envelope itself.
+pub const MAX_DEPTH: usize = 128;
+
+/// Where and why a text is not JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JsonError {
+    /// What is wrong.
+    pub kind: JsonErrorKind,
+    /// The first byte that is wrong, counted from 0; the length of the text when it ends too early.
+    pub at: usize,
+}
+
+/// What is wrong with a text that is not JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JsonErrorKind {
+    /// The text ends inside a value, or has none.
+    UnexpectedEnd,
+    /// Something else stands where a value must begin.
+    ExpectedValue,
+    /// Something else stands where a member's name must begin.
+    ExpectedName,
+    /// Something else stands between a member's name and its value.
+    ExpectedColon,
+    /// Something else stands after a member of an object.
+    ExpectedCommaOrBrace,
+    /// Something else stands after an element of an array.
+    ExpectedCommaOrBracket,
+    /// More follows after the value.
+    TrailingData,
+    /// A control character stands unescaped in a string.
+    ControlCharacter,
+    /// A backslash is not followed by an escape of RFC 8259, section 7.
+    InvalidEscape,
+    /// A number is not of the form of RFC 8259, section 6.
+    InvalidNumber,
+    /// A number is too large for a double, as in `1e999`.
+    NumberOutOfRange,
+    /// Arrays and objects are nested deeper than [`MAX_DEPTH`].
+    TooDeep,
+    /// The bytes are not UTF-8.
+    NotUtf8,
+}
+
+impl fmt::Display for JsonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at;
+        match self.kind {
+            JsonErrorKind::UnexpectedEnd => write!(f, "the text ends too early, at byte {at}"),
+            JsonErrorKind::ExpectedValue => write!(f, "expected a value at byte {at}"),
+            JsonErrorKind::ExpectedName => write!(f, "expected a member's name in quotes at byte {at}"),
+            JsonErrorKind::ExpectedColon => write!(f, "expected `:` at byte {at}"),
+            JsonErrorKind::ExpectedCommaOrBrace => write!(f, "expected `,` or `}}` at byte {at}"),
+            JsonErrorKind::ExpectedCommaOrBracket => write!(f, "expected `,` or `]` at byte {at}"),
+            JsonErrorKind::TrailingData => write!(f, "more follows after the value, at byte {at}"),
+            JsonErrorKind::ControlCharacter => write!(f, "unescaped control character at byte {at}"),
+            JsonErrorKind::InvalidEscape => write!(f, "invalid escape at byte {at}"),
+            JsonErrorKind::InvalidNumber => write!(f, "invalid number at byte {at}"),
+            JsonErrorKind::NumberOutOfRange => write!(f, "number out of range at byte {at}"),
+            JsonErrorKind::TooDeep => {
+                write!(f, "depth {} at byte {at}, {MAX_DEPTH} allowed", MAX_DEPTH + 1)
+            }
+            JsonErrorKind::NotUtf8 => write!(f, "not UTF-8 at byte {at}"),
+        }
+    }
+}
+
+impl std::error::Error for JsonError {}
+
+/// One member of an object, as it stands in the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member<'a> {
+    /// The name between its quotes, escapes untouched. See [`unescape`].
+    pub name: &'a str,
+    /// The value's text.
+    pub value: &'a str,
+    /// Where the value begins in the whole text, in bytes.
+    pub at: usize,
+}
+
+/// What the outermost value of a text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// An object, ending with the brace at this byte.
+    Object {
+        /// Where the closing brace is.
+        end: usize,
+    },
+    /// Any other value, which begins at this byte.
+    Other {
+        /// Where the value begins.
+        at: usize,
+    },
+}
+
+/// Checks that a text is one JSON value with nothing but white space around it.
+///
+/// # Errors
+/// With the first byte that is wrong.
+pub fn validate(text: &str) -> Result<(), JsonError> {
+    let mut scanner = Scanner::new(text);
+    scanner.space();
+    scanner.value(0)?;
+    scanner.end()
+}
+
+/// Checks a text like [`validate`], and shows each member of its outermost object, in order, duplicates too.
+///
+/// The members seen before an error are worth nothing: only `Ok` says that the text is JSON.
+///
+/// # Errors
+/// With the first byte that is wrong.
+///
+/// ```
+/// use switchboard::protocol::json;
+/// let mut seen = Vec::new();
+/// json::members(r#"{"a":1, "b":[2, 3]}"#, |member| seen.push((member.name, member.value))).unwrap();
+/// assert_eq!(seen, [("a", "1"), ("b", "[2, 3]")]);
+/// ```
+pub fn members<'a>(text: &'a str, mut visit: impl FnMut(Member<'a>)) -> Result<Shape, JsonError> {
+    let mut scanner = Scanner::new(text);
+    scanner.space();
+    if scanner.peek() != Some(b'{') {
+        let at = scanner.at;
+        scanner.value(0)?;
+        scanner.end()?;
+        return Ok(Shape::Other { at });
+    }
+    scanner.at += 1;
+    scanner.space();
+    if scanner.peek() == Some(b'}') {
+        scanner.at += 1;
+    } else {
+        loop {
+            let name = scanner.name()?;
+            let at = scanner.at;
+            let value = scanner.value(1)?;
+            visit(Member { name: scanner.slice(name), value: scanner.slice(value), at });
+            scanner.space();
+            match scanner.peek() {
+                Some(b',') => scanner.at += 1,
+                Some(b'}') => {
+                    scanner.at += 1;
+                    break;
+                }
+                _ => return scanner.fail(JsonErrorKind::ExpectedCommaOrBrace),
+            }
+            scanner.space();
+        }
+    }
+    let end = scanner.at - 1;
+    scanner.end()?;
+    Ok(Shape::Object { end })
+}
+
+/// The text between the quotes of a string value; `None` for any other value.
+pub fn string_content(value: &str) -> Option<&str> {
+    value.strip_prefix('"')?.strip_suffix('"')
+}
+
+/// What a string's content means, escapes resolved; `None` if it has a lone surrogate, which no Rust string can hold.
+pub fn unescape(content: &str) -> Option<Cow<'_, str>> {
+    if !content.contains('\\') {
+        return Some(Cow::Borrowed(content));
+    }
+    serde_json::from_str(&format!("\"{content}\"")).ok().map(Cow::Owned)
+}
+
+/// Appends a JSON string, quotes included.
+pub fn write_string(out: &mut String, content: &str) {
+    out.push('"');
+    for c in content.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c < ' ' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+/// A place in a text. Each method passes over one thing and leaves `at` behind it.
+struct Scanner<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scanner<'a> {
+    fn new(text: &'a str) -> Scanner<'a> {
+        Scanner { text, bytes: text.as_bytes(), at: 0 }
+    }
+
+    #[inline(always)]
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    /// Both ends of every range that is asked for stand beside ASCII, so there is always such a slice.
+    fn slice(&self, range: Range<usize>) -> &'a str {
+        self.text.get(range).unwrap_or_default()
+    }
+
+    /// The error for what stands here, or for the end of the text.
+    #[inline(always)]
+    fn fail<T>(&self, kind: JsonErrorKind) -> Result<T, JsonError> {
+        Err(error_at(self.at, self.bytes.len(), kind))
+    }
+
+    #[inline(always)]
+    fn space(&mut self) {
+        // One comparison settles the usual case: no white space follows.
+        while self.peek().is_some_and(|byte| byte <= b' ' && matches!(byte, b' ' | b'\n' | b'\r' | b'\t')) {
+            self.at += 1;
+        }
+    }
+
+    fn end(&mut self) -> Result<(), JsonError> {
+        self.space();
+        if self.at < self.bytes.len() { self.fail(JsonErrorKind::TrailingData) } else { Ok(()) }
+    }
+
+    /// A member's name with its colon; the range is what stands between the quotes.
+    #[inline(always)]
+    fn name(&mut self) -> Result<Range<usize>, JsonError> {
+        if self.peek() != Some(b'"') {
+            return self.fail(JsonErrorKind::ExpectedName);
+        }
+        let start = self.at + 1;
+        self.string()?;
+        let end = self.at - 1;
+        self.space();
+        if self.peek() != Some(b':') {
+            return self.fail(JsonErrorKind::ExpectedColon);
+        }
+        self.at += 1;
+        self.space();
+        Ok(start..end)
+    }
+
+    /// A value that begins here, inside `depth` containers.
+    fn value(&mut self, depth: usize) -> Result<Range<usize>, JsonError> {
+        let start = self.at;
+        // The containers that are open: one bit each, the innermost lowest, set for an object.
+        let mut objects = 0_u128;
+        let mut open = 0;
+        'value: loop {
+            match self.peek() {
+                Some(b'"') => self.string()?,
+                Some(b'-' | b'0'..=b'9') => self.number()?,
+                Some(bracket @ (b'{' | b'[')) => {
+                    if depth + open == MAX_DEPTH {
+                        return self.fail(JsonErrorKind::TooDeep);
+                    }
+                    let object = bracket == b'{';
+                    self.at += 1;
+                    self.space();
+                    if self.peek() == Some(if object { b'}' } else { b']' }) {
+                        self.at += 1;
+                    } else {
+                        objects = objects << 1 | u128::from(object);
+                        open += 1;
+                        if object {
+                            self.name()?;
+                        }
+                        continue 'value;
+                    }
+                }
+                Some(b't') => self.literal(b"true")?,
+                Some(b'f') => self.literal(b"false")?,
+                Some(b'n') => self.literal(b"null")?,
+                _ => return self.fail(JsonErrorKind::ExpectedValue),
+            }
+            // A value has ended: close what ends with it, up to the next value or to the end of the outermost one.
+            loop {
+                if open == 0 {
+                    return Ok(start..self.at);
+                }
+                self.space();
+                let object = objects & 1 == 1;
+                match self.peek() {
+                    Some(b',') => {
+                        self.at += 1;
+                        self.space();
+                        if object {
+                            self.name()?;
+                        }
+                        continue 'value;
+                    }
+                    Some(b'}') if object => {}
+                    Some(b']') if !object => {}
+                    _ if object => return self.fail(JsonErrorKind::ExpectedCommaOrBrace),
+                    _ => return self.fail(JsonErrorKind::ExpectedCommaOrBracket),
+                }
+                self.at += 1;
+                objects >>= 1;
+                open -= 1;
+            }
+        }
+    }
+
+    fn literal(&mut self, word: &[u8]) -> Result<(), JsonError> {
+        for &letter in word {
+            if self.peek() != Some(letter) {
+                return self.fail(JsonErrorKind::ExpectedValue);
+            }
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    /// A string that begins with the quote here.
+    #[inline(always)]
+    fn string(&mut self) -> Result<(), JsonError> {
+        self.at += 1;
+        loop {
+            self.at = plain(self.bytes, self.at);
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => self.at = escape(self.bytes, self.at)?,
+                _ => return self.fail(JsonErrorKind::ControlCharacter),
+            }
+        }
+    }
+
+    /// A number that begins with the minus or digit here (RFC 8259, section 6).
+    #[inline(always)]
+    fn number(&mut self) -> Result<(), JsonError> {
+        let start = self.at;
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        if self.peek() == Some(b'0') {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'0'..=b'9')) {
+                return self.fail(JsonErrorKind::InvalidNumber);
+            }
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        let mut exponent = false;
+        if let Some(b'e' | b'E') = self.peek() {
+            exponent = true;
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        // Without an exponent it takes 309 digits to leave the range of a double.
+        if exponent || self.at - start > 300 {
+            in_range(self.slice(start..self.at), start)?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn digits(&mut self) -> Result<(), JsonError> {
+        let start = self.at;
+        while matches!(self.peek(), Some(b'0'..=b'9')) {
+            self.at += 1;
+        }
+        if self.at == start { self.fail(JsonErrorKind::InvalidNumber) } else { Ok(()) }
+    }
+}
+
+#[cold]
+fn error_at(at: usize, length: usize, kind: JsonErrorKind) -> JsonError {
+    let kind = if at < length { kind } else { JsonErrorKind::UnexpectedEnd };
+    JsonError { kind, at: at.min(length) }
+}
+
+/// Whether a double can hold the number: what `serde_json` says, so that it can be read later.
+#[cold]
+fn in_range(number: &str, at: usize) -> Result<(), JsonError> {
+    match serde_json::from_str::<f64>(number) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(JsonError { kind: JsonErrorKind::NumberOutOfRange, at }),
+    }
+}
+
+/// Where the escape ends that begins with the backslash at `at` (RFC 8259, section 7).
+fn escape(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
+    match bytes.get(at + 1) {
+        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 2),
+        Some(b'u') => {
+            for digit in at + 2..at + 6 {
+                if !bytes.get(digit).is_some_and(|digit| digit.is_ascii_hexdigit()) {
+                    return Err(error_at(digit, bytes.len(), JsonErrorKind::InvalidEscape));
+                }
+            }
+            Ok(at + 6)
+        }
+        _ => Err(error_at(at + 1, bytes.len(), JsonErrorKind::InvalidEscape)),
+    }
+}
+
+const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
+const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
+
+/// The first byte from `at` on that may not stand plainly in a string: a quote, a backslash, a control character, or
+/// the end of the text.
+#[inline(always)]
+fn plain(bytes: &[u8], mut at: usize) -> usize {
+    let mut words = 0;
+    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let special = special_bytes(u64::from_le_bytes(*word));
+        if special != 0 {
+            return at + special.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+        words += 1;
+        if words == 4 {
+            at = plain_blocks(bytes, at);
+        }
+    }
+    while bytes.get(at).is_some_and(|&byte| !is_special(byte)) {
+        at += 1;
+    }
+    at
+}
+
+/// Passes over whole blocks without a special byte. Written so that the compiler turns it into vector instructions.
+#[inline(never)]
+fn plain_blocks(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(block) = bytes.get(at..).and_then(|rest| rest.first_chunk::<64>()) {
+        let special = block.iter().fold(0_u8, |found, &byte| found | u8::from(is_special(byte)));
+        if special != 0 {
+            break;
+        }
+        at += 64;
+    }
+    at
+}
+
+#[inline(always)]
+fn is_special(byte: u8) -> bool {
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
+}
+
+/// A word whose lowest set bit lies in the first of the eight bytes that is special; 0 if none is. (Bits above the
+/// lowest may be wrong: a borrow runs upwards.)
+#[inline(always)]
+fn special_bytes(word: u64) -> u64 {
+    let quote = word ^ (ONES * b'"' as u64);
+    let backslash = word ^ (ONES * b'\\' as u64);
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    let quote = quote.wrapping_sub(ONES) & !quote;
+    let backslash = backslash.wrapping_sub(ONES) & !backslash;
+    (control | quote | backslash) & HIGHS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: Result<(), (JsonErrorKind, usize)>) {
+        let got = validate(text).map_err(|error| (error.kind, error.at));
+        assert_eq!(got, expected, "{text:?}");
+        // The member walk and the plain check are one grammar.
+        let walked = members(text, |_| ()).map(|_| ()).map_err(|error| (error.kind, error.at));
+        assert_eq!(walked, expected, "members of {text:?}");
+    }
+
+    #[test]
+    fn the_grammar_is_rfc_8259() {
+        use JsonErrorKind::*;
+        for text in [
+            "null",
+            " true ",
+            "false",
+            "0",
+            "-0",
+            "1.5e-3",
+            "1E+2",
+            "\"\"",
+            "\"\\u00e9\\n\"",
+            "[]",
+            "[ 1 , [ ] ]",
+            "{}",
+            "{\"a\" : {\"b\":[null,{}]} , \"a\":2}",
+            "\"\\ud800\"",
+            "\u{9}\r\n1",
+            "\"\u{7f}é😀\"",
+        ] {
+            check(text, Ok(()));
+        }
+        for (text, kind, at) in [
+            ("", UnexpectedEnd, 0),
+            ("  ", UnexpectedEnd, 2),
+            ("nul", UnexpectedEnd, 3),
+            ("nulx", ExpectedValue, 3),
+            ("truefalse", TrailingData, 4),
+            ("01", InvalidNumber, 1),
+            ("-", UnexpectedEnd, 1),
+            ("-a", InvalidNumber, 1),
+            ("1.", UnexpectedEnd, 2),
+            ("1.x", InvalidNumber, 2),
+            ("1e", UnexpectedEnd, 2),
+            ("+1", ExpectedValue, 0),
+            ("1e999", NumberOutOfRange, 0),
+            ("\"a", UnexpectedEnd, 2),
+            ("\"a\nb\"", ControlCharacter, 2),
+            ("\"\\x\"", InvalidEscape, 2),
+            ("\"\\u12g4\"", InvalidEscape, 5),
+            ("[1,]", ExpectedValue, 3),
+            ("[1 2]", ExpectedCommaOrBracket, 3),
+            ("[1}", ExpectedCommaOrBracket, 2),
+            ("{\"a\":1]", ExpectedCommaOrBrace, 6),
+            ("{\"a\":1,}", ExpectedName, 7),
+            ("{a:1}", ExpectedName, 1),
+            ("{\"a\" 1}", ExpectedColon, 5),
+            ("{\"a\":}", ExpectedValue, 5),
+            ("[", UnexpectedEnd, 1),
+            ("1 1", TrailingData, 2),
+            ("\u{feff}1", ExpectedValue, 0),
+            ("\u{a0}1", ExpectedValue, 0),
+            ("'a'", ExpectedValue, 0),
+        ] {
+            check(text, Err((kind, at)));
+        }
+    }
+
+    #[test]
+    fn depth_128_is_read_and_129_is_refused() {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let nested = |depth: usize| {
+                let inner = if open == "[" { "" } else { "1" };
+                format!("{}{inner}{}", open.repeat(depth), close.repeat(depth))
+            };
+            check(&nested(MAX_DEPTH), Ok(()));
+            check(&nested(MAX_DEPTH + 1), Err((JsonErrorKind::TooDeep, MAX_DEPTH * open.len())));
+        }
+        let error = validate(&"[".repeat(1_000_000)).unwrap_err();
+        assert_eq!(error.to_string(), "depth 129 at byte 128, 128 allowed");
+    }
+
+    #[test]
+    fn a_special_byte_is_found_at_every_offset() {
+        for length in 0..200 {
+            for (special, kind) in [('"', None), ('\n', Some(JsonErrorKind::ControlCharacter))] {
+                let text = format!("\"{}{special}\"", "é".repeat(length / 2) + &"x".repeat(length % 2));
+                let expected = match kind {
+                    None => Err((JsonErrorKind::TrailingData, length + 2)),
+                    Some(kind) => Err((kind, length + 1)),
+                };
+                check(&text, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn strings_are_written_and_unescaped_alike() {
+        let all: String = (0..0x250).filter_map(char::from_u32).chain("😀\u{2028}".chars()).collect();
+        let mut out = String::new();
+        write_string(&mut out, &all);
+        assert_eq!(serde_json::from_str::<String>(&out).unwrap(), all);
+        assert_eq!(unescape(string_content(&out).unwrap()).unwrap(), all);
+        assert_eq!(unescape("\\ud83d\\ude00").unwrap(), "😀");
+        assert_eq!(unescape("\\ud83d"), None);
+    }
+}

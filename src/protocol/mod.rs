@@ -1,0 +1,15 @@
+//! The protocol, pure: bytes and time in, messages and bytes out. Nothing here knows a socket or a clock.
+pub mod connection;
+pub mod envelope;
+pub mod error;
+pub mod frame;
+pub mod handshake;
+pub mod idle;
+pub mod json;
+pub mod limits;
+pub mod outbox;
+pub mod payload;
+pub mod rate;
+pub mod session;
+pub mod time;
+pub mod uuid;

@@ -1,0 +1,578 @@
+//! The session machine: one client, from `server:connected` to its close frame. In: bytes, results of handlers, time.
+//! Out: requests for the router, and the bytes to send. Never runs a handler, never waits.
+//!
+//! | phase | a request | a deadline |
+//! |---|---|---|
+//! | `Unauthenticated` | `auth` is judged, any other gets `UNAUTHORIZED` | close 1008 |
+//! | `Open` | rate window, then the router | ping, close 1001, `TIMEOUT` |
+//! | `Closing` | dropped | the connection is cut |
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::connection::{CloseCode, Connection, Event};
+use super::envelope::{self, Body, Envelope, EnvelopeErrorKind, Kind, Timestamp};
+use super::error::{ErrorCode, WireError};
+use super::frame;
+use super::handshake;
+use super::idle::{IdleAction, IdleTimer};
+use super::json::{self, JsonError, JsonErrorKind};
+use super::limits::Limits;
+use super::payload::Payload;
+use super::rate::RateWindow;
+use super::time::{Millis, Now};
+use super::uuid::Uuid;
+
+/// What all sessions of a server share.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// The limits of each session.
+    pub limits: Limits,
+    /// The token that clients must show, if there is one.
+    pub token: Option<String>,
+}
+
+/// The server's end of one client's connection.
+///
+/// Contract: call [`open`](Session::open) once. After each read call [`handle_input`](Session::handle_input) until it
+/// consumed everything or [`wants_input`](Session::wants_input) is false; give each [`Request`] back through
+/// [`answer`](Session::answer) or [`park`](Session::park); send what was appended to `out`. At
+/// [`deadline`](Session::deadline) call [`handle_deadline`](Session::handle_deadline). When
+/// [`is_finished`](Session::is_finished), send what is left and close the transport.
+#[derive(Debug)]
+pub struct Session {
+    rules: Arc<Rules>,
+    id: Uuid,
+    connection: Connection,
+    phase: Phase,
+    rate: RateWindow,
+    idle: IdleTimer,
+    parked: Vec<Option<Parked>>,
+    in_flight: usize,
+    /// No parked request ends before this; it may be earlier than the first that does.
+    parked_deadline: Millis,
+    tally: Tally,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Unauthenticated { until: Millis },
+    Open,
+    Closing { until: Millis },
+}
+
+#[derive(Debug)]
+struct Parked {
+    request: Request,
+    until: Millis,
+}
+
+/// What happened since somebody last looked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Data messages received.
+    pub requests: u64,
+    /// Error responses, by `ErrorCode as usize`.
+    pub errors: [u32; 7],
+}
+
+/// Where a parked request waits for its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(usize);
+
+impl Slot {
+    /// A small number, free again once the request is answered.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// One step of [`Session::handle_input`].
+#[derive(Debug)]
+pub struct Step {
+    /// How many bytes of the input were used.
+    pub consumed: usize,
+    /// What the caller has to do.
+    pub action: Option<Action>,
+}
+
+/// What the caller of a session has to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Find the handler, and answer.
+    Request(Request),
+    /// The client has authenticated: it may get events from now on.
+    Authenticated,
+}
+
+/// A request that passed every check. It is answered by giving it back, so it cannot be answered twice.
+#[derive(Debug)]
+pub struct Request {
+    message: Arc<str>,
+    id: Range<usize>,
+    channel: Range<usize>,
+    payload: Option<Range<usize>>,
+}
+
+impl Request {
+    fn new(text: &str, envelope: &Envelope<'_>) -> Request {
+        Request {
+            id: range_in(text, envelope.id.unwrap_or_default()),
+            channel: range_in(text, envelope.channel),
+            payload: envelope.payload.map(|payload| range_in(text, payload)),
+            message: Arc::from(text),
+        }
+    }
+
+    /// The id as it stands between its quotes in the message.
+    pub fn raw_id(&self) -> &str {
+        self.message.get(self.id.clone()).unwrap_or_default()
+    }
+
+    /// The channel as it stands between its quotes in the message.
+    pub fn raw_channel(&self) -> &str {
+        self.message.get(self.channel.clone()).unwrap_or_default()
+    }
+
+    /// The channel's name; `None` if it has a lone surrogate, which no handler's name has.
+    pub fn channel(&self) -> Option<Cow<'_, str>> {
+        json::unescape(self.raw_channel())
+    }
+
+    /// The payload, sharing the message's memory.
+    pub fn payload(&self) -> Payload {
+        match &self.payload {
+            None => Payload::none(),
+            Some(range) => Payload::part(self.message.clone(), range.clone()),
+        }
+    }
+
+    /// The id, sharing the message's memory.
+    pub fn id(&self) -> RequestId {
+        RequestId { message: self.message.clone(), range: self.id.clone() }
+    }
+}
+
+/// A request's id.
+#[derive(Clone)]
+pub struct RequestId {
+    message: Arc<str>,
+    range: Range<usize>,
+}
+
+impl std::fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RequestId({self})")
+    }
+}
+
+impl std::fmt::Display for RequestId {
+    /// The id as the client meant it; with a lone surrogate, as the client wrote it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let raw = self.message.get(self.range.clone()).unwrap_or_default();
+        f.write_str(&json::unescape(raw).unwrap_or(Cow::Borrowed(raw)))
+    }
+}
+
+/// Where a part of a text stands in it.
+fn range_in(text: &str, part: &str) -> Range<usize> {
+    let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+    start..start + part.len()
+}
+
+impl Session {
+    /// A session that begins now. Unless the client has shown the token (or there is none), it must do so on channel
+    /// `auth`.
+    pub fn new(rules: Arc<Rules>, id: Uuid, authenticated: bool, now: Millis) -> Session {
+        let limits = &rules.limits;
+        let phase = match authenticated {
+            true => Phase::Open,
+            false => Phase::Unauthenticated { until: now + limits.auth_timeout },
+        };
+        Session {
+            id,
+            connection: Connection::server(limits.max_message_bytes),
+            phase,
+            rate: RateWindow::default(),
+            idle: IdleTimer::new(now),
+            parked: Vec::new(),
+            in_flight: 0,
+            parked_deadline: Millis(u64::MAX),
+            tally: Tally::default(),
+            rules,
+        }
+    }
+
+    /// Appends `server:connected`, which comes before anything else.
+    pub fn open(&mut self, now: Now, out: &mut Vec<u8>) {
+        let payload = format!(r#"{{"clientId":"{}","serverTime":{}}}"#, self.id, now.unix_ms);
+        write_event(out, "server:connected", Some(&payload), now.unix_ms);
+    }
+
+    /// The client's id.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Whether events may be sent: authenticated, and no close frame has passed.
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open && self.connection.is_open()
+    }
+
+    /// Whether the connection is over: send what is left, then close the transport.
+    pub fn is_finished(&self) -> bool {
+        self.connection.is_closed()
+    }
+
+    /// Whether more input may be handled: not while too many requests wait for their handlers.
+    pub fn wants_input(&self) -> bool {
+        self.in_flight < self.rules.limits.max_in_flight && !self.connection.is_closed()
+    }
+
+    /// Requests that wait for their handlers.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// How many more messages pass in the present rate window.
+    pub fn remaining(&self, now: Millis) -> u32 {
+        self.rate.remaining(now, self.rules.limits.rate_max_requests)
+    }
+
+    /// The rate window, for showing.
+    pub fn rate(&self) -> &RateWindow {
+        &self.rate
+    }
+
+    /// When the client last gave a sign of life.
+    pub fn last_byte(&self) -> Millis {
+        self.idle.last_byte()
+    }
+
+    /// Memory held for a message that is not complete, in bytes.
+    pub fn buffered_bytes(&self) -> usize {
+        self.connection.buffered_bytes()
+    }
+
+    /// What happened since the last call.
+    pub fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
+    }
+
+    /// The client gave a sign of life other than bytes: it took some of ours.
+    pub fn touch(&mut self, now: Millis) {
+        self.idle.touch(now);
+    }
+
+    /// Takes the next step into bytes from the client: at most one frame.
+    pub fn handle_input(&mut self, now: Now, input: &mut [u8], out: &mut Vec<u8>) -> Step {
+        if !self.wants_input() {
+            let consumed = if self.connection.is_closed() { input.len() } else { 0 };
+            return Step { consumed, action: None };
+        }
+        self.idle.touch(now.at);
+        let received = self.connection.receive(input, out);
+        let action = match received.event {
+            Some(Event::Text(text)) => self.handle_message(now, &text, out),
+            Some(Event::Binary(bytes)) => match std::str::from_utf8(&bytes) {
+                Ok(text) => self.handle_message(now, text, out),
+                Err(error) => {
+                    self.handle_not_utf8(now, error.valid_up_to(), out);
+                    None
+                }
+            },
+            Some(Event::Closed { .. } | Event::Failed(_)) => {
+                self.forget_parked();
+                None
+            }
+            None => None,
+        };
+        Step { consumed: received.consumed, action }
+    }
+
+    fn handle_message(&mut self, now: Now, text: &str, out: &mut Vec<u8>) -> Option<Action> {
+        self.tally.requests += 1;
+        let limits = &self.rules.limits;
+        let passes = self.rate.check(now.at, limits.rate_max_requests, limits.rate_window);
+        let decoded = Envelope::decode(text);
+        if let Err(retry_after) = passes {
+            let (id, channel) = match &decoded {
+                Ok(envelope) => (envelope.id, Some(envelope.channel)),
+                Err(error) => (error.id, error.channel),
+            };
+            self.refuse_rate(now, id, channel, retry_after, out);
+            return None;
+        }
+        let envelope = match decoded {
+            Ok(envelope) if envelope.kind == Kind::Request => envelope,
+            Ok(envelope) => {
+                let message = format!("\"type\" must be \"request\", at byte {}", envelope.kind_at);
+                self.refuse_message(now, envelope.id, Some(envelope.channel), message, out);
+                return None;
+            }
+            Err(error) => {
+                self.refuse_message(now, error.id, error.channel, error.kind.to_string(), out);
+                return None;
+            }
+        };
+        if self.rules.token.is_some() && json::unescape(envelope.channel).as_deref() == Some("auth") {
+            return self.authenticate(now, &envelope, out);
+        }
+        if self.phase != Phase::Open {
+            let error = WireError::with_code(ErrorCode::Unauthorized, "Authentication required");
+            self.write_error(now, envelope.id.unwrap_or_default(), envelope.channel, &error, out);
+            return None;
+        }
+        Some(Action::Request(Request::new(text, &envelope)))
+    }
+
+    /// A request on channel `auth`, `{token}`, when a token is set.
+    fn authenticate(&mut self, now: Now, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> Option<Action> {
+        let id = envelope.id.unwrap_or_default();
+        let payload: Option<serde_json::Value> =
+            envelope.payload.and_then(|payload| serde_json::from_str(payload).ok());
+        let shown = payload.as_ref().and_then(|payload| payload.get("token")?.as_str());
+        let token = self.rules.token.as_deref().unwrap_or_default();
+        if !shown.is_some_and(|shown| handshake::same_token(shown.as_bytes(), token.as_bytes())) {
+            let message = if shown.is_some() { "Token is wrong" } else { "Payload must be {token: string}" };
+            let error = WireError::with_code(ErrorCode::Unauthorized, message);
+            self.write_error(now, id, envelope.channel, &error, out);
+            return None;
+        }
+        self.write_response(now, id, envelope.channel, Body::Payload(Some(r#"{"authenticated":true}"#)), out);
+        if let Phase::Unauthenticated { .. } = self.phase {
+            self.phase = Phase::Open;
+            return Some(Action::Authenticated);
+        }
+        None
+    }
+
+    #[cold]
+    fn refuse_rate(
+        &mut self,
+        now: Now,
+        id: Option<&str>,
+        channel: Option<&str>,
+        retry_after: Duration,
+        out: &mut Vec<u8>,
+    ) {
+        let member = |name, value: Option<&str>| match value {
+            Some(value) => format!("\"{name}\":\"{value}\","),
+            None => String::new(),
+        };
+        let details = format!(
+            "{{{}{}\"retryAfterMs\":{}}}",
+            member("requestId", id),
+            member("channel", channel),
+            retry_after.as_millis()
+        );
+        let error = WireError::with_code(ErrorCode::RateLimited, "Too many requests")
+            .details(Payload::trusted(details));
+        self.write_error(now, "rate_limited", "system", &error, out);
+    }
+
+    #[cold]
+    fn refuse_message(
+        &mut self,
+        now: Now,
+        id: Option<&str>,
+        channel: Option<&str>,
+        message: String,
+        out: &mut Vec<u8>,
+    ) {
+        let error = WireError::with_code(ErrorCode::InvalidMessage, message);
+        self.write_error(now, id.unwrap_or("invalid_message"), channel.unwrap_or("system"), &error, out);
+    }
+
+    /// A binary message that is not UTF-8 counts like any other.
+    #[cold]
+    fn handle_not_utf8(&mut self, now: Now, at: usize, out: &mut Vec<u8>) {
+        self.tally.requests += 1;
+        let limits = &self.rules.limits;
+        match self.rate.check(now.at, limits.rate_max_requests, limits.rate_window) {
+            Err(retry_after) => self.refuse_rate(now, None, None, retry_after, out),
+            Ok(()) => {
+                let kind = EnvelopeErrorKind::Json(JsonError { kind: JsonErrorKind::NotUtf8, at });
+                self.refuse_message(now, None, None, kind.to_string(), out);
+            }
+        }
+    }
+
+    /// Answers a request.
+    pub fn answer(
+        &mut self,
+        now: Now,
+        request: Request,
+        result: Result<Payload, WireError>,
+        out: &mut Vec<u8>,
+    ) {
+        if !self.connection.is_open() {
+            return;
+        }
+        let (id, channel) = (request.raw_id(), request.raw_channel());
+        let max = self.rules.limits.max_message_bytes;
+        match result {
+            Ok(payload) if payload.as_str().is_none_or(|text| text.len() <= max) => {
+                self.write_response(now, id, channel, Body::Payload(payload.as_str()), out);
+            }
+            Ok(payload) => {
+                let bytes = payload.as_str().map_or(0, str::len);
+                let error = WireError::new(format!("response of {bytes} bytes, {max} allowed"));
+                self.write_error(now, id, channel, &error, out);
+            }
+            Err(error) => self.write_error(now, id, channel, &error, out),
+        }
+    }
+
+    /// Keeps a request whose handler waits, until [`answer_parked`](Session::answer_parked) or its deadline.
+    pub fn park(&mut self, request: Request, until: Millis) -> Slot {
+        let parked = Some(Parked { request, until });
+        self.in_flight += 1;
+        self.parked_deadline = self.parked_deadline.min(until);
+        if let Some(index) = self.parked.iter().position(Option::is_none) {
+            if let Some(place) = self.parked.get_mut(index) {
+                *place = parked;
+            }
+            return Slot(index);
+        }
+        self.parked.push(parked);
+        Slot(self.parked.len() - 1)
+    }
+
+    /// Answers a parked request and frees its slot.
+    pub fn answer_parked(
+        &mut self,
+        now: Now,
+        slot: Slot,
+        result: Result<Payload, WireError>,
+        out: &mut Vec<u8>,
+    ) {
+        if let Some(parked) = self.parked.get_mut(slot.0).and_then(Option::take) {
+            self.in_flight -= 1;
+            if self.in_flight == 0 {
+                self.forget_parked();
+            }
+            self.answer(now, parked.request, result, out);
+        }
+    }
+
+    fn forget_parked(&mut self) {
+        // An idle client owns no memory for requests it once had.
+        self.parked = Vec::new();
+        self.in_flight = 0;
+        self.parked_deadline = Millis(u64::MAX);
+    }
+
+    /// Answers one parked request whose deadline has passed with `TIMEOUT`, and says which: its handler is to be
+    /// dropped. Call it until it returns `None`.
+    pub fn expire(&mut self, now: Now, out: &mut Vec<u8>) -> Option<Slot> {
+        if now.at < self.parked_deadline {
+            return None;
+        }
+        let over = |parked: &Option<Parked>| parked.as_ref().is_some_and(|parked| now.at >= parked.until);
+        let Some(index) = self.parked.iter().position(over) else {
+            let deadlines = self.parked.iter().flatten().map(|parked| parked.until);
+            self.parked_deadline = deadlines.min().unwrap_or(Millis(u64::MAX));
+            return None;
+        };
+        let error = WireError::with_code(ErrorCode::Timeout, "Handler did not finish in time");
+        self.answer_parked(now, Slot(index), Err(error), out);
+        Some(Slot(index))
+    }
+
+    /// When [`handle_deadline`](Session::handle_deadline) and [`expire`](Session::expire) are next to be called. It
+    /// may be early, never late.
+    pub fn deadline(&self) -> Millis {
+        let limits = &self.rules.limits;
+        let idle = self.idle.deadline(limits.ping_interval, limits.idle_timeout).min(self.parked_deadline);
+        match self.phase {
+            Phase::Closing { until } => until,
+            Phase::Unauthenticated { until } => idle.min(until),
+            Phase::Open => idle,
+        }
+    }
+
+    /// Does what is due: a ping, a close, or the end of waiting for the other end's close.
+    ///
+    /// Answers `false` when the connection is to be cut without waiting any longer.
+    pub fn handle_deadline(&mut self, now: Now, out: &mut Vec<u8>) -> bool {
+        match self.phase {
+            Phase::Closing { until } => return now.at < until,
+            Phase::Unauthenticated { until } if now.at >= until => {
+                self.close(now.at, CloseCode::Policy, "authentication timeout", out);
+                return true;
+            }
+            _ => {}
+        }
+        // A client that is not read from cannot be blamed for its silence.
+        if !self.wants_input() {
+            self.idle.touch(now.at);
+        }
+        let limits = &self.rules.limits;
+        match self.idle.poll(now.at, limits.ping_interval, limits.idle_timeout) {
+            IdleAction::Wait => {}
+            IdleAction::Ping => self.connection.ping(out),
+            IdleAction::Close => self.close(now.at, CloseCode::Away, "idle timeout", out),
+        }
+        true
+    }
+
+    /// Ends the session from this side: a close frame, and a deadline for the other end's. The handlers of parked
+    /// requests are to be dropped.
+    pub fn close(&mut self, now: Millis, code: CloseCode, reason: &str, out: &mut Vec<u8>) {
+        if let Phase::Closing { .. } = self.phase {
+            return;
+        }
+        self.forget_parked();
+        self.connection.close(code, reason, out);
+        self.phase = Phase::Closing { until: now + self.rules.limits.close_timeout };
+    }
+
+    /// Ends the session because the server stops: `server:shutdown`, `CONNECTION_CLOSED` for each parked request,
+    /// close 1001.
+    pub fn shut_down(&mut self, now: Now, out: &mut Vec<u8>) {
+        if self.is_open() {
+            write_event(out, "server:shutdown", Some(r#"{"reason":"Server stopping"}"#), now.unix_ms);
+        }
+        for parked in std::mem::take(&mut self.parked).into_iter().flatten() {
+            let error = WireError::with_code(ErrorCode::ConnectionClosed, "Server stopping");
+            self.answer(now, parked.request, Err(error), out);
+        }
+        self.close(now.at, CloseCode::Away, "server stopping", out);
+    }
+
+    #[cold]
+    fn write_error(&mut self, now: Now, id: &str, channel: &str, error: &WireError, out: &mut Vec<u8>) {
+        if let Some(count) = self.tally.errors.get_mut(error.code as usize) {
+            *count += 1;
+        }
+        let mut text = format!("{{\"code\":\"{}\",\"message\":", error.code);
+        json::write_string(&mut text, &error.message);
+        if let Some(details) = error.details.as_str() {
+            text.push_str(",\"details\":");
+            text.push_str(details);
+        }
+        text.push('}');
+        self.write_response(now, id, channel, Body::Error(&text), out);
+    }
+
+    #[inline]
+    fn write_response(&mut self, now: Now, id: &str, channel: &str, body: Body<'_>, out: &mut Vec<u8>) {
+        if self.connection.is_open() {
+            let timestamp = Timestamp::new(now.unix_ms);
+            let pieces = envelope::response(id, channel, body, timestamp.as_str());
+            self.connection.write_text(out, &pieces);
+        }
+    }
+}
+
+/// Appends an event as a server's frame, the same for every client.
+pub fn write_event(out: &mut Vec<u8>, channel: &str, payload: Option<&str>, unix_ms: u64) {
+    let timestamp = Timestamp::new(unix_ms);
+    let mut quoted = String::new();
+    json::write_string(&mut quoted, channel);
+    let channel = json::string_content(&quoted).unwrap_or_default();
+    frame::write_text(out, None, &envelope::event(channel, payload, timestamp.as_str()));
+}
