@@ -1,5 +1,11 @@
 //! Switchboard
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
 pub mod protocol;
+pub mod server;
+
 pub use protocol::error::{ErrorCode, WireError as HandlerError};
+pub use protocol::limits::Limits;
 pub use protocol::payload::Payload;
+pub use server::{Callback, ClientId, ClientInfo, Config, RequestContext, Server, ServerError, Stats};

@@ -231,11 +231,11 @@ impl Connection {
     /// Reads a header that may have begun in earlier input. Answers how much of this input it took.
     fn receive_header(&mut self, input: &[u8]) -> Result<(usize, Option<Header>), Violation> {
         let held = usize::from(self.header_bytes);
-        if held == 0 {
-            if let Some(header) = Header::decode(self.role, input).map_err(Violation::Frame)? {
-                self.check_start(header)?;
-                return Ok((header.header_bytes, Some(header)));
-            }
+        if held == 0
+            && let Some(header) = Header::decode(self.role, input).map_err(Violation::Frame)?
+        {
+            self.check_start(header)?;
+            return Ok((header.header_bytes, Some(header)));
         }
         let mut filled = held;
         for (place, &byte) in self.header.iter_mut().skip(held).zip(input) {
@@ -358,7 +358,8 @@ impl Connection {
     fn write_close(&self, code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
         let code = code.map(u16::to_be_bytes);
         let code = code.as_ref().map_or(&[] as &[u8], |code| code);
-        let reason = &reason[..reason.floor_char_boundary(frame::MAX_CONTROL_BYTES - 2)];
+        let room = frame::MAX_CONTROL_BYTES - 2;
+        let reason = (0..=room).rev().find_map(|end| reason.get(..end.min(reason.len()))).unwrap_or_default();
         frame::write(out, frame::CLOSE, self.mask(), [code, reason.as_bytes()]);
     }
 

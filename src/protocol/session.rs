@@ -458,6 +458,11 @@ impl Session {
         }
     }
 
+    /// A request that waits.
+    pub fn parked(&self, slot: Slot) -> Option<&Request> {
+        self.parked.get(slot.0)?.as_ref().map(|parked| &parked.request)
+    }
+
     fn forget_parked(&mut self) {
         // An idle client owns no memory for requests it once had.
         self.parked = Vec::new();

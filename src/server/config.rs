@@ -1,0 +1,213 @@
+//! What a server is told at its start.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::protocol::limits::Limits;
+
+use super::ClientId;
+
+/// The settings of a [`Server`](super::Server). Every field has a default that is safe on a developer's machine.
+///
+/// ```
+/// use switchboard::Config;
+/// let mut config = Config::default().port(0).on_connection(|id| println!("{id} is here"));
+/// config.limits.rate_max_requests = 1000;
+/// ```
+#[derive(Clone)]
+pub struct Config {
+    /// The host to listen on: a name or an address. Every address that a name resolves to is bound.
+    ///
+    /// Default `localhost`. Other machines reach an address that is not loopback, so that needs a
+    /// [`token`](Config::token) or [`insecure`](Config::insecure).
+    pub host: String,
+    /// The port; 0 lets the system choose one.
+    ///
+    /// Default 3001.
+    pub port: u16,
+    /// How many ports are tried, each one higher than the last, while they are taken.
+    ///
+    /// Default 10, as in the specification.
+    pub max_port_attempts: u16,
+    /// Hosts, without port, that requests may name in `Host` besides those that the bind allows.
+    ///
+    /// Default none. On loopback: `localhost`, its subdomains and loopback addresses are allowed.
+    pub allow_hosts: Vec<String>,
+    /// Origins, like `https://app.example`, whose pages may connect besides those that the bind allows. `*` is any:
+    /// then every page a user opens may talk to this server.
+    ///
+    /// Default none. On loopback: loopback origins are allowed. Elsewhere: the server's own pages.
+    pub allow_origins: Vec<String>,
+    /// The token that clients must show before they may do anything.
+    ///
+    /// Default none.
+    pub token: Option<String>,
+    /// Lets a server without a token listen on addresses that are not loopback.
+    ///
+    /// Default false.
+    pub insecure: bool,
+    /// Most clients at the same time. More get 503.
+    ///
+    /// Default 10 000.
+    pub max_connections: usize,
+    /// Most connections whose HTTP request has not been answered yet. At the limit no more are accepted until one
+    /// is done; the system's queue holds them meanwhile.
+    ///
+    /// Default 1 024.
+    pub max_handshakes: usize,
+    /// How long a connection may take from its first byte to the answer of its HTTP request. Then it is cut.
+    ///
+    /// Default 10 s.
+    pub handshake_timeout: Duration,
+    /// Longest head of an HTTP request, in bytes; at least 8 KiB. A longer one gets 431.
+    ///
+    /// Default 16 KiB; nginx takes 8 KiB a line, hyper 400 KiB.
+    pub max_head_bytes: usize,
+    /// Serves `/healthz`: 200 while the server runs.
+    ///
+    /// Default false.
+    pub serve_health: bool,
+    /// Serves `/metrics` in the text format of Prometheus; to those who show the token, if there is one.
+    ///
+    /// Default false.
+    pub serve_metrics: bool,
+    /// The limits of each client.
+    pub limits: Limits,
+    /// Called with each client that is ready for requests and events. It must not block.
+    pub on_connection: Option<Callback<ClientId>>,
+    /// Called once for each client that `on_connection` was called with. It must not block.
+    pub on_disconnection: Option<Callback<ClientId>>,
+    /// Called with each failure that no client is told the cause of. It must not block.
+    pub on_error: Option<Callback<ServerError>>,
+}
+
+/// A function that the server calls. A panic in it is contained, and reported to `on_error`.
+pub type Callback<T> = Arc<dyn Fn(T) + Send + Sync>;
+
+/// A failure that no client is told the cause of.
+#[derive(Debug)]
+pub enum ServerError {
+    /// A handler panicked. Its client got `HANDLER_ERROR` `Internal error`; nobody else notices.
+    HandlerPanicked {
+        /// The channel of the request.
+        channel: String,
+    },
+    /// A callback of [`Config`] panicked.
+    CallbackPanicked,
+    /// An event is longer than `max_message_bytes`. It was not sent to anyone.
+    EventTooBig {
+        /// The event's channel.
+        channel: String,
+        /// Its length.
+        bytes: usize,
+    },
+    /// A connection could not be accepted, as when file descriptors run out. Accepting goes on after a pause.
+    Accept(io::Error),
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerError::HandlerPanicked { channel } => write!(f, "handler of {channel} panicked"),
+            ServerError::CallbackPanicked => f.write_str("callback panicked"),
+            ServerError::EventTooBig { channel, bytes } => {
+                write!(f, "event on {channel} of {bytes} bytes is over the limit")
+            }
+            ServerError::Accept(error) => write!(f, "connection cannot be accepted: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            host: "localhost".to_owned(),
+            port: 3001,
+            max_port_attempts: 10,
+            allow_hosts: Vec::new(),
+            allow_origins: Vec::new(),
+            token: None,
+            insecure: false,
+            max_connections: 10_000,
+            max_handshakes: 1_024,
+            handshake_timeout: Duration::from_secs(10),
+            max_head_bytes: 16 << 10,
+            serve_health: false,
+            serve_metrics: false,
+            limits: Limits::default(),
+            on_connection: None,
+            on_disconnection: None,
+            on_error: None,
+        }
+    }
+}
+
+impl Config {
+    /// The same settings on another port.
+    pub fn port(mut self, port: u16) -> Config {
+        self.port = port;
+        self
+    }
+
+    /// The same settings on another host.
+    pub fn host(mut self, host: impl Into<String>) -> Config {
+        self.host = host.into();
+        self
+    }
+
+    /// The same settings with a token that clients must show.
+    pub fn token(mut self, token: impl Into<String>) -> Config {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// The same settings with a function that is called with each client that is ready.
+    pub fn on_connection(mut self, callback: impl Fn(ClientId) + Send + Sync + 'static) -> Config {
+        self.on_connection = Some(Arc::new(callback));
+        self
+    }
+
+    /// The same settings with a function that is called with each client that has left.
+    pub fn on_disconnection(mut self, callback: impl Fn(ClientId) + Send + Sync + 'static) -> Config {
+        self.on_disconnection = Some(Arc::new(callback));
+        self
+    }
+
+    /// The same settings with a function that is called with each failure that no client is told the cause of.
+    pub fn on_error(mut self, callback: impl Fn(ServerError) + Send + Sync + 'static) -> Config {
+        self.on_error = Some(Arc::new(callback));
+        self
+    }
+
+    /// Whether what the settings say can be meant.
+    pub(super) fn check(&self) -> io::Result<()> {
+        let wrong = |message: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, message.to_owned()));
+        if self.token.as_deref() == Some("") {
+            return wrong("the token is empty");
+        }
+        if self.max_port_attempts == 0 {
+            return wrong("max_port_attempts is 0, at least 1 is needed");
+        }
+        if self.limits.max_in_flight == 0 {
+            return wrong("max_in_flight is 0, at least 1 is needed");
+        }
+        if self.max_handshakes == 0 {
+            return wrong("max_handshakes is 0, at least 1 is needed");
+        }
+        if self.max_head_bytes < 8 << 10 {
+            return wrong("max_head_bytes is less than 8 KiB");
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Config {
+    /// Shows where the server listens, and never the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("host", &self.host).field("port", &self.port).finish_non_exhaustive()
+    }
+}

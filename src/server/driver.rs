@@ -1,0 +1,625 @@
+//! One client's task. In: a socket, the client's mailbox, a clock. Out: calls of handlers, and bytes. What any of it
+//! means is decided by the [`Session`]; the driver only carries.
+//!
+//! While bytes wait for the client nothing is read from it, so that its requests cannot pile up answers. An idle
+//! client owns no buffer: reads go to one that the worker thread's clients share, and answers are written from one.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use crate::protocol::connection::CloseCode;
+use crate::protocol::error::{ErrorCode, WireError};
+use crate::protocol::outbox::Outbox;
+
+use crate::protocol::session::{Action, Request, Session, Slot};
+use crate::protocol::time::{Millis, Now};
+use crate::protocol::uuid::Uuid;
+
+use super::hub::{Client, HandlerWaker};
+use super::router::{RequestContext, Routes, Running};
+use super::{ServerError, Shared, Ticket};
+
+/// How much is read at once.
+const READ_BYTES: usize = 64 << 10;
+/// Answers are written when this much has come together, or when the input is used up.
+const WRITE_BYTES: usize = 256 << 10;
+/// Frames handled before the other clients of this worker thread get their turn.
+const FRAMES_PER_POLL: usize = 1024;
+/// Reads before the other clients of this worker thread get their turn.
+const READS_PER_POLL: usize = 8;
+
+/// A client's task.
+pub(super) struct Driver<Io> {
+    io: Io,
+    shared: Arc<Shared>,
+    session: Session,
+    client: Arc<Client>,
+    stage: Stage,
+    /// Input that was read and could not be handled yet, from `input_at` on.
+    input: Vec<u8>,
+    input_at: usize,
+    outbox: Outbox,
+    /// Since when the client has taken nothing of what waits for it.
+    stalled_since: Option<Millis>,
+    handlers: Vec<Option<Handler>>,
+    /// Whether events were left in the mailbox because the socket was blocked.
+    mail_left: bool,
+    waker: Option<Waker>,
+    alarm: Option<Alarm>,
+    _ticket: Ticket,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// `server:connected` is to be sent.
+    New,
+    /// Messages go both ways.
+    Open,
+    /// Nothing more is handled. What waits is written, the socket is shut down, and read until the other end has
+    /// seen it, so that no reset overtakes the close frame.
+    Lingering { until: Millis, shut_down: bool },
+}
+
+/// A handler that waits, and how it says that it can go on.
+struct Handler {
+    slot: Slot,
+    running: Running,
+    bell: Arc<HandlerWaker>,
+    waker: Waker,
+}
+
+struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    at: Millis,
+}
+
+/// The connection is over.
+struct Over;
+
+/// Whether a step got anywhere.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Some,
+    None,
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
+    /// A client whose upgrade was answered. `early` is what it sent behind its request.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        ticket: Ticket,
+        io: Io,
+        early: Vec<u8>,
+        authenticated: bool,
+    ) -> Driver<Io> {
+        let now = shared.now();
+        let id = Uuid::v4();
+        let client = Arc::new(Client::new(id, shared.clone(), now));
+        shared.hub.join(&client);
+        shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
+        Driver {
+            io,
+            session: Session::new(shared.rules.clone(), id, authenticated, now.at),
+            shared,
+            client,
+            stage: Stage::New,
+            input: early,
+            input_at: 0,
+            outbox: Outbox::default(),
+            stalled_since: None,
+            handlers: Vec::new(),
+            mail_left: false,
+            waker: None,
+            alarm: None,
+            _ticket: ticket,
+        }
+    }
+
+    /// Does all that can be done now.
+    fn advance(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<(), Over> {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.client.set_waker(cx.waker());
+            self.waker = Some(cx.waker().clone());
+            self.alarm = None;
+        }
+        let now = self.shared.now();
+        let out = &mut scratch.out;
+        if self.stage == Stage::New {
+            self.session.open(now, out);
+            self.stage = Stage::Open;
+            if self.session.is_open() {
+                self.become_member();
+            }
+        }
+        self.handle_deadlines(now, out)?;
+        let mut frames = FRAMES_PER_POLL;
+        let mut reads = READS_PER_POLL;
+        loop {
+            let mut progress = self.flush(now, cx, out)?;
+            if self.handle_mail(now, out) == Progress::Some {
+                progress = Progress::Some;
+            }
+            if self.input_at < self.input.len() {
+                if self.handle_held_input(now, cx, &mut frames, out) == Progress::Some {
+                    progress = Progress::Some;
+                }
+            } else if self.may_read() && reads > 0 {
+                reads -= 1;
+                if self.read(now, cx, &mut scratch.input, &mut frames, out)? == Progress::Some {
+                    progress = Progress::Some;
+                }
+            }
+            self.begin_lingering(now);
+            self.write(now, cx, out)?;
+            if progress == Progress::None {
+                break;
+            }
+            if frames == 0 || reads == 0 {
+                // Others first. The task comes back at once.
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        self.check_outbox(now, out);
+        self.publish();
+        self.set_alarm(now, cx);
+        Ok(())
+    }
+
+    fn become_member(&mut self) {
+        if self.client.set_member(true) {
+            self.shared.call_back(&self.shared.config.on_connection, self.client.id);
+        }
+    }
+
+    /// Whether the next bytes may be read: everything read before was handled, and nothing waits for the client.
+    fn may_read(&self) -> bool {
+        let lingering = matches!(self.stage, Stage::Lingering { .. });
+        self.outbox.is_empty() && (lingering || self.session.wants_input())
+    }
+
+    fn handle_deadlines(&mut self, now: Now, out: &mut Vec<u8>) -> Result<(), Over> {
+        if let Stage::Lingering { until, .. } = self.stage {
+            return if now.at < until { Ok(()) } else { Err(Over) };
+        }
+        if now.at >= self.session.deadline() {
+            while let Some(slot) = self.session.expire(now, out) {
+                self.drop_handler(slot.index());
+            }
+            if !self.session.handle_deadline(now, out) {
+                return Err(Over);
+            }
+            self.drop_orphans();
+        }
+        if self.stalled_until().is_some_and(|until| now.at >= until) {
+            self.close_slow(now, out);
+        }
+        Ok(())
+    }
+
+    fn stalled_until(&self) -> Option<Millis> {
+        let since = self.stalled_since.filter(|_| self.session.is_open())?;
+        Some(since + self.shared.rules.limits.send_timeout)
+    }
+
+    /// A session that has ended has no more requests: their handlers go.
+    fn drop_orphans(&mut self) {
+        if self.session.in_flight() == 0 && !self.handlers.is_empty() {
+            self.handlers = Vec::new();
+        }
+    }
+
+    fn drop_handler(&mut self, index: usize) {
+        if let Some(handler) = self.handlers.get_mut(index) {
+            *handler = None;
+        }
+    }
+
+    fn close_slow(&mut self, now: Now, out: &mut Vec<u8>) {
+        if self.session.is_open() {
+            self.outbox.keep_begun();
+            self.stalled_since = None;
+            self.session.close(now.at, CloseCode::Policy, "slow consumer", out);
+            self.handlers = Vec::new();
+        }
+    }
+
+    fn check_outbox(&mut self, now: Now, out: &mut Vec<u8>) {
+        if self.outbox.waiting_bytes() > self.shared.rules.limits.max_outbox_bytes {
+            self.close_slow(now, out);
+            self.outbox.push(out, 0);
+            out.clear();
+        }
+    }
+
+    /// Once the session has ended: the client is gone for everybody else, and only the farewell remains.
+    fn begin_lingering(&mut self, now: Now) {
+        if self.session.is_finished() && self.stage == Stage::Open {
+            let until = now.at + self.shared.rules.limits.close_timeout;
+            self.stage = Stage::Lingering { until, shut_down: false };
+            self.input = Vec::new();
+            self.input_at = 0;
+            self.leave();
+        }
+    }
+
+    /// Looks into the mailbox: events, handlers that can go on, orders.
+    fn handle_mail(&mut self, now: Now, out: &mut Vec<u8>) -> Progress {
+        // While the socket is blocked, events are better left where all clients share them.
+        let mut progress = Progress::None;
+        if self.outbox.is_empty() {
+            if self.deliver_events(out) {
+                progress = Progress::Some;
+            }
+        } else {
+            self.mail_left |= self.client.has_mail();
+        }
+        let orders = self
+            .client
+            .collect(|mailbox| (std::mem::take(&mut mailbox.woken), mailbox.overflow, mailbox.stop));
+        let Some((woken, overflow, stop)) = orders else { return progress };
+        if self.stage != Stage::Open {
+            return progress;
+        }
+        for slot in woken {
+            self.resume(now, slot, out);
+        }
+        if overflow {
+            self.close_slow(now, out);
+        }
+        if stop {
+            self.deliver_events(out);
+            self.session.shut_down(now, out);
+            self.handlers = Vec::new();
+        }
+        Progress::Some
+    }
+
+    /// Appends the events that wait in the mailbox, so that what follows comes behind them. Says whether there were
+    /// any.
+    fn deliver_events(&mut self, out: &mut Vec<u8>) -> bool {
+        if !self.mail_left && !self.client.has_mail() {
+            return false;
+        }
+        self.mail_left = false;
+        let frames = self.client.take_frames();
+        if self.session.is_open() {
+            for frame in &frames {
+                out.extend_from_slice(frame);
+            }
+        }
+        !frames.is_empty()
+    }
+
+    fn handle_held_input(
+        &mut self,
+        now: Now,
+        cx: &mut Context<'_>,
+        frames: &mut usize,
+        out: &mut Vec<u8>,
+    ) -> Progress {
+        if !self.may_read() {
+            return Progress::None;
+        }
+        let mut input = std::mem::take(&mut self.input);
+        let held = input.get_mut(self.input_at..).unwrap_or_default();
+        let used = self.handle_input(now, cx, held, frames, out);
+        self.input_at += used;
+        if self.input_at < input.len() {
+            self.input = input;
+        } else {
+            self.input_at = 0;
+        }
+        if used > 0 { Progress::Some } else { Progress::None }
+    }
+
+    fn read(
+        &mut self,
+        now: Now,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+        frames: &mut usize,
+        out: &mut Vec<u8>,
+    ) -> Result<Progress, Over> {
+        let mut read = ReadBuf::new(buffer);
+        let count = match Pin::new(&mut self.io).poll_read(cx, &mut read) {
+            Poll::Pending => return Ok(Progress::None),
+            Poll::Ready(Err(_)) => return Err(Over),
+            Poll::Ready(Ok(())) => read.filled().len(),
+        };
+        if count == 0 {
+            return Err(Over);
+        }
+        if let Stage::Lingering { .. } = self.stage {
+            return Ok(Progress::Some);
+        }
+        self.shared.metrics.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
+        let input = buffer.get_mut(..count).unwrap_or_default();
+        let used = self.handle_input(now, cx, input, frames, out);
+        self.input.extend_from_slice(input.get(used..).unwrap_or_default());
+        Ok(Progress::Some)
+    }
+
+    /// Handles input until it is used up, the session wants no more, or others are to have their turn. Answers how
+    /// much was used.
+    fn handle_input(
+        &mut self,
+        now: Now,
+        cx: &mut Context<'_>,
+        input: &mut [u8],
+        frames: &mut usize,
+        out: &mut Vec<u8>,
+    ) -> usize {
+        let routes = self.shared.router.snapshot();
+        let mut used = 0;
+        while used < input.len() && *frames > 0 && out.len() < WRITE_BYTES && self.session.wants_input() {
+            *frames -= 1;
+            let rest = input.get_mut(used..).unwrap_or_default();
+            let step = self.session.handle_input(now, rest, out);
+            used += step.consumed;
+            match step.action {
+                None => {}
+                Some(Action::Authenticated) => self.become_member(),
+                Some(Action::Request(request)) => self.dispatch(now, cx, &routes, request, out),
+            }
+        }
+        used
+    }
+
+    /// Starts a handler. One that is ready at once is answered at once.
+    fn dispatch(
+        &mut self,
+        now: Now,
+        cx: &mut Context<'_>,
+        routes: &Routes,
+        request: Request,
+        out: &mut Vec<u8>,
+    ) {
+        let route = request.channel().and_then(|channel| routes.get(channel.as_ref()));
+        let Some(route) = route else {
+            let channel = request.channel();
+            let channel = channel.as_deref().unwrap_or(request.raw_channel());
+            let message = format!("No handler for: {channel}");
+            let error = WireError::with_code(ErrorCode::UnknownChannel, message);
+            return self.session.answer(now, request, Err(error), out);
+        };
+        let context = RequestContext::new(self.client.clone(), request.id());
+        let payload = request.payload();
+        let started = catch_unwind(AssertUnwindSafe(|| {
+            let mut running = route.call(payload, context);
+            match running.as_mut().poll(cx) {
+                Poll::Ready(result) => Ok(result),
+                Poll::Pending => Err(running),
+            }
+        }));
+        let result = match started {
+            Ok(Ok(result)) => result,
+            Ok(Err(running)) => {
+                let timeout = route.timeout.unwrap_or(self.shared.rules.limits.handler_timeout);
+                return self.park(now, request, running, now.at + timeout, out);
+            }
+            Err(_) => Err(self.panicked(&request)),
+        };
+        self.deliver_events(out);
+        self.session.answer(now, request, result, out);
+    }
+
+    /// Keeps a handler that waits. It is polled once more, since what it waits for must ring its own bell.
+    fn park(&mut self, now: Now, request: Request, running: Running, until: Millis, out: &mut Vec<u8>) {
+        let slot = self.session.park(request, until);
+        let index = slot.index();
+        let bell = HandlerWaker { client: self.client.clone(), index, queued: AtomicBool::new(false) };
+        let bell = Arc::new(bell);
+        let handler = Handler { slot, running, waker: Waker::from(bell.clone()), bell };
+        if self.handlers.len() <= index {
+            self.handlers.resize_with(index + 1, || None);
+        }
+        if let Some(place) = self.handlers.get_mut(index) {
+            *place = Some(handler);
+        }
+        self.resume(now, index, out);
+    }
+
+    /// Polls a handler that waits.
+    fn resume(&mut self, now: Now, index: usize, out: &mut Vec<u8>) {
+        let Some(Some(handler)) = self.handlers.get_mut(index) else { return };
+        let slot = handler.slot;
+        handler.bell.queued.store(false, Ordering::Release);
+        let running = handler.running.as_mut();
+        let mut context = Context::from_waker(&handler.waker);
+        let polled = catch_unwind(AssertUnwindSafe(|| running.poll(&mut context)));
+        let result = match polled {
+            Ok(Poll::Pending) => return,
+            Ok(Poll::Ready(result)) => result,
+            Err(_) => {
+                Err(self.session.parked(slot).map_or_else(internal_error, |request| self.panicked(request)))
+            }
+        };
+        self.drop_handler(index);
+        self.deliver_events(out);
+        self.session.answer_parked(now, slot, result, out);
+        self.drop_orphans();
+    }
+
+    fn panicked(&self, request: &Request) -> WireError {
+        let channel = request.channel().map(String::from).unwrap_or_default();
+        self.shared.report(ServerError::HandlerPanicked { channel });
+        internal_error()
+    }
+
+    /// Sends what waits. Answers whether the client took any.
+    fn flush(&mut self, now: Now, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Result<Progress, Over> {
+        if self.outbox.is_empty() {
+            return Ok(Progress::None);
+        }
+        self.outbox.push(out, 0);
+        out.clear();
+        let mut progress = Progress::None;
+        while !self.outbox.is_empty() {
+            match self.try_write(cx, None)? {
+                0 => break,
+                sent => {
+                    self.outbox.advance(sent);
+                    self.session.touch(now.at);
+                    progress = Progress::Some;
+                }
+            }
+        }
+        self.stalled_since = match (self.outbox.is_empty(), progress) {
+            (true, _) => None,
+            (false, Progress::Some) => Some(now.at),
+            (false, Progress::None) => self.stalled_since.or(Some(now.at)),
+        };
+        Ok(progress)
+    }
+
+    /// Sends what has come together; what the socket does not take goes to the outbox.
+    fn write(&mut self, now: Now, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Result<(), Over> {
+        if !self.outbox.is_empty() {
+            self.outbox.push(out, 0);
+            out.clear();
+        }
+        let mut sent = 0;
+        while sent < out.len() {
+            match self.try_write(cx, out.get(sent..))? {
+                0 => break,
+                count => sent += count,
+            }
+        }
+        if sent < out.len() {
+            self.outbox.push(out, sent);
+            self.stalled_since = Some(now.at);
+        }
+        out.clear();
+        self.shut_down(cx)
+    }
+
+    /// The socket's answer to some bytes, or to the outbox's: how many it took, 0 if it is full.
+    fn try_write(&mut self, cx: &mut Context<'_>, bytes: Option<&[u8]>) -> Result<usize, Over> {
+        let bytes = bytes.unwrap_or(self.outbox.unsent());
+        match Pin::new(&mut self.io).poll_write(cx, bytes) {
+            Poll::Pending => Ok(0),
+            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => Err(Over),
+            Poll::Ready(Ok(sent)) => {
+                self.shared.metrics.bytes_out.fetch_add(sent as u64, Ordering::Relaxed);
+                Ok(sent)
+            }
+        }
+    }
+
+    /// Ends our half of the socket once the farewell is written.
+    fn shut_down(&mut self, cx: &mut Context<'_>) -> Result<(), Over> {
+        let Stage::Lingering { until, shut_down: false } = self.stage else { return Ok(()) };
+        if !self.outbox.is_empty() {
+            return Ok(());
+        }
+        match Pin::new(&mut self.io).poll_shutdown(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(())) => {
+                self.stage = Stage::Lingering { until, shut_down: true };
+                Ok(())
+            }
+            Poll::Ready(Err(_)) => Err(Over),
+        }
+    }
+
+    fn publish(&mut self) {
+        let tally = self.session.take_tally();
+        self.shared.metrics.add(tally);
+        self.client.publish(&self.session, tally.requests, &self.outbox);
+    }
+
+    /// Sees to it that the task wakes at its next deadline. An alarm that is set too early is left: it costs less to
+    /// wake once in vain than to move it with each message.
+    fn set_alarm(&mut self, now: Now, cx: &mut Context<'_>) {
+        let mut at = match self.stage {
+            Stage::Lingering { until, .. } => until,
+            _ => self.session.deadline(),
+        };
+        if let Some(until) = self.stalled_until() {
+            at = at.min(until);
+        }
+        if self.alarm.as_ref().is_some_and(|alarm| now.at < alarm.at && alarm.at <= at) {
+            return;
+        }
+        let when = tokio::time::Instant::now() + at.since(now.at);
+        let alarm = match &mut self.alarm {
+            Some(alarm) => {
+                alarm.at = at;
+                alarm.sleep.as_mut().reset(when);
+                alarm
+            }
+            none => none.insert(Alarm { sleep: Box::pin(tokio::time::sleep_until(when)), at }),
+        };
+        if alarm.sleep.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+}
+
+impl<Io> Driver<Io> {
+    /// Drops the handlers and tells everybody else, once.
+    fn leave(&mut self) {
+        self.handlers = Vec::new();
+        self.shared.hub.leave(self.client.id);
+        if self.client.set_member(false) {
+            self.shared.call_back(&self.shared.config.on_disconnection, self.client.id);
+        }
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Future for Driver<Io> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Taken, not borrowed: a handler may run another driver inside this one.
+        let mut scratch = SCRATCH.take().unwrap_or_default();
+        let result = self.advance(cx, &mut scratch);
+        scratch.out.clear();
+        scratch.out.shrink_to(2 * WRITE_BYTES);
+        SCRATCH.set(Some(scratch));
+        match result {
+            Ok(()) => Poll::Pending,
+            Err(Over) => {
+                self.publish();
+                self.leave();
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+impl<Io> Drop for Driver<Io> {
+    /// A runtime that ends drops its tasks wherever they are.
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+fn internal_error() -> WireError {
+    WireError::new("Internal error")
+}
+
+thread_local! {
+    static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
+}
+
+/// The buffers that the clients of a worker thread share.
+struct Scratch {
+    input: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl Default for Scratch {
+    fn default() -> Scratch {
+        Scratch { input: vec![0; READ_BYTES], out: Vec::new() }
+    }
+}

@@ -1,0 +1,55 @@
+//! What a request gets that is not an upgrade: the pages that the configuration turned on, else 426.
+
+use hyper::header::{self, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use crate::protocol::handshake::{self, AccessRules, Head, Refusal};
+
+use super::{Shared, upgrade};
+
+/// Answers an ordinary request.
+pub(super) fn answer(
+    shared: &Shared,
+    head: &Head<'_>,
+    path: &str,
+    rules: &AccessRules<'_>,
+) -> Response<String> {
+    if let Err(refusal) = handshake::check_host(head, rules) {
+        return upgrade::refuse(refusal);
+    }
+    let config = &shared.config;
+    let known = match path {
+        "/healthz" => config.serve_health,
+        "/metrics" => config.serve_metrics,
+        _ => false,
+    };
+    if !known {
+        return upgrade::refuse(Refusal::NotAnUpgrade);
+    }
+    if head.method != "GET" && head.method != "HEAD" {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are served");
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    if path == "/healthz" {
+        return text(StatusCode::OK, "ok");
+    }
+    if !handshake::is_authorized(head, rules.token) {
+        return upgrade::refuse(Refusal::Token);
+    }
+    let mut response = text(StatusCode::OK, &shared.stats().prometheus());
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// A page of plain text. A browser is told to take it as nothing else, and to keep no copy.
+pub(super) fn text(status: StatusCode, body: &str) -> Response<String> {
+    let mut response = Response::new(body.to_owned());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

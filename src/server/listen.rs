@@ -1,0 +1,160 @@
+//! Listening: every address of the host on one port, and the loops that accept. In: the configuration. Out:
+//! connections for `upgrade`.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::{Config, ServerError, Shared, upgrade};
+
+/// Listeners on every address of a host, all on the same port.
+pub(super) struct Bound {
+    pub(super) listeners: Vec<TcpListener>,
+    pub(super) port: u16,
+}
+
+/// Binds the first port from the configured one on that is free on every address of the host.
+pub(super) async fn bind(config: &Config) -> io::Result<Bound> {
+    let host = config.host.trim_start_matches('[').trim_end_matches(']');
+    let resolved = lookup_host((host, 0))
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("host {host} cannot be resolved: {error}")))?;
+    let mut addresses: Vec<IpAddr> = resolved.map(|address| address.ip()).collect();
+    addresses.sort();
+    addresses.dedup();
+    let sockets: Vec<SocketAddr> = addresses.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
+    check_exposure(config, &sockets)?;
+
+    let mut last = None;
+    for attempt in 0..config.max_port_attempts {
+        // Port 0 asks for a free one each time; any other is followed by the next higher.
+        let port = match config.port {
+            0 => 0,
+            port => match port.checked_add(attempt) {
+                Some(port) => port,
+                None => break,
+            },
+        };
+        match bind_all(&addresses, port).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = Some(error),
+            other => return other,
+        }
+    }
+    let tried = config.max_port_attempts;
+    Err(last.map_or_else(
+        || io::Error::new(io::ErrorKind::AddrNotAvailable, format!("host {host} has no address")),
+        |error| {
+            io::Error::new(error.kind(), format!("no free port in {tried} from {} on: {error}", config.port))
+        },
+    ))
+}
+
+/// Binds one port on every address. An address that this machine does not have (::1 without IPv6) is passed over.
+async fn bind_all(addresses: &[IpAddr], port: u16) -> io::Result<Bound> {
+    let mut bound = Bound { listeners: Vec::new(), port };
+    let mut missing = None;
+    for ip in addresses {
+        match TcpListener::bind(SocketAddr::new(*ip, bound.port)).await {
+            Ok(listener) => {
+                bound.port = listener.local_addr()?.port();
+                bound.listeners.push(listener);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => missing = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match missing {
+        Some(error) if bound.listeners.is_empty() => Err(error),
+        _ => Ok(bound),
+    }
+}
+
+/// Refuses addresses that other machines reach, unless a token or the caller's word covers them.
+pub(super) fn check_exposure(config: &Config, addresses: &[SocketAddr]) -> io::Result<()> {
+    let exposed = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback());
+    match exposed {
+        Some(address) if config.token.is_none() && !config.insecure => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("{} is reachable from other machines: set a token, or say insecure", address.ip()),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The loops that accept.
+pub(super) struct Listening {
+    pub(super) port: u16,
+    /// Closed when listening ends.
+    pub(super) stopped: Arc<Semaphore>,
+    loops: Vec<JoinHandle<()>>,
+}
+
+impl Listening {
+    pub(super) fn start(
+        shared: &Arc<Shared>,
+        listeners: Vec<TcpListener>,
+        port: u16,
+    ) -> io::Result<Listening> {
+        let mut ready = Vec::new();
+        for listener in listeners {
+            let loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
+            ready.push((listener, loopback));
+        }
+        let spawn = |(listener, loopback)| tokio::spawn(accept_loop(shared.clone(), listener, loopback));
+        let loops = ready.into_iter().map(spawn).collect();
+        Ok(Listening { port, stopped: Arc::new(Semaphore::new(0)), loops })
+    }
+
+    /// Ends the loops and frees the port.
+    pub(super) async fn end(self) {
+        for accept_loop in self.loops {
+            accept_loop.abort();
+            // An aborted task gives the error that says so.
+            let _ = accept_loop.await;
+        }
+        self.stopped.close();
+    }
+}
+
+async fn accept_loop(shared: Arc<Shared>, listener: TcpListener, loopback: bool) {
+    const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+    const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+    let mut pause = SHORTEST_PAUSE;
+    loop {
+        let Ok(place) = shared.handshakes.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                pause = SHORTEST_PAUSE;
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    shake_hands(shared, stream, loopback).await;
+                    drop(place);
+                });
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                // Descriptors or memory have run out: trying again at once would only spin.
+                shared.report(ServerError::Accept(error));
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// A connection that was gone before it was accepted says nothing about the next one.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+async fn shake_hands(shared: Arc<Shared>, stream: TcpStream, loopback: bool) {
+    // Without it, small answers would wait for the acknowledgement of earlier ones. A socket that refuses works too.
+    let _ = stream.set_nodelay(true);
+    upgrade::serve(shared, stream, loopback).await;
+}

@@ -1,0 +1,129 @@
+//! The HTTP phase of a connection, on hyper. In: a connection. Out: a driver for it, or an ordinary answer.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::header::{self, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::protocol::handshake::{self, Accepted, AccessRules, Head, Refusal};
+
+use super::driver::Driver;
+use super::{Shared, Ticket, http};
+
+/// Serves one request, and goes on as a WebSocket if it was an upgrade.
+pub(super) async fn serve<Io>(shared: Arc<Shared>, io: Io, loopback: bool)
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let accepted = Mutex::new(None);
+    let service = service_fn(|request| {
+        let (response, upgrade) = answer(&shared, &request, loopback);
+        *accepted.lock().unwrap_or_else(PoisonError::into_inner) = upgrade;
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(shared.config.handshake_timeout)
+        .max_buf_size(shared.config.max_head_bytes)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(io), service);
+    let done = tokio::time::timeout(shared.config.handshake_timeout, connection.without_shutdown()).await;
+    // Whoever is too slow, or sends what is not HTTP, has had its answer from hyper, or gets none.
+    let Ok(Ok(parts)) = done else { return };
+    let upgrade = accepted.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some((accepted, ticket)) = upgrade {
+        let early = parts.read_buf.to_vec();
+        let io = parts.io.into_inner();
+        tokio::spawn(Driver::new(shared.clone(), ticket, io, early, accepted.authenticated));
+    }
+}
+
+/// The same for a request of somebody else's hyper server.
+pub(super) fn answer_embedded<B>(
+    shared: &Arc<Shared>,
+    request: &mut Request<B>,
+    loopback: bool,
+) -> Response<String> {
+    let (response, upgrade) = answer(shared, request, loopback);
+    if let Some((accepted, ticket)) = upgrade {
+        let upgraded = hyper::upgrade::on(request);
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            if let Ok(upgraded) = upgraded.await {
+                let io = TokioIo::new(upgraded);
+                Driver::new(shared, ticket, io, Vec::new(), accepted.authenticated).await;
+            }
+        });
+    }
+    response
+}
+
+/// The answer to a request, and what to do after it.
+fn answer<B>(
+    shared: &Arc<Shared>,
+    request: &Request<B>,
+    loopback: bool,
+) -> (Response<String>, Option<(Accepted, Ticket)>) {
+    let head = Head {
+        method: request.method().as_str(),
+        http_1_1: request.version() == Version::HTTP_11,
+        query: request.uri().query(),
+        headers: request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
+    };
+    let config = &shared.config;
+    let rules = AccessRules {
+        loopback,
+        allow_hosts: &config.allow_hosts,
+        allow_origins: &config.allow_origins,
+        token: config.token.as_deref(),
+    };
+    match handshake::check(&head, &rules) {
+        Ok(accepted) => match shared.ticket() {
+            Some(ticket) => (switch_protocols(&accepted), Some((accepted, ticket))),
+            None => (http::text(StatusCode::SERVICE_UNAVAILABLE, "Too many clients"), None),
+        },
+        Err(Refusal::NotAnUpgrade) => (http::answer(shared, &head, request.uri().path(), &rules), None),
+        Err(refusal) => (refuse(refusal), None),
+    }
+}
+
+fn switch_protocols(accepted: &Accepted) -> Response<String> {
+    let mut response = http::text(StatusCode::SWITCHING_PROTOCOLS, "");
+    let headers = response.headers_mut();
+    headers.clear();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    if let Ok(accept) = HeaderValue::from_str(&accepted.accept) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if let Some(subprotocol) = accepted.subprotocol {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+    }
+    response
+}
+
+/// A refusal as a response.
+pub(super) fn refuse(refusal: Refusal) -> Response<String> {
+    let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let mut response = http::text(status, refusal.body());
+    let headers = response.headers_mut();
+    match refusal {
+        Refusal::NotAnUpgrade => {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade, close"));
+        }
+        Refusal::Version => {
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        Refusal::Token => {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        _ => {}
+    }
+    response
+}
