@@ -1,7 +1,8 @@
 //! The upgrade (RFC 6455, section 4) and who may connect. In: the head of an HTTP request that somebody else parsed.
 //! Out: what to answer it with.
 
-use std::net::IpAddr;
+// `core` has addresses alone; `std::net` has sockets too.
+use core::net::IpAddr;
 
 /// The subprotocol a client names beside `bearer.<token>`, and the only one that is ever answered.
 pub const SUBPROTOCOL: &str = "switchboard.v1";

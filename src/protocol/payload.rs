@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::error::WireError;
 use super::json::{self, JsonError};
 
 /// Immutable JSON text, or nothing (JavaScript's `undefined`, which is not `null`).
@@ -80,14 +79,25 @@ impl Payload {
     ///
     /// # Errors
     /// Only for a string with a lone surrogate escape (`"\ud800"`), which JSON allows and Rust strings do not hold.
-    pub fn parse(&self) -> Result<Value, WireError> {
+    pub fn parse(&self) -> Result<Value, PayloadError> {
         match self.as_str() {
             None => Ok(Value::Null),
-            Some(text) => serde_json::from_str(text)
-                .map_err(|error| WireError::new(format!("payload cannot be read: {error}"))),
+            Some(text) => serde_json::from_str(text).map_err(PayloadError),
         }
     }
 }
+
+/// A payload that is JSON and yet not a `Value`. In a handler `?` makes it the request's error.
+#[derive(Debug)]
+pub struct PayloadError(serde_json::Error);
+
+impl fmt::Display for PayloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "payload cannot be read: {}", self.0)
+    }
+}
+
+impl std::error::Error for PayloadError {}
 
 impl From<Value> for Payload {
     fn from(value: Value) -> Payload {

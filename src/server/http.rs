@@ -5,7 +5,7 @@ use hyper::{Response, StatusCode};
 
 use crate::protocol::handshake::{self, AccessRules, Head, Refusal};
 
-use super::{Shared, upgrade};
+use super::Shared;
 
 /// Answers an ordinary request.
 pub(super) fn answer(
@@ -15,7 +15,7 @@ pub(super) fn answer(
     rules: &AccessRules<'_>,
 ) -> Response<String> {
     if let Err(refusal) = handshake::check_host(head, rules) {
-        return upgrade::refuse(refusal);
+        return refuse(refusal);
     }
     let config = &shared.config;
     let known = match path {
@@ -24,7 +24,7 @@ pub(super) fn answer(
         _ => false,
     };
     if !known {
-        return upgrade::refuse(Refusal::NotAnUpgrade);
+        return refuse(Refusal::NotAnUpgrade);
     }
     if head.method != "GET" && head.method != "HEAD" {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are served");
@@ -35,11 +35,32 @@ pub(super) fn answer(
         return text(StatusCode::OK, "ok");
     }
     if !handshake::is_authorized(head, rules.token) {
-        return upgrade::refuse(Refusal::Token);
+        return refuse(Refusal::Token);
     }
     let mut response = text(StatusCode::OK, &shared.stats().prometheus());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// A refusal as a response.
+pub(super) fn refuse(refusal: Refusal) -> Response<String> {
+    let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let mut response = text(status, refusal.body());
+    let headers = response.headers_mut();
+    match refusal {
+        Refusal::NotAnUpgrade => {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade, close"));
+        }
+        Refusal::Version => {
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        Refusal::Token => {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        _ => {}
+    }
     response
 }
 

@@ -88,7 +88,7 @@ fn answer<B>(
             None => (http::text(StatusCode::SERVICE_UNAVAILABLE, "Too many clients"), None),
         },
         Err(Refusal::NotAnUpgrade) => (http::answer(shared, &head, request.uri().path(), &rules), None),
-        Err(refusal) => (refuse(refusal), None),
+        Err(refusal) => (http::refuse(refusal), None),
     }
 }
 
@@ -103,27 +103,6 @@ fn switch_protocols(accepted: &Accepted) -> Response<String> {
     }
     if let Some(subprotocol) = accepted.subprotocol {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
-    }
-    response
-}
-
-/// A refusal as a response.
-pub(super) fn refuse(refusal: Refusal) -> Response<String> {
-    let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
-    let mut response = http::text(status, refusal.body());
-    let headers = response.headers_mut();
-    match refusal {
-        Refusal::NotAnUpgrade => {
-            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade, close"));
-        }
-        Refusal::Version => {
-            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        }
-        Refusal::Token => {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        _ => {}
     }
     response
 }
