@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(feature = "backend")]
+pub mod backend;
 pub mod protocol;
 pub mod server;
 

@@ -1,0 +1,389 @@
+//! The `switchboard` command. In: arguments, environment, signals. Out: a server, or the list of channels.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lexopt::prelude::*;
+
+use crate::server::{Config, Server};
+
+use super::registry::Channel;
+use super::{Backend, BackendConfig, channels, encode, register_all};
+
+const HELP: &str = "\
+Requests, responses and server-push events over WebSocket, with chats and settings in an embedded database.
+
+Usage: switchboard [serve] [OPTIONS]     serve until SIGINT or SIGTERM
+       switchboard channels [--json]     list the channels
+
+Options of serve:
+  --host HOST               where to listen [localhost] (WS_HOST)
+  --port PORT               first port to try; 0 for any [3001] (WS_PORT)
+  --max-port-attempts N     how many ports to try, each one higher [10]
+  --data-dir DIR            folder of the database (SWITCHBOARD_DATA_DIR)
+                            [$XDG_DATA_HOME/switchboard, else ~/.local/share/switchboard]
+  --token-file FILE         file with the token that clients must show (or the token in SWITCHBOARD_TOKEN)
+  --insecure                listen beyond loopback without a token
+  --allow-origin ORIGIN     let pages of this origin connect, like https://app.example; may be repeated
+  --allow-host HOST         answer to this name in Host; may be repeated
+  --rate-limit N[/MS]       messages a client may send in so many ms [100/1000]
+  --idle-timeout SECONDS    silence after which a client is closed [120]
+  --max-message BYTES       largest message [16777216]
+
+  -h, --help                show this
+  -V, --version             show the version
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.
+";
+
+/// Longest token, in bytes.
+const MAX_TOKEN_BYTES: usize = 1 << 10;
+
+/// What the command line asks for.
+#[derive(Debug)]
+enum Command {
+    Serve(Box<ServeOptions>),
+    Channels { json: bool },
+    Help,
+    Version,
+}
+
+#[derive(Debug)]
+struct ServeOptions {
+    config: Config,
+    data_dir: PathBuf,
+}
+
+/// Runs the command, from the process's own arguments and environment.
+pub fn main() -> ExitCode {
+    let environment = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let command = match parse(std::env::args_os().skip(1), environment) {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("switchboard: {error}");
+            eprintln!("Try `switchboard --help`.");
+            return ExitCode::from(2);
+        }
+    };
+    let result = match command {
+        Command::Serve(options) => serve(*options),
+        Command::Channels { json } => print(&list_channels(&channels(), json)),
+        Command::Help => print(HELP),
+        Command::Version => print(&format!("switchboard {}\n", env!("CARGO_PKG_VERSION"))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("switchboard: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Reads arguments. `environment` gives the variables that are set and not empty.
+fn parse(
+    arguments: impl IntoIterator<Item = OsString, IntoIter: 'static>,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, Failure> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut serve = false;
+    let mut first = true;
+    let mut config = from_environment(&environment)?;
+    let mut data_dir = environment("SWITCHBOARD_DATA_DIR").map(PathBuf::from);
+    while let Some(argument) = parser.next()? {
+        let is_first = std::mem::take(&mut first);
+        match argument {
+            Value(name) if is_first && name == "serve" => serve = true,
+            Value(name) if is_first && name == "channels" => return parse_channels(parser),
+            Short('h') | Long("help") => return Ok(Command::Help),
+            Short('V') | Long("version") => return Ok(Command::Version),
+            Long("host") => config.host = parser.value()?.string()?,
+            Long("port") => config.port = number("--port", &parser.value()?)?,
+            Long("max-port-attempts") => {
+                config.max_port_attempts = number("--max-port-attempts", &parser.value()?)?;
+            }
+            Long("data-dir") => data_dir = Some(parser.value()?.into()),
+            Long("token-file") => config.token = Some(read_token(Path::new(&parser.value()?))?),
+            Long("insecure") => config.insecure = true,
+            Long("allow-origin") => config.allow_origins.push(parser.value()?.string()?),
+            Long("allow-host") => config.allow_hosts.push(parser.value()?.string()?),
+            Long("rate-limit") => {
+                let (requests, window) = rate_limit(&parser.value()?.string()?)?;
+                config.limits.rate_max_requests = requests;
+                config.limits.rate_window = window;
+            }
+            Long("idle-timeout") => {
+                let seconds: u32 = number("--idle-timeout", &parser.value()?)?;
+                config.limits.idle_timeout = positive("--idle-timeout", seconds)?;
+            }
+            Long("max-message") => {
+                config.limits.max_message_bytes = number("--max-message", &parser.value()?)?
+            }
+            Value(name) if !serve && is_first => {
+                return Err(format!("unknown command {name:?}: expected serve or channels").into());
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let data_dir = match data_dir {
+        Some(data_dir) => data_dir,
+        None => default_data_dir(&environment)?,
+    };
+    Ok(Command::Serve(Box::new(ServeOptions { config, data_dir })))
+}
+
+fn parse_channels(mut parser: lexopt::Parser) -> Result<Command, Failure> {
+    let mut json = false;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("json") => json = true,
+            Short('h') | Long("help") => return Ok(Command::Help),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Command::Channels { json })
+}
+
+/// The settings of the binary, before any option: health and metrics are served, and failures go to stderr.
+fn from_environment(environment: &impl Fn(&str) -> Option<OsString>) -> Result<Config, Failure> {
+    let mut config = Config { serve_health: true, serve_metrics: true, ..Config::default() };
+    config.on_error = Some(Arc::new(|error| eprintln!("[WS] {error}")));
+    if let Some(port) = environment("WS_PORT") {
+        config.port = number("WS_PORT", &port)?;
+    }
+    if let Some(host) = environment("WS_HOST") {
+        config.host = host.into_string().map_err(|_| "WS_HOST is not UTF-8")?;
+    }
+    if let Some(token) = environment("SWITCHBOARD_TOKEN") {
+        let token = token.into_string().map_err(|_| "SWITCHBOARD_TOKEN is not UTF-8")?;
+        config.token = Some(check_token("SWITCHBOARD_TOKEN", &token)?);
+    }
+    Ok(config)
+}
+
+fn default_data_dir(environment: &impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Failure> {
+    // The XDG base directory specification: a relative path there is invalid and to be ignored.
+    if let Some(data_home) = environment("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute())
+    {
+        return Ok(data_home.join("switchboard"));
+    }
+    match environment("HOME") {
+        Some(home) => Ok(PathBuf::from(home).join(".local/share/switchboard")),
+        None => Err("HOME is not set: name a folder with --data-dir".into()),
+    }
+}
+
+fn number<T: FromStr>(name: &str, text: &OsString) -> Result<T, Failure>
+where
+    T::Err: std::fmt::Display,
+{
+    let text = text.to_string_lossy();
+    text.parse().map_err(|error| format!("{name}: {text:?} is no number that fits: {error}").into())
+}
+
+fn positive(name: &str, seconds: u32) -> Result<Duration, Failure> {
+    match seconds {
+        0 => Err(format!("{name}: at least 1 is needed").into()),
+        seconds => Ok(Duration::from_secs(seconds.into())),
+    }
+}
+
+/// `N` or `N/MS`.
+fn rate_limit(text: &str) -> Result<(u32, Duration), Failure> {
+    let (requests, window_ms) = text.split_once('/').unwrap_or((text, "1000"));
+    match (requests.parse(), window_ms.parse()) {
+        (Ok(requests @ 1..), Ok(window_ms @ 1_u32..)) => {
+            Ok((requests, Duration::from_millis(window_ms.into())))
+        }
+        _ => Err(format!("--rate-limit: {text:?} is not N or N/MS, like 100/1000").into()),
+    }
+}
+
+fn read_token(path: &Path) -> Result<String, Failure> {
+    use std::io::Read;
+    let mut text = String::new();
+    let limit = MAX_TOKEN_BYTES as u64 + 2;
+    let read = std::fs::File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text));
+    read.map_err(|error| format!("--token-file {}: {error}", path.display()))?;
+    check_token(&format!("--token-file {}", path.display()), text.trim_ascii())
+}
+
+/// A token has to fit into a header. An error never shows it.
+fn check_token(name: &str, token: &str) -> Result<String, Failure> {
+    let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_visible && (1..=MAX_TOKEN_BYTES).contains(&token.len()) {
+        return Ok(token.to_owned());
+    }
+    Err(format!("{name}: expected a token of 1..={MAX_TOKEN_BYTES} visible ASCII characters").into())
+}
+
+/// The list of channels for a person, or as JSON.
+fn list_channels(channels: &[Channel], json: bool) -> String {
+    if json {
+        let channels: Vec<String> = channels.iter().map(Channel::to_json).collect();
+        return encode::array(&channels) + "\n";
+    }
+    let mut text = String::new();
+    for channel in channels {
+        let Channel { name, payload, response, description, .. } = channel;
+        let direction = channel.direction.as_str();
+        text.push_str(&format!(
+            "{name:<22} {direction:<8} {payload} -> {response}\n{:<32}{description}\n",
+            ""
+        ));
+    }
+    text
+}
+
+/// Writes to stdout. A reader that has gone, as `head` does, is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn serve(options: ServeOptions) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(options))
+}
+
+async fn run(options: ServeOptions) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let mut backend = BackendConfig::new(options.data_dir);
+    // A page of messages has to fit into one response.
+    backend.db.max_page_bytes = options.config.limits.max_message_bytes / 2;
+    let backend = Backend::open(backend)?;
+    let (host, port) = (options.config.host.clone(), options.config.port);
+    let server = Server::new(options.config);
+    register_all(&server, &backend);
+    let bound = server.start().await?;
+    if port != 0 && bound != port {
+        eprintln!("[WS] Port {port} in use, took {bound}");
+    }
+    print(&format!("[WS] Server listening on ws://{}:{bound}\n", in_url(&host)))?;
+    signals.recv().await;
+    tokio::spawn(async move {
+        signals.recv().await;
+        std::process::exit(130);
+    });
+    server.stop().await;
+    backend.close().await;
+    print("[WS] Server stopped\n")
+}
+
+/// A host as it stands in a URL: an IPv6 address in brackets.
+fn in_url(host: &str) -> String {
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
+}
+
+/// SIGINT and SIGTERM.
+#[cfg(unix)]
+struct Signals(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> io::Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals(signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
+    }
+
+    async fn recv(&mut self) {
+        std::future::poll_fn(|cx| {
+            let (interrupt, terminate) = (self.0.poll_recv(cx), self.1.poll_recv(cx));
+            if interrupt.is_ready() { interrupt } else { terminate }
+        })
+        .await;
+    }
+}
+
+/// Ctrl-C.
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> io::Result<Signals> {
+        Ok(Signals)
+    }
+
+    async fn recv(&mut self) {
+        // Without a handler for Ctrl-C the system ends the process at once, which is all that is left to do then.
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str, variables: &[(&str, &str)]) -> Result<Command, String> {
+        let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        let environment = |name: &str| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| OsString::from(value)).filter(|value| !value.is_empty())
+        };
+        parse(arguments, environment).map_err(|error| error.to_string())
+    }
+
+    fn options(line: &str, variables: &[(&str, &str)]) -> ServeOptions {
+        match parse_line(line, variables) {
+            Ok(Command::Serve(options)) => *options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn options_come_before_the_environment_and_that_before_the_defaults() {
+        let home = ("HOME", "/home/me");
+        let defaults = options("", &[home]);
+        assert_eq!((defaults.config.host.as_str(), defaults.config.port), ("localhost", 3001));
+        assert_eq!(defaults.data_dir, Path::new("/home/me/.local/share/switchboard"));
+        let set = [home, ("WS_PORT", "4000"), ("WS_HOST", "::1"), ("XDG_DATA_HOME", "/data"), ("WS_X", "")];
+        let from_environment = options("serve", &set);
+        assert_eq!((from_environment.config.host.as_str(), from_environment.config.port), ("::1", 4000));
+        assert_eq!(from_environment.data_dir, Path::new("/data/switchboard"));
+        let from_options = options("serve --port=5 --host h --data-dir d --rate-limit 7/50", &set);
+        assert_eq!((from_options.config.host.as_str(), from_options.config.port), ("h", 5));
+        assert_eq!(from_options.data_dir, Path::new("d"));
+        assert_eq!(from_options.config.limits.rate_max_requests, 7);
+        assert_eq!(from_options.config.limits.rate_window, Duration::from_millis(50));
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_with_the_name_of_what_is_wrong() {
+        for (line, name) in [
+            ("sevre", "sevre"),
+            ("serve twice", "twice"),
+            ("--port 65536", "--port"),
+            ("--port", "--port"),
+            ("--colour", "--colour"),
+            ("--idle-timeout 0", "--idle-timeout"),
+            ("--rate-limit 0", "--rate-limit"),
+            ("--rate-limit 5/", "--rate-limit"),
+            ("--token-file /nowhere/at/all", "--token-file"),
+            ("channels --port 1", "--port"),
+        ] {
+            let error = parse_line(line, &[("HOME", "/")]).unwrap_err();
+            assert!(error.contains(name), "{line}: {error}");
+        }
+        assert!(parse_line("", &[]).unwrap_err().contains("--data-dir"));
+        let error = parse_line("", &[("HOME", "/"), ("SWITCHBOARD_TOKEN", "two words")]).unwrap_err();
+        assert!(error.contains("SWITCHBOARD_TOKEN") && !error.contains("two words"), "{error}");
+    }
+
+    #[test]
+    fn an_ipv6_host_stands_in_brackets() {
+        assert_eq!(in_url("::1"), "[::1]");
+        assert_eq!(in_url("[::1]"), "[::1]");
+        assert_eq!(in_url("localhost"), "localhost");
+    }
+}

@@ -1,0 +1,72 @@
+//! JSON objects with parts that are JSON already. What a client has stored goes back to it as it came: member order
+//! and numbers of any size survive, which they would not as a `Value`.
+
+use crate::protocol::json;
+
+/// An object that is being written, member by member.
+#[derive(Debug)]
+pub(super) struct Object(String);
+
+impl Object {
+    /// An object without members.
+    pub(super) fn new() -> Object {
+        Object(String::from("{"))
+    }
+
+    fn name(&mut self, name: &str) {
+        if self.0.len() > 1 {
+            self.0.push(',');
+        }
+        json::write_string(&mut self.0, name);
+        self.0.push(':');
+    }
+
+    /// Adds a string.
+    pub(super) fn text(mut self, name: &str, value: &str) -> Object {
+        self.name(name);
+        json::write_string(&mut self.0, value);
+        self
+    }
+
+    /// Adds an integer.
+    pub(super) fn integer(self, name: &str, value: i64) -> Object {
+        self.raw(name, &value.to_string())
+    }
+
+    /// Adds a boolean.
+    pub(super) fn boolean(self, name: &str, value: bool) -> Object {
+        self.raw(name, if value { "true" } else { "false" })
+    }
+
+    /// Adds what is JSON already.
+    pub(super) fn raw(mut self, name: &str, json: &str) -> Object {
+        self.name(name);
+        self.0.push_str(json);
+        self
+    }
+
+    /// The text of the object.
+    pub(super) fn finish(mut self) -> String {
+        self.0.push('}');
+        self.0
+    }
+}
+
+/// A JSON array of what is JSON already.
+pub(super) fn array(elements: &[String]) -> String {
+    format!("[{}]", elements.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_stand_in_the_order_they_were_added_with_their_strings_escaped() {
+        let object = Object::new().text("a\"", "\n").integer("b", -1).boolean("c", true).raw("d", "[1.50]");
+        assert_eq!(object.finish(), r#"{"a\"":"\n","b":-1,"c":true,"d":[1.50]}"#);
+        assert_eq!(Object::new().finish(), "{}");
+        assert_eq!(array(&[]), "[]");
+        assert_eq!(array(&["[]".to_owned(), "2".to_owned()]), "[[],2]");
+    }
+}

@@ -1,0 +1,116 @@
+//! The channel registry on an embedded SQLite database (feature `backend`).
+//!
+//! ```text
+//! request ─► validate ─► family (chat, settings, system) ─► db ─► disk
+//!                              │                            │
+//!                           registry                  events, after the commit
+//! ```
+//!
+//! A family is a file with its tables, its channels as data, and its handlers: plain functions from the members of a
+//! payload and a transaction to a result. Each request that writes is one transaction; one that fails changes nothing.
+//!
+//! ```no_run
+//! use switchboard::backend::{Backend, BackendConfig, register_all};
+//! use switchboard::{Config, Server};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let backend = Backend::open(BackendConfig::new("./data"))?;
+//! let server = Server::new(Config::default());
+//! register_all(&server, &backend);
+//! server.start().await?;
+//! # Ok(()) }
+//! ```
+
+pub mod chat;
+pub mod cli;
+
+pub mod db;
+mod encode;
+pub mod registry;
+pub mod settings;
+pub mod system;
+mod validate;
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::server::Server;
+
+use db::{Db, DbLimits, OpenError};
+use registry::Channel;
+
+/// The versions of the tables, oldest first. One that was released is never changed.
+const MIGRATIONS: &[&str] = &[chat::TABLES, settings::TABLES];
+
+/// Where the backend keeps its data, and how much.
+#[derive(Debug, Clone)]
+pub struct BackendConfig {
+    /// The folder of the database. Made if it is not there, for this user alone (0700).
+    pub data_dir: PathBuf,
+    /// How often `server:heartbeat` is sent.
+    ///
+    /// Default 30 s.
+    pub heartbeat_interval: Duration,
+    /// The limits of the database.
+    pub db: DbLimits,
+}
+
+impl BackendConfig {
+    /// The defaults, for a folder.
+    pub fn new(data_dir: impl Into<PathBuf>) -> BackendConfig {
+        BackendConfig {
+            data_dir: data_dir.into(),
+            heartbeat_interval: Duration::from_secs(30),
+            db: DbLimits::default(),
+        }
+    }
+}
+
+/// What the families work on.
+#[derive(Debug)]
+pub struct Backend {
+    db: Db,
+    config: BackendConfig,
+    /// Ended when the backend is dropped.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Backend {
+    /// Opens the database, or makes it.
+    ///
+    /// # Errors
+    /// When the database is in use, damaged, of a newer version or not ours. Then nothing was written to it.
+    pub fn open(config: BackendConfig) -> Result<Backend, OpenError> {
+        let db = Db::open(&config.data_dir, MIGRATIONS, config.db.clone())?;
+        Ok(Backend { db, config, tasks: Mutex::default() })
+    }
+
+    /// The database, for registering families one by one.
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Finishes the writes that wait, and closes the database.
+    pub async fn close(&self) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        self.db.close().await;
+    }
+}
+
+/// Every channel, family by family.
+pub fn channels() -> Vec<Channel> {
+    [chat::CHANNELS, settings::CHANNELS, system::CHANNELS].concat()
+}
+
+/// Registers the handlers of every family, and starts the heartbeat (specification, "registerAllHandlers"). To be called
+/// from within a tokio runtime.
+pub fn register_all(server: &Server, backend: &Backend) {
+    chat::register(server, &backend.db);
+    settings::register(server, &backend.db);
+    system::register(server, &channels());
+    let beat = system::beat(server.clone(), backend.config.heartbeat_interval);
+    backend.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(beat);
+}

@@ -1,0 +1,96 @@
+//! The server about itself: `system:ping`, `system:channels`, `system:stats`, and `server:heartbeat`.
+
+use std::time::Duration;
+
+use crate::protocol::error::{ErrorCode, WireError};
+use crate::protocol::payload::Payload;
+use crate::server::Server;
+
+use super::db::unix_ms;
+use super::encode::{Object, array};
+use super::registry::{Channel, Direction};
+
+/// The channels of the family.
+pub const CHANNELS: &[Channel] = &[
+    Channel {
+        name: "system:ping",
+        direction: Direction::Request,
+        payload: "-",
+        response: "{ timestamp: number }",
+        description: "Get the server's time",
+        example: "",
+    },
+    Channel {
+        name: "system:channels",
+        direction: Direction::Request,
+        payload: "-",
+        response: "Channel[]",
+        description: "List the channels of this server",
+        example: "",
+    },
+    Channel {
+        name: "system:stats",
+        direction: Direction::Request,
+        payload: "-",
+        response: "Stats",
+        description: "Get what the server has done since its start",
+        example: "",
+    },
+    event(
+        "server:connected",
+        "{ clientId: string, serverTime: number }",
+        "The connection is ready; the first message",
+    ),
+    event("server:heartbeat", "{ timestamp: number }", "The server lives; every 30 s"),
+    event("server:shutdown", "{ reason: string }", "The server stops; the connection closes with 1001"),
+];
+
+const fn event(name: &'static str, payload: &'static str, description: &'static str) -> Channel {
+    Channel { name, direction: Direction::Event, payload, response: "-", description, example: "" }
+}
+
+/// Registers the family's handlers. `channels` is what `system:channels` lists.
+pub fn register(server: &Server, channels: &[Channel]) {
+    server.on_request("system:ping", |_: Payload, _| async { Ok::<_, WireError>(timestamp()) });
+    let channels: Vec<String> = channels.iter().map(Channel::to_json).collect();
+    let channels = array(&channels);
+    server.on_request("system:channels", move |_: Payload, _| {
+        let channels = Payload::trusted(channels.clone());
+        async move { Ok::<_, WireError>(channels) }
+    });
+    server
+        .on_request("system:stats", |_: Payload, cx| async move { Ok::<_, WireError>(stats(&cx.server())) });
+}
+
+/// Tells every client the time, for ever.
+pub(super) async fn beat(server: Server, interval: Duration) {
+    let mut beats = tokio::time::interval(interval.max(Duration::from_millis(1)));
+    // The first tick is at once, when nobody has connected.
+    beats.tick().await;
+    loop {
+        beats.tick().await;
+        server.emit("server:heartbeat", timestamp());
+    }
+}
+
+fn timestamp() -> Payload {
+    Payload::trusted(Object::new().integer("timestamp", unix_ms()).finish())
+}
+
+fn stats(server: &Server) -> Payload {
+    let stats = server.stats();
+    let errors = ErrorCode::ALL
+        .into_iter()
+        .fold(Object::new(), |errors, code| errors.raw(code.as_str(), &stats.errors_with(code).to_string()));
+    let object = [
+        ("uptimeMs", stats.uptime_ms),
+        ("clients", stats.clients as u64),
+        ("requests", stats.requests),
+        ("eventsSent", stats.events_sent),
+        ("bytesIn", stats.bytes_in),
+        ("bytesOut", stats.bytes_out),
+    ]
+    .into_iter()
+    .fold(Object::new(), |object, (name, count)| object.raw(name, &count.to_string()));
+    Payload::trusted(object.raw("errors", &errors.finish()).finish())
+}

@@ -1,0 +1,296 @@
+//! Reading a payload's members. In: the payload of a request. Out: values of the right type and size, or the error
+//! that says which member is wrong: `details: {path, expected, got}`.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use crate::protocol::error::WireError;
+use crate::protocol::json;
+use crate::protocol::payload::Payload;
+
+use super::encode::Object;
+
+/// Longest id that is looked up, in bytes.
+const MAX_ID_BYTES: usize = 128;
+
+/// The members of an object. Each getter names the member, and what it may be.
+#[derive(Debug)]
+pub(super) struct Fields<'a> {
+    /// What stands before a member's name in errors: empty, or `usage.`.
+    prefix: String,
+    members: BTreeMap<Cow<'a, str>, &'a str>,
+}
+
+impl<'a> Fields<'a> {
+    /// The members of a payload, which must be an object. No payload and `null` are an object without members. Of two
+    /// members with the same name the last counts.
+    ///
+    /// # Errors
+    /// When the payload is anything else.
+    pub(super) fn decode(payload: &'a Payload) -> Result<Fields<'a>, WireError> {
+        match payload.as_str() {
+            None | Some("null") => Ok(Fields { prefix: String::new(), members: BTreeMap::new() }),
+            Some(text) => Fields::of(text, "payload", String::new()),
+        }
+    }
+
+    fn of(text: &'a str, path: &str, prefix: String) -> Result<Fields<'a>, WireError> {
+        if kind_of(text) != "object" {
+            return Err(wrong(path, "object", kind_of(text)));
+        }
+        let mut members = BTreeMap::new();
+        let mut unreadable = false;
+        let scanned = json::members(text, |member| match json::unescape(member.name) {
+            Some(name) => {
+                members.insert(name, member.value);
+            }
+            None => unreadable = true,
+        });
+        if scanned.is_err() || unreadable {
+            return Err(wrong(path, "object with names in Unicode", "a name with a lone surrogate"));
+        }
+        Ok(Fields { prefix, members })
+    }
+
+    /// Every member, by name, with its JSON text.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &'a str)> {
+        self.members.iter().map(|(name, value)| (name.as_ref(), *value))
+    }
+
+    /// Whether there is such a member.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.contains_key(name)
+    }
+
+    /// A member's JSON text.
+    ///
+    /// # Errors
+    /// When there is no such member.
+    pub(super) fn required_json(&self, name: &str) -> Result<&'a str, WireError> {
+        self.members.get(name).copied().ok_or_else(|| self.wrong(name, "JSON value", "nothing"))
+    }
+
+    /// A string whose length in bytes is in `bytes`.
+    ///
+    /// # Errors
+    /// When the member is something else.
+    pub(super) fn text(&self, name: &str, bytes: RangeInclusive<usize>) -> Result<Option<String>, WireError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let expected = || expected_text(&bytes);
+        let Some(content) = json::string_content(value) else {
+            return Err(self.wrong(name, &expected(), kind_of(value)));
+        };
+        let Some(text) = json::unescape(content) else {
+            return Err(self.wrong(name, "string in Unicode", "a lone surrogate"));
+        };
+        if !bytes.contains(&text.len()) {
+            return Err(self.wrong(name, &expected(), &format!("{} bytes", text.len())));
+        }
+        Ok(Some(text.into_owned()))
+    }
+
+    /// A string that must be there, as [`text`](Fields::text).
+    ///
+    /// # Errors
+    /// When the member is missing, or something else.
+    pub(super) fn required_text(
+        &self,
+        name: &str,
+        bytes: RangeInclusive<usize>,
+    ) -> Result<String, WireError> {
+        let missing = || self.wrong(name, &expected_text(&bytes), "nothing");
+        self.text(name, bytes.clone())?.ok_or_else(missing)
+    }
+
+    /// An id, which need not be one that exists.
+    ///
+    /// # Errors
+    /// When the member is not a string.
+    pub(super) fn id(&self, name: &str) -> Result<Option<String>, WireError> {
+        self.text(name, 1..=MAX_ID_BYTES)
+    }
+
+    /// An id that must be there.
+    ///
+    /// # Errors
+    /// When the member is missing, or not a string.
+    pub(super) fn required_id(&self, name: &str) -> Result<String, WireError> {
+        self.required_text(name, 1..=MAX_ID_BYTES)
+    }
+
+    /// An integer in a range. `5.0` and `5e0` are integers, as in JavaScript.
+    ///
+    /// # Errors
+    /// When the member is something else.
+    pub(super) fn integer(&self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, WireError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        match integer_of(value) {
+            Some(integer) if range.contains(&integer) => Ok(Some(integer)),
+            _ => {
+                let expected = format!("integer {}..={}", range.start(), range.end());
+                let got = if kind_of(value) == "number" { shortened(value) } else { kind_of(value) };
+                Err(self.wrong(name, &expected, got))
+            }
+        }
+    }
+
+    /// A string that is one of these.
+    ///
+    /// # Errors
+    /// When the member is missing, or something else.
+    pub(super) fn required_one_of(
+        &self,
+        name: &str,
+        words: &[&'static str],
+    ) -> Result<&'static str, WireError> {
+        let value = self.members.get(name).copied();
+        let text = value.and_then(json::string_content).and_then(json::unescape);
+        words.iter().find(|word| text.as_deref() == Some(**word)).copied().ok_or_else(|| {
+            let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+            self.wrong(name, &quoted.join(" | "), value.map_or("nothing", shortened))
+        })
+    }
+
+    /// The members of an object inside this one.
+    ///
+    /// # Errors
+    /// When the member is not an object.
+    pub(super) fn object(&self, name: &str) -> Result<Option<Fields<'a>>, WireError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let path = format!("{}{name}", self.prefix);
+        Fields::of(value, &path, format!("{path}.")).map(Some)
+    }
+
+    /// The JSON text of an object of at most `max_bytes`.
+    ///
+    /// # Errors
+    /// When the member is something else, or longer.
+    pub(super) fn object_json(&self, name: &str, max_bytes: usize) -> Result<Option<&'a str>, WireError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let expected = format!("object of at most {max_bytes} bytes");
+        match kind_of(value) {
+            "object" if value.len() <= max_bytes => Ok(Some(value)),
+            "object" => Err(self.wrong(name, &expected, &format!("{} bytes", value.len()))),
+            kind => Err(self.wrong(name, &expected, kind)),
+        }
+    }
+
+    /// The error for a member of this object.
+    pub(super) fn wrong(&self, name: &str, expected: &str, got: &str) -> WireError {
+        wrong(&format!("{}{name}", self.prefix), expected, got)
+    }
+}
+
+/// The error for a payload of the wrong shape.
+pub(super) fn wrong(path: &str, expected: &str, got: &str) -> WireError {
+    let details = Object::new().text("path", path).text("expected", expected).text("got", got).finish();
+    WireError::new(format!("{path}: expected {expected}, got {got}")).details(Payload::trusted(details))
+}
+
+/// What sort of value a JSON text is.
+pub(super) fn kind_of(json: &str) -> &'static str {
+    match json.as_bytes().first() {
+        Some(b'{') => "object",
+        Some(b'[') => "array",
+        Some(b'"') => "string",
+        Some(b't' | b'f') => "boolean",
+        Some(b'n') => "null",
+        Some(_) => "number",
+        None => "nothing",
+    }
+}
+
+/// The integer that a JSON text is, if it is one that JavaScript holds exactly.
+pub(super) fn integer_of(json: &str) -> Option<i64> {
+    const MAX_SAFE: f64 = 9_007_199_254_740_991.0;
+    let number: f64 = (kind_of(json) == "number").then(|| json.parse().ok())??;
+    (number.fract() == 0.0 && number.abs() <= MAX_SAFE).then_some(number as i64)
+}
+
+fn expected_text(bytes: &RangeInclusive<usize>) -> String {
+    format!("string of {}..={} bytes", bytes.start(), bytes.end())
+}
+
+/// A short value as it is, of a long one the sort.
+fn shortened(json: &str) -> &str {
+    if json.len() <= 40 { json } else { kind_of(json) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a getter's error says: path, expected, got.
+    fn details(error: WireError) -> [String; 3] {
+        let details = error.details.parse().unwrap();
+        ["path", "expected", "got"].map(|name| details[name].as_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_member_of_the_wrong_shape_is_named_with_what_was_expected() {
+        let payload = Payload::from_json(
+            r#"{"n":501,"f":1.5,"s":"abc","l":"x","b":true,"u":{"n":"1"},"role":"boss","lone":"\ud800"}"#,
+        )
+        .unwrap();
+        let fields = Fields::decode(&payload).unwrap();
+        let usage = fields.object("u").unwrap().unwrap();
+        for (error, expected) in [
+            (fields.integer("n", 1..=500).unwrap_err(), ["n", "integer 1..=500", "501"]),
+            (fields.integer("f", 1..=500).unwrap_err(), ["f", "integer 1..=500", "1.5"]),
+            (fields.integer("s", 1..=500).unwrap_err(), ["s", "integer 1..=500", "string"]),
+            (fields.text("s", 0..=2).unwrap_err(), ["s", "string of 0..=2 bytes", "3 bytes"]),
+            (fields.text("b", 0..=2).unwrap_err(), ["b", "string of 0..=2 bytes", "boolean"]),
+            (fields.text("lone", 0..=9).unwrap_err(), ["lone", "string in Unicode", "a lone surrogate"]),
+            (fields.required_id("id").unwrap_err(), ["id", "string of 1..=128 bytes", "nothing"]),
+            (fields.object("b").unwrap_err(), ["b", "object", "boolean"]),
+            (usage.integer("n", 0..=9).unwrap_err(), ["u.n", "integer 0..=9", "string"]),
+            (
+                fields.required_one_of("role", &["user", "tool"]).unwrap_err(),
+                ["role", "\"user\" | \"tool\"", "\"boss\""],
+            ),
+            (fields.object_json("u", 5).unwrap_err(), ["u", "object of at most 5 bytes", "9 bytes"]),
+        ] {
+            assert_eq!(details(error), expected);
+        }
+        let array = Payload::from_json("[]").unwrap();
+        assert_eq!(details(Fields::decode(&array).unwrap_err()), ["payload", "object", "array"]);
+    }
+
+    #[test]
+    fn the_ends_of_a_range_are_allowed_and_absent_members_are_none() {
+        let payload = Payload::from_json(r#"{"a":1,"b":5e2,"c":"","d":"é"}"#).unwrap();
+        let fields = Fields::decode(&payload).unwrap();
+        assert_eq!(fields.integer("a", 1..=500).unwrap(), Some(1));
+        assert_eq!(fields.integer("b", 1..=500).unwrap(), Some(500));
+        assert_eq!(fields.integer("x", 1..=500).unwrap(), None);
+        assert_eq!(fields.text("c", 0..=0).unwrap().as_deref(), Some(""));
+        assert_eq!(fields.text("d", 2..=2).unwrap().as_deref(), Some("é"));
+        assert_eq!(fields.text("x", 1..=2).unwrap(), None);
+        assert_eq!(fields.object_json("x", 1).unwrap(), None);
+    }
+
+    #[test]
+    fn no_payload_and_null_are_an_object_without_members() {
+        for payload in [Payload::none(), Payload::from_json("null").unwrap()] {
+            assert_eq!(Fields::decode(&payload).unwrap().iter().count(), 0);
+        }
+    }
+
+    #[test]
+    fn integers_are_those_that_javascript_holds() {
+        for (json, integer) in [
+            ("0", Some(0)),
+            ("-0", Some(0)),
+            ("1e3", Some(1000)),
+            ("9007199254740991", Some(9_007_199_254_740_991)),
+            ("9007199254740992", None),
+            ("1e300", None),
+            ("0.5", None),
+            ("\"5\"", None),
+            ("null", None),
+        ] {
+            assert_eq!(integer_of(json), integer, "{json}");
+        }
+    }
+}
