@@ -64,7 +64,8 @@ pub(super) fn refuse(refusal: Refusal) -> Response<String> {
     response
 }
 
-/// A page of plain text. A browser is told to take it as nothing else, and to keep no copy.
+/// A page of plain text. A browser is told to take it as nothing else, and to keep no copy. It ends the connection:
+/// hyper's own switch for that would also put `close` into the answer to an upgrade, which clients then refuse.
 pub(super) fn text(status: StatusCode, body: &str) -> Response<String> {
     let mut response = Response::new(body.to_owned());
     *response.status_mut() = status;
@@ -72,5 +73,6 @@ pub(super) fn text(status: StatusCode, body: &str) -> Response<String> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

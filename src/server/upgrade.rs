@@ -30,7 +30,6 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(shared.config.handshake_timeout)
         .max_buf_size(shared.config.max_head_bytes)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(io), service);
     let done = tokio::time::timeout(shared.config.handshake_timeout, connection.without_shutdown()).await;
     // Whoever is too slow, or sends what is not HTTP, has had its answer from hyper, or gets none.
