@@ -412,18 +412,26 @@ impl Session {
             return;
         }
         let (id, channel) = (request.raw_id(), request.raw_channel());
+        let text;
+        let (body, code) = match &result {
+            Ok(payload) => (Body::Payload(payload.as_str()), None),
+            Err(error) => {
+                text = error_text(error);
+                (Body::Error(&text), Some(error.code))
+            }
+        };
+        let timestamp = Timestamp::new(now.unix_ms);
+        let pieces = envelope::response(id, channel, body, timestamp.as_str());
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
         let max = self.rules.limits.max_message_bytes;
-        match result {
-            Ok(payload) if payload.as_str().is_none_or(|text| text.len() <= max) => {
-                self.write_response(now, id, channel, Body::Payload(payload.as_str()), out);
-            }
-            Ok(payload) => {
-                let bytes = payload.as_str().map_or(0, str::len);
-                let error = WireError::new(format!("response of {bytes} bytes, {max} allowed"));
-                self.write_error(now, id, channel, &error, out);
-            }
-            Err(error) => self.write_error(now, id, channel, &error, out),
+        if bytes > max {
+            let error = WireError::new(format!("response of {bytes} bytes, {max} allowed"));
+            return self.write_error(now, id, channel, &error, out);
         }
+        if let Some(code) = code {
+            self.count(code);
+        }
+        self.connection.write_text(out, &pieces);
     }
 
     /// Keeps a request whose handler waits, until [`answer_parked`](Session::answer_parked) or its deadline.
@@ -550,20 +558,16 @@ impl Session {
 
     #[cold]
     fn write_error(&mut self, now: Now, id: &str, channel: &str, error: &WireError, out: &mut Vec<u8>) {
-        if let Some(count) = self.tally.errors.get_mut(error.code as usize) {
-            *count += 1;
-        }
-        let mut text = format!("{{\"code\":\"{}\",\"message\":", error.code);
-        json::write_string(&mut text, &error.message);
-        if let Some(details) = error.details.as_str() {
-            text.push_str(",\"details\":");
-            text.push_str(details);
-        }
-        text.push('}');
-        self.write_response(now, id, channel, Body::Error(&text), out);
+        self.count(error.code);
+        self.write_response(now, id, channel, Body::Error(&error_text(error)), out);
     }
 
-    #[inline]
+    fn count(&mut self, code: ErrorCode) {
+        if let Some(count) = self.tally.errors.get_mut(code as usize) {
+            *count += 1;
+        }
+    }
+
     fn write_response(&mut self, now: Now, id: &str, channel: &str, body: Body<'_>, out: &mut Vec<u8>) {
         if self.connection.is_open() {
             let timestamp = Timestamp::new(now.unix_ms);
@@ -571,6 +575,18 @@ impl Session {
             self.connection.write_text(out, &pieces);
         }
     }
+}
+
+/// The text of `{code, message, details?}`.
+fn error_text(error: &WireError) -> String {
+    let mut text = format!("{{\"code\":\"{}\",\"message\":", error.code);
+    json::write_string(&mut text, &error.message);
+    if let Some(details) = error.details.as_str() {
+        text.push_str(",\"details\":");
+        text.push_str(details);
+    }
+    text.push('}');
+    text
 }
 
 /// Appends an event as a server's frame, the same for every client.
