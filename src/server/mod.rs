@@ -25,12 +25,14 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
 use crate::protocol::error::WireError;
+use crate::protocol::frame::{Header, Role};
 use crate::protocol::payload::Payload;
 use crate::protocol::session::{Rules, write_event};
 use crate::protocol::time::{Millis, Now};
@@ -90,6 +92,7 @@ struct Shared {
     router: Router,
     hub: Hub,
     metrics: Metrics,
+    /// By tokio's clock, which the alarms go by too: a test that pauses one pauses both.
     started: Instant,
     /// Places for connections whose HTTP request is not answered yet.
     handshakes: Arc<Semaphore>,
@@ -317,8 +320,9 @@ impl Shared {
     fn encode(&self, channel: &str, payload: Payload) -> Option<Arc<[u8]>> {
         let mut frame = Vec::new();
         write_event(&mut frame, channel, payload.as_str(), self.now().unix_ms);
-        if frame.len() > self.rules.limits.max_message_bytes {
-            self.report(ServerError::EventTooBig { channel: channel.to_owned(), bytes: frame.len() });
+        let bytes = message_bytes(&frame);
+        if bytes > self.rules.limits.max_message_bytes {
+            self.report(ServerError::EventTooBig { channel: channel.to_owned(), bytes });
             return None;
         }
         Some(frame.into())
@@ -338,4 +342,10 @@ impl Shared {
             self.report(ServerError::CallbackPanicked);
         }
     }
+}
+
+/// The length of the message in a whole frame of a server, its header left out.
+fn message_bytes(frame: &[u8]) -> usize {
+    let header = Header::decode(Role::Client, frame).ok().flatten();
+    frame.len() - header.map_or(0, |header| header.header_bytes)
 }
