@@ -126,7 +126,7 @@ impl Db {
     pub fn open(folder: &Path, migrations: &[&str], limits: DbLimits) -> Result<Db, OpenError> {
         let opened = open::open(folder, migrations)?;
         let path = opened.path;
-        let sqlite = |error| OpenError::Sqlite { path: path.clone(), error };
+        let sqlite = |error| open::sqlite_error(&path, error);
         let page_bytes: u32 =
             opened.writer.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(sqlite)?;
         let max_pages = limits.max_database_bytes / u64::from(page_bytes.max(1));

@@ -121,7 +121,7 @@ pub(super) fn open(folder: &Path, migrations: &[&str]) -> Result<Opened, OpenErr
         // So that the name of a new file survives a crash as its content does.
         sync_folder(folder).map_err(|error| io_error(folder, error))?;
     }
-    let sqlite = |error| OpenError::Sqlite { path: path.clone(), error };
+    let sqlite = |error| sqlite_error(&path, error);
     let has_tables = fs::metadata(&path).map_err(|error| io_error(&path, error))?.len() > 0;
     if has_tables {
         check_magic(&path)?;
@@ -165,17 +165,12 @@ pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
 
 /// The version of the tables in a file that is ours, not damaged, and not too new.
 fn check(connection: &Connection, path: &Path, known: usize) -> Result<usize, OpenError> {
-    let damaged = |error: rusqlite::Error| match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
-            OpenError::Damaged { path: path.to_owned(), finding: error.to_string() }
-        }
-        _ => OpenError::Sqlite { path: path.to_owned(), error },
-    };
+    let sqlite = |error| sqlite_error(path, error);
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let application = pragma("application_id").map_err(damaged)?;
-    let version = pragma("user_version").map_err(damaged)?;
+    let application = pragma("application_id").map_err(sqlite)?;
+    let version = pragma("user_version").map_err(sqlite)?;
     let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(damaged)?;
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(sqlite)?;
     // A crash may come between the file's first page and its first table.
     if application == 0 && version == 0 && tables == 0 {
         return Ok(0);
@@ -188,7 +183,7 @@ fn check(connection: &Connection, path: &Path, known: usize) -> Result<usize, Op
         return Err(OpenError::Newer { path: path.to_owned(), version, known });
     };
     let finding: String =
-        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(damaged)?;
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sqlite)?;
     if finding != "ok" {
         return Err(OpenError::Damaged { path: path.to_owned(), finding });
     }
@@ -243,6 +238,17 @@ fn create_file(path: &Path) -> io::Result<bool> {
             Ok(false)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// What SQLite says while a file is opened.
+pub(super) fn sqlite_error(path: &Path, error: rusqlite::Error) -> OpenError {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    match error.sqlite_error_code() {
+        Some(DatabaseCorrupt | NotADatabase) => {
+            OpenError::Damaged { path: path.to_owned(), finding: error.to_string() }
+        }
+        _ => OpenError::Sqlite { path: path.to_owned(), error },
     }
 }
 

@@ -1,0 +1,267 @@
+//! What the `switchboard` command has answered survives whatever ends it, and a database that it cannot use is left
+//! alone. Each test runs the command as a process of its own.
+
+#[allow(dead_code)]
+#[path = "support/client.rs"]
+mod client;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use client::Client;
+
+struct Program {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    port: u16,
+}
+
+fn command(data_dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));
+    command.args(["serve", "--port", "0", "--rate-limit", "1000000", "--data-dir"]).arg(data_dir);
+    for name in ["WS_PORT", "WS_HOST", "SWITCHBOARD_TOKEN", "SWITCHBOARD_DATA_DIR"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+impl Program {
+    /// Starts the command, and reads from its first line where it listens.
+    fn start(data_dir: &Path) -> Program {
+        let mut child = command(data_dir).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let port = line.strip_prefix("[WS] Server listening on ws://localhost:").expect(&line);
+        Program { port: port.trim().parse().unwrap(), child, stdout }
+    }
+
+    /// As a crash would end it.
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to stop, and answers its exit code and what it said last.
+    fn stop(mut self, signal: &str) -> (Option<i32>, String) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let status = self.child.wait().unwrap();
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        (status.code(), rest)
+    }
+}
+
+/// Starts a command that must refuse, and answers what it says.
+fn refused(data_dir: &Path) -> String {
+    let output = command(data_dir).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn sqlite3(database: &Path, sql: &str) -> Option<String> {
+    let output = Command::new("sqlite3").arg(database).arg(sql).output().ok()?;
+    assert!(output.status.success(), "{output:?}");
+    Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+}
+
+#[tokio::test]
+async fn every_write_that_was_answered_is_there_after_kill_9() {
+    const WRITES: usize = 1000;
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let mut answered = Vec::new();
+    let mut chat = Value::Null;
+    // Killed with most of the thousand still under way, at three different places.
+    for kill_after in [1, 100, 500] {
+        let program = Program::start(&data_dir);
+        let mut client = Client::connect(program.port).await;
+        if chat.is_null() {
+            chat = client.call("chat:create", json!({"title": "kept"})).await["id"].clone();
+        }
+        for n in 0..WRITES {
+            let message = json!({"chatId": chat, "role": "user", "content": n.to_string()});
+            client.send("chat:add-message", message).await.unwrap();
+        }
+        let mut answers = 0;
+        let mut program = Some(program);
+        // After the kill, answers that were on their way still arrive, and count.
+        while let Ok(message) = client.next().await {
+            if message["type"] != "response" {
+                continue;
+            }
+            assert!(message.get("error").is_none(), "{message}");
+            answered.push(message["payload"]["id"].as_str().unwrap().to_owned());
+            answers += 1;
+            if answers == kill_after {
+                program.take().unwrap().kill();
+            }
+        }
+        assert!(answers >= kill_after && answers < WRITES, "{answers} of {WRITES} answered");
+        println!("killed after {kill_after} answers, {answers} arrived in all");
+    }
+
+    let program = Program::start(&data_dir);
+    let mut client = Client::connect(program.port).await;
+    let mut there = std::collections::HashSet::new();
+    let mut query = json!({"chatId": chat, "limit": 500});
+    loop {
+        let page = client.call("chat:get-messages", query).await;
+        for message in page["messages"].as_array().unwrap() {
+            there.insert(message["id"].as_str().unwrap().to_owned());
+        }
+        if page["hasMore"] == false {
+            break;
+        }
+        query = json!({"chatId": chat, "limit": 500, "before": page["nextBefore"]});
+    }
+    let lost: Vec<_> = answered.iter().filter(|id| !there.contains(*id)).collect();
+    assert!(lost.is_empty(), "{} of {} answered writes are lost", lost.len(), answered.len());
+    let count = client.call("chat:get", json!({"id": chat})).await["messageCount"].clone();
+    assert_eq!(count, there.len(), "a message and its count are one transaction");
+    println!("{} writes were answered, {} are there", answered.len(), there.len());
+    assert_eq!(program.stop("-TERM").0, Some(0));
+}
+
+#[tokio::test]
+async fn a_signal_stops_it_cleanly_and_folds_the_log_into_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    for signal in ["-INT", "-TERM"] {
+        let program = Program::start(&data_dir);
+        let mut client = Client::connect(program.port).await;
+        client.call("settings:set", json!({"key": signal, "value": signal})).await;
+        client.event("settings:changed").await;
+        let stopped = tokio::task::spawn_blocking(|| program.stop(signal));
+        assert_eq!(client.event("server:shutdown").await, json!({"reason": "Server stopping"}));
+        assert!(client.next().await.is_err());
+        assert_eq!(stopped.await.unwrap(), (Some(0), "[WS] Server stopped\n".to_owned()));
+        let mut files: Vec<_> =
+            fs::read_dir(&data_dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        files.sort();
+        assert_eq!(files, ["switchboard.db", "switchboard.lock"]);
+    }
+    let database = data_dir.join("switchboard.db");
+    match sqlite3(&database, "PRAGMA integrity_check; SELECT key, value FROM settings") {
+        Some(found) => assert_eq!(found, "ok\n-INT|\"-INT\"\n-TERM|\"-TERM\""),
+        None => println!("skipped: reading the file with the sqlite3 command, which is not installed"),
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_folder_and_its_files_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let folder = tempfile::tempdir().unwrap();
+
+    let data_dir = folder.path().join("deep/er");
+    let program = Program::start(&data_dir);
+    let mut client = Client::connect(program.port).await;
+    client.call("chat:create", Value::Null).await;
+    assert_eq!(mode(&data_dir), 0o700);
+    let files: Vec<_> = fs::read_dir(&data_dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 4, "database, log, its index, lock: {files:?}");
+    for file in files {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+    program.kill();
+
+    // An empty folder is closed to others, and so is a file that somebody opened to them.
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    fs::set_permissions(&empty, fs::Permissions::from_mode(0o755)).unwrap();
+    Program::start(&empty).kill();
+    assert_eq!(mode(&empty), 0o700);
+    let database = empty.join("switchboard.db");
+    fs::set_permissions(&database, fs::Permissions::from_mode(0o644)).unwrap();
+    Program::start(&empty).kill();
+    assert_eq!(mode(&database), 0o600);
+
+    // Somebody's folder is not touched.
+    let shared = folder.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::write(shared.join("thesis.txt"), "dear").unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(refused(&shared).contains("chmod 700"));
+    assert_eq!((mode(&shared), fs::read_dir(&shared).unwrap().count()), (0o755, 1));
+}
+
+#[test]
+fn one_database_has_one_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Program::start(folder.path());
+    assert!(refused(folder.path()).contains("in use by another process"));
+    first.kill();
+    Program::start(folder.path()).kill();
+}
+
+#[test]
+fn a_database_that_cannot_be_used_is_refused_and_left_as_it_was() {
+    let make = |path: &Path, pragma: &str| {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        connection.execute_batch(&format!("CREATE TABLE IF NOT EXISTS x (y); {pragma}")).unwrap();
+    };
+    type Spoil = Box<dyn Fn(&Path)>;
+    let cases: [(&str, Spoil); 6] = [
+        ("not a Switchboard database", Box::new(|path| fs::write(path, "dear diary").unwrap())),
+        (
+            "not a Switchboard database",
+            Box::new(move |path| {
+                fs::remove_file(path).unwrap();
+                make(path, "");
+            }),
+        ),
+        ("start a newer one", Box::new(move |path| make(path, "PRAGMA user_version = 1000"))),
+        ("start a newer one", Box::new(move |path| make(path, "PRAGMA user_version = -1"))),
+        (
+            "is damaged",
+            Box::new(|path| {
+                let mut bytes = fs::read(path).unwrap();
+                bytes.truncate(bytes.len() / 2);
+                fs::write(path, bytes).unwrap();
+            }),
+        ),
+        (
+            "is damaged",
+            Box::new(|path| {
+                let mut bytes = fs::read(path).unwrap();
+                bytes[4096..12_288].fill(0xaa);
+                fs::write(path, bytes).unwrap();
+            }),
+        ),
+    ];
+    for (index, (message, spoil)) in cases.iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = Program::start(folder.path());
+        assert_eq!(program.stop("-TERM").0, Some(0));
+        let database = folder.path().join("switchboard.db");
+        spoil(&database);
+        let spoiled = fs::read(&database).unwrap();
+        for _ in 0..2 {
+            let said = refused(folder.path());
+            assert!(said.contains(message), "case {index}: {said}");
+            assert!(said.contains("left as it is"), "case {index}: {said}");
+            assert!(fs::read(&database).unwrap() == spoiled, "case {index}: the file was changed");
+        }
+    }
+}
+
+#[test]
+fn a_crash_before_the_first_table_is_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("switchboard.db"), "").unwrap();
+    Program::start(folder.path()).kill();
+
+    let folder = tempfile::tempdir().unwrap();
+    let connection = rusqlite::Connection::open(folder.path().join("switchboard.db")).unwrap();
+    connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+    drop(connection);
+    Program::start(folder.path()).kill();
+}
