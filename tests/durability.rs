@@ -126,6 +126,7 @@ async fn every_write_that_was_answered_is_there_after_kill_9() {
     let count = client.call("chat:get", json!({"id": chat})).await["messageCount"].clone();
     assert_eq!(count, there.len(), "a message and its count are one transaction");
     println!("{} writes were answered, {} are there", answered.len(), there.len());
+    drop(client);
     assert_eq!(program.stop("-TERM").0, Some(0));
 }
 

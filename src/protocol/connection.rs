@@ -42,8 +42,12 @@ pub struct Connection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
+    /// Our close frame is out, the peer's is awaited.
     Closing,
+    /// The peer's close frame has come: the last thing it sends.
     Closed,
+    /// The peer broke the protocol or a limit. It may go on sending.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -157,7 +161,12 @@ impl Connection {
 
     /// Whether nothing more is to be read: once `out` is sent, the transport is to be closed.
     pub fn is_closed(&self) -> bool {
-        self.state == State::Closed
+        matches!(self.state, State::Closed | State::Failed)
+    }
+
+    /// Whether the peer broke the protocol or a limit. It has not said that it is done, so more may come from it.
+    pub fn is_failed(&self) -> bool {
+        self.state == State::Failed
     }
 
     /// Memory held for a message that is not complete, in bytes.
@@ -194,7 +203,7 @@ impl Connection {
     /// Takes the next step into `input`: at most one frame. A payload is unmasked in place.
     pub fn receive<'a>(&mut self, input: &'a mut [u8], out: &mut Vec<u8>) -> Received<'a> {
         let available = input.len();
-        if self.state == State::Closed {
+        if self.is_closed() {
             return Received { consumed: available, event: None };
         }
         let (mut current, begun) = match self.current.take() {
@@ -332,7 +341,7 @@ impl Connection {
                 if self.is_open() {
                     self.write_close(code, "", out);
                 }
-                self.enter_closed();
+                self.end(State::Closed);
                 Ok(Some(Event::Closed { code, reason: reason.to_owned() }))
             }
             _ => Ok(None),
@@ -344,12 +353,12 @@ impl Connection {
         if self.is_open() {
             self.write_close(Some(violation.code().into()), violation.as_str(), out);
         }
-        self.enter_closed();
+        self.end(State::Failed);
         Received { consumed: available, event: Some(Event::Failed(violation)) }
     }
 
-    fn enter_closed(&mut self) {
-        self.state = State::Closed;
+    fn end(&mut self, state: State) {
+        self.state = state;
         self.current = None;
         self.assembly = None;
         self.control = Vec::new();

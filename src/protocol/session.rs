@@ -226,6 +226,12 @@ impl Session {
         self.connection.is_closed()
     }
 
+    /// Whether it is over because the client broke the protocol or a limit. Then more may come from it, which has to
+    /// be read and thrown away, or the close frame is lost to a reset.
+    pub fn is_failed(&self) -> bool {
+        self.connection.is_failed()
+    }
+
     /// Whether more input may be handled: not while too many requests wait for their handlers.
     pub fn wants_input(&self) -> bool {
         self.in_flight < self.rules.limits.max_in_flight && !self.connection.is_closed()

@@ -63,8 +63,8 @@ enum Stage {
     New,
     /// Messages go both ways.
     Open,
-    /// Nothing more is handled. What waits is written, the socket is shut down, and read until the other end has
-    /// seen it, so that no reset overtakes the close frame.
+    /// Nothing more is handled. What waits is written and the socket shut down. A client that has not said that it is
+    /// done is read until it has seen that, so that no reset overtakes the close frame.
     Lingering { until: Millis, shut_down: bool },
 }
 
@@ -523,6 +523,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         }
         match Pin::new(&mut self.io).poll_shutdown(cx) {
             Poll::Pending => Ok(()),
+            Poll::Ready(Ok(())) if !self.session.is_failed() => Err(Over),
             Poll::Ready(Ok(())) => {
                 self.stage = Stage::Lingering { until, shut_down: true };
                 Ok(())
