@@ -145,7 +145,7 @@ pub fn check_host(head: &Head<'_>, rules: &AccessRules<'_>) -> Result<(), Refusa
 /// Judges `Origin`. No origin is no browser, and passes.
 fn check_origin(head: &Head<'_>, rules: &AccessRules<'_>) -> Result<(), Refusal> {
     let Some(origin) = head.single("origin").map_err(|()| Refusal::Origin)? else { return Ok(()) };
-    let origin = std::str::from_utf8(origin).map_err(|_| Refusal::Origin)?.trim();
+    let origin = std::str::from_utf8(origin).map_err(|_| Refusal::Origin)?.trim_ascii();
     let listed = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
     if rules.allow_origins.iter().any(listed) {
         return Ok(());
@@ -227,7 +227,7 @@ fn subprotocols<'a>(head: &Head<'a>) -> impl Iterator<Item = &'a str> {
     head.values("sec-websocket-protocol")
         .filter_map(|value| std::str::from_utf8(value).ok())
         .flat_map(|value| value.split(','))
-        .map(str::trim)
+        .map(str::trim_ascii)
 }
 
 fn bearer<'a>(head: &Head<'a>) -> Option<&'a [u8]> {
@@ -273,7 +273,7 @@ fn host_name<'a>(head: &Head<'a>) -> Result<&'a str, Refusal> {
         return Err(Refusal::Broken("Host is missing or twice there"));
     };
     let host = std::str::from_utf8(host).map_err(|_| Refusal::Host)?;
-    Ok(without_port(host.trim()))
+    Ok(without_port(host.trim_ascii()))
 }
 
 /// `[::1]:3001` and `localhost:3001` without the port. Brackets stay.
