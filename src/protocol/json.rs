@@ -378,10 +378,17 @@ impl<'a> Scanner<'a> {
     #[inline(always)]
     fn digits(&mut self) -> Result<(), JsonError> {
         let start = self.at;
-        while matches!(self.peek(), Some(b'0'..=b'9')) {
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
             self.at += 1;
+            if self.at - start == 4 {
+                self.at = digits_end(self.bytes, self.at);
+                return Ok(());
+            }
         }
-        if self.at == start { self.fail(JsonErrorKind::InvalidNumber) } else { Ok(()) }
+        if self.at == start {
+            return self.fail(JsonErrorKind::InvalidNumber);
+        }
+        Ok(())
     }
 }
 
@@ -414,6 +421,24 @@ fn escape(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
         }
         _ => Err(error_at(at + 1, bytes.len(), JsonErrorKind::InvalidEscape)),
     }
+}
+
+/// The first byte from `at` on that is no digit.
+#[inline(always)]
+fn digits_end(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        // A digit becomes 0 to 9, everything else is above.
+        let word = u64::from_le_bytes(*word) ^ (ONES * b'0' as u64);
+        let others = (((word & !HIGHS) + ONES * 0x76) | word) & HIGHS;
+        if others != 0 {
+            return at + others.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    while bytes.get(at).is_some_and(u8::is_ascii_digit) {
+        at += 1;
+    }
+    at
 }
 
 const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
