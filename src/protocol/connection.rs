@@ -289,14 +289,14 @@ impl Connection {
     ) -> Result<Option<Event<'a>>, Violation> {
         let whole = complete && header.fin && chunk.len() as u64 == header.length;
         if whole && self.assembly.is_none() {
-            return if self.state == State::Closing {
-                Ok(None)
-            } else if header.opcode == frame::TEXT {
+            // What is dropped is judged all the same, or it would matter where the stream is cut.
+            let event = if header.opcode == frame::TEXT {
                 let text = std::str::from_utf8(chunk).map_err(|_| Violation::NotUtf8)?;
-                Ok(Some(Event::Text(Cow::Borrowed(text))))
+                Event::Text(Cow::Borrowed(text))
             } else {
-                Ok(Some(Event::Binary(Cow::Borrowed(chunk))))
+                Event::Binary(Cow::Borrowed(chunk))
             };
+            return Ok(Some(event).filter(|_| self.state == State::Open));
         }
         let assembly = self.assembly.get_or_insert_with(|| {
             Box::new(match header.opcode {
