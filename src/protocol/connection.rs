@@ -304,7 +304,7 @@ impl Connection {
                 _ => Assembly::Binary(Vec::new()),
             })
         });
-        assembly.push(chunk)?;
+        assembly.push(chunk, self.max_message_bytes)?;
         if !(complete && header.fin) {
             return Ok(None);
         }
@@ -402,15 +402,29 @@ impl Assembly {
         }
     }
 
-    fn push(&mut self, chunk: &[u8]) -> Result<(), Violation> {
+    fn push(&mut self, chunk: &[u8], max_message_bytes: usize) -> Result<(), Violation> {
+        let needed = self.len() + chunk.len();
         match self {
-            Assembly::Text(text) => text.push(chunk),
+            Assembly::Text(text) => {
+                let room = room_for(needed, text.text.capacity(), max_message_bytes);
+                text.text.reserve_exact(room - text.text.len());
+                text.push(chunk)
+            }
             Assembly::Binary(bytes) => {
+                bytes.reserve_exact(room_for(needed, bytes.capacity(), max_message_bytes) - bytes.len());
                 bytes.extend_from_slice(chunk);
                 Ok(())
             }
         }
     }
+}
+
+/// Doubles like a `Vec`, so that each byte is moved a few times at most, but never past what a message may have.
+fn room_for(needed: usize, capacity: usize, max_message_bytes: usize) -> usize {
+    if needed <= capacity {
+        return capacity;
+    }
+    needed.max(capacity.saturating_mul(2).min(max_message_bytes))
 }
 
 /// Text that arrives in pieces, checked as it comes: the first byte that cannot be UTF-8 is refused at once.
