@@ -1,0 +1,223 @@
+//! What the fuzzer starts from and what it once found, through the same properties, and a short random run of its own.
+
+mod support;
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use support::properties;
+use switchboard::protocol::connection::Violation;
+use switchboard::protocol::envelope::Envelope;
+use switchboard::protocol::error::ErrorCode;
+use switchboard::protocol::frame::{FrameError, Header, Role};
+use switchboard::protocol::handshake::{self, AccessRules, Head};
+use switchboard::protocol::json::{self, Shape};
+use switchboard::protocol::outbox::Outbox;
+use switchboard::protocol::time::{Millis, Now};
+
+type Property = fn(&[u8]);
+
+const TARGETS: [(&str, Property); 6] = [
+    ("json", properties::json),
+    ("envelope", properties::envelope),
+    ("frames", properties::frames),
+    ("connection", properties::connection),
+    ("session", properties::session),
+    ("upgrade", properties::upgrade),
+];
+
+/// Mutated seeds a target; a second or two without optimisation.
+const MUTATIONS: usize = 2000;
+
+/// The inputs of a target by name. A missing folder is an error; files that begin with a dot are no inputs.
+fn inputs(kind: &str, target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind).join(target);
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut inputs: Vec<(String, Vec<u8>)> = entries
+        .map(|entry| entry.expect("a readable folder"))
+        .map(|entry| (entry.file_name().into_string().expect("a name of ASCII"), entry.path()))
+        .filter(|(name, _)| !name.starts_with('.'))
+        .map(|(name, path)| (format!("{kind}/{target}/{name}"), fs::read(path).expect("a readable file")))
+        .collect();
+    inputs.sort();
+    inputs
+}
+
+fn check(property: Property, input: &[u8], name: &str) {
+    if catch_unwind(|| property(input)).is_err() {
+        panic!("{name} does not hold, bytes \"{}\"", input.escape_ascii());
+    }
+}
+
+#[test]
+fn every_seed_and_every_old_find_holds() {
+    for (target, property) in TARGETS {
+        let seeds = inputs("seeds", target);
+        assert!(!seeds.is_empty(), "{target} has no seeds");
+        for (name, input) in seeds.iter().chain(&inputs("regressions", target)) {
+            check(property, input, name);
+        }
+        check(property, b"", target);
+    }
+}
+
+/// `SEED=…` runs another one, or one that has failed.
+#[test]
+fn mutated_seeds_hold() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    for (target, property) in TARGETS {
+        let seeds = inputs("seeds", target);
+        let mut random = Random(seed);
+        for round in 0..MUTATIONS {
+            let input = mutate(&seeds, &mut random);
+            check(property, &input, &format!("SEED={seed}, {target}, round {round}"));
+        }
+    }
+}
+
+/// Marsaglia's xorshift. Zero would stay zero.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.max(1);
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() >> 16) as usize % limit.max(1)
+    }
+}
+
+/// A seed with some bytes changed, taken out, put in, or continued with a part of another seed.
+fn mutate(seeds: &[(String, Vec<u8>)], random: &mut Random) -> Vec<u8> {
+    let mut input = seeds[random.below(seeds.len())].1.clone();
+    for _ in 0..=random.below(6) {
+        let at = random.below(input.len() + 1);
+        let byte = random.next().to_be_bytes()[1];
+        match random.below(6) {
+            0 => input.insert(at, byte),
+            1 => input.truncate(at),
+            2 if at < input.len() => drop(input.remove(at)),
+            3 if at < input.len() => input[at] ^= 1 << (byte % 8),
+            4 if at < input.len() => input[at] = byte,
+            _ => {
+                let other = &seeds[random.below(seeds.len())].1;
+                let from = random.below(other.len());
+                let to = from + random.below(other.len() - from + 1);
+                input.splice(at..at, other[from..to].iter().copied());
+            }
+        }
+    }
+    input
+}
+
+/// The canary: what judges right answers to be right judges wrong ones to be wrong.
+#[test]
+fn each_property_can_fail() {
+    can_fail("json: the verdict", |wrong| {
+        let text = if wrong { "[1,]" } else { "[1]" };
+        properties::json::verdict_is_that_of_serde_json(text, Ok(()));
+        properties::json::verdict_is_that_of_serde_json(r#""\ud800""#, Ok(()));
+    });
+    can_fail("json: the place of an error", |wrong| {
+        let mut error = json::validate("[1 2]").unwrap_err();
+        error.at += usize::from(wrong);
+        properties::json::error_stands_at_the_first_wrong_byte("[1 2]", Err(error));
+    });
+    can_fail("json: members", |wrong| {
+        let text = r#"{"a":1,"b":2}"#;
+        let mut seen = Vec::new();
+        json::members(text, |member| seen.push(member)).unwrap();
+        if wrong {
+            seen.pop();
+        }
+        let shape = Shape::Object { end: text.len() - 1 };
+        properties::json::members_are_those_of_serde_json(text, shape, &seen);
+        properties::json::members_cover_the_text(text, shape, &seen);
+    });
+    can_fail("json: strings", |wrong| {
+        properties::json::string_says("\"a\\u000a\"", if wrong { "a" } else { "a\n" });
+    });
+    can_fail("envelope: members", |wrong| {
+        let text = r#"{"type":"event","channel":"c","payload":1,"payload":2}"#;
+        let mut decoded = Envelope::decode(text);
+        if let Ok(envelope) = &mut decoded
+            && wrong
+        {
+            envelope.payload = Some("1");
+        }
+        properties::envelope::decoded_is_what_the_text_says(text, decoded);
+    });
+    can_fail("envelope: there and back", |wrong| {
+        let text = r#"{"type":"event","channel":"c","timestamp":7}"#;
+        let meant = Envelope::decode(text).unwrap();
+        properties::envelope::text_reads_as(text, &meant, if wrong { 8 } else { 7 });
+    });
+    can_fail("frames: headers", |wrong| {
+        let answer = if wrong { Ok(None) } else { Err(FrameError::NotMasked) };
+        properties::frames::header_is_right(Role::Server, &[0x81, 0x00], answer);
+        let header = Header::decode(Role::Server, &[0x81, 0x80, 0, 0, 0, 0]);
+        properties::frames::header_is_right(Role::Server, &[0x81, 0x80, 0, 0, 0, 0], header);
+    });
+    can_fail("frames: masks", |wrong| {
+        let masked = if wrong { [0, 0] } else { [4, 1] };
+        properties::frames::mask_is_applied(&[0, 0], &masked, [1, 2, 3, 4], 3);
+    });
+    can_fail("frames: the outbox", |wrong| {
+        let mut outbox = Outbox::default();
+        if wrong {
+            outbox.push(&[0x81, 0x00], 0);
+        }
+        properties::frames::NaiveOutbox::default().is_mirrored_by(&outbox);
+    });
+    can_fail("connection: what tungstenite says", |wrong| {
+        let scene =
+            properties::connection::Scene { role: Role::Server, max_message_bytes: 100, closes_at: None };
+        let stream = [0x81, 0x81, 0, 0, 0, 0, b'a', 0xc1, 0x80, 0, 0, 0, 0];
+        let (mut run, last_frame_at) = scene.run(&stream, &[]);
+        if wrong {
+            run.told.remove(0);
+        }
+        assert_eq!(run.told.last(), Some(&failed(FrameError::ReservedBit)));
+        scene.is_what_tungstenite_says(&stream, &run, last_frame_at);
+    });
+    can_fail("connection: memory", |wrong| {
+        properties::connection::memory_is_within(if wrong { 5000 } else { 50 }, 100);
+    });
+    can_fail("session: one answer", |wrong| {
+        let now = Now { at: Millis(0), unix_ms: 7 };
+        let text = r#"{"type":"response","id":"1","channel":"c","timestamp":7}"#.to_owned();
+        let heard = [properties::session::Heard::Message(text)];
+        properties::session::response(&heard, "1", "c", wrong.then_some(ErrorCode::Timeout), now);
+    });
+    can_fail("upgrade: the verdict", |wrong| {
+        let headers: Vec<(&str, &[u8])> = vec![
+            ("host", b"localhost"),
+            ("upgrade", b"websocket"),
+            ("connection", b"upgrade"),
+            ("sec-websocket-version", b"13"),
+            ("sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        let mut head = Head { method: "GET", http_1_1: true, query: None, headers };
+        let rules = AccessRules { loopback: true, ..AccessRules::default() };
+        let verdict = handshake::check(&head, &rules);
+        if wrong {
+            head.headers.push(("origin", b"https://evil.example"));
+        }
+        properties::upgrade::verdict_is_right(&head, &rules, &verdict);
+    });
+}
+
+fn failed(error: FrameError) -> properties::connection::Told {
+    properties::connection::Told::Failed(Violation::Frame(error))
+}
+
+fn can_fail(name: &str, judge: impl Fn(bool)) {
+    judge(false);
+    assert!(catch_unwind(AssertUnwindSafe(|| judge(true))).is_err(), "{name} accepts a wrong answer");
+}

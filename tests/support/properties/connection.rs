@@ -1,0 +1,323 @@
+//! The connection machine: against itself cut elsewhere, and against `tungstenite`'s whole `WebSocket`.
+
+use std::io::{Cursor, Read, Result as IoResult, Write};
+
+use switchboard::protocol::connection::{CloseCode, Connection, Event, Violation};
+use switchboard::protocol::frame::{self, FrameError, Header, Role};
+use tungstenite::error::ProtocolError;
+use tungstenite::protocol::{self, WebSocketConfig};
+use tungstenite::{Error, Message, WebSocket};
+
+use super::{Choices, cut};
+
+const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
+
+/// The same events and the same output wherever the stream is cut; the messages that `tungstenite` reads, and a
+/// refusal where it refuses or where we mean to be stricter; memory within the limit; silence after a close frame.
+///
+/// The bytes are: the end and its limit, where to close from this side if at all, how many cuts, the cuts, the stream.
+pub fn connection(data: &[u8]) {
+    let mut choices = Choices::new(data);
+    let setup = choices.byte();
+    let role = if setup & 1 == 0 { Role::Server } else { Role::Client };
+    let max_message_bytes = [125, 1000, 0, 1, 5, 126, 70_000, 300][usize::from(setup >> 1 & 7)];
+    let closes_at = (setup & 0x80 != 0).then(|| usize::from(choices.byte()));
+    let count = usize::from(choices.byte() % 16);
+    let cuts = choices.take(count);
+    let stream = choices.rest();
+
+    let scene = Scene { role, max_message_bytes, closes_at };
+    let (whole, last_frame_at) = scene.run(stream, &[]);
+    assert_eq!(scene.run(stream, cuts).0, whole, "cut into {cuts:?}");
+    // Byte by byte is slow, and long streams are cut often enough above.
+    if stream.len() <= 512 {
+        assert_eq!(scene.run(stream, &[1]).0, whole, "byte by byte");
+    }
+    if closes_at.is_none() {
+        scene.is_what_tungstenite_says(stream, &whole, last_frame_at);
+    }
+}
+
+/// One end of a connection.
+#[derive(Clone, Copy)]
+pub struct Scene {
+    pub role: Role,
+    pub max_message_bytes: usize,
+    /// How much of the stream comes before this end closes.
+    pub closes_at: Option<usize>,
+}
+
+/// All that came out of a connection.
+#[derive(Debug, PartialEq, Default)]
+pub struct Run {
+    pub told: Vec<Told>,
+    pub out: Vec<u8>,
+}
+
+/// An [`Event`] that owns what it tells.
+#[derive(Debug, PartialEq)]
+pub enum Told {
+    Text(String),
+    Binary(Vec<u8>),
+    Closed(Option<u16>, String),
+    Failed(Violation),
+}
+
+pub fn own(event: Event<'_>) -> Told {
+    match event {
+        Event::Text(text) => Told::Text(text.into_owned()),
+        Event::Binary(bytes) => Told::Binary(bytes.into_owned()),
+        Event::Closed { code, reason } => Told::Closed(code, reason),
+        Event::Failed(violation) => Told::Failed(violation),
+    }
+}
+
+impl Scene {
+    /// Feeds a stream, cut into pieces of these lengths. Answers also where the last step began.
+    pub fn run(&self, stream: &[u8], cuts: &[u8]) -> (Run, usize) {
+        let mut connection = match self.role {
+            Role::Server => Connection::server(self.max_message_bytes),
+            Role::Client => Connection::client(self.max_message_bytes, || MASK),
+        };
+        let mut run = Run::default();
+        let mut last_step_at = 0;
+        let mut position = 0;
+        let (before, after) = stream.split_at(self.closes_at.unwrap_or(stream.len()).min(stream.len()));
+        for (part, closes) in [(before, self.closes_at.is_some()), (after, false)] {
+            for piece in cut(part, cuts) {
+                self.feed(&mut connection, piece, &mut run, &mut position, &mut last_step_at);
+            }
+            if closes {
+                connection.close(CloseCode::Away, "going", &mut run.out);
+                connection.close(CloseCode::Error, "once is enough", &mut run.out);
+            }
+        }
+        let failed = matches!(run.told.last(), Some(Told::Failed(_)));
+        assert_eq!(connection.is_failed(), failed);
+        self.output_is_well_formed(&connection, &run.out);
+        (run, last_step_at)
+    }
+
+    fn feed(
+        &self,
+        connection: &mut Connection,
+        piece: &[u8],
+        run: &mut Run,
+        position: &mut usize,
+        last_step_at: &mut usize,
+    ) {
+        let mut piece = piece.to_vec();
+        let mut at = 0;
+        while at < piece.len() {
+            let (open, closed, silent_at) = (connection.is_open(), connection.is_closed(), run.out.len());
+            if !closed {
+                *last_step_at = *position;
+            }
+            let left = piece.len() - at;
+            let received = connection.receive(&mut piece[at..], &mut run.out);
+            let (consumed, event) = (received.consumed, received.event.map(own));
+            assert!((1..=left).contains(&consumed), "{consumed} of {left} bytes consumed");
+            assert!(!closed || (consumed == left && event.is_none()), "closed, it says {event:?}");
+            let end = matches!(event, None | Some(Told::Closed(..) | Told::Failed(_)));
+            assert!(open || (end && run.out.len() == silent_at), "after its close frame it goes on");
+            assert_eq!(
+                matches!(event, Some(Told::Closed(..) | Told::Failed(_))),
+                connection.is_closed() && !closed
+            );
+            memory_is_within(connection.buffered_bytes(), self.max_message_bytes);
+            run.told.extend(event);
+            at += consumed;
+            *position += consumed;
+            // No bytes are no step.
+            let nothing = connection.receive(&mut [], &mut run.out);
+            assert!(nothing.consumed == 0 && nothing.event.is_none());
+        }
+    }
+
+    /// Pongs, and one close frame at the end exactly if the connection is not open any more.
+    fn output_is_well_formed(&self, connection: &Connection, out: &[u8]) {
+        let reader = if self.role == Role::Server { Role::Client } else { Role::Server };
+        let (mut at, mut closes) = (0, 0);
+        while at < out.len() {
+            let header = Header::decode(reader, &out[at..]).expect("allowed").expect("whole");
+            at += header.header_bytes + header.length as usize;
+            assert_eq!(closes, 0, "a frame follows the close frame");
+            assert!(at <= out.len() && header.fin);
+            match header.opcode {
+                frame::PONG => {}
+                frame::CLOSE => closes += 1,
+                other => panic!("nobody asked for {other:?}"),
+            }
+        }
+        assert_eq!(closes == 0, connection.is_open());
+    }
+
+    /// What `tungstenite` makes of the same stream. It differs on purpose in five places, each named below; everything
+    /// else must be the same.
+    pub fn is_what_tungstenite_says(&self, stream: &[u8], run: &Run, last_frame_at: usize) {
+        let (last, earlier) = match run.told.split_last() {
+            Some((Told::Failed(violation), earlier)) => (Some(*violation), earlier),
+            _ => (None, run.told.as_slice()),
+        };
+        let Some(violation) = last else {
+            let theirs = self.tungstenite(stream);
+            assert!(ended(&theirs.end), "we accept what tungstenite refuses: {:?}", theirs.end);
+            self.same(earlier, None, &run.out, &theirs.messages);
+            return;
+        };
+        // Up to the frame that we refuse nothing is wrong for tungstenite either.
+        let before = self.tungstenite(&stream[..last_frame_at]);
+        assert!(ended(&before.end), "it refuses an earlier frame: {:?}", before.end);
+        self.same(earlier, Some(violation), &run.out, &before.messages);
+
+        // (1) We refuse a frame as soon as its header, or the first bad byte of its text, is there; it waits for the
+        // whole frame. So it gets the rest of the frame.
+        let mut longer = stream.to_vec();
+        longer.resize(stream.len() + self.frame_limit() + frame::MAX_HEADER_BYTES, 0);
+        let after = self.tungstenite(&longer);
+        let refused = !ended(&after.end) && after.messages.len() == before.messages.len();
+        let frame = &longer[last_frame_at..];
+        let stricter = match violation {
+            // (2) It takes lengths that are longer than they need to be (RFC 6455, section 5.2, forbids them) ...
+            Violation::Frame(FrameError::BadLength) => announced(frame) < shortest(frame),
+            // ... and so a control frame whose short length comes in a long form.
+            Violation::Frame(FrameError::ControlTooLong) => announced(frame) <= 125,
+            // (3) It answers a code that must not be sent with a close frame of its own.
+            Violation::BadClose => match after.messages.get(before.messages.len()) {
+                Some(Message::Close(Some(close))) => {
+                    close.code == CloseCode::Protocol && close.reason.as_str() == "Protocol violation"
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+        assert!(refused || stricter, "{violation:?}, but tungstenite goes on: {:?}", after.messages);
+    }
+
+    fn same(&self, told: &[Told], failed: Option<Violation>, out: &[u8], theirs: &[Message]) {
+        let mut expected_out = Vec::new();
+        let mut expected = Vec::new();
+        for message in theirs {
+            match message {
+                Message::Text(text) => expected.push(Told::Text(text.to_string())),
+                Message::Binary(bytes) => expected.push(Told::Binary(bytes.to_vec())),
+                Message::Ping(payload) => self.control(0x8a, &[payload], &mut expected_out),
+                Message::Pong(_) => {}
+                Message::Close(close) => {
+                    let mut code = close.as_ref().map(|close| u16::from(close.code));
+                    let mut reason = close.as_ref().map_or("", |close| close.reason.as_str());
+                    // (4) 1014 is in the registry of close codes, but not in its list.
+                    if let Some(Told::Closed(Some(1014), ours)) = told.last()
+                        && (code, reason) == (Some(1002), "Protocol violation")
+                    {
+                        (code, reason) = (Some(1014), ours);
+                    }
+                    expected.push(Told::Closed(code, reason.to_owned()));
+                    // (5) It sends the reason back, we send the code alone.
+                    let code = code.map(u16::to_be_bytes);
+                    self.control(0x88, &[code.as_ref().map_or(&[], |code| code)], &mut expected_out);
+                }
+                Message::Frame(_) => panic!("it never reads raw frames"),
+            }
+        }
+        if let Some(violation) = failed {
+            let code = u16::from(violation.code()).to_be_bytes();
+            self.control(0x88, &[&code, violation.as_str().as_bytes()], &mut expected_out);
+        }
+        assert_eq!(told, expected);
+        assert_eq!(out, expected_out, "after {expected:?}");
+    }
+
+    /// A control frame, written by hand.
+    fn control(&self, first: u8, payload: &[&[u8]], out: &mut Vec<u8>) {
+        let payload = payload.concat();
+        let masked = self.role == Role::Client;
+        out.extend([first, payload.len() as u8 | if masked { 0x80 } else { 0 }]);
+        let mask = if masked { MASK } else { [0; 4] };
+        out.extend(if masked { &mask[..] } else { &[] });
+        out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
+    }
+
+    fn tungstenite(&self, stream: &[u8]) -> Theirs {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(256)
+            .max_message_size(Some(self.max_message_bytes))
+            .max_frame_size(Some(self.frame_limit()));
+        let role = match self.role {
+            Role::Server => protocol::Role::Server,
+            Role::Client => protocol::Role::Client,
+        };
+        let mut socket = WebSocket::from_raw_socket(Socket(Cursor::new(stream)), role, Some(config));
+        let mut messages = Vec::new();
+        loop {
+            match socket.read() {
+                // Nothing that follows a close frame counts.
+                Ok(close @ Message::Close(_)) => {
+                    messages.push(close);
+                    return Theirs { messages, end: Error::ConnectionClosed };
+                }
+                Ok(message) => messages.push(message),
+                Err(end) => return Theirs { messages, end },
+            }
+        }
+    }
+
+    /// Its limit for frames counts for control frames too, ours does not.
+    fn frame_limit(&self) -> usize {
+        self.max_message_bytes.max(frame::MAX_CONTROL_BYTES)
+    }
+}
+
+struct Theirs {
+    messages: Vec<Message>,
+    end: Error,
+}
+
+/// Whether the stream was used up, or closed, and nothing was wrong with it.
+fn ended(end: &Error) -> bool {
+    matches!(end, Error::ConnectionClosed | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))
+}
+
+/// The length that a header announces, in whatever form.
+fn announced(frame: &[u8]) -> u64 {
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte));
+    match frame[1] & 0x7f {
+        126 => number(&frame[2..4]),
+        127 => number(&frame[2..10]),
+        length => u64::from(length),
+    }
+}
+
+/// The least length for which a header may take the form that this one has.
+fn shortest(frame: &[u8]) -> u64 {
+    match frame[1] & 0x7f {
+        126 => 126,
+        127 => 0x1_0000,
+        _ => 0,
+    }
+}
+
+/// A message that is not complete, and a control frame that is not.
+pub fn memory_is_within(buffered_bytes: usize, max_message_bytes: usize) {
+    let allowed = max_message_bytes + 256;
+    assert!(buffered_bytes <= allowed, "{buffered_bytes} bytes held, {allowed} allowed");
+}
+
+/// A transport that has all its bytes already and takes all that is written.
+struct Socket<'a>(Cursor<&'a [u8]>);
+
+impl Read for Socket<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> IoResult<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> IoResult<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> IoResult<()> {
+        Ok(())
+    }
+}

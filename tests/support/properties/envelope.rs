@@ -1,0 +1,165 @@
+//! The envelope against `serde_json`, and there and back.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+use switchboard::protocol::envelope::{
+    self, Body, Envelope, EnvelopeError, EnvelopeErrorKind, Kind, MAX_CHANNEL_BYTES, MAX_ID_BYTES, Timestamp,
+};
+use switchboard::protocol::json::{self, Shape};
+
+use super::json::mend;
+use super::offset;
+
+/// We accept what a naive reading of the rules accepts, and read the members that `serde_json` reads; a refusal names
+/// the same fault at the same byte, with the id and channel that can be used; and what was read is read again after
+/// it was written.
+pub fn envelope(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let decoded = Envelope::decode(&text);
+    decoded_is_what_the_text_says(&text, decoded);
+    if let Ok(envelope) = decoded {
+        // Any moment will do, the last that can be written among them.
+        let unix_ms = data.iter().fold(u64::MAX, |sum, &byte| sum.rotate_left(7) ^ u64::from(byte));
+        let written = encode(&envelope, unix_ms);
+        text_reads_as(&written, &envelope, unix_ms);
+    }
+    any_strings_come_back(&text);
+}
+
+pub fn decoded_is_what_the_text_says(text: &str, decoded: Result<Envelope<'_>, EnvelopeError<'_>>) {
+    assert_eq!(decoded, naive(text), "{text:?}");
+    let (Ok(envelope), Ok(members)) = (decoded, serde_json::from_str::<Map<String, Value>>(&mend(text)))
+    else {
+        return;
+    };
+    let string = |raw: &str| Value::String(json::unescape(&mend(raw)).expect("mended").into_owned());
+    let value = |raw: &str| serde_json::from_str::<Value>(&mend(raw)).expect("a member's value is JSON");
+    let kind = match envelope.kind {
+        Kind::Request => "request",
+        Kind::Response => "response",
+        Kind::Event => "event",
+    };
+    assert_eq!(members.get("type").and_then(Value::as_str), Some(kind), "{text:?}");
+    assert_eq!(members.get("id").cloned(), envelope.id.map(string), "{text:?}");
+    assert_eq!(members.get("channel").cloned(), Some(string(envelope.channel)), "{text:?}");
+    assert_eq!(members.get("payload").cloned(), envelope.payload.map(value), "{text:?}");
+    assert_eq!(members.get("error").cloned(), envelope.error.map(value), "{text:?}");
+    assert_eq!(members.get("timestamp").cloned(), envelope.timestamp.map(value), "{text:?}");
+}
+
+/// The rules of the envelope, one after the other, on values that `serde_json` has built.
+fn naive(text: &str) -> Result<Envelope<'_>, EnvelopeError<'_>> {
+    let bare = |kind| EnvelopeError { kind, id: None, channel: None };
+    json::validate(text).map_err(|error| bare(EnvelopeErrorKind::Json(error)))?;
+    let mut last = HashMap::new();
+    let shape = json::members(text, |member| {
+        if let Some(name) = json::unescape(member.name) {
+            last.insert(name.into_owned(), (member.value, member.at));
+        }
+    });
+    if let Ok(Shape::Other { at }) = shape {
+        return Err(bare(EnvelopeErrorKind::NotAnObject { at }));
+    }
+    let raw = |name: &str| last.get(name).map(|(raw, _)| *raw);
+    let value = |name: &str| raw(name).and_then(|raw| serde_json::from_str::<Value>(&mend(raw)).ok());
+    let usable = |name: &str, limit: usize| {
+        let raw = raw(name)?;
+        let long_enough = value(name)?.as_str().is_some_and(|meaning| !meaning.is_empty());
+        // Two quotes stand around it.
+        (long_enough && raw.len() <= limit + 2).then(|| &raw[1..raw.len() - 1])
+    };
+    let (id, channel) = (usable("id", MAX_ID_BYTES), usable("channel", MAX_CHANNEL_BYTES));
+    let refuse = |name: &'static str, expected: &'static str| {
+        let kind = match last.get(name) {
+            Some(&(_, at)) => EnvelopeErrorKind::Invalid { name, expected, at },
+            None => EnvelopeErrorKind::Missing { name, at: text.rfind('}').expect("it is an object") },
+        };
+        Err(EnvelopeError { kind, id, channel })
+    };
+
+    // The text as it is: mending might turn another word into one of the three.
+    let kind = raw("type").and_then(|raw| serde_json::from_str::<String>(raw).ok());
+    let kind = match kind.as_deref() {
+        Some("request") => Kind::Request,
+        Some("response") => Kind::Response,
+        Some("event") => Kind::Event,
+        _ => return refuse("type", "\"request\", \"response\" or \"event\""),
+    };
+    if id.is_none() && (kind != Kind::Event || last.contains_key("id")) {
+        return refuse("id", "a non-empty string of at most 128 bytes");
+    }
+    let Some(channel) = channel else {
+        return refuse("channel", "a non-empty string of at most 256 bytes");
+    };
+    if value("timestamp").is_some_and(|timestamp| !timestamp.is_number()) {
+        return refuse("timestamp", "a number");
+    }
+    let kind_at = raw("type").map_or(0, |raw| offset(text, raw));
+    Ok(Envelope {
+        kind,
+        kind_at,
+        id,
+        channel,
+        payload: raw("payload"),
+        error: raw("error"),
+        timestamp: raw("timestamp"),
+    })
+}
+
+fn encode(envelope: &Envelope<'_>, unix_ms: u64) -> String {
+    let timestamp = Timestamp::new(unix_ms);
+    let (id, channel, timestamp) = (envelope.id.unwrap_or_default(), envelope.channel, timestamp.as_str());
+    let body = envelope.error.map_or(Body::Payload(envelope.payload), Body::Error);
+    match envelope.kind {
+        Kind::Request => envelope::request(id, channel, envelope.payload, timestamp).concat(),
+        Kind::Response => envelope::response(id, channel, body, timestamp).concat(),
+        Kind::Event => envelope::event(channel, envelope.payload, timestamp).concat(),
+    }
+}
+
+pub fn text_reads_as(written: &str, meant: &Envelope<'_>, unix_ms: u64) {
+    let read = Envelope::decode(written).unwrap_or_else(|error| panic!("{}: {written:?}", error.kind));
+    let response = meant.kind == Kind::Response;
+    let error = meant.error.filter(|_| response);
+    assert_eq!((read.kind, read.channel, read.error), (meant.kind, meant.channel, error), "{written:?}");
+    assert_eq!(read.id, meant.id.filter(|_| meant.kind != Kind::Event), "{written:?}");
+    assert_eq!(read.payload, meant.payload.filter(|_| error.is_none()), "{written:?}");
+    assert_eq!(read.timestamp, Some(unix_ms.to_string().as_str()), "{written:?}");
+
+    let mut names = Vec::new();
+    json::members(written, |member| names.push(member.name)).expect("it was read just now");
+    let mut order = ["type", "id", "channel", "payload", "error", "timestamp"].into_iter();
+    let in_order = names.iter().all(|name| order.any(|next| next == *name));
+    assert!(in_order, "{names:?} are not in the order of the specification");
+}
+
+/// Names and payloads that no client would choose survive as well.
+fn any_strings_come_back(text: &str) {
+    let quote = |text: &str| {
+        let mut out = String::new();
+        json::write_string(&mut out, text);
+        out
+    };
+    let payload = quote(text);
+    // An escape takes at most six bytes for one.
+    let head = |bytes: usize| (0..=bytes / 6).rev().find_map(|end| text.get(..end)).unwrap_or_default();
+    let (id, channel) = (quote(head(MAX_ID_BYTES)), quote(head(MAX_CHANNEL_BYTES)));
+    let content = |quoted: &str| json::string_content(quoted).unwrap_or_default().to_owned();
+    let (id, channel) = (content(&id), content(&channel));
+    if id.is_empty() || channel.is_empty() {
+        return;
+    }
+    for (kind, id) in [(Kind::Request, Some(&id)), (Kind::Response, Some(&id)), (Kind::Event, None)] {
+        let meant = Envelope {
+            kind,
+            kind_at: 0,
+            id: id.map(String::as_str),
+            channel: &channel,
+            payload: Some(&payload),
+            error: None,
+            timestamp: None,
+        };
+        text_reads_as(&encode(&meant, 0), &meant, 0);
+    }
+}

@@ -1,0 +1,214 @@
+//! Frames against `tungstenite` and RFC 6455, section 5, read naively.
+
+use std::collections::VecDeque;
+use std::io::Cursor;
+
+use switchboard::protocol::frame::{self, FrameError, Header, Role};
+use switchboard::protocol::outbox::Outbox;
+use tungstenite::protocol::frame::{Frame, FrameHeader};
+
+use super::Choices;
+
+/// A header is refused for a rule that it breaks and for no other, and read as `tungstenite` reads it; a frame that was
+/// written is read again and is what `tungstenite` writes; a mask undoes itself wherever it is cut; and what goes into
+/// the outbox comes out, however it is taken.
+pub fn frames(data: &[u8]) {
+    for role in [Role::Server, Role::Client] {
+        header_is_right(role, data, Header::decode(role, data));
+    }
+    let mut choices = Choices::new(data);
+    match choices.byte() % 3 {
+        0 => written_frames_are_read_again(choices),
+        1 => masks_undo_themselves(choices),
+        _ => outbox_keeps_the_bytes(choices),
+    }
+}
+
+pub fn header_is_right(role: Role, bytes: &[u8], decoded: Result<Option<Header>, FrameError>) {
+    let faults = faults(role, bytes);
+    // The opcode and the length are judged once the whole header is there.
+    let at_once = |fault: &FrameError| !matches!(fault, FrameError::ReservedOpcode | FrameError::BadLength);
+    let mut cursor = Cursor::new(bytes);
+    let parsed = FrameHeader::parse(&mut cursor);
+    match (decoded, parsed) {
+        (Err(fault), parsed) => {
+            assert!(faults.contains(&fault), "{bytes:02x?} does not break the rule of {fault:?}");
+            assert!(at_once(&fault) || !matches!(parsed, Ok(None)), "{bytes:02x?} is not all there");
+        }
+        (Ok(None), parsed) => {
+            assert!(matches!(parsed, Ok(None)), "{bytes:02x?} is all there");
+            assert!(!faults.iter().any(at_once), "{bytes:02x?} is judged late");
+        }
+        (Ok(Some(header)), Ok(Some((theirs, length)))) => {
+            assert_eq!(faults, [], "{bytes:02x?}");
+            assert_eq!((header.fin, header.opcode), (theirs.is_final, theirs.opcode), "{bytes:02x?}");
+            assert_eq!((header.mask, header.length), (theirs.mask, length), "{bytes:02x?}");
+            assert_eq!(header.header_bytes as u64, cursor.position(), "{bytes:02x?}");
+        }
+        (Ok(Some(_)), _) => panic!("tungstenite refuses {bytes:02x?}"),
+    }
+}
+
+/// Every rule that these bytes break, as far as they show it.
+fn faults(role: Role, bytes: &[u8]) -> Vec<FrameError> {
+    let &[first, second, ref rest @ ..] = bytes else { return Vec::new() };
+    let (opcode, short_length, control) = (first & 0x0f, second & 0x7f, first & 0x08 != 0);
+    let length_is_bad = match (short_length, rest) {
+        (126, &[high, low, ..]) => u16::from_be_bytes([high, low]) < 126,
+        (127, &[a, b, c, d, e, f, g, h, ..]) => {
+            let length = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+            !(1 << 16..1 << 63).contains(&length)
+        }
+        _ => false,
+    };
+    let rules = [
+        (FrameError::ReservedBit, first & 0b0111_0000 != 0),
+        (FrameError::ReservedOpcode, !matches!(opcode, 0..=2 | 8..=10)),
+        (FrameError::NotMasked, role == Role::Server && second < 0x80),
+        (FrameError::Masked, role == Role::Client && second >= 0x80),
+        (FrameError::ControlTooLong, control && short_length > 125),
+        (FrameError::ControlFragmented, control && first < 0x80),
+        (FrameError::BadLength, length_is_bad),
+    ];
+    rules.into_iter().filter(|(_, broken)| *broken).map(|(fault, _)| fault).collect()
+}
+
+fn written_frames_are_read_again(mut choices: Choices<'_>) {
+    let opcode = choices.pick(&[frame::TEXT, frame::BINARY, frame::CLOSE, frame::PING, frame::PONG]);
+    let control = matches!(opcode, frame::CLOSE | frame::PING | frame::PONG);
+    let mask = match choices.byte() % 2 {
+        0 => None,
+        _ => Some(choices.word()),
+    };
+    let lengths = if control { [0, 1, 2, 124, 125, 125] } else { [0, 125, 126, 0xffff, 0x1_0000, 1000] };
+    let length = choices.pick(&lengths);
+    let cuts = [choices.byte(), choices.byte()].map(|cut| usize::from(cut) * length / 255);
+    let (first, last) = (cuts[0].min(cuts[1]), cuts[0].max(cuts[1]));
+    // Something always stands before it: a frame is appended.
+    let before = choices.take(3).to_vec();
+    let pattern = choices.rest();
+    let payload: Vec<u8> = (0..length).map(|at| pattern.get(at).copied().unwrap_or(at as u8)).collect();
+
+    let mut out = before.clone();
+    let pieces = [&payload[..first], &payload[first..last], &payload[last..]];
+    frame::write(&mut out, opcode, mask, pieces);
+    assert_eq!(out[..before.len()], before);
+    let written = &out[before.len()..];
+    let header = FrameHeader { opcode, mask, ..FrameHeader::default() };
+    let mut theirs = Vec::new();
+    Frame::from_payload(header, payload.clone().into()).format(&mut theirs).expect("a Vec takes every write");
+    assert!(written == theirs, "{opcode:?} of {length} bytes is not what tungstenite writes");
+
+    let reader = if mask.is_some() { Role::Server } else { Role::Client };
+    let header = Header::decode(reader, written).expect("what we write is allowed").expect("it is all there");
+    assert_eq!((header.fin, header.opcode, header.mask), (true, opcode, mask));
+    assert_eq!(header.header_bytes + payload.len(), written.len());
+    let mut read = written[header.header_bytes..].to_vec();
+    frame::unmask(&mut read, mask.unwrap_or_default(), 0);
+    assert!(read == payload, "{opcode:?} of {length} bytes comes back changed");
+}
+
+fn masks_undo_themselves(mut choices: Choices<'_>) {
+    let mask = choices.word();
+    let [a, b, c, d] = choices.word();
+    let offset = u64::from_be_bytes([a, b, c, d, a, b, c, d]);
+    let cuts = [choices.byte(), choices.byte()];
+    let plain = choices.rest();
+    let cuts = cuts.map(|cut| usize::from(cut).min(plain.len()));
+
+    let mut masked = plain.to_vec();
+    frame::unmask(&mut masked, mask, offset);
+    mask_is_applied(plain, &masked, mask, offset);
+
+    // Back again, in three pieces.
+    let (first, last) = (cuts[0].min(cuts[1]), cuts[0].max(cuts[1]));
+    let (start, rest) = masked.split_at_mut(first);
+    let (middle, end) = rest.split_at_mut(last - first);
+    frame::unmask(end, mask, offset.wrapping_add(last as u64));
+    frame::unmask(start, mask, offset);
+    frame::unmask(middle, mask, offset.wrapping_add(first as u64));
+    assert_eq!(masked, plain, "cut at {first} and {last}");
+}
+
+/// RFC 6455, section 5.3, byte for byte.
+pub fn mask_is_applied(plain: &[u8], masked: &[u8], mask: [u8; 4], offset: u64) {
+    assert_eq!(plain.len(), masked.len());
+    for (at, (plain, masked)) in plain.iter().zip(masked).enumerate() {
+        let key = mask[(offset % 4) as usize..].iter().chain(&mask).nth(at % 4);
+        assert_eq!(Some(plain ^ masked), key.copied(), "byte {at} from {offset}");
+    }
+}
+
+/// The frames that wait, one by one, and how much of the first is gone.
+#[derive(Default)]
+pub struct NaiveOutbox {
+    frames: VecDeque<Vec<u8>>,
+    sent: usize,
+    most: usize,
+}
+
+impl NaiveOutbox {
+    fn unsent(&self) -> Vec<u8> {
+        self.frames.iter().flatten().skip(self.sent).copied().collect()
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.sent += bytes;
+        while let Some(frame) = self.frames.front()
+            && frame.len() <= self.sent
+        {
+            self.sent -= frame.len();
+            self.frames.pop_front();
+        }
+    }
+
+    pub fn is_mirrored_by(&mut self, outbox: &Outbox) {
+        let unsent = self.unsent();
+        assert!(outbox.unsent() == unsent, "other bytes come out than went in");
+        assert_eq!(outbox.is_empty(), unsent.is_empty());
+        let waiting: usize = self.frames.iter().skip(1).map(Vec::len).sum();
+        assert_eq!(outbox.waiting_bytes(), waiting, "bytes behind the message being written");
+        // What was sent is dropped once it is the greater part, and a `Vec` doubles when it grows.
+        self.most = self.most.max(unsent.len());
+        let allowed = if unsent.is_empty() { 0 } else { 4 * self.most + 64 };
+        assert!(outbox.buffered_bytes() <= allowed, "{} bytes held", outbox.buffered_bytes());
+    }
+}
+
+fn outbox_keeps_the_bytes(mut choices: Choices<'_>) {
+    let mut outbox = Outbox::default();
+    let mut naive = NaiveOutbox::default();
+    let mut serial = 0_u8;
+    while !choices.is_empty() {
+        match choices.byte() % 4 {
+            0 => {
+                let mut frames = Vec::new();
+                for _ in 0..choices.byte() % 4 {
+                    serial = serial.wrapping_add(1);
+                    let length = choices.pick(&[0, 1, 5, 125, 126, 300]);
+                    let mut out = Vec::new();
+                    frame::write(&mut out, frame::BINARY, None, [[serial].repeat(length).as_slice()]);
+                    frames.push(out);
+                }
+                let bytes = frames.concat();
+                // Only an empty outbox takes frames that were begun.
+                let begun = usize::from(choices.byte()).min(bytes.len());
+                let sent = if outbox.is_empty() { begun } else { 0 };
+                outbox.push(&bytes, sent);
+                naive.frames.extend(frames);
+                naive.advance(sent);
+            }
+            1 => {
+                outbox.keep_begun();
+                naive.frames.truncate(usize::from(naive.sent > 0));
+            }
+            step => {
+                let bytes = usize::from(choices.byte()) * if step == 2 { 1 } else { 7 };
+                let bytes = bytes.min(outbox.unsent().len());
+                outbox.advance(bytes);
+                naive.advance(bytes);
+            }
+        }
+        naive.is_mirrored_by(&outbox);
+    }
+}

@@ -1,0 +1,232 @@
+//! The JSON scanner against `serde_json`.
+
+use serde_json::{Deserializer, Map, Value};
+use switchboard::protocol::json::{self, JsonError, JsonErrorKind, MAX_DEPTH, Member, Shape};
+
+use super::offset;
+
+/// What we accept is what `serde_json` accepts, lone surrogates and one level of depth aside; the place of an error is
+/// the first byte that cannot stand there; members are those of `serde_json`'s map, cut out of the text exactly; and
+/// strings come back as they were written.
+pub fn json(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let verdict = json::validate(&text);
+    verdict_is_that_of_serde_json(&text, verdict);
+    error_stands_at_the_first_wrong_byte(&text, verdict);
+
+    let mut seen = Vec::new();
+    let shape = json::members(&text, |member| seen.push(member));
+    assert_eq!(shape.map(|_| ()), verdict, "the member walk and the plain check are one grammar: {text:?}");
+    if let Ok(shape) = shape {
+        members_cover_the_text(&text, shape, &seen);
+        members_are_those_of_serde_json(&text, shape, &seen);
+    }
+    let mut written = String::new();
+    json::write_string(&mut written, &text);
+    string_says(&written, &text);
+}
+
+/// The same text with each lone surrogate escape turned into an `A`. All lengths stay.
+pub fn mend(text: &str) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    let mut at = 0;
+    while at < bytes.len() {
+        let Some(unit) = code_unit(&bytes, at) else {
+            at += if bytes[at] == b'\\' { 2 } else { 1 };
+            continue;
+        };
+        let next = code_unit(&bytes, at + 6);
+        if matches!(unit, 0xd800..=0xdbff) && matches!(next, Some(0xdc00..=0xdfff)) {
+            at += 12;
+            continue;
+        }
+        if matches!(unit, 0xd800..=0xdfff) {
+            bytes[at + 2..at + 6].copy_from_slice(b"0041");
+        }
+        at += 6;
+    }
+    String::from_utf8(bytes).expect("ASCII took the place of ASCII")
+}
+
+/// The value of the escape `\uXXXX` at this place.
+fn code_unit(bytes: &[u8], at: usize) -> Option<u16> {
+    let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    // `from_str_radix` would take a sign.
+    let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
+    u16::from_str_radix(digits, 16).ok()
+}
+
+/// What `serde_json` makes of a text, which may be one level deeper than it reads at once.
+enum Serde {
+    Reads(Value),
+    ReadsInParts,
+    Refuses { ends_too_early: bool },
+    RefusesDepth,
+}
+
+fn serde(text: &str) -> Serde {
+    match serde_json::from_str(text) {
+        Ok(value) => Serde::Reads(value),
+        Err(error) if error.to_string().starts_with("recursion limit exceeded") => {
+            if reads_in_parts(text).is_some() { Serde::ReadsInParts } else { Serde::RefusesDepth }
+        }
+        Err(error) => Serde::Refuses { ends_too_early: error.is_eof() },
+    }
+}
+
+/// Takes the outermost container off and lets `serde_json` read what stands in it.
+fn reads_in_parts(text: &str) -> Option<()> {
+    let text = trim(text);
+    let object = text.starts_with('{');
+    let close = if object { '}' } else { ']' };
+    let mut rest = text.get(1..)?;
+    loop {
+        if object {
+            let (name, after) = next_value(rest)?;
+            name.as_str()?;
+            rest = trim(after).strip_prefix(':')?;
+        }
+        rest = trim(next_value(rest)?.1);
+        match rest.strip_prefix(',') {
+            Some(after) => rest = after,
+            None => return trim(rest.strip_prefix(close)?).is_empty().then_some(()),
+        }
+    }
+}
+
+fn next_value(text: &str) -> Option<(Value, &str)> {
+    let mut values = Deserializer::from_str(text).into_iter::<Value>();
+    let value = values.next()?.ok()?;
+    Some((value, text.get(values.byte_offset()..)?))
+}
+
+fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\n' | '\r' | '\t')
+}
+
+fn trim(text: &str) -> &str {
+    text.trim_matches(is_space)
+}
+
+pub fn verdict_is_that_of_serde_json(text: &str, verdict: Result<(), JsonError>) {
+    let kind = verdict.map_err(|error| error.kind);
+    match serde(&mend(text)) {
+        Serde::Reads(_) | Serde::ReadsInParts => {
+            assert_eq!(kind, Ok(()), "serde_json reads {text:?}");
+        }
+        Serde::Refuses { ends_too_early } => {
+            let alike = match kind {
+                Ok(()) => false,
+                Err(JsonErrorKind::UnexpectedEnd) => ends_too_early,
+                // It asks for all four digits of `\uXXXX` before it looks at the first.
+                Err(JsonErrorKind::InvalidEscape) => true,
+                Err(_) => !ends_too_early,
+            };
+            assert!(alike, "serde_json refuses {text:?}, ends too early: {ends_too_early}, we say {kind:?}");
+        }
+        Serde::RefusesDepth => assert!(kind.is_err(), "serde_json refuses {text:?}"),
+    }
+}
+
+pub fn error_stands_at_the_first_wrong_byte(text: &str, verdict: Result<(), JsonError>) {
+    let Err(error) = verdict else { return };
+    let before = text.get(..error.at).expect("an error stands beside a character");
+    match json::validate(before) {
+        // `0` before `01`, a value before what follows it.
+        Ok(()) => assert!(matches!(error.kind, JsonErrorKind::InvalidNumber | JsonErrorKind::TrailingData)),
+        Err(cut) => {
+            let expected = JsonError { kind: JsonErrorKind::UnexpectedEnd, at: error.at };
+            assert_eq!(cut, expected, "{text:?} is wrong before byte {}", error.at);
+        }
+    }
+    match error.kind {
+        JsonErrorKind::UnexpectedEnd => assert_eq!(error.at, text.len()),
+        // It takes the whole number to see that it is too large.
+        JsonErrorKind::NumberOutOfRange => {
+            let rest = &text[error.at..];
+            let longest = rest.find(|c| !"+-.eE0123456789".contains(c)).unwrap_or(rest.len());
+            let number = (1..=longest).rev().find_map(|end| rest[..end].parse::<f64>().ok());
+            assert!(number.is_some_and(f64::is_infinite), "{text:?} has no number out of range there");
+        }
+        JsonErrorKind::TooDeep => {
+            assert_eq!(open_containers(before), MAX_DEPTH, "{text:?} is not too deep there");
+            assert!(text[error.at..].starts_with(['[', '{']));
+        }
+        _ => {
+            let wrong = text[error.at..].chars().next().map_or(0, char::len_utf8);
+            assert_eq!(json::validate(&text[..error.at + wrong]), Err(error), "{text:?}");
+        }
+    }
+}
+
+/// Containers open at the end of a text that is right so far.
+fn open_containers(text: &str) -> usize {
+    let (mut open, mut in_string, mut escaped) = (0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => open += 1,
+            b']' | b'}' if !in_string => open -= 1,
+            _ => {}
+        }
+    }
+    open
+}
+
+/// Between the parts that were shown stands punctuation alone, so nothing was left out.
+pub fn members_cover_the_text(text: &str, shape: Shape, seen: &[Member<'_>]) {
+    let end = match shape {
+        Shape::Object { end } => end,
+        Shape::Other { at } => {
+            assert_eq!(Some(at), text.find(|c| !is_space(c)));
+            assert!(seen.is_empty() && !text[at..].starts_with('{'));
+            return;
+        }
+    };
+    let punctuation = |from: usize, to: usize| text[from..to].replace(is_space, "");
+    let mut at = 0;
+    for (index, member) in seen.iter().enumerate() {
+        let (name, value) = (offset(text, member.name), offset(text, member.value));
+        assert_eq!(punctuation(at, name), if index == 0 { "{\"" } else { ",\"" }, "{text:?}");
+        assert_eq!(punctuation(name + member.name.len(), value), "\":", "{text:?}");
+        assert_eq!(member.at, value, "{text:?}");
+        assert_eq!(member.value, trim(member.value), "{text:?}");
+        at = value + member.value.len();
+    }
+    assert_eq!(punctuation(at, text.len()), if seen.is_empty() { "{}" } else { "}" }, "{text:?}");
+    assert_eq!(trim(&text[end..]), "}", "{text:?}");
+}
+
+/// The last of two members of the same name wins, and names mean what `serde_json` reads in them.
+pub fn members_are_those_of_serde_json(text: &str, shape: Shape, seen: &[Member<'_>]) {
+    let mended = mend(text);
+    let in_mended = |part: &str| {
+        let at = offset(text, part);
+        mended[at..at + part.len()].to_owned()
+    };
+    let mut members = Map::new();
+    for member in seen {
+        let name = in_mended(member.name);
+        let lone_surrogate = name != member.name;
+        assert_eq!(json::unescape(member.name).is_none(), lone_surrogate, "{:?}", member.name);
+        let name = json::unescape(&name).expect("a mended name has no lone surrogate").into_owned();
+        let value = serde_json::from_str(&in_mended(member.value)).expect("a member's value is JSON");
+        members.insert(name, value);
+    }
+    match serde(&mended) {
+        Serde::Reads(Value::Object(object)) => assert_eq!(members, object, "{text:?}"),
+        Serde::Reads(_) => assert!(matches!(shape, Shape::Other { .. }), "{text:?}"),
+        // The values were read one by one just now.
+        Serde::ReadsInParts => {}
+        Serde::Refuses { .. } | Serde::RefusesDepth => panic!("serde_json refuses {text:?}"),
+    }
+}
+
+pub fn string_says(written: &str, meaning: &str) {
+    assert_eq!(serde_json::from_str::<String>(written).expect("a JSON string"), meaning);
+    assert_eq!(json::validate(written), Ok(()));
+    let content = json::string_content(written).expect("it stands in quotes");
+    assert_eq!(json::unescape(content).as_deref(), Some(meaning));
+}
