@@ -44,10 +44,11 @@ impl Client {
     pub async fn next(&mut self) -> std::io::Result<Value> {
         loop {
             let message = within("a message", self.socket.next()).await;
-            match message.ok_or(std::io::ErrorKind::UnexpectedEof)?.map_err(std::io::Error::other)? {
-                Message::Text(text) => return Ok(serde_json::from_str(&text).unwrap()),
-                // A close frame is answered by reading on.
-                _ => {}
+            // A close frame is answered by reading on.
+            if let Message::Text(text) =
+                message.ok_or(std::io::ErrorKind::UnexpectedEof)?.map_err(std::io::Error::other)?
+            {
+                return Ok(serde_json::from_str(&text).unwrap());
             }
         }
     }
