@@ -5,7 +5,7 @@
 //! functions wrong answers, and so shows that they can refuse.
 
 // Each fuzz target and each test program uses a part of what stands here.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 // The paths are spelled out because `fuzz/` includes this file from elsewhere.
 #[path = "properties/connection.rs"]

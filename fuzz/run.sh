@@ -1,0 +1,34 @@
+#!/bin/sh
+# Fuzzes: ./fuzz/run.sh [SECONDS] [TARGET...]; 60 seconds and every target unless told otherwise.
+# Ends at the first finding; libFuzzer prints where the input lies, below fuzz/artifacts.
+set -eu
+cd "$(dirname "$0")/.."
+
+seconds=60
+case "${1:-}" in
+[0-9]*)
+    seconds=$1
+    shift
+    ;;
+esac
+[ $# -gt 0 ] || set -- json envelope frames connection session upgrade
+
+for target; do
+    case "$target" in
+    connection) longest=4096 ;;
+    *) longest=1024 ;;
+    esac
+    seeds="fuzz/seeds/$target fuzz/regressions/$target"
+    corpus="fuzz/corpus/$target"
+    mkdir -p "$corpus"
+    echo "== $target: seeds and regressions"
+    # The crate forbids unsafe code, so an address sanitizer would only cost half the speed.
+    # shellcheck disable=SC2086
+    cargo +nightly fuzz run --sanitizer none "$target" $seeds -- -runs=0 -timeout=10 -rss_limit_mb=2048
+    echo "== $target: $seconds s"
+    # The first folder takes what is new; the others are only read.
+    # shellcheck disable=SC2086
+    cargo +nightly fuzz run --sanitizer none "$target" "$corpus" $seeds -- \
+        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len="$longest" \
+        -dict=fuzz/dictionary.txt -print_final_stats=1
+done
