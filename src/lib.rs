@@ -1,6 +1,95 @@
-//! Switchboard
+//! Requests with correlation ids, responses, and server-push events over WebSocket.
+//!
+//! | to | use |
+//! |---|---|
+//! | serve on a tokio runtime | [`Server`], [`Config`] |
+//! | answer a request | [`Payload`], [`RequestContext`], [`HandlerError`] |
+//! | speak the protocol without sockets | [`protocol`] |
+//! | serve chats and settings from SQLite (feature `backend`) | `backend::register_all` |
+//!
+//! ```no_run
+//! use serde_json::json;
+//! use switchboard::{Config, HandlerError, Payload, RequestContext, Server};
+//!
+//! # async fn run() -> std::io::Result<()> {
+//! let server = Server::new(Config::default().port(3001));
+//! server.on_request("double", |payload: Payload, _cx: RequestContext| async move {
+//!     let number = payload.parse()?.as_f64().ok_or(HandlerError::new("expected a number"))?;
+//!     Ok(json!(number * 2.0))
+//! });
+//! let port = server.start().await?;
+//! server.emit("server:ready", json!({ "port": port }));
+//! # Ok(()) }
+//! ```
+//!
+//! # The protocol without sockets
+//!
+//! [`Session`](protocol::session::Session) is the server's end of one client: bytes and the time in; bytes, requests and a
+//! deadline out. Whoever drives it reads, hands over what it read, answers requests, writes what has come together,
+//! and comes back at the deadline. [`Server`] does so on tokio; here is the same loop on a blocking socket:
+//!
+//! ```no_run
+//! use std::io::{ErrorKind, Read, Write};
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use switchboard::protocol::session::{Action, Rules, Session};
+//! use switchboard::protocol::time::Now;
+//! use switchboard::protocol::uuid::Uuid;
+//! use switchboard::{ErrorCode, HandlerError};
+//!
+//! /// Serves one client whose upgrade was answered.
+//! fn serve(mut socket: std::net::TcpStream, clock: impl Fn() -> Now) -> std::io::Result<()> {
+//!     let mut session = Session::new(Arc::new(Rules::default()), Uuid::v4(), true, clock().at);
+//!     let mut out = Vec::new();
+//!     let mut input = [0; 16 << 10];
+//!     session.open(clock(), &mut out);
+//!     loop {
+//!         socket.write_all(&out)?;
+//!         out.clear();
+//!         if session.is_finished() {
+//!             return Ok(());
+//!         }
+//!         let now = clock();
+//!         let patience = session.deadline().since(now.at).max(Duration::from_millis(1));
+//!         socket.set_read_timeout(Some(patience))?;
+//!         let count = match socket.read(&mut input) {
+//!             Ok(0) => return Ok(()),
+//!             Ok(count) => count,
+//!             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => 0,
+//!             Err(error) => return Err(error),
+//!         };
+//!         let now = clock();
+//!         let mut rest = &mut input[..count];
+//!         while !rest.is_empty() {
+//!             let step = session.handle_input(now, rest, &mut out);
+//!             if let Some(Action::Request(request)) = step.action {
+//!                 let result = match request.channel().as_deref() {
+//!                     Some("echo") => Ok(request.payload()),
+//!                     _ => Err(HandlerError::with_code(ErrorCode::UnknownChannel, "only echo is served")),
+//!                 };
+//!                 session.answer(now, request, result, &mut out);
+//!             }
+//!             rest = &mut rest[step.consumed..];
+//!         }
+//!         // Pings, idle clients, and how long a close may take.
+//!         if now.at >= session.deadline() && !session.handle_deadline(now, &mut out) {
+//!             return Ok(());
+//!         }
+//!     }
+//! }
+//! ```
+//!
+//! A request whose answer takes longer is parked with [`Session::park`](protocol::session::Session::park), and answered with
+//! [`answer_parked`](protocol::session::Session::answer_parked); such a loop also calls
+//! [`expire`](protocol::session::Session::expire) at its deadline.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+
+/// The examples of the README are compiled as tests of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[cfg(feature = "backend")]
 pub mod backend;
