@@ -4,6 +4,8 @@
 #[allow(dead_code)]
 #[path = "support/client.rs"]
 mod client;
+#[path = "support/skip.rs"]
+mod skip;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -151,7 +153,7 @@ async fn a_signal_stops_it_cleanly_and_folds_the_log_into_the_file() {
     let database = data_dir.join("switchboard.db");
     match sqlite3(&database, "PRAGMA integrity_check; SELECT key, value FROM settings") {
         Some(found) => assert_eq!(found, "ok\n-INT|\"-INT\"\n-TERM|\"-TERM\""),
-        None => println!("skipped: reading the file with the sqlite3 command, which is not installed"),
+        None => skip::skipped("reading the file with the sqlite3 command, which is not installed"),
     }
 }
 
