@@ -52,8 +52,8 @@ pub struct Config {
     ///
     /// Default 10 000.
     pub max_connections: usize,
-    /// Most connections whose HTTP request has not been answered yet. At the limit no more are accepted until one
-    /// is done; the system's queue holds them meanwhile.
+    /// Most connections whose HTTP request has not been answered yet. At the limit the next one on each address waits
+    /// until one is done; the system's queue holds the others meanwhile.
     ///
     /// Default 1 024.
     pub max_handshakes: usize,

@@ -110,13 +110,28 @@ impl Listening {
         Ok(Listening { port, stopped: Arc::new(Semaphore::new(0)), loops })
     }
 
-    /// Ends the loops and frees the port.
-    pub(super) async fn end(self) {
-        for accept_loop in self.loops {
-            accept_loop.abort();
+    /// Waits until the loops have ended and the port is free.
+    pub(super) async fn end(mut self) {
+        self.abort();
+        for accept_loop in std::mem::take(&mut self.loops) {
             // An aborted task gives the error that says so.
             let _ = accept_loop.await;
         }
+        self.stopped.close();
+    }
+
+    /// Tells the loops to end, without waiting for them.
+    pub(super) fn abort(&self) {
+        for accept_loop in &self.loops {
+            accept_loop.abort();
+        }
+    }
+}
+
+impl Drop for Listening {
+    /// Whoever gives up waiting for the end has ended it all the same.
+    fn drop(&mut self) {
+        self.abort();
         self.stopped.close();
     }
 }
@@ -126,10 +141,12 @@ async fn accept_loop(shared: Arc<Shared>, listener: TcpListener, loopback: bool)
     const LONGEST_PAUSE: Duration = Duration::from_secs(1);
     let mut pause = SHORTEST_PAUSE;
     loop {
-        let Ok(place) = shared.handshakes.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 pause = SHORTEST_PAUSE;
+                // A place is taken for a connection, not for waiting: the last one must not be held by an address
+                // that nobody connects to.
+                let Ok(place) = shared.handshakes.clone().acquire_owned().await else { return };
                 let shared = shared.clone();
                 tokio::spawn(async move {
                     shake_hands(shared, stream, loopback).await;
@@ -157,4 +174,57 @@ async fn shake_hands(shared: Arc<Shared>, stream: TcpStream, loopback: bool) {
     // Without it, small answers would wait for the acknowledgement of earlier ones. A socket that refuses works too.
     let _ = stream.set_nodelay(true);
     upgrade::serve(shared, stream, loopback).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::super::Server;
+    use super::*;
+
+    const BOTH: [IpAddr; 2] =
+        [IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)];
+
+    #[tokio::test]
+    async fn both_addresses_get_one_port_and_a_conflict_on_either_is_a_conflict() {
+        let bound = bind_all(&BOTH, 0).await.unwrap();
+        assert!(bound.port > 0);
+        for listener in &bound.listeners {
+            assert_eq!(listener.local_addr().unwrap().port(), bound.port);
+        }
+        for listener in bound.listeners {
+            let taken = bind_all(&BOTH, bound.port).await.map(|bound| bound.port);
+            assert_eq!(taken.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+            drop(listener);
+        }
+        assert_eq!(bind_all(&BOTH, bound.port).await.unwrap().port, bound.port);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_the_machine_does_not_have_is_passed_over_unless_it_is_the_only_one() {
+        // TEST-NET-1 (RFC 5737) is nobody's.
+        let foreign = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+        assert_eq!(bind_all(&[foreign, BOTH[0]], 0).await.unwrap().listeners.len(), 1);
+        let alone = bind_all(&[foreign], 0).await.map(|bound| bound.port);
+        assert_eq!(alone.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+    }
+
+    #[tokio::test]
+    async fn one_place_for_handshakes_serves_every_address() {
+        let bound = bind_all(&BOTH, 0).await.unwrap();
+        let addresses: Vec<_> =
+            bound.listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        let server = Server::new(Config { max_handshakes: 1, serve_health: true, ..Config::default() });
+        let _stopped = server.shared.listen(bound.listeners, bound.port).unwrap();
+        for address in addresses.iter().rev().flat_map(|address| [address, address]) {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            let read =
+                tokio::time::timeout(Duration::from_secs(60), stream.read_to_string(&mut answer)).await;
+            assert!(read.is_ok(), "{address} is served");
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+    }
 }

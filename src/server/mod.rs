@@ -193,10 +193,11 @@ impl Server {
     /// second. Afterwards the server can be started again.
     pub async fn stop(&self) {
         let listening = self.shared.listening().take();
+        // Everything is told to stop before anything is waited for, so that a caller who gives up has stopped it too.
+        self.shared.hub.stop();
         if let Some(listening) = listening {
             listening.end().await;
         }
-        self.shared.hub.stop();
         let all_gone = async {
             loop {
                 let ended = self.shared.task_ended.notified();
