@@ -71,9 +71,22 @@ enum Stage {
 /// A handler that waits, and how it says that it can go on.
 struct Handler {
     slot: Slot,
-    running: Running,
+    channel: Box<str>,
+    /// Taken when it is dropped.
+    running: Option<Running>,
     bell: Arc<HandlerWaker>,
     waker: Waker,
+}
+
+impl Drop for Handler {
+    /// A handler may panic while it is dropped, too. Two such at once would end the whole program.
+    fn drop(&mut self) {
+        let running = self.running.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(running))).is_err() {
+            let channel = self.channel.to_string();
+            self.bell.client.report(ServerError::HandlerPanicked { channel });
+        }
+    }
 }
 
 struct Alarm {
@@ -418,7 +431,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         let index = slot.index();
         let bell = HandlerWaker { client: self.client.clone(), index, queued: AtomicBool::new(false) };
         let bell = Arc::new(bell);
-        let handler = Handler { slot, running, waker: Waker::from(bell.clone()), bell };
+        let channel = self.session.parked(slot).and_then(Request::channel).unwrap_or_default();
+        let channel = Box::from(channel.as_ref());
+        let handler =
+            Handler { slot, channel, running: Some(running), waker: Waker::from(bell.clone()), bell };
         if self.handlers.len() <= index {
             self.handlers.resize_with(index + 1, || None);
         }
@@ -433,9 +449,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         let Some(Some(handler)) = self.handlers.get_mut(index) else { return };
         let slot = handler.slot;
         handler.bell.queued.store(false, Ordering::Release);
-        let running = handler.running.as_mut();
+        let Some(running) = &mut handler.running else { return };
         let mut context = Context::from_waker(&handler.waker);
-        let polled = catch_unwind(AssertUnwindSafe(|| running.poll(&mut context)));
+        let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(&mut context)));
         let result = match polled {
             Ok(Poll::Pending) => return,
             Ok(Poll::Ready(result)) => result,

@@ -10,7 +10,7 @@ use crate::protocol::outbox::Outbox;
 use crate::protocol::session::Session;
 use crate::protocol::time::{Millis, Now};
 
-use super::{ClientId, ClientInfo, Server, Shared};
+use super::{ClientId, ClientInfo, Server, ServerError, Shared};
 
 /// The clients of a server.
 #[derive(Default)]
@@ -131,6 +131,11 @@ impl Client {
 
     pub(super) fn server(&self) -> Server {
         Server { shared: self.shared.clone() }
+    }
+
+    /// Tells the server's owner of a failure.
+    pub(super) fn report(&self, error: ServerError) {
+        self.shared.report(error);
     }
 
     fn is_member(&self) -> bool {
