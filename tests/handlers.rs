@@ -1,0 +1,488 @@
+//! What a handler may do, and what becomes of it: it answers at once or later, fails, panics, takes too long, is
+//! dropped with its client; and nobody else notices.
+
+#[path = "support/socket.rs"]
+mod socket;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use switchboard::{ErrorCode, HandlerError, Payload, RequestContext, Server, ServerError};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+
+use socket::{Client, calls, config, server, start, within};
+
+/// A server, and a client whose bytes travel through memory: under a paused clock time passes only when both wait.
+async fn in_memory() -> (Server, Client<tokio::io::DuplexStream>) {
+    let server = server(config());
+    let client = Client::through_pipe(&server, 64 << 10).await;
+    (server, client)
+}
+
+fn code(response: &Value) -> &str {
+    response["error"]["code"].as_str().unwrap_or_default()
+}
+
+/// Requests that wait until the test lets one go on. Says which have begun.
+fn waiting(server: &Server, channel: &str) -> (Arc<Semaphore>, socket::Calls<String>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let (began, beginnings) = calls();
+    let began = Arc::new(began);
+    let shared = gate.clone();
+    server.on_request(channel, move |_: Payload, cx: RequestContext| {
+        let (gate, began) = (shared.clone(), began.clone());
+        async move {
+            began(cx.request_id());
+            gate.acquire().await.expect("the gate is never closed").forget();
+            Ok::<_, HandlerError>(json!(cx.request_id()))
+        }
+    });
+    (gate, beginnings)
+}
+
+// Answers.
+
+#[tokio::test]
+async fn a_channel_without_a_handler_is_unknown_and_the_connection_stays() {
+    let (_server, mut client) = in_memory().await;
+    for (channel, shown) in [("nobody", "nobody"), ("Echo", "Echo"), ("echo ", "echo "), ("é\"", "é\"")] {
+        let response = client.ask(channel, Value::Null).await;
+        let expected = json!({ "code": "UNKNOWN_CHANNEL", "message": format!("No handler for: {shown}") });
+        assert_eq!(response["error"], expected);
+    }
+    client.send_text(r#"{"type":"request","id":"1","channel":"\ud800"}"#).await;
+    // No string of Rust's holds such a channel, so the text is looked at.
+    let message = within("a response", futures_util::StreamExt::next(&mut client.socket)).await;
+    let text = message.unwrap().unwrap().into_text().unwrap();
+    assert!(
+        text.starts_with(
+            r#"{"type":"response","id":"1","channel":"\ud800","error":{"code":"UNKNOWN_CHANNEL""#
+        )
+    );
+    client.assert_alive().await;
+}
+
+#[tokio::test]
+async fn a_handler_answers_at_once_or_later_with_whatever_turns_into_a_payload() {
+    let (server, mut client) = in_memory().await;
+    server.on_request("value", |payload: Payload, _: RequestContext| async move {
+        Ok::<_, HandlerError>(json!({ "limit": payload.parse()?["limit"] }))
+    });
+    server.on_request("nothing", |_: Payload, _: RequestContext| async { Ok::<_, HandlerError>(()) });
+    server.on_request("null", |_: Payload, _: RequestContext| async { Ok::<_, HandlerError>(Value::Null) });
+    server.on_request("later", |payload: Payload, _: RequestContext| async move {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        Ok::<_, HandlerError>(payload)
+    });
+    server.on_request("elsewhere", |payload: Payload, _: RequestContext| async move {
+        let length = tokio::task::spawn_blocking(move || payload.as_str().map_or(0, str::len)).await?;
+        Ok::<_, HandlerError>(json!(length))
+    });
+    assert_eq!(client.ask("value", json!({ "limit": 5 })).await["payload"], json!({ "limit": 5 }));
+    assert_eq!(client.ask("nothing", Value::Null).await.get("payload"), None);
+    assert_eq!(client.ask("null", Value::Null).await.get("payload"), Some(&Value::Null));
+    assert_eq!(client.ask("later", json!([1, 2])).await["payload"], json!([1, 2]));
+    assert_eq!(client.ask("elsewhere", json!("four")).await["payload"], json!(6));
+}
+
+#[tokio::test]
+async fn a_handlers_error_is_its_clients_answer() {
+    let (server, mut client) = in_memory().await;
+    server.on_request("plain", |_: Payload, _: RequestContext| async {
+        Err::<(), _>(HandlerError::new("no such chat").details(json!({ "id": 7 })))
+    });
+    server.on_request("coded", |_: Payload, _: RequestContext| async {
+        tokio::task::yield_now().await;
+        Err::<(), _>(HandlerError::with_code(ErrorCode::Unauthorized, "not yours"))
+    });
+    server.on_request("std", |_: Payload, _: RequestContext| async {
+        let number: u8 = "300".parse()?;
+        Ok::<_, HandlerError>(json!(number))
+    });
+    let expected = json!({ "code": "HANDLER_ERROR", "message": "no such chat", "details": { "id": 7 } });
+    assert_eq!(client.ask("plain", Value::Null).await["error"], expected);
+    let expected = json!({ "code": "UNAUTHORIZED", "message": "not yours" });
+    assert_eq!(client.ask("coded", Value::Null).await["error"], expected);
+    assert_eq!(code(&client.ask("std", Value::Null).await), "HANDLER_ERROR");
+    assert_eq!(server.stats().errors_with(ErrorCode::HandlerError), 2);
+    assert_eq!(server.stats().errors_with(ErrorCode::Unauthorized), 1);
+    client.assert_alive().await;
+}
+
+#[tokio::test]
+async fn many_requests_wait_at_once_and_each_is_answered_when_it_is_ready() {
+    const MANY: usize = 200;
+    let (server, port) = start(config()).await;
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    server.on_request("wait", move |payload: Payload, _: RequestContext| {
+        let (answer, answered) = oneshot::channel::<Value>();
+        sender.send((payload, answer)).expect("the test is there");
+        async move { Ok::<_, HandlerError>(answered.await?) }
+    });
+    let mut client = Client::connect(port).await;
+    let mut open = Vec::new();
+    for index in 0..MANY {
+        client.send(&index.to_string(), "wait", json!(index)).await;
+        let (payload, answer) = within("the handler", receiver.recv()).await.unwrap();
+        assert_eq!(payload.parse().unwrap(), json!(index));
+        open.push((index, answer));
+    }
+    // 3 has no factor in common with the number of requests: every one has its turn, none in its order.
+    for turn in 0..MANY {
+        let index = (turn * 3 + 1) % MANY;
+        let at = open.iter().position(|(open, _)| *open == index).unwrap();
+        let (_, answer) = open.swap_remove(at);
+        answer.send(json!(index * 2)).unwrap();
+        let response = client.response().await;
+        assert_eq!(response["id"], index.to_string());
+        assert_eq!(response["payload"], json!(index * 2));
+    }
+    client.assert_alive().await;
+}
+
+#[tokio::test]
+async fn a_handler_knows_whose_request_it_answers() {
+    let (server, mut client) = in_memory().await;
+    server.on_request("who", |_: Payload, cx: RequestContext| async move {
+        Ok::<_, HandlerError>(json!([cx.client_id.to_string(), cx.request_id(), cx.server().client_count()]))
+    });
+    client.send_text(r#"{"type":"request","id":"\u00e9","channel":"who"}"#).await;
+    assert_eq!(client.response().await["payload"], json!([client.id, "é", 1]));
+    client.send_text(r#"{"type":"request","id":"plain","channel":"who"}"#).await;
+    assert_eq!(client.response().await["payload"], json!([client.id, "plain", 1]));
+}
+
+// Emitting.
+
+#[tokio::test]
+async fn what_a_handler_emits_before_it_returns_arrives_before_its_response() {
+    let (server, port) = start(config()).await;
+    for (channel, pauses) in [("inline", 0), ("waiting", 3)] {
+        server.on_request(channel, move |_: Payload, cx: RequestContext| async move {
+            for step in 0..3 {
+                cx.emit("step", json!(step));
+                for _ in 0..pauses {
+                    tokio::task::yield_now().await;
+                }
+            }
+            cx.server().emit("all", json!("done"));
+            Ok::<_, HandlerError>(json!("result"))
+        });
+    }
+    let mut client = Client::connect(port).await;
+    let mut other = Client::connect(port).await;
+    for channel in ["inline", "waiting"] {
+        for _ in 0..20 {
+            client.send("1", channel, Value::Null).await;
+            for step in 0..3 {
+                assert_eq!(client.event("step").await, json!(step));
+            }
+            assert_eq!(client.event("all").await, "done");
+            assert_eq!(client.response().await["payload"], "result");
+            assert_eq!(other.event("all").await, "done");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_behind_an_emitting_one_is_answered_behind_its_event() {
+    let (server, mut client) = in_memory().await;
+    server.on_request("emit", |_: Payload, cx: RequestContext| async move {
+        cx.emit("event", json!(cx.request_id()));
+        Ok::<_, HandlerError>(())
+    });
+    for id in ["1", "2", "3"] {
+        client.send(id, "emit", Value::Null).await;
+        client.send(id, "echo", Value::Null).await;
+    }
+    for id in ["1", "2", "3"] {
+        assert_eq!(client.event("event").await, id);
+        assert_eq!(client.response().await["channel"], "emit");
+        assert_eq!(client.response().await["channel"], "echo");
+    }
+}
+
+// Panics.
+
+#[tokio::test]
+async fn a_panic_is_its_own_requests_error_and_nobody_elses() {
+    let (failed, mut failures) = calls();
+    let (server, port) = start(config().on_error(failed)).await;
+    type Answer = std::future::Ready<Result<Payload, HandlerError>>;
+    server.on_request("in the closure", |_: Payload, _: RequestContext| -> Answer { panic!("closure") });
+    server.on_request("at once", |_: Payload, _: RequestContext| async {
+        if true {
+            panic!("at once");
+        }
+        Ok::<_, HandlerError>(())
+    });
+    server.on_request("after a pause", |_: Payload, _: RequestContext| async {
+        tokio::task::yield_now().await;
+        if true {
+            std::panic::panic_any(7_u64);
+        }
+        Ok::<_, HandlerError>(())
+    });
+    let (gate, mut began) = waiting(&server, "wait");
+    let mut client = Client::connect(port).await;
+    let mut other = Client::connect(port).await;
+    client.send("waits", "wait", Value::Null).await;
+    assert_eq!(began.next().await, "waits");
+    for channel in ["in the closure", "at once", "after a pause"] {
+        let response = client.ask(channel, Value::Null).await;
+        assert_eq!(response["error"], json!({ "code": "HANDLER_ERROR", "message": "Internal error" }));
+        match failures.next().await {
+            ServerError::HandlerPanicked { channel: reported } => assert_eq!(reported, channel),
+            unexpected => panic!("{unexpected}"),
+        }
+        client.assert_alive().await;
+        other.assert_alive().await;
+    }
+    gate.add_permits(1);
+    assert_eq!(client.response().await["id"], "waits");
+    assert_eq!(failures.drain(), 0);
+}
+
+struct PanicsOnDrop;
+
+impl Drop for PanicsOnDrop {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_while_it_is_dropped_is_contained_too() {
+    let (failed, mut failures) = calls();
+    let (left, mut leaves) = calls();
+    let mut config = config().on_error(failed).on_disconnection(left);
+    config.limits.handler_timeout = Duration::from_millis(20);
+    let (server, port) = start(config).await;
+    let hang = |_: Payload, _: RequestContext| async {
+        let _guard = PanicsOnDrop;
+        std::future::pending::<()>().await;
+        Ok::<_, HandlerError>(())
+    };
+    server.on_request("timed out", hang);
+    server.on_request_within("left behind", Duration::from_secs(600), hang);
+    let mut other = Client::connect(port).await;
+    let mut client = Client::connect(port).await;
+    assert_eq!(code(&client.ask("timed out", Value::Null).await), "TIMEOUT");
+    client.assert_alive().await;
+    for id in ["1", "2", "3"] {
+        client.send(id, "left behind", Value::Null).await;
+    }
+    client.assert_alive().await;
+    client.leave().await;
+    leaves.next().await;
+    for expected in ["timed out", "left behind", "left behind", "left behind"] {
+        match failures.next().await {
+            ServerError::HandlerPanicked { channel } => assert_eq!(channel, expected),
+            unexpected => panic!("{unexpected}"),
+        }
+    }
+    other.assert_alive().await;
+}
+
+// Deadlines.
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_is_dropped_and_answered_with_timeout_at_its_deadline() {
+    let (server, mut client) = in_memory().await;
+    let (dropped, mut drops) = calls();
+    let dropped = Arc::new(dropped);
+    for (channel, timeout) in [("default", None), ("short", Some(200)), ("long", Some(50_000))] {
+        let dropped = dropped.clone();
+        let handler = move |_: Payload, _: RequestContext| {
+            let guard = OnDrop { dropped: dropped.clone(), at: Instant::now() };
+            async move {
+                std::future::pending::<()>().await;
+                drop(guard);
+                Ok::<_, HandlerError>(())
+            }
+        };
+        match timeout {
+            None => server.on_request(channel, handler),
+            Some(timeout) => server.on_request_within(channel, Duration::from_millis(timeout), handler),
+        }
+    }
+    for channel in ["long", "default", "short"] {
+        client.send(channel, channel, Value::Null).await;
+    }
+    for (channel, timeout_ms) in [("short", 200), ("default", 30_000), ("long", 50_000)] {
+        let response = client.response().await;
+        assert_eq!((response["id"].as_str(), code(&response)), (Some(channel), "TIMEOUT"));
+        let lived = drops.next().await.as_millis();
+        // tokio's timers have a tick of 1 ms, ours too.
+        assert!((timeout_ms..=timeout_ms + 2).contains(&lived), "{lived} of {timeout_ms} ms");
+    }
+    assert_eq!(server.stats().errors_with(ErrorCode::Timeout), 3);
+    client.assert_alive().await;
+}
+
+/// Says how long it lived.
+struct OnDrop<F: Fn(Duration)> {
+    dropped: Arc<F>,
+    at: Instant,
+}
+
+impl<F: Fn(Duration)> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.dropped)(self.at.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_ends_in_time_is_not_timed_out_later() {
+    let (server, mut client) = in_memory().await;
+    server.on_request("nap", |payload: Payload, _: RequestContext| async move {
+        tokio::time::sleep(Duration::from_millis(payload.parse()?.as_u64().unwrap_or_default())).await;
+        Ok::<_, HandlerError>(())
+    });
+    for (nap, expected) in [(29_990, ""), (30_010, "TIMEOUT")] {
+        client.send("1", "nap", json!(nap)).await;
+        assert_eq!(code(&client.response().await), expected, "{nap} ms");
+    }
+    // Long enough for a forgotten deadline to show.
+    client.send("2", "nap", json!(29_990)).await;
+    assert_eq!(client.response().await["id"], "2");
+    client.assert_alive().await;
+}
+
+// The client leaves.
+
+#[tokio::test]
+async fn handlers_are_dropped_when_their_client_leaves() {
+    let (left, mut leaves) = calls();
+    let (server, port) = start(config().on_disconnection(left)).await;
+    let (dropped, mut drops) = calls();
+    let dropped = Arc::new(dropped);
+    let (began, mut beginnings) = calls();
+    server.on_request("never", move |_: Payload, _: RequestContext| {
+        let guard = OnDrop { dropped: dropped.clone(), at: Instant::now() };
+        began(());
+        async move {
+            std::future::pending::<()>().await;
+            drop(guard);
+            Ok::<_, HandlerError>(())
+        }
+    });
+    let mut stays = Client::connect(port).await;
+    stays.send("1", "never", Value::Null).await;
+    beginnings.next().await;
+    for politely in [true, false] {
+        let mut client = Client::connect(port).await;
+        for id in ["1", "2", "3"] {
+            client.send(id, "never", Value::Null).await;
+            beginnings.next().await;
+        }
+        if politely {
+            client.leave().await
+        } else {
+            socket::reset(client.socket.into_inner())
+        }
+        leaves.next().await;
+        // By then all of them are gone, and only they.
+        assert_eq!(drops.drain(), 3);
+    }
+    stays.assert_alive().await;
+    drop(stays);
+    leaves.next().await;
+    assert_eq!(drops.drain(), 1);
+}
+
+// Too many at once.
+
+#[tokio::test]
+async fn no_more_handlers_wait_than_allowed_and_the_next_begins_when_one_ends() {
+    let mut config = config();
+    config.limits.max_in_flight = 3;
+    let (server, port) = start(config).await;
+    let (gate, mut began) = waiting(&server, "wait");
+    let mut client = Client::connect(port).await;
+    let mut other = Client::connect(port).await;
+    for id in 0..10 {
+        client.send(&id.to_string(), "wait", Value::Null).await;
+    }
+    for id in 0..3 {
+        assert_eq!(began.next().await, id.to_string());
+    }
+    // A round trip of another client is time enough for the server to begin a fourth.
+    for _ in 0..100 {
+        other.assert_alive().await;
+    }
+    assert_eq!(began.drain(), 0);
+    for id in 3..10 {
+        gate.add_permits(1);
+        client.response().await;
+        assert_eq!(began.next().await, id.to_string());
+        assert_eq!(began.drain(), 0);
+    }
+    gate.add_permits(3);
+    for _ in 0..3 {
+        client.response().await;
+    }
+    client.assert_alive().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_never_waits_does_not_count_as_in_flight() {
+    let mut config = config();
+    config.limits.max_in_flight = 1;
+    let (server, port) = start(config).await;
+    let running = Arc::new(AtomicUsize::new(0));
+    let count = running.clone();
+    server.on_request("count", move |_: Payload, _: RequestContext| {
+        let total = count.fetch_add(1, Ordering::Relaxed);
+        async move { Ok::<_, HandlerError>(json!(total)) }
+    });
+    let mut client = Client::connect(port).await;
+    for id in 0..300 {
+        client.send(&id.to_string(), "count", Value::Null).await;
+    }
+    for id in 0..300 {
+        assert_eq!(client.response().await["payload"], json!(id));
+    }
+    assert_eq!(running.load(Ordering::Relaxed), 300);
+}
+
+// Handlers come and go.
+
+#[tokio::test]
+async fn a_handler_that_is_removed_ends_what_it_began_and_begins_no_more() {
+    let (server, port) = start(config()).await;
+    let (gate, mut began) = waiting(&server, "wait");
+    let mut client = Client::connect(port).await;
+    client.send("1", "wait", Value::Null).await;
+    assert_eq!(began.next().await, "1");
+    assert!(server.off_request("wait"));
+    assert!(!server.off_request("wait"));
+    assert_eq!(code(&client.ask("wait", Value::Null).await), "UNKNOWN_CHANNEL");
+    gate.add_permits(1);
+    assert_eq!(client.response().await["payload"], "1");
+
+    for answer in ["old", "new"] {
+        server.on_request("wait", move |_: Payload, _: RequestContext| async move {
+            Ok::<_, HandlerError>(json!(answer))
+        });
+        assert_eq!(client.ask("wait", Value::Null).await["payload"], answer);
+    }
+}
+
+#[tokio::test]
+async fn a_handler_may_change_handlers() {
+    let (server, mut client) = in_memory().await;
+    server.on_request("once", |_: Payload, cx: RequestContext| async move {
+        cx.server()
+            .on_request("born", |_: Payload, _: RequestContext| async { Ok::<_, HandlerError>(json!(1)) });
+        Ok::<_, HandlerError>(json!(cx.server().off_request("once")))
+    });
+    assert_eq!(client.ask("once", Value::Null).await["payload"], true);
+    assert_eq!(client.ask("born", Value::Null).await["payload"], 1);
+    assert_eq!(code(&client.ask("once", Value::Null).await), "UNKNOWN_CHANNEL");
+}
