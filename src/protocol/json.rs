@@ -176,6 +176,12 @@ pub fn unescape(content: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str(&format!("\"{content}\"")).ok().map(Cow::Owned)
 }
 
+/// Where a part of a text stands in it.
+pub(super) fn range_in(text: &str, part: &str) -> Range<usize> {
+    let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+    start..start + part.len()
+}
+
 /// Appends a JSON string, quotes included.
 pub fn write_string(out: &mut String, content: &str) {
     out.push('"');

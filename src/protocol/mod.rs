@@ -1,4 +1,6 @@
 //! The protocol, pure: bytes and time in, messages and bytes out. Nothing here knows a socket or a clock.
+pub mod backoff;
+pub mod caller;
 pub mod connection;
 pub mod envelope;
 pub mod error;

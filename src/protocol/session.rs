@@ -119,9 +119,9 @@ pub struct Request {
 impl Request {
     fn new(text: &str, envelope: &Envelope<'_>) -> Request {
         Request {
-            id: range_in(text, envelope.id.unwrap_or_default()),
-            channel: range_in(text, envelope.channel),
-            payload: envelope.payload.map(|payload| range_in(text, payload)),
+            id: json::range_in(text, envelope.id.unwrap_or_default()),
+            channel: json::range_in(text, envelope.channel),
+            payload: envelope.payload.map(|payload| json::range_in(text, payload)),
             message: Arc::from(text),
         }
     }
@@ -174,12 +174,6 @@ impl std::fmt::Display for RequestId {
         let raw = self.message.get(self.range.clone()).unwrap_or_default();
         f.write_str(&json::unescape(raw).unwrap_or(Cow::Borrowed(raw)))
     }
-}
-
-/// Where a part of a text stands in it.
-fn range_in(text: &str, part: &str) -> Range<usize> {
-    let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
-    start..start + part.len()
 }
 
 impl Session {

@@ -1,0 +1,80 @@
+//! The pauses between attempts to reconnect (specification, "Client Implementation"). In: randomness. Out: how long
+//! to wait, or that it is enough.
+
+use std::time::Duration;
+
+/// No pause is longer, however often it failed.
+pub const MAX_DELAY: Duration = Duration::from_secs(30);
+
+/// Counts attempts. Each pause is half as long again as the last, give or take a fifth, so that the clients of a server
+/// that comes back do not all knock at the same moment.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    interval: Duration,
+    max_attempts: u32,
+    attempts: u32,
+}
+
+impl Backoff {
+    /// The first pause is `interval`; after `max_attempts` there are no more.
+    pub fn new(interval: Duration, max_attempts: u32) -> Backoff {
+        Backoff { interval, max_attempts, attempts: 0 }
+    }
+
+    /// Attempts since the last success.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// The connection works: the next loss starts from the beginning.
+    pub fn reset(&mut self) {
+        self.attempts = 0;
+    }
+
+    /// The pause before the next attempt; `None` when there have been enough. `random` is any number.
+    pub fn next_delay(&mut self, random: u32) -> Option<Duration> {
+        if self.attempts >= self.max_attempts {
+            return None;
+        }
+        let exponent = i32::try_from(self.attempts).unwrap_or(i32::MAX).min(100);
+        self.attempts += 1;
+        let jitter = 0.8 + 0.4 * f64::from(random) / f64::from(u32::MAX);
+        let longest = MAX_DELAY.as_secs_f64();
+        Some(Duration::from_secs_f64(
+            (self.interval.as_secs_f64() * 1.5_f64.powi(exponent)).min(longest) * jitter,
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIDDLE: u32 = u32::MAX / 2;
+
+    #[test]
+    fn pauses_grow_by_half_up_to_a_limit_and_end() {
+        let mut backoff = Backoff::new(Duration::from_secs(1), 12);
+        let pauses: Vec<u128> =
+            std::iter::from_fn(|| backoff.next_delay(MIDDLE)).map(|pause| pause.as_millis()).collect();
+        let expected = [1000, 1500, 2250, 3375, 5062, 7593, 11_390, 17_085, 25_628, 30_000, 30_000, 30_000];
+        assert_eq!(pauses.len(), expected.len());
+        for (pause, expected) in pauses.iter().zip(expected) {
+            assert!(pause.abs_diff(expected) <= 1, "{pauses:?}");
+        }
+        assert_eq!(backoff.attempts(), 12);
+        backoff.reset();
+        assert!(backoff.next_delay(MIDDLE).is_some_and(|pause| pause < Duration::from_millis(1001)));
+    }
+
+    #[test]
+    fn jitter_is_a_fifth_either_way() {
+        let first = |random| Backoff::new(Duration::from_secs(10), 1).next_delay(random).unwrap().as_millis();
+        assert_eq!((first(0), first(u32::MAX)), (8000, 12_000));
+    }
+
+    #[test]
+    fn no_attempts_are_none() {
+        assert_eq!(Backoff::new(Duration::from_secs(1), 0).next_delay(0), None);
+    }
+}

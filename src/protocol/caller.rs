@@ -1,0 +1,414 @@
+//! The client's end of a connection: the mirror of [`session`](super::session). In: calls, bytes, time. Out: answers,
+//! events, and the bytes to send. Never waits, and never reconnects: a new connection is a new caller.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::connection::{CloseCode, Connection, Event, MaskSource};
+use super::envelope::{self, Envelope, Kind, MAX_CHANNEL_BYTES, Timestamp};
+use super::error::{ErrorCode, WireError};
+use super::idle::{IdleAction, IdleTimer};
+use super::json;
+use super::payload::Payload;
+use super::time::{Millis, Now};
+use super::uuid::Uuid;
+
+/// The limits of a caller.
+#[derive(Debug, Clone)]
+pub struct CallerLimits {
+    /// Largest message accepted, in bytes. A larger one closes the connection with 1009.
+    ///
+    /// Default 16 MiB, what a server sends at most unless told otherwise.
+    pub max_message_bytes: usize,
+    /// Silence after which the server is pinged.
+    ///
+    /// Default 30 s.
+    pub ping_interval: Duration,
+    /// Silence, pongs included, after which the connection counts as lost.
+    ///
+    /// Default 75 s: two pings were not answered.
+    pub idle_timeout: Duration,
+    /// How long the server may take to answer a close frame. Then the connection is cut.
+    ///
+    /// Default 5 s.
+    pub close_timeout: Duration,
+}
+
+impl Default for CallerLimits {
+    fn default() -> CallerLimits {
+        CallerLimits {
+            max_message_bytes: 16 << 20,
+            ping_interval: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+            close_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The client's end of one connection.
+///
+/// Contract: after each read call [`handle_input`](Caller::handle_input) until everything is consumed, and send what was
+/// appended to `out`. At [`deadline`](Caller::deadline) call [`expire`](Caller::expire) until it returns `None`, then
+/// [`handle_deadline`](Caller::handle_deadline). When [`is_finished`](Caller::is_finished), send what is left and close the
+/// transport.
+#[derive(Debug)]
+pub struct Caller {
+    limits: CallerLimits,
+    connection: Connection,
+    idle: IdleTimer,
+    pending: HashMap<Uuid, Pending>,
+    /// No call ends before this; it may be earlier than the first that does.
+    pending_deadline: Millis,
+    closing_until: Option<Millis>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    channel: String,
+    until: Millis,
+}
+
+/// What came from the server.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A call has its answer.
+    Response {
+        /// The id that [`Caller::call`] was given.
+        id: Uuid,
+        /// The payload, or why there is none.
+        result: Result<Payload, WireError>,
+    },
+    /// The server tells something, unasked.
+    Event {
+        /// The channel.
+        channel: String,
+        /// The payload.
+        payload: Payload,
+    },
+    /// The connection is over.
+    Closed {
+        /// The code of the server's close frame; `None` if it gave none, or the connection failed otherwise.
+        code: Option<u16>,
+        /// Why, for a person.
+        reason: String,
+    },
+}
+
+impl Caller {
+    /// The client's end of a connection whose upgrade was just answered.
+    pub fn new(limits: CallerLimits, masks: MaskSource, now: Millis) -> Caller {
+        Caller {
+            connection: Connection::client(limits.max_message_bytes, masks),
+            idle: IdleTimer::new(now),
+            pending: HashMap::new(),
+            pending_deadline: Millis(u64::MAX),
+            closing_until: None,
+            limits,
+        }
+    }
+
+    /// Appends a request. Its answer comes as [`Incoming::Response`] or out of [`expire`](Caller::expire), once.
+    ///
+    /// # Errors
+    /// When the connection is closing, or the channel is not a name of 1 to 256 bytes. Then nothing was appended.
+    pub fn call(
+        &mut self,
+        now: Now,
+        id: Uuid,
+        channel: &str,
+        payload: &Payload,
+        timeout: Duration,
+        out: &mut Vec<u8>,
+    ) -> Result<(), WireError> {
+        if !self.connection.is_open() {
+            return Err(WireError::with_code(ErrorCode::ConnectionClosed, "Connection is closing"));
+        }
+        let mut quoted = String::with_capacity(channel.len() + 2);
+        json::write_string(&mut quoted, channel);
+        let raw = json::string_content(&quoted).unwrap_or_default();
+        if !(1..=MAX_CHANNEL_BYTES).contains(&raw.len()) {
+            let message = format!("channel must be a name of 1..={MAX_CHANNEL_BYTES} bytes");
+            return Err(WireError::with_code(ErrorCode::InvalidMessage, message));
+        }
+        let timestamp = Timestamp::new(now.unix_ms);
+        let text = id.to_string();
+        let pieces = envelope::request(&text, raw, payload.as_str(), timestamp.as_str());
+        self.connection.write_text(out, &pieces);
+        let until = now.at + timeout;
+        self.pending.insert(id, Pending { channel: channel.to_owned(), until });
+        self.pending_deadline = self.pending_deadline.min(until);
+        Ok(())
+    }
+
+    /// Whether calls can be made: no close frame has passed.
+    pub fn is_open(&self) -> bool {
+        self.connection.is_open()
+    }
+
+    /// Whether the connection is over: send what is left, then close the transport.
+    pub fn is_finished(&self) -> bool {
+        self.connection.is_closed()
+    }
+
+    /// Calls that have no answer yet.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Takes the next step into bytes from the server: at most one frame. Answers how many bytes were used, and what
+    /// came of them.
+    pub fn handle_input(
+        &mut self,
+        now: Now,
+        input: &mut [u8],
+        out: &mut Vec<u8>,
+    ) -> (usize, Option<Incoming>) {
+        self.idle.touch(now.at);
+        let received = self.connection.receive(input, out);
+        let incoming = match received.event {
+            Some(Event::Text(text)) => take(&mut self.pending, &text),
+            Some(Event::Binary(bytes)) => {
+                std::str::from_utf8(&bytes).ok().and_then(|text| take(&mut self.pending, text))
+            }
+            Some(Event::Closed { code, reason }) => Some(Incoming::Closed { code, reason }),
+            Some(Event::Failed(violation)) => {
+                Some(Incoming::Closed { code: None, reason: violation.as_str().to_owned() })
+            }
+            None => None,
+        };
+        (received.consumed, incoming)
+    }
+
+    /// When [`expire`](Caller::expire) and [`handle_deadline`](Caller::handle_deadline) are next to be called. It may be early,
+    /// never late.
+    pub fn deadline(&self) -> Millis {
+        if let Some(until) = self.closing_until {
+            return until.min(self.pending_deadline);
+        }
+        let limits = &self.limits;
+        self.idle.deadline(Some(limits.ping_interval), limits.idle_timeout).min(self.pending_deadline)
+    }
+
+    /// One call whose time is up, with its error. Call it until it returns `None`.
+    pub fn expire(&mut self, now: Now) -> Option<(Uuid, WireError)> {
+        if now.at < self.pending_deadline {
+            return None;
+        }
+        let over = self.pending.iter().find(|(_, pending)| now.at >= pending.until).map(|(id, _)| *id);
+        let Some((id, pending)) = over.and_then(|id| self.pending.remove_entry(&id)) else {
+            let deadlines = self.pending.values().map(|pending| pending.until);
+            self.pending_deadline = deadlines.min().unwrap_or(Millis(u64::MAX));
+            return None;
+        };
+        let message = format!("no answer in time on {}", pending.channel);
+        Some((id, WireError::with_code(ErrorCode::Timeout, message)))
+    }
+
+    /// Does what is due: a ping, or a close. `false` says that the server is gone: cut the connection.
+    pub fn handle_deadline(&mut self, now: Now, out: &mut Vec<u8>) -> bool {
+        if let Some(until) = self.closing_until {
+            return now.at < until;
+        }
+        let limits = &self.limits;
+        match self.idle.poll(now.at, Some(limits.ping_interval), limits.idle_timeout) {
+            IdleAction::Wait => {}
+            IdleAction::Ping => self.connection.ping(out),
+            IdleAction::Close => return false,
+        }
+        true
+    }
+
+    /// Starts the close handshake with code 1000.
+    pub fn close(&mut self, now: Millis, out: &mut Vec<u8>) {
+        if self.closing_until.is_none() {
+            self.connection.close(CloseCode::Normal, "", out);
+            self.closing_until = Some(now + self.limits.close_timeout);
+        }
+    }
+}
+
+/// What a message means. One that is no answer to a pending call and no event means nothing: the answer may have come
+/// after its deadline.
+fn take(pending: &mut HashMap<Uuid, Pending>, text: &str) -> Option<Incoming> {
+    let envelope = Envelope::decode(text).ok()?;
+    let message: Arc<str> = Arc::from(text);
+    let part = |value: Option<&str>| match value {
+        Some(value) => Payload::part(message.clone(), json::range_in(text, value)),
+        None => Payload::none(),
+    };
+    match envelope.kind {
+        Kind::Request => None,
+        Kind::Event => Some(Incoming::Event {
+            channel: json::unescape(envelope.channel)?.into_owned(),
+            payload: part(envelope.payload),
+        }),
+        Kind::Response => {
+            let error = envelope.error.map(|error| read_error(error, |details| part(Some(details))));
+            let id = match &error {
+                // The server names the call in the details: it refuses before it looks at ids.
+                Some(error) if error.code == ErrorCode::RateLimited => {
+                    error.details.parse().ok()?.get("requestId")?.as_str()?.parse().ok()?
+                }
+                _ => envelope.id?.parse().ok()?,
+            };
+            pending.remove(&id)?;
+            let result = match error {
+                Some(error) => Err(error),
+                None => Ok(part(envelope.payload)),
+            };
+            Some(Incoming::Response { id, result })
+        }
+    }
+}
+
+/// The `error` member of a response. A code that is not known here is as good as `HANDLER_ERROR`.
+fn read_error(error: &str, details: impl Fn(&str) -> Payload) -> WireError {
+    let mut read = WireError::new("the server gave no reason");
+    // The text was checked when the envelope was decoded.
+    let _ = json::members(error, |member| match member.name {
+        "code" => {
+            let code = json::string_content(member.value).and_then(ErrorCode::from_wire);
+            read.code = code.unwrap_or(ErrorCode::HandlerError);
+        }
+        "message" => {
+            if let Some(message) = json::string_content(member.value).and_then(json::unescape) {
+                read.message = message.into_owned().into();
+            }
+        }
+        "details" => read.details = details(member.value),
+        _ => {}
+    });
+    read
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame;
+    use super::*;
+
+    const NOW: Now = Now { at: Millis(1000), unix_ms: 5 };
+
+    fn at(ms: u64) -> Now {
+        Now { at: Millis(ms), unix_ms: ms }
+    }
+
+    fn caller() -> Caller {
+        Caller::new(CallerLimits::default(), || [0; 4], NOW.at)
+    }
+
+    fn id(n: u8) -> Uuid {
+        Uuid::from_random([n; 16])
+    }
+
+    fn receive(caller: &mut Caller, text: &str) -> Option<Incoming> {
+        let mut input = Vec::new();
+        frame::write_text(&mut input, None, &[text]);
+        let (used, incoming) = caller.handle_input(NOW, &mut input, &mut Vec::new());
+        assert_eq!(used, input.len());
+        incoming
+    }
+
+    /// Which call an answer belongs to, and what it says.
+    fn answer(incoming: Option<Incoming>) -> Option<(Uuid, String)> {
+        match incoming? {
+            Incoming::Response { id, result: Ok(payload) } => {
+                Some((id, payload.as_str().unwrap_or("none").to_owned()))
+            }
+            Incoming::Response { id, result: Err(error) } => {
+                Some((id, format!("{error} {}", error.details.as_str().unwrap_or("none"))))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn call(caller: &mut Caller, n: u8, channel: &str, seconds: u64) -> Result<Vec<u8>, WireError> {
+        let mut out = Vec::new();
+        caller.call(NOW, id(n), channel, &Payload::none(), Duration::from_secs(seconds), &mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn each_call_gets_its_own_answer_once() {
+        let mut caller = caller();
+        for n in 1..=4 {
+            assert!(!call(&mut caller, n, "c", 30).unwrap().is_empty());
+        }
+        let response = |n: u8, rest: &str| {
+            format!(r#"{{"type":"response","id":"{}","channel":"c"{rest},"timestamp":1}}"#, id(n))
+        };
+        let text = response(2, r#","payload":{"x":1}"#);
+        assert_eq!(answer(receive(&mut caller, &text)), Some((id(2), r#"{"x":1}"#.to_owned())));
+        assert_eq!(answer(receive(&mut caller, &text)), None, "the second answer to one call");
+        assert_eq!(answer(receive(&mut caller, &response(1, ""))), Some((id(1), "none".to_owned())));
+        let text = response(3, r#","error":{"code":"TIMEOUT","message":"a\u0062c","details":[1]}"#);
+        assert_eq!(answer(receive(&mut caller, &text)), Some((id(3), "TIMEOUT: abc [1]".to_owned())));
+        let limited = format!(
+            r#"{{"type":"response","id":"rate_limited","channel":"system","error":{{"code":"RATE_LIMITED","message":"Too many requests","details":{{"requestId":"{}"}}}}}}"#,
+            id(4)
+        );
+        let (limited_id, text) = answer(receive(&mut caller, &limited)).unwrap();
+        assert_eq!(limited_id, id(4));
+        assert!(text.starts_with("RATE_LIMITED: Too many requests"));
+        assert_eq!(caller.pending(), 0);
+        for nothing in [
+            "{",
+            "[]",
+            r#"{"type":"request","id":"1","channel":"c"}"#,
+            r#"{"type":"response","id":"x","channel":"c"}"#,
+        ] {
+            assert_eq!(answer(receive(&mut caller, nothing)), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn events_carry_their_channel_and_payload() {
+        let mut caller = caller();
+        match receive(&mut caller, r#"{"type":"event","channel":"a\u003ab","payload":[1],"timestamp":1}"#) {
+            Some(Incoming::Event { channel, payload }) => {
+                assert_eq!((channel.as_str(), payload.as_str()), ("a:b", Some("[1]")));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_call_without_answer_ends_at_its_deadline() {
+        let mut caller = caller();
+        call(&mut caller, 1, "slow", 2).unwrap();
+        call(&mut caller, 2, "slower", 5).unwrap();
+        assert_eq!(caller.deadline(), Millis(3000));
+        assert!(caller.expire(at(2999)).is_none());
+        let (expired, error) = caller.expire(at(3000)).unwrap();
+        assert_eq!((expired, error.code), (id(1), ErrorCode::Timeout));
+        assert!(caller.expire(at(3000)).is_none());
+        assert_eq!(caller.deadline(), Millis(6000));
+        assert_eq!(caller.expire(at(9000)).map(|(expired, _)| expired), Some(id(2)));
+        assert!(caller.expire(at(9000)).is_none());
+        assert_eq!(caller.pending(), 0);
+    }
+
+    #[test]
+    fn a_silent_server_is_pinged_and_then_given_up() {
+        let mut caller = caller();
+        let mut out = Vec::new();
+        assert_eq!(caller.deadline(), Millis(31_000));
+        assert!(caller.handle_deadline(at(31_000), &mut out));
+        assert_eq!(out.first(), Some(&0x89), "a ping");
+        assert!(caller.handle_deadline(at(61_000), &mut out));
+        assert!(caller.handle_deadline(at(75_999), &mut out));
+        assert!(!caller.handle_deadline(at(76_000), &mut out));
+    }
+
+    #[test]
+    fn a_name_that_is_no_channel_is_refused_before_anything_is_sent() {
+        let mut caller = caller();
+        for (channel, fits) in [("", false), (&*"x".repeat(256), true), (&*"x".repeat(257), false)] {
+            assert_eq!(call(&mut caller, 1, channel, 1).is_ok(), fits, "{}", channel.len());
+        }
+        let mut out = Vec::new();
+        caller.close(NOW.at, &mut out);
+        assert_eq!(call(&mut caller, 2, "c", 1).unwrap_err().code, ErrorCode::ConnectionClosed);
+        assert!(!caller.handle_deadline(at(6000), &mut out), "the close frame is not waited for any longer");
+    }
+}
