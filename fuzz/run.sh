@@ -22,7 +22,7 @@ for target; do
     corpus="fuzz/corpus/$target"
     mkdir -p "$corpus"
     echo "== $target: seeds and regressions"
-    # The crate forbids unsafe code, so an address sanitizer would only cost half the speed.
+    # The crate forbids unsafe code, so an address sanitizer would only cost speed.
     # shellcheck disable=SC2086
     cargo +nightly fuzz run --sanitizer none "$target" $seeds -- -runs=0 -timeout=10 -rss_limit_mb=2048
     echo "== $target: $seconds s"
