@@ -93,6 +93,8 @@ struct Readme;
 
 #[cfg(feature = "backend")]
 pub mod backend;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod protocol;
 pub mod server;
 

@@ -126,6 +126,27 @@ pub fn check(head: &Head<'_>, rules: &AccessRules<'_>) -> Result<Accepted, Refus
     })
 }
 
+/// Judges a server's answer with status 101 to a client that sent `key` (section 4.1).
+///
+/// # Errors
+/// With what is wrong. Then the connection is no WebSocket, and has to be cut.
+pub fn check_answer(head: &Head<'_>, key: &str) -> Result<(), &'static str> {
+    if !has_token(head, "upgrade", "websocket") {
+        return Err("Upgrade is not websocket");
+    }
+    if !has_token(head, "connection", "upgrade") {
+        return Err("Connection does not name upgrade");
+    }
+    let accept = head.single("sec-websocket-accept").map_err(|()| "Sec-WebSocket-Accept is twice there")?;
+    if accept.map(<[u8]>::trim_ascii) != Some(accept_key(key.as_bytes()).as_bytes()) {
+        return Err("Sec-WebSocket-Accept does not fit the key");
+    }
+    if head.values("sec-websocket-extensions").next().is_some() {
+        return Err("an extension was turned on that nobody asked for");
+    }
+    Ok(())
+}
+
 /// Judges the `Host` of any request. A page whose name was made to point at this machine (DNS rebinding) still sends
 /// its own name.
 ///
