@@ -47,6 +47,9 @@ pub(super) struct Driver<Io> {
     input: Vec<u8>,
     input_at: usize,
     outbox: Outbox,
+    /// How much of what waits answers what was read last. Nothing more is read until it is sent, so it has a limit of
+    /// its own: `WRITE_BYTES` and one message.
+    answer_bytes: usize,
     /// Since when the client has taken nothing of what waits for it.
     stalled_since: Option<Millis>,
     handlers: Vec<Option<Handler>>,
@@ -127,6 +130,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             input: early,
             input_at: 0,
             outbox: Outbox::default(),
+            answer_bytes: 0,
             stalled_since: None,
             handlers: Vec::new(),
             mail_left: false,
@@ -245,8 +249,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         }
     }
 
+    /// What waits behind the message that is being written, apart from answers to what was read last.
+    fn waiting_bytes(&self) -> usize {
+        self.outbox.waiting_bytes().saturating_sub(self.answer_bytes)
+    }
+
     fn check_outbox(&mut self, now: Now, out: &mut Vec<u8>) {
-        if self.outbox.waiting_bytes() > self.shared.rules.limits.max_outbox_bytes {
+        if self.waiting_bytes() > self.shared.rules.limits.max_outbox_bytes {
             self.close_slow(now, out);
             self.outbox.push(out, 0);
             out.clear();
@@ -372,6 +381,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         out: &mut Vec<u8>,
     ) -> usize {
         let routes = self.shared.router.snapshot();
+        let begun = out.len();
         let mut used = 0;
         while used < input.len() && *frames > 0 && out.len() < WRITE_BYTES && self.session.wants_input() {
             *frames -= 1;
@@ -384,6 +394,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 Some(Action::Request(request)) => self.dispatch(now, cx, &routes, request, out),
             }
         }
+        self.answer_bytes += out.len() - begun;
         used
     }
 
@@ -489,6 +500,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 }
             }
         }
+        if self.outbox.is_empty() {
+            self.answer_bytes = 0;
+        }
         self.stalled_since = match (self.outbox.is_empty(), progress) {
             (true, _) => None,
             (false, Progress::Some) => Some(now.at),
@@ -513,6 +527,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         if sent < out.len() {
             self.outbox.push(out, sent);
             self.stalled_since = Some(now.at);
+        }
+        if self.outbox.is_empty() {
+            self.answer_bytes = 0;
         }
         out.clear();
         self.shut_down(cx)
@@ -551,7 +568,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     fn publish(&mut self) {
         let tally = self.session.take_tally();
         self.shared.metrics.add(tally);
-        self.client.publish(&self.session, tally.requests, &self.outbox);
+        let waiting_bytes = (!self.outbox.is_empty()).then(|| self.waiting_bytes());
+        self.client.publish(&self.session, tally.requests, waiting_bytes);
     }
 
     /// Sees to it that the task wakes at its next deadline. An alarm that is set too early is left: it costs less to

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Wake, Waker};
 
-use crate::protocol::outbox::Outbox;
 use crate::protocol::session::Session;
 use crate::protocol::time::{Millis, Now};
 
@@ -207,8 +206,8 @@ impl Client {
         self.rung.swap(false, Ordering::AcqRel).then(|| take(&mut self.mailbox()))
     }
 
-    /// Publishes what the task knows.
-    pub(super) fn publish(&self, session: &Session, requests: u64, outbox: &Outbox) {
+    /// Publishes what the task knows. `waiting_bytes` is what waits behind the message that is being written, if one is.
+    pub(super) fn publish(&self, session: &Session, requests: u64, waiting_bytes: Option<usize>) {
         self.last_activity.store(session.last_byte().0, Ordering::Relaxed);
         if requests > 0 {
             self.request_count.fetch_add(requests, Ordering::Relaxed);
@@ -217,8 +216,7 @@ impl Client {
                 .store(session.remaining(Millis(ends_at.0.saturating_sub(1))).into(), Ordering::Relaxed);
             self.window_ends_at.store(ends_at.0, Ordering::Relaxed);
         }
-        let waiting = if outbox.is_empty() { 0 } else { outbox.waiting_bytes() + 1 };
-        self.waiting.store(waiting, Ordering::Relaxed);
+        self.waiting.store(waiting_bytes.map_or(0, |bytes| bytes + 1), Ordering::Relaxed);
     }
 
     pub(super) fn info(&self, now: Millis) -> ClientInfo {
