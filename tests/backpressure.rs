@@ -1,0 +1,287 @@
+//! A client that does not read costs a bounded amount of memory, is closed with 1008 at its limit, and delays nobody; a
+//! client that never stops sending does not keep the others from their turn.
+
+#[path = "support/socket.rs"]
+mod socket;
+
+use std::io::Write;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use switchboard::{ClientId, Config, HandlerError, Payload, RequestContext, Server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
+
+use socket::{Client, calls, config, server, start, within};
+
+/// How much of a frame is header when its payload takes 126 to 65 535 bytes.
+const HEADER: usize = 4;
+
+fn small_outbox(bytes: usize) -> Config {
+    let mut config = config();
+    config.limits.max_outbox_bytes = bytes;
+    config
+}
+
+/// Emits an event whose frame has exactly this many bytes.
+fn emit_frame(server: &Server, id: ClientId, bytes: usize) {
+    let around = r#"{"type":"event","channel":"c","payload":"","timestamp":1704067200000}"#.len();
+    server.emit_to(id, "c", json!("x".repeat(bytes - HEADER - around)));
+}
+
+/// A client with a pipe so narrow that the first frame fills it, and the id by which events reach it.
+async fn narrow(server: &Server) -> (Client<tokio::io::DuplexStream>, ClientId) {
+    let client = Client::through_pipe(server, 512).await;
+    let id = client.id.parse().expect("an id");
+    (client, id)
+}
+
+/// Lets the client's task see what was left for it. Under a paused clock, time passes only when every task waits.
+async fn let_it_work() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+// Events.
+
+#[tokio::test(start_paused = true)]
+async fn events_wait_up_to_the_limit_behind_the_one_that_is_being_written() {
+    for at_once in [true, false] {
+        for (last, closes) in [(1000, false), (1001, true)] {
+            let server = server(small_outbox(10_000));
+            let (mut client, id) = narrow(&server).await;
+            // The first is being written, however large it is. Nine more and the last are 10 000 bytes or one more.
+            emit_frame(&server, id, 20_000);
+            if !at_once {
+                let_it_work().await;
+            }
+            for _ in 0..9 {
+                emit_frame(&server, id, 1000);
+                if !at_once {
+                    let_it_work().await;
+                }
+            }
+            emit_frame(&server, id, last);
+            let_it_work().await;
+            let mut events = 0;
+            let ended = loop {
+                match tokio::time::timeout(Duration::from_secs(1), client.next()).await {
+                    Ok(Ok(event)) => {
+                        assert_eq!(event["channel"], "c");
+                        events += 1;
+                    }
+                    Ok(Err(code)) => break Some(code),
+                    Err(_) => break None,
+                }
+            };
+            if closes {
+                assert_eq!(ended, Some(1008), "{last} bytes last, at once: {at_once}");
+                assert!(events <= 1, "what waited behind it is dropped, {events} came");
+            } else {
+                assert_eq!((ended, events), (None, 11), "at once: {at_once}");
+                client.assert_alive().await;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overflowing_client_that_never_reads_is_cut_when_its_time_to_close_is_over() {
+    let (left, mut leaves) = calls();
+    let server = server(small_outbox(10_000).on_disconnection(left));
+    let (_stuck, id) = narrow(&server).await;
+    let (mut other, _) = narrow(&server).await;
+    let begun = Instant::now();
+    for _ in 0..1000 {
+        emit_frame(&server, id, 1000);
+    }
+    other.assert_alive().await;
+    assert_eq!(leaves.next().await, id);
+    let lasted = begun.elapsed().as_millis();
+    assert!((5_000..=5_003).contains(&lasted), "{lasted} ms");
+    other.assert_alive().await;
+    assert_eq!(server.client_ids(), [other.id.parse::<ClientId>().unwrap()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_for_the_send_timeout_is_closed() {
+    let (left, mut leaves) = calls();
+    let server = server(config().on_disconnection(left));
+    let (_stuck, id) = narrow(&server).await;
+    let begun = Instant::now();
+    emit_frame(&server, id, 5_000);
+    assert_eq!(leaves.next().await, id);
+    // 30 s of patience, 5 s for the close.
+    let lasted = begun.elapsed().as_millis();
+    assert!((35_000..=35_003).contains(&lasted), "{lasted} ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_a_little_now_and_then_is_slow_and_stays() {
+    let server = server(config());
+    let mut pipe = socket::pipe(&server, 512);
+    let request = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    pipe.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(pipe.read_u8().await.unwrap());
+    }
+    let_it_work().await;
+    let id = server.client_ids()[0];
+    emit_frame(&server, id, 10_000);
+    // Ten minutes: far beyond every deadline, were it not for the 300 bytes each 29 s.
+    let mut bytes = vec![0; 300];
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(29)).await;
+        pipe.read_exact(&mut bytes).await.unwrap();
+    }
+    assert_eq!(server.client_ids(), [id]);
+    tokio::time::sleep(Duration::from_secs(36)).await;
+    assert_eq!(server.client_count(), 0, "now it has taken nothing for too long");
+}
+
+// Responses.
+
+#[tokio::test(start_paused = true)]
+async fn requests_alone_cannot_fill_the_outbox() {
+    let (called, mut calls) = calls();
+    let server = server(small_outbox(10_000));
+    server.on_request("big", move |_: Payload, _: RequestContext| {
+        called(());
+        async { Ok::<_, HandlerError>(json!("x".repeat(9_000))) }
+    });
+    let (client, id) = narrow(&server).await;
+    let (mut sink, mut stream) = client.socket.split();
+    let sending = tokio::spawn(async move {
+        for id in 0..100 {
+            let request = json!({ "type": "request", "id": id.to_string(), "channel": "big" }).to_string();
+            futures_util::SinkExt::send(&mut sink, Message::text(request)).await.unwrap();
+        }
+    });
+    let_it_work().await;
+    // What one read brought may be handled before the socket is found to be full.
+    assert!(calls.drain() <= 10, "nothing is read from a client that does not read");
+    assert_eq!(server.client_ids(), [id]);
+    for id in 0..100 {
+        let message = within("a response", stream.next()).await.unwrap().unwrap();
+        let response: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
+        assert_eq!(response["id"], id.to_string());
+    }
+    within("the sender", sending).await.expect("it has sent everything");
+    assert_eq!(server.client_ids(), [id]);
+}
+
+// Over real sockets.
+
+/// A client that asks for far more than the system's buffers hold, and reads none of it.
+async fn stuck(port: u16) -> Client {
+    let mut stuck = Client::connect(port).await;
+    for id in 0..4 {
+        stuck.send(&id.to_string(), "huge", Value::Null).await;
+    }
+    stuck
+}
+
+fn with_huge(server: &Server) -> socket::Calls<ClientId> {
+    let (asked, asks) = calls();
+    let huge = Payload::from(json!("x".repeat(15 << 20)));
+    server.on_request("huge", move |_: Payload, cx: RequestContext| {
+        asked(cx.client_id);
+        let huge = huge.clone();
+        async move { Ok::<_, HandlerError>(huge) }
+    });
+    asks
+}
+
+#[tokio::test]
+async fn a_stuck_client_delays_nobody_and_is_cut_off_at_its_limit() {
+    let (left, mut leaves) = calls();
+    let mut config = config().on_disconnection(left);
+    config.limits.close_timeout = Duration::from_millis(200);
+    let (server, port) = start(config).await;
+    let mut asks = with_huge(&server);
+    let mut other = Client::connect(port).await;
+    let mut stuck = stuck(port).await;
+    let id = asks.next().await;
+    for _ in 0..200 {
+        other.assert_alive().await;
+    }
+    assert_eq!(leaves.drain(), 0, "4 MiB have not come together yet");
+    // 5 MiB of events: more than may wait behind the response.
+    for _ in 0..5 {
+        server.emit("news", json!("n".repeat(1 << 20)));
+        let news = other.event("news").await;
+        assert_eq!(news.as_str().map(str::len), Some(1 << 20));
+        other.assert_alive().await;
+    }
+    assert_eq!(leaves.next().await, id);
+    other.assert_alive().await;
+    // Of the response it may get what was on its way, and never a whole one more; then it is over.
+    assert!(matches!(stuck.close_code().await, 1008 | 1006));
+    assert_eq!(server.client_count(), 1);
+}
+
+#[tokio::test]
+async fn a_stuck_client_that_reads_again_finds_its_close_frame() {
+    let (server, port) = start(config()).await;
+    let mut asks = with_huge(&server);
+    let mut stuck = stuck(port).await;
+    asks.next().await;
+    for _ in 0..5 {
+        server.emit("news", json!("n".repeat(1 << 20)));
+    }
+    assert_eq!(
+        stuck.response().await["payload"].as_str().map(str::len),
+        Some(15 << 20),
+        "begun, so it is ended"
+    );
+    assert_eq!(stuck.next().await, Err(1008));
+}
+
+#[tokio::test]
+async fn stop_does_not_wait_for_a_stuck_client_longer_than_it_says() {
+    let mut config = config();
+    config.limits.close_timeout = Duration::from_millis(200);
+    let (server, port) = start(config).await;
+    let mut asks = with_huge(&server);
+    let _stuck = stuck(port).await;
+    asks.next().await;
+    within("stop", server.stop()).await;
+    assert_eq!(server.client_count(), 0);
+}
+
+/// On one worker thread a client that never stops sending could keep it for itself.
+#[test]
+fn a_client_that_floods_does_not_keep_the_others_from_their_turn() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (server, port) = runtime.block_on(start(config()));
+    let text = br#"{"type":"request","id":"1","channel":"nobody"}"#;
+    let mut request = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
+    request.extend_from_slice(text);
+    for frame in [vec![0x89, 0x80, 0, 0, 0, 0], vec![0x8a, 0x80, 0, 0, 0, 0], request] {
+        // The clients have threads of their own: a flood must not slow down the one who measures it.
+        let clients = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let flooding = clients.block_on(Client::connect(port));
+        let id: ClientId = flooding.id.parse().unwrap();
+        let stream = flooding.socket.into_inner().into_std().unwrap();
+        stream.set_nonblocking(false).unwrap();
+        let flood = frame.repeat(10_000);
+        let (mut writer, mut reader) = (stream.try_clone().unwrap(), stream.try_clone().unwrap());
+        let writing = std::thread::spawn(move || while writer.write_all(&flood).is_ok() {});
+        let reading = std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+        clients.block_on(async {
+            let mut other = Client::connect(port).await;
+            for _ in 0..5 {
+                other.assert_alive().await;
+            }
+        });
+        assert!(server.client_info(id).is_some(), "the flood goes on");
+        stream.shutdown(std::net::Shutdown::Both).unwrap();
+        writing.join().unwrap();
+        // Shut down, it ends one way or another.
+        let _ = reading.join().unwrap();
+    }
+    runtime.block_on(server.stop());
+}
