@@ -1,4 +1,4 @@
-//! The `switchboard` command. In: arguments, environment, signals. Out: a server, or the list of channels.
+//! The `switchboard` command. In: arguments, environment, signals. Out: a server, or what an operator asked for.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -10,16 +10,20 @@ use std::time::Duration;
 
 use lexopt::prelude::*;
 
+use crate::protocol::payload::Payload;
 use crate::server::{Config, Server};
 
+use super::call::{self, Target};
 use super::registry::Channel;
 use super::{Backend, BackendConfig, channels, encode, register_all};
 
 const HELP: &str = "\
 Requests, responses and server-push events over WebSocket, with chats and settings in an embedded database.
 
-Usage: switchboard [serve] [OPTIONS]     serve until SIGINT or SIGTERM
-       switchboard channels [--json]     list the channels
+Usage: switchboard [serve] [OPTIONS]           serve until SIGINT or SIGTERM
+       switchboard call URL CHANNEL [PAYLOAD]  make one request; the response's payload goes to stdout
+       switchboard listen URL [CHANNEL...]     write events to stdout, one JSON object {channel, payload} a line
+       switchboard channels [URL] [--json]     list the channels, of this program or of a server
 
 Options of serve:
   --host HOST               where to listen [localhost] (WS_HOST)
@@ -35,10 +39,17 @@ Options of serve:
   --idle-timeout SECONDS    silence after which a client is closed [120]
   --max-message BYTES       largest message [16777216]
 
+Options of call, listen and channels, where URL is ws://HOST[:PORT][/PATH], wss://… or unix:/PATH:
+  PAYLOAD                   JSON, or - for JSON from stdin, or @FILE for JSON from a file
+  --timeout SECONDS         how long an answer, or connecting, may take [30, 10]
+  --token-file FILE         file with the token to show (or the token in SWITCHBOARD_TOKEN)
+  --raw                     write strings without quotes; of events write the payload alone
+
   -h, --help                show this
   -V, --version             show the version
 
-Exit codes: 0 done, 1 failed, 2 wrong usage.
+Exit codes: 0 done; 1 failed, or the server answered with an error; 2 wrong usage; 3 not connected, or the connection
+was lost; 4 no answer in time.
 ";
 
 /// Longest token, in bytes.
@@ -48,7 +59,20 @@ const MAX_TOKEN_BYTES: usize = 1 << 10;
 #[derive(Debug)]
 enum Command {
     Serve(Box<ServeOptions>),
-    Channels { json: bool },
+    Call {
+        target: Target,
+        channel: String,
+        payload: Payload,
+    },
+    Listen {
+        target: Target,
+        channels: Vec<String>,
+    },
+    /// Of a server, or of this program.
+    Channels {
+        target: Option<Target>,
+        json: bool,
+    },
     Help,
     Version,
 }
@@ -72,7 +96,17 @@ pub fn main() -> ExitCode {
     };
     let result = match command {
         Command::Serve(options) => serve(*options),
-        Command::Channels { json } => print(&list_channels(&channels(), json)),
+        Command::Call { target, channel, payload } => {
+            return block_on(call::call(&target, &channel, payload));
+        }
+        Command::Listen { target, channels } => return block_on(call::listen(&target, &channels)),
+        Command::Channels { target: Some(target), json } => {
+            match block_on(call::request(&target, "system:channels", Payload::none())) {
+                Ok(channels) => print_listed(&channels, json),
+                Err(code) => return code,
+            }
+        }
+        Command::Channels { target: None, json } => print_listed(&own_channels(), json),
         Command::Help => print(HELP),
         Command::Version => print(&format!("switchboard {}\n", env!("CARGO_PKG_VERSION"))),
     };
@@ -92,16 +126,28 @@ fn parse(
     arguments: impl IntoIterator<Item = OsString, IntoIter: 'static>,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, Failure> {
-    let mut parser = lexopt::Parser::from_args(arguments);
-    let mut serve = false;
-    let mut first = true;
+    let mut arguments = arguments.into_iter().peekable();
+    let command = arguments.next_if(|first| !first.as_encoded_bytes().starts_with(b"-"));
+    let parser = lexopt::Parser::from_args(arguments);
+    match command.as_ref().map(|command| command.to_string_lossy()).as_deref() {
+        None | Some("serve") => parse_serve(parser, environment),
+        Some("call") => parse_call(parser, environment),
+        Some("listen") => parse_listen(parser, environment),
+        Some("channels") => parse_channels(parser, environment),
+        Some(name) => {
+            Err(format!("unknown command {name:?}: expected serve, call, listen or channels").into())
+        }
+    }
+}
+
+fn parse_serve(
+    mut parser: lexopt::Parser,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, Failure> {
     let mut config = from_environment(&environment)?;
     let mut data_dir = environment("SWITCHBOARD_DATA_DIR").map(PathBuf::from);
     while let Some(argument) = parser.next()? {
-        let is_first = std::mem::take(&mut first);
         match argument {
-            Value(name) if is_first && name == "serve" => serve = true,
-            Value(name) if is_first && name == "channels" => return parse_channels(parser),
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
             Long("host") => config.host = parser.value()?.string()?,
@@ -126,9 +172,6 @@ fn parse(
             Long("max-message") => {
                 config.limits.max_message_bytes = number("--max-message", &parser.value()?)?
             }
-            Value(name) if !serve && is_first => {
-                return Err(format!("unknown command {name:?}: expected serve or channels").into());
-            }
             other => return Err(other.unexpected().into()),
         }
     }
@@ -139,16 +182,73 @@ fn parse(
     Ok(Command::Serve(Box::new(ServeOptions { config, data_dir })))
 }
 
-fn parse_channels(mut parser: lexopt::Parser) -> Result<Command, Failure> {
+fn parse_call(
+    parser: lexopt::Parser,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, Failure> {
+    let Some((target, words, _)) = parse_target(parser, environment, false)? else {
+        return Ok(Command::Help);
+    };
+    let [channel, payload @ ..] = &*words else { return Err("call: expected URL CHANNEL [PAYLOAD]".into()) };
+    let payload = match payload {
+        [] => Payload::none(),
+        [payload] => call::read_payload(payload)?,
+        [_, extra, ..] => return Err(format!("unexpected argument {extra:?}").into()),
+    };
+    Ok(Command::Call { target, channel: channel.clone(), payload })
+}
+
+fn parse_listen(
+    parser: lexopt::Parser,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, Failure> {
+    let Some((target, channels, _)) = parse_target(parser, environment, false)? else {
+        return Ok(Command::Help);
+    };
+    if target.url.is_empty() {
+        return Err("listen: expected URL [CHANNEL...]".into());
+    }
+    Ok(Command::Listen { target, channels })
+}
+
+fn parse_channels(
+    parser: lexopt::Parser,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, Failure> {
+    let Some((target, words, json)) = parse_target(parser, environment, true)? else {
+        return Ok(Command::Help);
+    };
+    if let Some(extra) = words.first() {
+        return Err(format!("unexpected argument {extra:?}").into());
+    }
+    Ok(Command::Channels { target: Some(target).filter(|target| !target.url.is_empty()), json })
+}
+
+/// The options of a command that talks to a server, what stands behind the URL, and whether JSON is asked for. `None`
+/// asks for help.
+fn parse_target(
+    mut parser: lexopt::Parser,
+    environment: impl Fn(&str) -> Option<OsString>,
+    may_ask_json: bool,
+) -> Result<Option<(Target, Vec<String>, bool)>, Failure> {
+    let mut target = Target { token: token_from(&environment)?, ..Target::default() };
+    let mut words = Vec::new();
     let mut json = false;
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("json") => json = true,
-            Short('h') | Long("help") => return Ok(Command::Help),
+            Value(word) if target.url.is_empty() => target.url = word.string()?,
+            Value(word) => words.push(word.string()?),
+            Long("timeout") => {
+                target.timeout = Some(positive("--timeout", number("--timeout", &parser.value()?)?)?);
+            }
+            Long("token-file") => target.token = Some(read_token(Path::new(&parser.value()?))?),
+            Long("raw") => target.raw = true,
+            Long("json") if may_ask_json => json = true,
+            Short('h') | Long("help") => return Ok(None),
             other => return Err(other.unexpected().into()),
         }
     }
-    Ok(Command::Channels { json })
+    Ok(Some((target, words, json)))
 }
 
 /// The settings of the binary, before any option: health and metrics are served, and failures go to stderr.
@@ -161,11 +261,14 @@ fn from_environment(environment: &impl Fn(&str) -> Option<OsString>) -> Result<C
     if let Some(host) = environment("WS_HOST") {
         config.host = host.into_string().map_err(|_| "WS_HOST is not UTF-8")?;
     }
-    if let Some(token) = environment("SWITCHBOARD_TOKEN") {
-        let token = token.into_string().map_err(|_| "SWITCHBOARD_TOKEN is not UTF-8")?;
-        config.token = Some(check_token("SWITCHBOARD_TOKEN", &token)?);
-    }
+    config.token = token_from(environment)?;
     Ok(config)
+}
+
+fn token_from(environment: &impl Fn(&str) -> Option<OsString>) -> Result<Option<String>, Failure> {
+    let Some(token) = environment("SWITCHBOARD_TOKEN") else { return Ok(None) };
+    let token = token.into_string().map_err(|_| "SWITCHBOARD_TOKEN is not UTF-8")?;
+    check_token("SWITCHBOARD_TOKEN", &token).map(Some)
 }
 
 fn default_data_dir(environment: &impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Failure> {
@@ -224,22 +327,28 @@ fn check_token(name: &str, token: &str) -> Result<String, Failure> {
     Err(format!("{name}: expected a token of 1..={MAX_TOKEN_BYTES} visible ASCII characters").into())
 }
 
-/// The list of channels for a person, or as JSON.
-fn list_channels(channels: &[Channel], json: bool) -> String {
+fn own_channels() -> Payload {
+    let channels: Vec<String> = channels().iter().map(Channel::to_json).collect();
+    Payload::trusted(encode::array(&channels))
+}
+
+/// Writes a list of channels, as `system:channels` gives it: for a person, or as it is.
+fn print_listed(channels: &Payload, json: bool) -> Result<(), Failure> {
     if json {
-        let channels: Vec<String> = channels.iter().map(Channel::to_json).collect();
-        return encode::array(&channels) + "\n";
+        return print(&format!("{}\n", channels.as_str().unwrap_or("null")));
     }
+    let parsed = channels.parse().map_err(|error| error.to_string())?;
     let mut text = String::new();
-    for channel in channels {
-        let Channel { name, payload, response, description, .. } = channel;
-        let direction = channel.direction.as_str();
+    for channel in parsed.as_array().ok_or("the server's list of channels is no list")? {
+        let [name, direction, payload, response, description] =
+            ["channel", "direction", "payload", "response", "description"]
+                .map(|member| channel[member].as_str().unwrap_or("-"));
         text.push_str(&format!(
             "{name:<22} {direction:<8} {payload} -> {response}\n{:<32}{description}\n",
             ""
         ));
     }
-    text
+    print(&text)
 }
 
 /// Writes to stdout. A reader that has gone, as `head` does, is no failure.
@@ -254,6 +363,12 @@ fn print(text: &str) -> Result<(), Failure> {
 fn serve(options: ServeOptions) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(options))
+}
+
+/// Runs what an operator asked for. One thread is enough for it.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("the system lets a program wait for its sockets").block_on(future)
 }
 
 async fn run(options: ServeOptions) -> Result<(), Failure> {
@@ -363,6 +478,15 @@ mod tests {
         for (line, name) in [
             ("sevre", "sevre"),
             ("serve twice", "twice"),
+            ("call", "URL CHANNEL"),
+            ("call ws://localhost", "URL CHANNEL"),
+            ("call ws://localhost c {", "byte 1"),
+            ("call ws://localhost c @/nowhere/at/all", "/nowhere/at/all"),
+            ("call ws://localhost c 1 2", "\"2\""),
+            ("call ws://localhost c --json", "--json"),
+            ("listen", "URL"),
+            ("listen ws://localhost --timeout 0", "--timeout"),
+            ("channels ws://localhost extra", "extra"),
             ("--port 65536", "--port"),
             ("--port", "--port"),
             ("--colour", "--colour"),

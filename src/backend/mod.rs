@@ -21,6 +21,7 @@
 //! # Ok(()) }
 //! ```
 
+mod call;
 pub mod chat;
 pub mod cli;
 
