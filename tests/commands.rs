@@ -1,0 +1,301 @@
+//! `switchboard call`, `listen` and `channels` as an operator uses them: JSON on stdout, words on stderr, exit codes.
+
+#[allow(dead_code)]
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/skip.rs"]
+mod skip;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use program::Program;
+
+fn switchboard(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));
+    command.args(arguments).env_remove("SWITCHBOARD_TOKEN").stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    switchboard(arguments).output().unwrap()
+}
+
+/// What a command that succeeds writes.
+fn stdout(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The exit code of a command that fails, and what it says.
+fn failure(arguments: &[&str]) -> (i32, String) {
+    let output = run(arguments);
+    assert!(output.stdout.is_empty(), "{arguments:?}: {output:?}");
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+struct House {
+    program: Option<Program>,
+    url: String,
+    folder: tempfile::TempDir,
+}
+
+impl House {
+    fn new() -> House {
+        let folder = tempfile::tempdir().unwrap();
+        let program = Program::start(&folder.path().join("data"));
+        House { url: format!("ws://localhost:{}", program.port), program: Some(program), folder }
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        if let Some(program) = self.program.take() {
+            program.kill();
+        }
+    }
+}
+
+#[test]
+fn call_writes_the_payload_in_one_line() {
+    let house = House::new();
+    let url = &*house.url;
+    let line = stdout(&["call", url, "chat:create", r#"{"title": "A"}"#]);
+    assert_eq!(line.matches('\n').count(), 1);
+    let chat: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(chat["title"], "A");
+
+    // From a file and from stdin.
+    let file = house.folder.path().join("payload.json");
+    fs::write(&file, "{\"key\": \"k\",\n \"value\": \"two\\nlines\"}\n").unwrap();
+    assert_eq!(stdout(&["call", url, "settings:set", &format!("@{}", file.display())]), "");
+    let mut child = switchboard(&["call", url, "settings:get", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(br#"{"key": "k"}"#).unwrap();
+    assert_eq!(child.wait_with_output().unwrap().stdout, b"\"two\\nlines\"\n");
+    assert_eq!(stdout(&["call", "--raw", url, "settings:get", r#"{"key": "k"}"#]), "two\nlines\n");
+    assert_eq!(stdout(&["call", "--raw", url, "settings:get", r#"{"key": "nothing"}"#]), "null\n");
+}
+
+#[test]
+fn exit_codes_say_what_went_wrong() {
+    let mut house = House::new();
+    let url = house.url.clone();
+    let (code, said) = failure(&["call", &url, "chat:list", r#"{"limit": 0}"#]);
+    assert_eq!(code, 1);
+    let mut lines = said.lines();
+    assert_eq!(lines.next(), Some("HANDLER_ERROR: limit: expected integer 1..=500, got 0"));
+    let details: Value = serde_json::from_str(lines.next().unwrap()).unwrap();
+    assert_eq!(details["path"], "limit");
+    assert_eq!(failure(&["call", &url, "no:such"]).0, 1);
+
+    for wrong in [
+        &["call", &url][..],
+        &["call", &url, "c", "{"],
+        &["call", "http://localhost", "c"],
+        &["call", &url, "c", "--token-file", "/nowhere/at/all"],
+        &["listen"],
+        &["frobnicate"],
+    ] {
+        assert_eq!(failure(wrong).0, 2, "{wrong:?}");
+    }
+
+    house.program.take().unwrap().kill();
+    assert_eq!(failure(&["call", &url, "system:ping"]).0, 3);
+    assert_eq!(failure(&["listen", &url]).0, 3);
+    // Something that accepts, and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}", silent.local_addr().unwrap());
+    assert_eq!(failure(&["call", &url, "system:ping", "--timeout", "1"]).0, 3);
+}
+
+#[test]
+fn a_token_is_read_from_a_file_or_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, "s3cret\n").unwrap();
+    let mut server = program::command(&folder.path().join("data"));
+    server.arg("--token-file").arg(&token);
+    let program = Program::spawn(server);
+    let url = format!("ws://localhost:{}", program.port);
+    let (code, said) = failure(&["call", &url, "system:ping"]);
+    assert_eq!((code, said.as_str()), (1, "UNAUTHORIZED: Authentication required\n"));
+    stdout(&["call", &url, "system:ping", "--token-file", token.to_str().unwrap()]);
+    let mut call = switchboard(&["call", &url, "system:ping"]);
+    assert!(call.env("SWITCHBOARD_TOKEN", "s3cret").output().unwrap().status.success());
+    let wrong = call.env("SWITCHBOARD_TOKEN", "wr0ng").output().unwrap();
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert!(wrong.status.code() == Some(3) && said.contains("401") && !said.contains("wr0ng"), "{said}");
+    program.kill();
+}
+
+/// A listening command, whose lines are read one by one.
+struct Listener {
+    child: Child,
+    stdout: BufReader<std::process::ChildStdout>,
+    stderr: BufReader<std::process::ChildStderr>,
+}
+
+impl Listener {
+    fn start(arguments: &[&str]) -> Listener {
+        let mut child = switchboard(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut listener = Listener { child, stdout, stderr };
+        assert!(listener.said().contains("connected to ws://"));
+        listener
+    }
+
+    fn event(&mut self) -> Value {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    fn said(&mut self) -> String {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        line
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn listen_writes_one_event_a_line_and_comes_back_after_a_restart() {
+    let mut house = House::new();
+    let url = house.url.clone();
+    let mut all = Listener::start(&["listen", &url]);
+    assert_eq!(all.event()["channel"], "server:connected");
+    let mut some = Listener::start(&["listen", &url, "settings:changed", "--raw"]);
+    stdout(&["call", &url, "chat:create"]);
+    stdout(&["call", &url, "settings:set", r#"{"key": "k", "value": [1, "\n"]}"#]);
+    assert_eq!(all.event()["channel"], "chat:created");
+    let changed = json!({"key": "k", "value": [1, "\n"]});
+    assert_eq!(all.event(), json!({"channel": "settings:changed", "payload": changed}));
+    assert_eq!(some.event(), changed);
+
+    let program = house.program.take().unwrap();
+    let port = program.port;
+    program.kill();
+    assert!(all.said().contains("the connection has ended"));
+    assert!(all.said().contains("trying again in"));
+    let mut again = program::command(&house.folder.path().join("data"));
+    again.args(["--port", &port.to_string()]);
+    house.program = Some(Program::spawn(again));
+    while !all.said().contains("connected to") {}
+    assert_eq!(all.event()["channel"], "server:connected");
+}
+
+#[test]
+fn listen_ends_quietly_when_nobody_reads() {
+    let house = House::new();
+    let mut listener = Listener::start(&["listen", &house.url]);
+    listener.event();
+    let Listener { child, stdout, .. } = &mut listener;
+    *stdout =
+        BufReader::new(Command::new("true").stdout(Stdio::piped()).spawn().unwrap().stdout.take().unwrap());
+    // The first write into a closed pipe ends it.
+    self::stdout(&["call", &house.url, "chat:create"]);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn channels_are_listed_of_the_program_and_of_a_server() {
+    let house = House::new();
+    let own = stdout(&["channels"]);
+    assert!(own.contains("chat:create") && own.contains("settings:changed"));
+    assert_eq!(stdout(&["channels", &house.url]), own);
+    let listed: Value = serde_json::from_str(&stdout(&["channels", &house.url, "--json"])).unwrap();
+    assert!(listed.as_array().unwrap().iter().any(|channel| channel["channel"] == "chat:search"));
+    assert_eq!(serde_json::from_str::<Value>(&stdout(&["channels", "--json"])).unwrap(), listed);
+}
+
+/// A certificate for `localhost` that signs itself, and its key; `None` without the `openssl` command.
+fn certificate(folder: &Path) -> Option<(String, String)> {
+    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .ok()?;
+    assert!(made.status.success(), "{made:?}");
+    Some((certificate.display().to_string(), key.display().to_string()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wss_trusts_the_certificates_of_the_system_and_no_others() {
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::crypto::ring;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    let house = House::new();
+    let Some((certificate, key)) = certificate(house.folder.path()) else {
+        return skip::skipped("wss:// with a certificate by the openssl command, which is not installed");
+    };
+    let config = ServerConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(&certificate).unwrap()],
+            PrivateKeyDer::from_pem_file(&key).unwrap(),
+        )
+        .unwrap();
+    let acceptor = TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = house.url.trim_start_matches("ws://").to_owned();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that does not trust the certificate ends the handshake.
+            if let Ok(mut near) = acceptor.accept(stream).await {
+                let mut far = tokio::net::TcpStream::connect(&server).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            }
+        }
+    });
+    let call = |host: &str, trusted: Option<&str>| {
+        let mut call = switchboard(&["call", &format!("wss://{host}:{port}"), "system:ping"]);
+        if let Some(certificate) = trusted {
+            call.env("SSL_CERT_FILE", certificate);
+        }
+        async move { tokio::task::spawn_blocking(move || call.output().unwrap()).await.unwrap() }
+    };
+    let trusted = call("localhost", Some(&certificate)).await;
+    assert!(trusted.status.success(), "{trusted:?}");
+    let unknown = call("localhost", None).await;
+    assert_eq!(unknown.status.code(), Some(3), "{unknown:?}");
+    let other_name = call("127.0.0.1", Some(&certificate)).await;
+    assert_eq!(other_name.status.code(), Some(3), "{other_name:?}");
+}

@@ -1,0 +1,61 @@
+//! The `switchboard` command as a process of its own.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+pub struct Program {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    pub port: u16,
+}
+
+/// The server's command, with none of this process's settings.
+pub fn command(data_dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));
+    command.args(["serve", "--port", "0", "--rate-limit", "1000000", "--data-dir"]).arg(data_dir);
+    for name in ["WS_PORT", "WS_HOST", "SWITCHBOARD_TOKEN", "SWITCHBOARD_DATA_DIR"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+impl Program {
+    pub fn start(data_dir: &Path) -> Program {
+        Program::spawn(command(data_dir))
+    }
+
+    /// Starts a command, and reads from its first line where it listens.
+    pub fn spawn(mut command: Command) -> Program {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let port = line.strip_prefix("[WS] Server listening on ws://localhost:").expect(&line);
+        Program { port: port.trim().parse().unwrap(), child, stdout }
+    }
+
+    /// As a crash would end it.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to stop, and answers its exit code and what it said last.
+    pub fn stop(mut self, signal: &str) -> (Option<i32>, String) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let status = self.child.wait().unwrap();
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        (status.code(), rest)
+    }
+}
+
+/// Starts a command that must refuse, and answers what it says.
+pub fn refused(data_dir: &Path) -> String {
+    let output = command(data_dir).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty());
+    String::from_utf8(output.stderr).unwrap()
+}
