@@ -5,6 +5,7 @@
 //! | serve on a tokio runtime | [`Server`], [`Config`] |
 //! | answer a request | [`Payload`], [`RequestContext`], [`HandlerError`] |
 //! | speak the protocol without sockets | [`protocol`] |
+//! | call a server (feature `client`) | `client::Client` |
 //! | serve chats and settings from SQLite (feature `backend`) | `backend::register_all` |
 //!
 //! ```no_run
