@@ -18,12 +18,13 @@ use switchboard::protocol::time::{Millis, Now};
 
 type Property = fn(&[u8]);
 
-const TARGETS: [(&str, Property); 6] = [
+const TARGETS: [(&str, Property); 7] = [
     ("json", properties::json),
     ("envelope", properties::envelope),
     ("frames", properties::frames),
     ("connection", properties::connection),
     ("session", properties::session),
+    ("caller", properties::caller),
     ("upgrade", properties::upgrade),
 ];
 
@@ -174,6 +175,10 @@ fn each_property_can_fail() {
             outbox.push(&[0x81, 0x00], 0);
         }
         properties::frames::NaiveOutbox::default().is_mirrored_by(&outbox);
+    });
+    can_fail("caller: the end of a call", |wrong| {
+        let now = Millis(if wrong { 999 } else { 1000 });
+        properties::caller::ended(Some(Millis(1000)), properties::caller::Ending::TimedOut, now);
     });
     can_fail("connection: what tungstenite says", |wrong| {
         let scene =

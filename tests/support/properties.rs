@@ -8,6 +8,8 @@
 #![allow(dead_code, unused_imports)]
 
 // The paths are spelled out because `fuzz/` includes this file from elsewhere.
+#[path = "properties/caller.rs"]
+pub mod caller;
 #[path = "properties/connection.rs"]
 pub mod connection;
 #[path = "properties/envelope.rs"]
@@ -21,6 +23,7 @@ pub mod session;
 #[path = "properties/upgrade.rs"]
 pub mod upgrade;
 
+pub use self::caller::caller;
 pub use self::connection::connection;
 pub use self::envelope::envelope;
 pub use self::frames::frames;

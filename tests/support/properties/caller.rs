@@ -1,0 +1,234 @@
+//! The client's end of a connection, whatever a server sends.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use switchboard::protocol::caller::{Caller, CallerLimits, Incoming};
+use switchboard::protocol::connection::{Connection, Event};
+use switchboard::protocol::envelope::{Envelope, Kind};
+use switchboard::protocol::frame;
+use switchboard::protocol::payload::Payload;
+use switchboard::protocol::time::{Millis, Now};
+use switchboard::protocol::uuid::Uuid;
+
+use super::Choices;
+
+const MAX_MESSAGE_BYTES: usize = 1 << 10;
+
+/// Each call ends exactly once: with the server's answer, or at its deadline and not before. What is sent is what a
+/// server reads as the requests that were made, in order, and nothing follows a close frame. The next deadline is never
+/// in the past once it was served.
+///
+/// The bytes are steps; what a step is, [`Harness::step`] says.
+pub fn caller(data: &[u8]) {
+    let mut choices = Choices::new(data);
+    let mut harness = Harness::new();
+    while !choices.is_empty() && !harness.cut_off {
+        harness.step(&mut choices);
+    }
+    harness.wind_down();
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Answered,
+    TimedOut,
+}
+
+struct Harness {
+    caller: Caller,
+    server: Connection,
+    now: Now,
+    /// Calls under way, and when they end.
+    pending: BTreeMap<Uuid, Millis>,
+    endings: BTreeMap<Uuid, Ending>,
+    /// Calls that were made, and calls that the server has read.
+    made: Vec<Uuid>,
+    heard: Vec<Uuid>,
+    closing: bool,
+    cut_off: bool,
+}
+
+impl Harness {
+    fn new() -> Harness {
+        let limits = CallerLimits { max_message_bytes: MAX_MESSAGE_BYTES, ..CallerLimits::default() };
+        let now = Now { at: Millis(1000), unix_ms: 1_700_000_000_000 };
+        Harness {
+            caller: Caller::new(limits, || [1, 2, 3, 4], now.at),
+            server: Connection::server(1 << 20),
+            now,
+            pending: BTreeMap::new(),
+            endings: BTreeMap::new(),
+            made: Vec::new(),
+            heard: Vec::new(),
+            closing: false,
+            cut_off: false,
+        }
+    }
+
+    fn step(&mut self, choices: &mut Choices<'_>) {
+        match choices.byte() % 8 {
+            0 | 1 => self.call(choices),
+            2 => {
+                let ms = [0, 1, 999, 1000, 30_000, 75_000][usize::from(choices.byte()) % 6];
+                self.advance(Duration::from_millis(ms));
+            }
+            3 => {
+                let text = self.answer(choices);
+                self.receive(framed(&text), choices.byte());
+            }
+            4 => {
+                let length = usize::from(choices.byte());
+                let text = String::from_utf8_lossy(choices.take(length)).into_owned();
+                let event =
+                    format!(r#"{{"type":"event","channel":"e","payload":"{}"}}"#, text.escape_debug());
+                self.receive(framed(&event), choices.byte());
+            }
+            5 => {
+                let length = usize::from(choices.byte());
+                let text = String::from_utf8_lossy(choices.take(length)).into_owned();
+                self.receive(framed(&text), choices.byte());
+            }
+            6 => {
+                let length = usize::from(choices.byte());
+                let bytes = choices.take(length).to_vec();
+                self.receive(bytes, choices.byte());
+            }
+            _ => {
+                let mut out = Vec::new();
+                self.caller.close(self.now.at, &mut out);
+                self.closing = true;
+                self.hear(out);
+            }
+        }
+        assert_eq!(self.caller.pending(), self.pending.len());
+    }
+
+    fn call(&mut self, choices: &mut Choices<'_>) {
+        let mut random = [0; 16];
+        random[..8].copy_from_slice(&(self.made.len() as u64).to_be_bytes());
+        let id = Uuid::from_random(random);
+        let timeout = Duration::from_millis([0, 1, 1000, 60_000][usize::from(choices.byte()) % 4]);
+        let channel = ["c", "", "a\"b\n", "é"][usize::from(choices.byte()) % 4];
+        let mut out = Vec::new();
+        let called = self.caller.call(self.now, id, channel, &Payload::none(), timeout, &mut out);
+        if called.is_ok() {
+            assert!(!channel.is_empty() && !self.closing, "a call that cannot be made was made");
+            self.pending.insert(id, self.now.at + timeout);
+            self.made.push(id);
+        } else {
+            assert!(out.is_empty(), "a refused call has sent something");
+        }
+        self.hear(out);
+    }
+
+    /// An answer to one of the calls that were ever made, or to nobody's.
+    fn answer(&mut self, choices: &mut Choices<'_>) -> String {
+        let id = match usize::from(choices.byte()) {
+            n if n < self.made.len() => self.made[n].to_string(),
+            _ => "nobody".to_owned(),
+        };
+        match choices.byte() % 4 {
+            0 => format!(r#"{{"type":"response","id":"{id}","channel":"c"}}"#),
+            1 => format!(r#"{{"type":"response","id":"{id}","channel":"c","payload":[1]}}"#),
+            2 => format!(
+                r#"{{"type":"response","id":"{id}","channel":"c","error":{{"code":"NEW","message":7}}}}"#
+            ),
+            _ => format!(
+                r#"{{"type":"response","id":"rate_limited","channel":"system","error":{{"code":"RATE_LIMITED","message":"m","details":{{"requestId":"{id}"}}}}}}"#
+            ),
+        }
+    }
+
+    fn receive(&mut self, mut bytes: Vec<u8>, piece: u8) {
+        let piece = if piece == 0 { bytes.len().max(1) } else { usize::from(piece) };
+        for input in bytes.chunks_mut(piece) {
+            let mut used = 0;
+            while used < input.len() {
+                let was_finished = self.caller.is_finished();
+                let mut out = Vec::new();
+                let (consumed, incoming) = self.caller.handle_input(self.now, &mut input[used..], &mut out);
+                assert!(consumed > 0, "bytes are left that nobody takes");
+                used += consumed;
+                assert!(!was_finished || incoming.is_none() && out.is_empty(), "something after the end");
+                match incoming {
+                    Some(Incoming::Response { id, .. }) => self.end(id, Ending::Answered),
+                    Some(Incoming::Closed { .. }) => self.closing = true,
+                    Some(Incoming::Event { .. }) | None => {}
+                }
+                self.hear(out);
+            }
+        }
+        self.closing |= !self.caller.is_open();
+    }
+
+    fn end(&mut self, id: Uuid, ending: Ending) {
+        let until = self.pending.remove(&id);
+        ended(until, ending, self.now.at);
+        assert_eq!(self.endings.insert(id, ending), None, "a call has ended twice");
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.now.at = self.now.at + by;
+        if self.now.at < self.caller.deadline() {
+            let late = self.pending.values().find(|until| **until <= self.now.at);
+            assert_eq!(late, None, "a call is over before the deadline that was named");
+            return;
+        }
+        while let Some((id, _)) = self.caller.expire(self.now) {
+            self.end(id, Ending::TimedOut);
+        }
+        let late = self.pending.values().find(|until| **until <= self.now.at);
+        assert_eq!(late, None, "a call that is over has not ended");
+        let mut out = Vec::new();
+        self.cut_off = !self.caller.handle_deadline(self.now, &mut out);
+        self.hear(out);
+        assert!(
+            self.cut_off || self.now.at < self.caller.deadline(),
+            "a deadline that is over was named again"
+        );
+    }
+
+    /// What the server reads of what was sent.
+    fn hear(&mut self, mut sent: Vec<u8>) {
+        let mut used = 0;
+        while used < sent.len() {
+            assert!(!self.server.is_closed(), "something was sent after the end");
+            let received = self.server.receive(&mut sent[used..], &mut Vec::new());
+            used += received.consumed;
+            match received.event {
+                Some(Event::Text(text)) => {
+                    let envelope = Envelope::decode(&text).expect("a request");
+                    assert_eq!(envelope.kind, Kind::Request);
+                    self.heard.push(envelope.id.and_then(|id| id.parse().ok()).expect("an id"));
+                }
+                Some(Event::Failed(violation)) => panic!("the caller broke the protocol: {violation:?}"),
+                Some(Event::Binary(_)) => panic!("a binary message"),
+                Some(Event::Closed { .. }) | None => {}
+            }
+        }
+        assert_eq!(self.heard, self.made, "the server reads other calls than were made");
+    }
+
+    /// Left alone, every call ends.
+    fn wind_down(mut self) {
+        while !self.pending.is_empty() && !self.cut_off {
+            let wait = self.caller.deadline().since(self.now.at);
+            self.advance(wait);
+        }
+        assert!(self.cut_off || self.endings.len() == self.made.len());
+    }
+}
+
+/// Whether a call may end like this now.
+pub fn ended(until: Option<Millis>, ending: Ending, now: Millis) {
+    let until = until.expect("a call ends that is not under way");
+    assert!(ending == Ending::Answered || now >= until, "a call has ended before its deadline");
+}
+
+fn framed(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame::write_text(&mut bytes, None, &[text]);
+    bytes
+}
