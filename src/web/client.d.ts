@@ -1,0 +1,132 @@
+/** Types of client.js, a client of a Switchboard server. */
+
+/** Codes of the server's errors (the first seven) and of the client's own. */
+export type WSErrorCode =
+  | "UNKNOWN_CHANNEL"
+  | "HANDLER_ERROR"
+  | "TIMEOUT"
+  | "CONNECTION_CLOSED"
+  | "INVALID_MESSAGE"
+  | "RATE_LIMITED"
+  | "UNAUTHORIZED"
+  | "ABORTED";
+
+/** Why a call, or an attempt to connect, has failed. */
+export class WSClientError extends Error {
+  readonly name: "WSClientError";
+  /** The server's, or of the client's own: `TIMEOUT`, `CONNECTION_CLOSED`, `ABORTED`. */
+  readonly code: WSErrorCode;
+  /** The channel that was called; undefined when connecting failed. */
+  readonly channel: string | undefined;
+  /** What the server adds: `{path, expected, got}` for a wrong payload, `{retryAfterMs, …}` for `RATE_LIMITED`. */
+  readonly details: any;
+  /** Of `ABORTED` the signal's reason. */
+  readonly cause?: unknown;
+  constructor(
+    code: WSErrorCode,
+    message: string,
+    more?: { channel?: string; details?: unknown; cause?: unknown },
+  );
+}
+
+/** All times are in milliseconds. */
+export interface WSClientOptions {
+  /** `ws://host:port` or `wss://…` */
+  url: string | URL;
+  /** Shown as subprotocol `bearer.TOKEN`, where browsers can show one. */
+  token?: string;
+  /** Whether a connection that was lost is opened again. Default true. */
+  reconnect?: boolean;
+  /** Pause before the first attempt; each further one is half as long again, give or take a fifth, at most 30 000. Default 1000. */
+  reconnectInterval?: number;
+  /** Attempts before `connection:failed`. The count starts again with each `server:connected`. Default 10. */
+  maxReconnectAttempts?: number;
+  /** How long a call may take; 0: as long as the connection lives. Default 30 000. */
+  requestTimeout?: number;
+  /** How long one attempt to connect may take; 0: as long as the browser likes. Default 10 000. */
+  connectTimeout?: number;
+  /** The class to use, such as that of the package `ws`. Default the global one. */
+  WebSocket?: new (url: string, protocols: string[]) => unknown;
+}
+
+export interface RequestOptions {
+  /** How long this call may take, instead of `requestTimeout`; 0: as long as the connection lives. */
+  timeout?: number;
+  /** Gives up waiting: the call fails with `ABORTED`. The server is not told. */
+  signal?: AbortSignal;
+}
+
+export type ConnectionState = "connecting" | "open" | "closing" | "closed";
+
+/** What a client tells of itself. */
+export interface ConnectionEvents {
+  /** The socket is open. */
+  "connection:open": {};
+  /** A socket that was open is closed. */
+  "connection:closed": { code: number; reason: string };
+  /** It will be tried again after so long. */
+  "connection:reconnecting": { attempt: number; delayMs: number };
+  /** It was tried often enough; nothing more happens by itself. */
+  "connection:failed": { attempts: number };
+}
+
+/** A string that is no key of `Listed`. What is listed has to fit its types. */
+type Unlisted<Name extends string, Listed> = Name extends keyof Listed ? never : Name;
+
+/** The arguments behind a channel. A payload of which nothing is required may be left out. */
+type CallArguments<Payload> = [undefined] extends [Payload]
+  ? [payload?: Payload, options?: RequestOptions]
+  : {} extends Payload
+    ? [payload?: Payload, options?: RequestOptions]
+    : [payload: Payload, options?: RequestOptions];
+
+export interface SendMessage {
+  /** Asks the server on a channel of the registry. Rejects with a `WSClientError`. */
+  <Channel extends keyof Channels>(
+    channel: Channel,
+    ...rest: CallArguments<Channels[Channel]["payload"]>
+  ): Promise<Channels[Channel]["response"]>;
+  /** Asks the server on any channel. Rejects with a `WSClientError`. */
+  <Response = unknown, Channel extends string = string>(
+    channel: Unlisted<Channel, Channels>,
+    payload?: unknown,
+    options?: RequestOptions,
+  ): Promise<Response>;
+}
+
+export interface OnMessage {
+  /** Subscribes to an event of the registry or of the client. Answers what ends the subscription. */
+  <Channel extends keyof Events>(
+    channel: Channel,
+    callback: (payload: Events[Channel], channel: Channel) => void,
+  ): () => void;
+  /** Subscribes to any event; `"*"` is all of them. Answers what ends the subscription. */
+  <Payload = unknown, Channel extends string = string>(
+    channel: Unlisted<Channel, Events>,
+    callback: (payload: Payload, channel: string) => void,
+  ): () => void;
+}
+
+/** A client of a Switchboard server. */
+export class WSClient {
+  /** Makes a client that is not connected yet. Throws a `TypeError` when an option cannot be used. */
+  constructor(options: WSClientOptions);
+  /** Whether calls go through. */
+  readonly isConnected: boolean;
+  /** A client that waits to try again is connecting. */
+  readonly connectionState: ConnectionState;
+  /**
+   * Connects, unless it is connected; while an attempt is under way, waits for that one. A client that is waiting to
+   * reconnect tries at once. With `retry` a first attempt that fails is followed by others, as after a loss.
+   */
+  connect(options?: { retry?: boolean }): Promise<void>;
+  /** Closes the connection, or ends the attempts to get one. Calls without an answer fail with `CONNECTION_CLOSED`. */
+  disconnect(): void;
+  sendMessage: SendMessage;
+  onMessage: OnMessage;
+  /** As `onMessage`, for the next event alone. */
+  once: OnMessage;
+  /** Ends every subscription to a channel. */
+  offMessage(channel: string): void;
+}
+
