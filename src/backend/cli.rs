@@ -15,7 +15,7 @@ use crate::server::{Config, Server};
 
 use super::call::{self, Target};
 use super::registry::Channel;
-use super::{Backend, BackendConfig, channels, encode, register_all};
+use super::{Backend, BackendConfig, channels, encode, register_all, typescript};
 
 const HELP: &str = "\
 Requests, responses and server-push events over WebSocket, with chats and settings in an embedded database.
@@ -24,6 +24,7 @@ Usage: switchboard [serve] [OPTIONS]           serve until SIGINT or SIGTERM
        switchboard call URL CHANNEL [PAYLOAD]  make one request; the response's payload goes to stdout
        switchboard listen URL [CHANNEL...]     write events to stdout, one JSON object {channel, payload} a line
        switchboard channels [URL] [--json]     list the channels, of this program or of a server
+       switchboard channels --typescript       write this program's channels as types for the client in JavaScript
 
 Options of serve:
   --host HOST               where to listen [localhost] (WS_HOST)
@@ -73,6 +74,8 @@ enum Command {
         target: Option<Target>,
         json: bool,
     },
+    /// Of this program.
+    Types,
     Help,
     Version,
 }
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
             }
         }
         Command::Channels { target: None, json } => print_listed(&own_channels(), json),
+        Command::Types => print(&typescript()),
         Command::Help => print(HELP),
         Command::Version => print(&format!("switchboard {}\n", env!("CARGO_PKG_VERSION"))),
     };
@@ -215,25 +219,38 @@ fn parse_channels(
     parser: lexopt::Parser,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, Failure> {
-    let Some((target, words, json)) = parse_target(parser, environment, true)? else {
+    let Some((target, words, listing)) = parse_target(parser, environment, true)? else {
         return Ok(Command::Help);
     };
     if let Some(extra) = words.first() {
         return Err(format!("unexpected argument {extra:?}").into());
     }
-    Ok(Command::Channels { target: Some(target).filter(|target| !target.url.is_empty()), json })
+    let target = Some(target).filter(|target| !target.url.is_empty());
+    match (listing, target) {
+        (Listing::TypeScript, None) => Ok(Command::Types),
+        (Listing::TypeScript, Some(_)) => Err("--typescript: no URL goes with it".into()),
+        (listing, target) => Ok(Command::Channels { target, json: listing == Listing::Json }),
+    }
 }
 
-/// The options of a command that talks to a server, what stands behind the URL, and whether JSON is asked for. `None`
-/// asks for help.
+/// How channels are to be listed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Listing {
+    Lines,
+    Json,
+    TypeScript,
+}
+
+/// The options of a command that talks to a server, what stands behind the URL, and the form of a list. `None` asks for
+/// help.
 fn parse_target(
     mut parser: lexopt::Parser,
     environment: impl Fn(&str) -> Option<OsString>,
-    may_ask_json: bool,
-) -> Result<Option<(Target, Vec<String>, bool)>, Failure> {
+    may_list: bool,
+) -> Result<Option<(Target, Vec<String>, Listing)>, Failure> {
     let mut target = Target { token: token_from(&environment)?, ..Target::default() };
     let mut words = Vec::new();
-    let mut json = false;
+    let mut listing = Listing::Lines;
     while let Some(argument) = parser.next()? {
         match argument {
             Value(word) if target.url.is_empty() => target.url = word.string()?,
@@ -243,12 +260,13 @@ fn parse_target(
             }
             Long("token-file") => target.token = Some(read_token(Path::new(&parser.value()?))?),
             Long("raw") => target.raw = true,
-            Long("json") if may_ask_json => json = true,
+            Long("json") if may_list => listing = Listing::Json,
+            Long("typescript") if may_list => listing = Listing::TypeScript,
             Short('h') | Long("help") => return Ok(None),
             other => return Err(other.unexpected().into()),
         }
     }
-    Ok(Some((target, words, json)))
+    Ok(Some((target, words, listing)))
 }
 
 /// The settings of the binary, before any option: health and metrics are served, and failures go to stderr.
@@ -487,6 +505,7 @@ mod tests {
             ("listen", "URL"),
             ("listen ws://localhost --timeout 0", "--timeout"),
             ("channels ws://localhost extra", "extra"),
+            ("channels ws://localhost --typescript", "--typescript"),
             ("--port 65536", "--port"),
             ("--port", "--port"),
             ("--colour", "--colour"),

@@ -106,6 +106,11 @@ pub fn channels() -> Vec<Channel> {
     [chat::CHANNELS, settings::CHANNELS, system::CHANNELS].concat()
 }
 
+/// Every channel and its types in TypeScript, as `src/web/client.d.ts` has them.
+pub fn typescript() -> String {
+    registry::typescript(&[chat::TYPES, settings::TYPES, system::TYPES], &channels())
+}
+
 /// Registers the handlers of every family, and starts the heartbeat (specification, "registerAllHandlers"). To be called
 /// from within a tokio runtime.
 pub fn register_all(server: &Server, backend: &Backend) {

@@ -1,5 +1,5 @@
 //! The channel registry as data. Each family declares its channels beside its handlers; whatever lists channels (the
-//! command line, `system:channels`) reads these declarations.
+//! command line, `system:channels`, the types of the client in JavaScript) reads these declarations.
 
 use super::encode::Object;
 
@@ -55,3 +55,38 @@ impl Channel {
         }
     }
 }
+
+/// The registry for TypeScript: the named types of the families, then the interfaces `Channels` (payload and response of
+/// every request channel) and `Events` (payload of every event).
+pub fn typescript(types: &[&str], channels: &[Channel]) -> String {
+    let or_undefined = |name: &'static str| if name == "-" { "undefined" } else { name };
+    let mut requests = String::new();
+    let mut events = String::new();
+    for channel in channels {
+        let Channel { name, description, .. } = channel;
+        let (payload, response) = (or_undefined(channel.payload), or_undefined(channel.response));
+        match channel.direction {
+            Direction::Request => requests.push_str(&format!(
+                "  /** {description}. */\n  \"{name}\": {{ payload: {payload}; response: {response} }};\n"
+            )),
+            Direction::Event => {
+                events.push_str(&format!("  /** {description}. */\n  \"{name}\": {payload};\n"));
+            }
+        }
+    }
+    format!(
+        "{GENERATED}{}
+/** The payload and the response of every request channel. Channels of your own are added by declaration merging. */
+export interface Channels {{
+{requests}}}
+
+/** The payload of every event. Events of your own are added by declaration merging. */
+export interface Events extends ConnectionEvents {{
+{events}}}
+",
+        types.concat()
+    )
+}
+
+/// The first line of what [`typescript`] writes.
+pub const GENERATED: &str = "// Generated from the registry by `switchboard channels --typescript`.\n";

@@ -85,6 +85,24 @@ pub const CHANNELS: &[Channel] = &[
     },
 ];
 
+/// The types that the channels name, in TypeScript.
+pub const TYPES: &str = r#"
+/** One flat object. Keys that are not listed belong to the frontend and hold any JSON. */
+export interface Settings {
+  "ai.anthropic.baseUrl": string;
+  "ai.defaultModel": string | null;
+  "ai.defaultProvider": string;
+  "ai.openai.baseUrl": string;
+  "analytics.retentionDays": number;
+  "imagegen.automatic1111.baseUrl": string;
+  "imagegen.defaultProvider": string;
+  "imagegen.openai.baseUrl": string;
+  language: string;
+  theme: "system" | "light" | "dark";
+  [key: string]: unknown;
+}
+"#;
+
 /// What a known key may hold.
 #[derive(Clone, Copy)]
 enum Kind {
@@ -310,6 +328,14 @@ mod tests {
     fn every_default_fits_its_own_type() {
         for (key, _, default) in KNOWN {
             assert!(check_value(key, default, "value").is_ok(), "{key}");
+        }
+    }
+
+    #[test]
+    fn every_known_key_stands_in_the_types() {
+        for (key, ..) in KNOWN {
+            let member = if key.contains('.') { format!("  \"{key}\": ") } else { format!("  {key}: ") };
+            assert!(TYPES.contains(&member), "{key}");
         }
     }
 

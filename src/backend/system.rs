@@ -45,6 +45,29 @@ pub const CHANNELS: &[Channel] = &[
     event("server:shutdown", "{ reason: string }", "The server stops; the connection closes with 1001"),
 ];
 
+/// The types that the channels name, in TypeScript.
+pub const TYPES: &str = r#"
+/** A line of the registry. Types are written as in TypeScript; `-` is none. */
+export interface Channel {
+  channel: string;
+  direction: "Request" | "Event";
+  payload: string;
+  response: string;
+  description: string;
+  example?: unknown;
+}
+
+export interface Stats {
+  uptimeMs: number;
+  clients: number;
+  requests: number;
+  eventsSent: number;
+  bytesIn: number;
+  bytesOut: number;
+  errors: Record<Exclude<WSErrorCode, "ABORTED">, number>;
+}
+"#;
+
 const fn event(name: &'static str, payload: &'static str, description: &'static str) -> Channel {
     Channel { name, direction: Direction::Event, payload, response: "-", description, example: "" }
 }

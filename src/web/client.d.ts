@@ -130,3 +130,145 @@ export class WSClient {
   offMessage(channel: string): void;
 }
 
+// Generated from the registry by `switchboard channels --typescript`.
+
+export interface Chat {
+  id: string;
+  title: string;
+  systemPrompt: string | null;
+  messageCount: number;
+  createdAt: number;
+  updatedAt: number;
+}
+
+export type Role = "user" | "assistant" | "system" | "tool";
+
+/** Kept as it came. */
+export interface ContentBlock {
+  type: string;
+  [member: string]: unknown;
+}
+
+export interface CreateMessageInput {
+  chatId: string;
+  role: Role;
+  content: string | ContentBlock[];
+  provider?: string;
+  model?: string;
+  usage?: { inputTokens: number, outputTokens: number };
+  metadata?: Record<string, unknown>;
+}
+
+export interface Message extends CreateMessageInput {
+  id: string;
+  createdAt: number;
+}
+
+/** Oldest first; `nextBefore` is the `before` of the page that comes before this one. */
+export interface MessagePage {
+  messages: Message[];
+  hasMore: boolean;
+  nextBefore: string | null;
+}
+
+/** `snippet` is HTML: hits in `<mark>`, everything else escaped. */
+export interface SearchResult {
+  chatId: string;
+  chatTitle: string;
+  messageId: string;
+  role: Role;
+  snippet: string;
+  score: number;
+  createdAt: number;
+}
+
+/** One flat object. Keys that are not listed belong to the frontend and hold any JSON. */
+export interface Settings {
+  "ai.anthropic.baseUrl": string;
+  "ai.defaultModel": string | null;
+  "ai.defaultProvider": string;
+  "ai.openai.baseUrl": string;
+  "analytics.retentionDays": number;
+  "imagegen.automatic1111.baseUrl": string;
+  "imagegen.defaultProvider": string;
+  "imagegen.openai.baseUrl": string;
+  language: string;
+  theme: "system" | "light" | "dark";
+  [key: string]: unknown;
+}
+
+/** A line of the registry. Types are written as in TypeScript; `-` is none. */
+export interface Channel {
+  channel: string;
+  direction: "Request" | "Event";
+  payload: string;
+  response: string;
+  description: string;
+  example?: unknown;
+}
+
+export interface Stats {
+  uptimeMs: number;
+  clients: number;
+  requests: number;
+  eventsSent: number;
+  bytesIn: number;
+  bytesOut: number;
+  errors: Record<Exclude<WSErrorCode, "ABORTED">, number>;
+}
+
+/** The payload and the response of every request channel. Channels of your own are added by declaration merging. */
+export interface Channels {
+  /** List chats, last updated first: 1..=500 of them, 50 by default, those behind the chat `before`. */
+  "chat:list": { payload: { limit?: number, before?: string }; response: Chat[] };
+  /** Create a chat, titled "New Chat" unless said otherwise. */
+  "chat:create": { payload: { title?: string, systemPrompt?: string | null }; response: Chat };
+  /** Get a chat. */
+  "chat:get": { payload: { id: string }; response: Chat | null };
+  /** Change what is given of a chat. */
+  "chat:update": { payload: { id: string, title?: string, systemPrompt?: string | null }; response: Chat };
+  /** Delete a chat with its messages; answers whether it was there. */
+  "chat:delete": { payload: { id: string }; response: boolean };
+  /** Get the last messages, or those just before the message `before`: 1..=500, 50 by default, oldest first. */
+  "chat:get-messages": { payload: { chatId: string, limit?: number, before?: string }; response: MessagePage };
+  /** Add a message, which moves its chat to the top of the list. */
+  "chat:add-message": { payload: CreateMessageInput; response: Message };
+  /** Search the messages' text, best first: 1..=100 results, 20 by default. */
+  "chat:search": { payload: { query: string, limit?: number, chatId?: string }; response: SearchResult[] };
+  /** Get every setting: what is set, and the defaults of what is not. */
+  "settings:get-all": { payload: undefined; response: Settings };
+  /** Get one setting; null for a key that is not set and has no default. */
+  "settings:get": { payload: { key: string }; response: unknown };
+  /** Set one setting. */
+  "settings:set": { payload: { key: string, value: unknown }; response: undefined };
+  /** Set several settings, all or none. */
+  "settings:update": { payload: Partial<Settings>; response: Settings };
+  /** Set one setting, or all, back to the default; keys without a default are removed. */
+  "settings:reset": { payload: { key?: string }; response: Settings };
+  /** Get the server's time. */
+  "system:ping": { payload: undefined; response: { timestamp: number } };
+  /** List the channels of this server. */
+  "system:channels": { payload: undefined; response: Channel[] };
+  /** Get what the server has done since its start. */
+  "system:stats": { payload: undefined; response: Stats };
+}
+
+/** The payload of every event. Events of your own are added by declaration merging. */
+export interface Events extends ConnectionEvents {
+  /** A chat was created. */
+  "chat:created": Chat;
+  /** A chat's title or system prompt has changed. */
+  "chat:updated": Chat;
+  /** A chat was deleted. */
+  "chat:deleted": { id: string };
+  /** A message was added to a chat. */
+  "chat:message-added": Message;
+  /** A setting has changed. */
+  "settings:changed": { key: string, value: unknown };
+  /** The connection is ready; the first message. */
+  "server:connected": { clientId: string, serverTime: number };
+  /** The server lives; every 30 s. */
+  "server:heartbeat": { timestamp: number };
+  /** The server stops; the connection closes with 1001. */
+  "server:shutdown": { reason: string };
+}
