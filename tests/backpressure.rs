@@ -5,12 +5,14 @@
 mod socket;
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use switchboard::{ClientId, Config, HandlerError, Payload, RequestContext, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -43,6 +45,21 @@ async fn let_it_work() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
+/// Reads until the end, or until nothing more comes. Answers how many messages came, and the code of the end.
+async fn read_all(client: &mut Client<tokio::io::DuplexStream>) -> (usize, Option<u16>) {
+    let mut messages = 0;
+    loop {
+        match tokio::time::timeout(Duration::from_secs(1), client.next()).await {
+            Ok(Ok(message)) => {
+                assert_eq!(message["channel"], "c");
+                messages += 1;
+            }
+            Ok(Err(code)) => return (messages, Some(code)),
+            Err(_) => return (messages, None),
+        }
+    }
+}
+
 // Events.
 
 #[tokio::test(start_paused = true)]
@@ -64,17 +81,7 @@ async fn events_wait_up_to_the_limit_behind_the_one_that_is_being_written() {
             }
             emit_frame(&server, id, last);
             let_it_work().await;
-            let mut events = 0;
-            let ended = loop {
-                match tokio::time::timeout(Duration::from_secs(1), client.next()).await {
-                    Ok(Ok(event)) => {
-                        assert_eq!(event["channel"], "c");
-                        events += 1;
-                    }
-                    Ok(Err(code)) => break Some(code),
-                    Err(_) => break None,
-                }
-            };
+            let (events, ended) = read_all(&mut client).await;
             if closes {
                 assert_eq!(ended, Some(1008), "{last} bytes last, at once: {at_once}");
                 assert!(events <= 1, "what waited behind it is dropped, {events} came");
@@ -171,6 +178,34 @@ async fn requests_alone_cannot_fill_the_outbox() {
     }
     within("the sender", sending).await.expect("it has sent everything");
     assert_eq!(server.client_ids(), [id]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn responses_that_come_late_wait_up_to_the_limit_too() {
+    for (requests, ended) in [(11, None), (12, Some(1008))] {
+        let server = server(small_outbox(10_000));
+        let gate = Arc::new(Semaphore::new(0));
+        let shared = gate.clone();
+        server.on_request("c", move |_: Payload, _: RequestContext| {
+            let gate = shared.clone();
+            async move {
+                gate.acquire().await?.forget();
+                let around =
+                    r#"{"type":"response","id":"10","channel":"c","payload":"","timestamp":1704067200000}"#;
+                Ok::<_, HandlerError>(json!("x".repeat(1000 - HEADER - around.len())))
+            }
+        });
+        let (mut client, _) = narrow(&server).await;
+        for id in 10..10 + requests {
+            client.send(&id.to_string(), "c", Value::Null).await;
+        }
+        let_it_work().await;
+        // One is being written, ten or eleven times 1000 bytes wait behind it.
+        gate.add_permits(requests);
+        let_it_work().await;
+        let expected = if ended.is_some() { 1 } else { requests };
+        assert_eq!(read_all(&mut client).await, (expected, ended));
+    }
 }
 
 // Over real sockets.
