@@ -1,0 +1,119 @@
+// Headless Chromium, on pages of a small HTTP server that hands out this repository's files.
+
+import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+import { dirname, extname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import { chromium } from "playwright-core";
+
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+const TYPES = { ".js": "text/javascript", ".mjs": "text/javascript" };
+
+/** Where Chromium is. */
+export const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
+
+const ARGUMENTS = [
+  "--headless",
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+
+/** A browser and its pages. */
+export class Browser {
+  #browser;
+  #pages;
+
+  static async start() {
+    const browser = new Browser();
+    browser.#pages = createServer(answer).listen(0, "localhost");
+    browser.#browser = await chromium.launch({ executablePath: CHROMIUM, args: ARGUMENTS });
+    return browser;
+  }
+
+  /** An empty page on which the repository's modules can be imported by their paths, and `react` in a version. */
+  async open({ react = "19" } = {}) {
+    const page = await this.#browser.newPage();
+    await page.goto(`http://localhost:${this.#pages.address().port}/?react=${react}`);
+    return page;
+  }
+
+  /** Runs a case of a module in a page of its own. `functions` can be called by it as members of its argument. */
+  async run(module, list, name, functions, options) {
+    const page = await this.open(options);
+    try {
+      for (const [name, call] of Object.entries(functions)) await page.exposeFunction(name, call);
+      await page.evaluate(
+        async ([module, list, name, functions]) => {
+          const cases = (await import(module))[list];
+          await cases[name](Object.fromEntries(functions.map((name) => [name, globalThis[name]])));
+        },
+        [module, list, name, Object.keys(functions)],
+      );
+    } finally {
+      await page.close();
+    }
+  }
+
+  async close() {
+    await this.#browser.close();
+    this.#pages.close();
+  }
+}
+
+function answer(request, response) {
+  const url = new URL(request.url, "http://localhost");
+  const send = (type, body) => response.writeHead(200, { "content-type": type }).end(body);
+  if (url.pathname === "/") return send("text/html", page(url.searchParams.get("react")));
+  if (url.pathname === "/react") return send("text/javascript", reactModule(url.searchParams.get("version")));
+  const type = TYPES[extname(url.pathname)];
+  // A browser asks for a favicon, too.
+  if (!type || !/^\/(src\/web|tests\/web)\//.test(url.pathname)) return response.writeHead(404).end();
+  send(type, readFileSync(join(ROOT, url.pathname)));
+}
+
+function page(react) {
+  const at = `/react?version=${react}`;
+  const imports = JSON.stringify({ imports: { react: at, "react-dom/client": at } });
+  return `<!doctype html><title>Test</title><script type="importmap">${imports}</script><div id="root"></div>`;
+}
+
+/** React and `react-dom/client`, which come as CommonJS, as one module that a browser can import. */
+function reactModule(version) {
+  const [react, dom, client] =
+    version === "18"
+      ? ["react-18", "react-dom-18", "client.js"]
+      : ["react", "react-dom", "cjs/react-dom-client.development.js"];
+  const require = createRequire(import.meta.url);
+  const folder = (name, from = require) => dirname(from.resolve(`${name}/package.json`));
+  const files = {
+    react: join(folder(react), "cjs/react.development.js"),
+    scheduler: join(folder("scheduler", createRequire(join(folder(dom), "x"))), "cjs/scheduler.development.js"),
+    "react-dom": join(folder(dom), "cjs/react-dom.development.js"),
+    "react-dom/client": join(folder(dom), client),
+  };
+  const wrapped = Object.entries(files).map(
+    ([name, file]) => `${JSON.stringify(name)}: (module, exports) => {${readFileSync(file, "utf8")}\n}`,
+  );
+  const names = Object.keys(require(react)).filter((name) => !name.startsWith("__"));
+  return `
+    const process = { env: { NODE_ENV: "development" } };
+    const made = {};
+    const files = {${wrapped.join(",\n")}};
+    function require(name) {
+      if (!made[name]) {
+        made[name] = { exports: {} };
+        files[name](made[name], made[name].exports);
+      }
+      return made[name].exports;
+    }
+    export const { ${names.join(", ")} } = require("react");
+    export const { createRoot } = require("react-dom/client");
+  `;
+}

@@ -1,0 +1,660 @@
+// What src/web/client.js promises. Runs in Node and in a browser: `offline` on sockets and a clock that are not real, `online`
+// against the real server.
+
+import { WSClient, WSClientError } from "../../src/web/client.js";
+import { Log, equal, failure, settled } from "./check.mjs";
+import { Clock, GlobalEvents, fakeWebSocket } from "./fakes.mjs";
+
+const CONNECTION_EVENTS = ["open", "closed", "reconnecting", "failed"].map((name) => `connection:${name}`);
+
+/** A client on fake sockets, with what it told of itself. */
+function fake(options) {
+  const Socket = fakeWebSocket();
+  const client = new WSClient({ url: "ws://test", WebSocket: Socket, ...options });
+  const log = new Log();
+  for (const channel of CONNECTION_EVENTS) client.onMessage(channel, (payload) => log.add(channel.slice(11), payload));
+  return { Socket, client, log };
+}
+
+/** The same, connected. */
+async function connected(options) {
+  const parts = fake(options);
+  const connecting = parts.client.connect();
+  parts.Socket.last.greet();
+  await connecting;
+  parts.log.take();
+  return { ...parts, socket: parts.Socket.last };
+}
+
+/** Gives a case the clock, and checks that nothing of it is left when the client is disconnected. */
+function onClock(run) {
+  return async () => {
+    const clock = new Clock();
+    try {
+      await run(clock);
+    } finally {
+      clock.restore();
+    }
+  };
+}
+
+export const offline = {
+  "answers find their calls, in whatever order they come": async () => {
+    const { client, socket } = await connected();
+    const calls = [client.sendMessage("a", { x: 1 }), client.sendMessage("b"), client.sendMessage("c", null)];
+    const [a, b, c] = socket.sent;
+    equal([a.type, a.channel, a.payload, typeof a.timestamp], ["request", "a", { x: 1 }, "number"]);
+    equal(["payload" in b, c.payload], [false, null]);
+    equal(new Set(socket.sent.map((request) => request.id)).size, 3);
+    socket.answer("to c", c);
+    socket.answer(undefined, b);
+    socket.answer({ y: 2 }, a);
+    socket.answer("again", a);
+    equal(await Promise.all(calls), [{ y: 2 }, undefined, "to c"]);
+  },
+
+  "an error has code, message, details and channel": async () => {
+    const { client, socket } = await connected();
+    const call = client.sendMessage("chat:list");
+    socket.refuse({ code: "HANDLER_ERROR", message: "limit: too large", details: { path: "limit" } });
+    const error = await call.catch((error) => error);
+    equal([error instanceof WSClientError, error instanceof Error, error.name], [true, true, "WSClientError"]);
+    equal([error.code, error.message, error.details], ["HANDLER_ERROR", "limit: too large", { path: "limit" }]);
+    equal(error.channel, "chat:list");
+  },
+
+  "a call that was refused before its id was read fails at once, and no other": async () => {
+    const { client, socket } = await connected();
+    const calls = [client.sendMessage("a"), client.sendMessage("b"), client.sendMessage("c"), client.sendMessage("d")];
+    const [a, b, c, d] = socket.sent;
+    const refuse = (code, details, request) => socket.refuse({ code, message: code, details }, request);
+    refuse("RATE_LIMITED", { requestId: b.id, retryAfterMs: 70 }, { id: "rate_limited", channel: "system" });
+    refuse("INVALID_MESSAGE", undefined, c);
+    // Neither is about the call that the details name.
+    refuse("RATE_LIMITED", { requestId: a.id }, d);
+    refuse("HANDLER_ERROR", { requestId: a.id }, { id: "unknown", channel: "x" });
+    refuse("INVALID_MESSAGE", undefined, { id: "invalid_message", channel: "system" });
+    const limited = await calls[1].catch((error) => error);
+    equal([limited.code, limited.details.retryAfterMs, limited.channel], ["RATE_LIMITED", 70, "b"]);
+    equal((await failure(calls[2]))[0], "INVALID_MESSAGE");
+    equal((await failure(calls[3]))[0], "RATE_LIMITED");
+    socket.answer("late, but well", a);
+    equal(await calls[0], "late, but well");
+  },
+
+  "a call without an answer ends with TIMEOUT, and its late answer is nothing": onClock(async (clock) => {
+    const { client, socket } = await connected({ requestTimeout: 500 });
+    const slow = client.sendMessage("slow");
+    const patient = client.sendMessage("patient", undefined, { timeout: 2000 });
+    const endless = client.sendMessage("endless", undefined, { timeout: 0 });
+    const forEver = client.sendMessage("for ever", undefined, { timeout: Infinity });
+    // A timer cannot wait longer, and one that is asked to would end at once.
+    equal(clock.left, [500, 2000, 2 ** 31 - 1]);
+    clock.advance(499);
+    clock.advance(1);
+    equal(await failure(slow), ["TIMEOUT", "no answer within 500 ms"]);
+    socket.answer("late", socket.sent[0]);
+    clock.advance(1499);
+    socket.answer("in time", socket.sent[1]);
+    equal(await patient, "in time");
+    socket.answer(1, socket.sent[2]);
+    socket.answer(2, socket.sent[3]);
+    equal([await endless, await forEver], [1, 2]);
+    equal(clock.left, []);
+    const lost = client.sendMessage("default");
+    equal(clock.left, [500]);
+    client.disconnect();
+    equal([(await failure(lost))[0], clock.left], ["CONNECTION_CLOSED", []]);
+  }),
+
+  "a signal ends a call, before it is sent or after": onClock(async (clock) => {
+    const { client, socket } = await connected();
+    const early = client.sendMessage("early", null, { signal: AbortSignal.abort("too early") });
+    equal((await failure(early))[0], "ABORTED");
+    equal([(await early.catch((error) => error)).cause, socket.sent.length], ["too early", 0]);
+
+    const controller = new AbortController();
+    let listening = 0;
+    for (const [name, step] of [["addEventListener", 1], ["removeEventListener", -1]]) {
+      const real = controller.signal[name].bind(controller.signal);
+      controller.signal[name] = (...args) => ((listening += step), real(...args));
+    }
+    const answered = client.sendMessage("answered", null, controller);
+    equal(listening, 1);
+    socket.answer("fine");
+    equal([await answered, listening], ["fine", 0]);
+
+    const call = client.sendMessage("late", null, controller);
+    controller.abort();
+    const error = await call.catch((error) => error);
+    equal([error.code, error.channel, error.cause.name], ["ABORTED", "late", "AbortError"]);
+    equal([clock.left, listening], [[], 0]);
+    socket.answer("too late");
+  }),
+
+  "a payload that JSON cannot hold is refused and not sent": onClock(async (clock) => {
+    const { client, socket } = await connected();
+    const circle = {};
+    circle.self = circle;
+    const call = client.sendMessage("circle", circle);
+    equal((await failure(call))[0], "INVALID_MESSAGE");
+    equal((await call.catch((error) => error)).cause.name, "TypeError");
+    equal([socket.sent, clock.left], [[], []]);
+  }),
+
+  "a call without a connection is refused": async () => {
+    const { Socket, client } = fake();
+    equal(await failure(client.sendMessage("a")), ["CONNECTION_CLOSED", "not connected"]);
+    const connecting = client.connect();
+    equal((await failure(client.sendMessage("a")))[0], "CONNECTION_CLOSED");
+    Socket.last.open();
+    await connecting;
+    Socket.last.readyState = 2;
+    equal((await failure(client.sendMessage("a")))[0], "CONNECTION_CLOSED");
+    equal(Socket.last.sent, []);
+  },
+
+  "whoever connects twice has one socket": onClock(async (clock) => {
+    const { Socket, client, log } = fake();
+    equal([client.connectionState, client.isConnected], ["closed", false]);
+    const both = [client.connect(), client.connect()];
+    equal([client.connectionState, Socket.made.length, clock.left], ["connecting", 1, [10_000]]);
+    Socket.last.greet();
+    await Promise.all(both);
+    await client.connect();
+    equal([client.connectionState, client.isConnected, Socket.made.length], ["open", true, 1]);
+    equal([log.take(), clock.left], [[["open", {}]], []]);
+  }),
+
+  "a first attempt that fails is not followed by another": onClock(async (clock) => {
+    const { Socket, client, log } = fake();
+    const connecting = client.connect();
+    Socket.last.end();
+    equal(await failure(connecting), ["CONNECTION_CLOSED", "cannot connect to ws://test"]);
+    equal([client.connectionState, clock.left, log.take(), Socket.made.length], ["closed", [], [], 1]);
+    const again = client.connect();
+    Socket.last.greet();
+    await again;
+    equal(Socket.made.length, 2);
+  }),
+
+  "a first attempt that fails is followed by others if that was asked for": onClock(async (clock) => {
+    const { Socket, client, log } = fake();
+    const connecting = client.connect({ retry: true });
+    Socket.last.end();
+    equal([client.connectionState, log.take()], ["connecting", [["reconnecting", { attempt: 1, delayMs: 1000 }]]]);
+    clock.advance(1000);
+    Socket.last.end();
+    clock.advance(1500);
+    Socket.last.greet();
+    await connecting;
+    equal(Socket.made.length, 3);
+
+    // Even of a client that does not reconnect; once it is lost, it stays so.
+    const other = fake({ reconnect: false, maxReconnectAttempts: 1 });
+    const failing = other.client.connect({ retry: true });
+    other.Socket.last.end();
+    clock.advance(1000);
+    other.Socket.last.end();
+    equal(await failure(failing), ["CONNECTION_CLOSED", "no connection after 1 more attempts"]);
+    equal(other.log.take(), [["reconnecting", { attempt: 1, delayMs: 1000 }], ["failed", { attempts: 1 }]]);
+    equal([other.client.connectionState, clock.left], ["closed", []]);
+  }),
+
+  "an attempt that takes too long ends with TIMEOUT": onClock(async (clock) => {
+    const { Socket, client, log } = fake({ connectTimeout: 300 });
+    const connecting = client.connect();
+    const slow = Socket.last;
+    clock.advance(300);
+    equal(await failure(connecting), ["TIMEOUT", "no connection to ws://test within 300 ms"]);
+    equal([slow.closed.length, client.connectionState, clock.left], [1, "closed", []]);
+    slow.open();
+    slow.end(1000);
+    equal([client.isConnected, log.take()], [false, []]);
+    equal(fakeTimers(clock, { connectTimeout: 0 }), []);
+  }),
+
+  "disconnecting ends an attempt": onClock(async (clock) => {
+    const { Socket, client, log } = fake();
+    const connecting = client.connect({ retry: true });
+    const socket = Socket.last;
+    client.disconnect();
+    equal(await failure(connecting), ["CONNECTION_CLOSED", "disconnected"]);
+    equal([socket.closed.length, client.connectionState, clock.left], [1, "closed", []]);
+    // What a browser reports of a socket that was closed too early.
+    socket.end();
+    equal([clock.left, log.take()], [[], []]);
+  }),
+
+  "disconnecting ends the wait for the next attempt": onClock(async (clock) => {
+    const { Socket, client, log, socket } = await connected();
+    socket.end();
+    equal(clock.left, [1000]);
+    client.disconnect();
+    equal([clock.left, client.connectionState], [[], "closed"]);
+    log.take();
+    clock.advance(100_000);
+    equal([Socket.made.length, log.take()], [1, []]);
+  }),
+
+  "one can connect again after disconnecting, and the old socket is heard no more": async () => {
+    const { Socket, client, log, socket } = await connected();
+    const pending = client.sendMessage("a");
+    const [request] = socket.sent;
+    client.disconnect();
+    equal(await failure(pending), ["CONNECTION_CLOSED", "disconnected"]);
+    equal(log.take(), [["closed", { code: 1000, reason: "" }]]);
+    equal([socket.closed, client.connectionState], [[[1000]], "closed"]);
+    client.disconnect();
+    const connecting = client.connect();
+    Socket.last.greet();
+    await connecting;
+    log.take();
+    client.onMessage("*", (payload, channel) => log.add(channel, payload));
+    const call = client.sendMessage("b");
+    socket.answer("from the old socket", request);
+    socket.answer("from the old socket", Socket.last.sent[0]);
+    socket.receive({ type: "event", channel: "old", payload: 1 });
+    socket.end(1000);
+    equal([client.isConnected, log.take()], [true, []]);
+    Socket.last.answer("from the new one");
+    equal(await call, "from the new one");
+  },
+
+  "a lost connection fails what waits, says so, and comes back": onClock(async (clock) => {
+    const { Socket, client, log, socket } = await connected();
+    const calls = [client.sendMessage("a"), client.sendMessage("b")];
+    socket.end(1001, "bye");
+    equal([client.isConnected, client.connectionState, clock.left], [false, "connecting", [1000]]);
+    for (const call of calls) {
+      const error = await call.catch((error) => error);
+      equal([error.code, error.message, error.details], [
+        "CONNECTION_CLOSED",
+        "connection lost",
+        { code: 1001, reason: "bye" },
+      ]);
+    }
+    equal(log.take(), [
+      ["closed", { code: 1001, reason: "bye" }],
+      ["reconnecting", { attempt: 1, delayMs: 1000 }],
+    ]);
+    clock.advance(999);
+    equal(Socket.made.length, 1);
+    clock.advance(1);
+    equal([Socket.made.length, client.connectionState], [2, "connecting"]);
+    Socket.last.greet();
+    equal([log.take(), client.isConnected, clock.left], [[["open", {}]], true, []]);
+  }),
+
+  "a client that is not to reconnect stays away": onClock(async (clock) => {
+    const { client, log, socket } = await connected({ reconnect: false });
+    socket.end();
+    equal([log.take(), client.connectionState], [[["closed", { code: 1006, reason: "" }]], "closed"]);
+    equal(clock.left, []);
+  }),
+
+  "pauses grow by half up to 30 s, and end": onClock(async (clock) => {
+    const { Socket, client, log, socket } = await connected({ maxReconnectAttempts: 11 });
+    socket.end();
+    const pauses = [];
+    for (let attempt = 1; attempt <= 11; attempt++) {
+      pauses.push(...clock.left);
+      clock.advance(clock.left[0]);
+      Socket.last.end();
+    }
+    equal(pauses, [1000, 1500, 2250, 3375, 5063, 7594, 11_391, 17_086, 25_629, 30_000, 30_000]);
+    equal(log.take().at(-1), ["failed", { attempts: 11 }]);
+    equal([client.connectionState, clock.left, Socket.made.length], ["closed", [], 12]);
+    // Afterwards the count starts again.
+    const connecting = client.connect();
+    Socket.last.open();
+    await connecting;
+    Socket.last.end();
+    equal(log.take().at(-1), ["reconnecting", { attempt: 1, delayMs: 1000 }]);
+    client.disconnect();
+
+    const defaults = await connected();
+    defaults.socket.end();
+    for (; clock.left.length > 0; clock.advance(clock.left[0])) {
+      if (defaults.client.connectionState === "connecting" && defaults.Socket.last.readyState === 0) {
+        defaults.Socket.last.end();
+      }
+    }
+    equal(defaults.log.take().at(-1), ["failed", { attempts: 10 }]);
+  }),
+
+  "pauses vary by a fifth, and are never longer than 30 s": onClock(async (clock) => {
+    for (const [random, reconnectInterval, pause] of [
+      [0, 10_000, 8000],
+      [1, 10_000, 12_000],
+      [0, 100_000, 24_000],
+      [1, 100_000, 30_000],
+      [0.5, 0, 0],
+    ]) {
+      clock.random = random;
+      const { client, socket } = await connected({ reconnectInterval });
+      socket.end();
+      equal(clock.left, [pause], `random ${random}, interval ${reconnectInterval}:`);
+      client.disconnect();
+    }
+  }),
+
+  "attempts count until the server has greeted": onClock(async (clock) => {
+    const { Socket, log, socket } = await connected();
+    socket.end();
+    clock.advance(1000);
+    // It accepts, and drops.
+    Socket.last.open();
+    Socket.last.end();
+    equal(log.take().at(-1), ["reconnecting", { attempt: 2, delayMs: 1500 }]);
+    clock.advance(1500);
+    Socket.last.greet();
+    Socket.last.end();
+    equal(log.take().at(-1), ["reconnecting", { attempt: 1, delayMs: 1000 }]);
+  }),
+
+  "back online means to try at once, and once": onClock(async (clock) => {
+    const events = new GlobalEvents();
+    try {
+      const { Socket, client, log, socket } = await connected();
+      equal(events.count, 0);
+      socket.end();
+      equal(events.count, 1);
+      events.online();
+      equal([Socket.made.length, clock.left, events.count], [2, [10_000], 0]);
+      Socket.last.end();
+      equal(log.take().at(-1), ["reconnecting", { attempt: 2, delayMs: 1500 }]);
+      client.disconnect();
+      equal([events.count, clock.left], [0, []]);
+      events.online();
+      equal(Socket.made.length, 2);
+    } finally {
+      events.restore();
+    }
+  }),
+
+  "connecting while it waits to try again tries at once": onClock(async (clock) => {
+    const { Socket, client, socket } = await connected();
+    socket.end();
+    const connecting = client.connect();
+    equal([Socket.made.length, clock.left], [2, [10_000]]);
+    // The lost connection goes on being tried for.
+    Socket.last.end();
+    equal(clock.left, [1500]);
+    clock.advance(1500);
+    Socket.last.greet();
+    await connecting;
+    equal([Socket.made.length, clock.left], [3, []]);
+  }),
+
+  "connecting while the old socket closes opens another": onClock(async (clock) => {
+    const { Socket, client, log, socket } = await connected();
+    socket.readyState = 2;
+    equal([client.isConnected, client.connectionState], [false, "closing"]);
+    const connecting = client.connect();
+    Socket.last.greet();
+    await connecting;
+    socket.end(1001);
+    equal([client.isConnected, Socket.made.length, clock.left], [true, 2, []]);
+    equal(log.take().map(([name]) => name), ["closed", "reconnecting", "open"]);
+  }),
+
+  "a listener may disconnect or connect when the connection is lost": onClock(async (clock) => {
+    const first = await connected();
+    first.client.once("connection:closed", () => first.client.disconnect());
+    first.socket.end();
+    equal([first.log.take().map(([name]) => name), clock.left], [["closed"], []]);
+
+    const second = await connected();
+    let connecting;
+    second.client.once("connection:closed", () => (connecting = second.client.connect()));
+    second.socket.end();
+    equal([second.Socket.made.length, clock.left], [2, [10_000]]);
+    second.Socket.last.greet();
+    await connecting;
+    equal(second.log.take().map(([name]) => name), ["closed", "open"]);
+
+    const third = await connected();
+    third.client.once("connection:reconnecting", () => third.client.disconnect());
+    third.socket.end();
+    equal([third.client.connectionState, clock.left], ["closed", []]);
+
+    // A promise that is rejected in the middle of it is free to do the same.
+    const fourth = await connected();
+    fourth.client.sendMessage("a").catch(() => fourth.client.disconnect());
+    fourth.socket.end();
+    await settled();
+    equal([fourth.client.connectionState, clock.left], ["closed", []]);
+  }),
+
+  "listeners are called in order, whatever they do": async () => {
+    const { client, socket } = await connected();
+    const log = new Log();
+    const tell = (channel, payload) => {
+      socket.receive({ type: "event", channel, payload });
+      return log.take();
+    };
+    const silenced = silenceConsole();
+    try {
+      const endAll = client.onMessage("*", (payload, channel) => log.add("all", channel, payload));
+      const endOwn = client.onMessage("a", (payload, channel) => {
+        log.add("own", channel, payload);
+        endOwn();
+      });
+      client.onMessage("a", () => {
+        throw new Error("on purpose");
+      });
+      client.onMessage("a", () => {
+        endNext();
+        client.onMessage("a", () => log.add("added"));
+      });
+      const endNext = client.onMessage("a", () => log.add("removed before its turn"));
+      client.once("a", (payload, channel) => log.add("once", channel, payload));
+      equal(tell("a", 1), [["own", "a", 1], ["once", "a", 1], ["all", "a", 1]]);
+      equal(silenced.count, 1);
+      equal(tell("a", 2), ["added", ["all", "a", 2]]);
+      client.offMessage("a");
+      equal(tell("a", undefined), [["all", "a", undefined]]);
+
+      // One function twice is two subscriptions, and an end is an end of one, once.
+      const same = () => log.add("same");
+      const ends = [client.onMessage("a", same), client.onMessage("a", same)];
+      endAll();
+      equal(tell("a"), ["same", "same"]);
+      ends[0]();
+      ends[0]();
+      equal(tell("a"), ["same"]);
+      client.offMessage("a");
+      client.onMessage("a", same);
+      ends[1]();
+      equal(tell("a"), ["same"]);
+
+      const endOnce = client.once("b", () => log.add("never"));
+      endOnce();
+      equal(tell("b"), []);
+      equal(tell("__proto__"), []);
+    } finally {
+      silenced.restore();
+    }
+  },
+
+  "what is no message is nothing": async () => {
+    const { client, socket } = await connected();
+    const silenced = silenceConsole();
+    try {
+      for (const text of ["{", "", "null", "[]", "1", '"event"', "{}", '{"type":"request"}', '{"type":"response"}']) {
+        socket.receive(text);
+      }
+      // Two of them are not even JSON.
+      equal([client.isConnected, silenced.count], [true, 2]);
+    } finally {
+      silenced.restore();
+    }
+  },
+
+  "a token is shown as a subprotocol, and never in an error": async () => {
+    const { Socket, client } = fake({ token: "s3cret" });
+    client.connect().catch(() => {});
+    equal(Socket.last.protocols, ["switchboard.v1", "bearer.s3cret"]);
+    const without = fake({ token: undefined });
+    without.client.connect().catch(() => {});
+    equal(without.Socket.last.protocols, []);
+    for (const token of ["two words", "", "s3cret=", "a,b"]) {
+      const [name, message] = await failure(Promise.resolve().then(() => fake({ token })));
+      equal([name, token !== "" && message.includes(token)], ["TypeError", false], token);
+    }
+    equal((await failure(Promise.resolve().then(() => fake({ url: "" }))))[0], "TypeError");
+    equal((await failure(Promise.resolve().then(() => fake({ WebSocket: null }))))[0], "TypeError");
+  },
+
+  "an option that is undefined has its default": onClock(async (clock) => {
+    const { client, socket } = await connected({ requestTimeout: undefined, reconnect: undefined });
+    client.sendMessage("a", 1, { timeout: undefined }).catch(() => {});
+    equal(clock.left, [30_000]);
+    socket.end();
+    equal(clock.left, [1000]);
+  }),
+
+  "ids are unique where there is no randomUUID": async () => {
+    const { client, socket } = await connected();
+    const own = Object.getOwnPropertyDescriptor(crypto, "randomUUID");
+    Object.defineProperty(crypto, "randomUUID", { value: undefined, configurable: true });
+    try {
+      for (let n = 0; n < 100; n++) client.sendMessage("a").catch(() => {});
+    } finally {
+      if (own) Object.defineProperty(crypto, "randomUUID", own);
+      else delete crypto.randomUUID;
+    }
+    equal(new Set(socket.sent.map((request) => request.id)).size, 100);
+    client.disconnect();
+  },
+};
+
+/** The timers of a client that connects with these options. */
+function fakeTimers(clock, options) {
+  const { client } = fake(options);
+  client.connect().catch(() => {});
+  const left = clock.left;
+  client.disconnect();
+  return left;
+}
+
+/** Counts errors on the console instead of showing them. */
+function silenceConsole() {
+  const real = console.error;
+  const silenced = { count: 0, restore: () => (console.error = real) };
+  console.error = () => silenced.count++;
+  return silenced;
+}
+
+/**
+ * Against the real server. `server(method, ...args)` controls it, also from within a browser: `start` answers its URL,
+ * `kill`, `stop`, `pause`, `restart` do what they say. `WebSocket` is the class to use, if not the global one.
+ */
+export const online = {
+  "calls, errors and events": async ({ server, WebSocket }) => {
+    const url = await server("start");
+    const client = new WSClient({ url, WebSocket });
+    const other = new WSClient({ url: new URL(url), WebSocket });
+    const log = new Log();
+    other.onMessage("*", (payload, channel) => log.add(channel, payload));
+    await Promise.all([client.connect(), other.connect()]);
+    await log.until(([channel]) => channel === "server:connected");
+
+    const chat = await client.sendMessage("chat:create", { title: "Groceries é 😀" });
+    equal(chat.title, "Groceries é 😀");
+    const [, told] = await log.until(([channel]) => channel === "chat:created");
+    equal(told, chat);
+    equal(await client.sendMessage("chat:list"), [chat]);
+    equal(await client.sendMessage("settings:set", { key: "x", value: [1] }), undefined);
+    equal(await client.sendMessage("chat:get", { id: crypto.randomUUID() }), null);
+
+    const wrong = await client.sendMessage("chat:list", { limit: "many" }).catch((error) => error);
+    equal([wrong.code, wrong.channel, wrong.details.path], ["HANDLER_ERROR", "chat:list", "limit"]);
+    equal((await failure(client.sendMessage("no:such")))[0], "UNKNOWN_CHANNEL");
+    equal((await failure(client.sendMessage("")))[0], "INVALID_MESSAGE");
+    client.disconnect();
+    other.disconnect();
+  },
+
+  "calls beyond the rate fail at once, each one by itself": async ({ server, WebSocket }) => {
+    const client = new WSClient({ url: await server("start", { args: ["--rate-limit", "100/600000"] }), WebSocket });
+    await client.connect();
+    const calls = Array.from({ length: 300 }, () => client.sendMessage("system:ping"));
+    const outcomes = await Promise.allSettled(calls);
+    equal(outcomes.map(({ status }) => status).indexOf("rejected"), 100);
+    const codes = outcomes.slice(100).map(({ reason }) => [reason?.code, reason?.details.retryAfterMs > 0]);
+    equal(codes, codes.map(() => ["RATE_LIMITED", true]));
+    client.disconnect();
+  },
+
+  "a killed server is lost, and found again": async ({ server, WebSocket }) => {
+    const url = await server("start");
+    const client = new WSClient({ url, WebSocket, reconnectInterval: 20, maxReconnectAttempts: Infinity });
+    const log = new Log();
+    client.onMessage("*", (payload, channel) => log.add(channel, payload));
+    await client.connect();
+    const { id } = await client.sendMessage("chat:create", { title: "Kept" });
+    await server("pause");
+    const calls = [client.sendMessage("chat:list"), client.sendMessage("chat:list")];
+    await server("kill");
+    for (const call of calls) equal((await failure(call))[0], "CONNECTION_CLOSED");
+    equal([client.isConnected, client.connectionState], [false, "connecting"]);
+    const [, closed] = await log.until(([channel]) => channel === "connection:closed");
+    equal(closed.code, 1006);
+    // It is not there at the first attempt, and at the second neither.
+    await log.until(([channel, payload]) => channel === "connection:reconnecting" && payload.attempt === 3);
+    await server("restart");
+    await log.until(([channel]) => channel === "connection:open");
+    await log.until(([channel]) => channel === "server:connected");
+    equal((await client.sendMessage("chat:get", { id })).title, "Kept");
+    client.disconnect();
+  },
+
+  "a server that stops says so": async ({ server, WebSocket }) => {
+    const client = new WSClient({ url: await server("start"), WebSocket, reconnectInterval: 5, maxReconnectAttempts: 2 });
+    const log = new Log();
+    client.onMessage("*", (payload, channel) => log.add(channel, payload));
+    await client.connect();
+    await log.until(([channel]) => channel === "server:connected");
+    await server("stop");
+    await log.until(([channel]) => channel === "server:shutdown");
+    equal((await log.until(([channel]) => channel === "connection:closed"))[1].code, 1001);
+    equal(await log.until(([channel]) => channel === "connection:failed"), ["connection:failed", { attempts: 2 }]);
+    equal(client.connectionState, "closed");
+    equal((await failure(client.connect()))[0], "CONNECTION_CLOSED");
+    await server("restart");
+    await client.connect();
+    equal(client.isConnected, true);
+    client.disconnect();
+  },
+
+  "a client may leave while it connects, and come again": async ({ server, WebSocket }) => {
+    const client = new WSClient({ url: await server("start"), WebSocket });
+    const connecting = client.connect();
+    client.disconnect();
+    equal(await failure(connecting), ["CONNECTION_CLOSED", "disconnected"]);
+    await client.connect();
+    client.disconnect();
+    await client.connect();
+    equal(typeof (await client.sendMessage("system:ping")).timestamp, "number");
+    // The others have gone, or are just going.
+    const clients = async () => (await client.sendMessage("system:stats")).clients;
+    while ((await clients()) > 1);
+    client.disconnect();
+  },
+
+  "a token opens the door": async ({ server, WebSocket }) => {
+    const url = await server("start", { environment: { SWITCHBOARD_TOKEN: "s3cret" } });
+    const right = new WSClient({ url, WebSocket, token: "s3cret" });
+    await right.connect();
+    equal(typeof (await right.sendMessage("system:ping")).timestamp, "number");
+    right.disconnect();
+    const wrong = new WSClient({ url, WebSocket, token: "s3cres" });
+    equal((await failure(wrong.connect()))[0], "CONNECTION_CLOSED");
+    const none = new WSClient({ url, WebSocket });
+    await none.connect();
+    equal((await failure(none.sendMessage("system:ping")))[0], "UNAUTHORIZED");
+    none.disconnect();
+  },
+};
