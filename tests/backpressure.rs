@@ -313,6 +313,12 @@ fn a_client_that_floods_does_not_keep_the_others_from_their_turn() {
             }
         });
         assert!(server.client_info(id).is_some(), "the flood goes on");
+        let taken = server.stats().bytes_in;
+        clients.block_on(within("the flood's own turns", async {
+            while server.stats().bytes_in < taken + (1 << 20) {
+                tokio::task::yield_now().await;
+            }
+        }));
         stream.shutdown(std::net::Shutdown::Both).unwrap();
         writing.join().unwrap();
         // Shut down, it ends one way or another.
