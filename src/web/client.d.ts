@@ -73,37 +73,42 @@ export interface ConnectionEvents {
 /** A string that is no key of `Listed`. What is listed has to fit its types. */
 type Unlisted<Name extends string, Listed> = Name extends keyof Listed ? never : Name;
 
+/** What is known of a channel's payload. */
+type Payload<Name> = Name extends keyof Channels ? Channels[Name]["payload"] : unknown;
+
 /** The arguments behind a channel. A payload of which nothing is required may be left out. */
-type CallArguments<Payload> = [undefined] extends [Payload]
+type CallArguments<Payload> = undefined extends Payload
   ? [payload?: Payload, options?: RequestOptions]
   : {} extends Payload
     ? [payload?: Payload, options?: RequestOptions]
     : [payload: Payload, options?: RequestOptions];
 
+// Of the overloads below the compiler explains a mistake by the last one, and an editor completes by the first.
+
 export interface SendMessage {
+  /** Asks the server on any channel. Rejects with a `WSClientError`. */
+  <Response = unknown, Channel extends string = string>(
+    channel: Unlisted<Channel, Channels>,
+    payload?: Payload<Channel>,
+    options?: RequestOptions,
+  ): Promise<Response>;
   /** Asks the server on a channel of the registry. Rejects with a `WSClientError`. */
   <Channel extends keyof Channels>(
     channel: Channel,
     ...rest: CallArguments<Channels[Channel]["payload"]>
   ): Promise<Channels[Channel]["response"]>;
-  /** Asks the server on any channel. Rejects with a `WSClientError`. */
-  <Response = unknown, Channel extends string = string>(
-    channel: Unlisted<Channel, Channels>,
-    payload?: unknown,
-    options?: RequestOptions,
-  ): Promise<Response>;
 }
 
 export interface OnMessage {
-  /** Subscribes to an event of the registry or of the client. Answers what ends the subscription. */
-  <Channel extends keyof Events>(
-    channel: Channel,
-    callback: (payload: Events[Channel], channel: Channel) => void,
-  ): () => void;
   /** Subscribes to any event; `"*"` is all of them. Answers what ends the subscription. */
   <Payload = unknown, Channel extends string = string>(
     channel: Unlisted<Channel, Events>,
     callback: (payload: Payload, channel: string) => void,
+  ): () => void;
+  /** Subscribes to an event of the registry or of the client. Answers what ends the subscription. */
+  <Channel extends keyof Events>(
+    channel: Channel,
+    callback: (payload: Events[Channel], channel: Channel) => void,
   ): () => void;
 }
 

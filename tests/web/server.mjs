@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -52,8 +52,12 @@ export class Server {
   }
 
   /** It answers nothing any more, until `kill`. */
-  pause() {
+  async pause() {
     this.#child.kill("SIGSTOP");
+    // The signal stops one thread after the other.
+    const tasks = `/proc/${this.#child.pid}/task`;
+    const isStopped = (task) => /^\d+ \(.*\) T /s.test(readFileSync(join(tasks, task, "stat"), "utf8"));
+    while (!readdirSync(tasks).every(isStopped)) await new Promise(setImmediate);
   }
 
   /** Kills it and removes its data. */
