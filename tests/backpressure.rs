@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use switchboard::{ClientId, Config, HandlerError, Payload, RequestContext, Server};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
@@ -34,7 +34,7 @@ fn emit_frame(server: &Server, id: ClientId, bytes: usize) {
 }
 
 /// A client with a pipe so narrow that the first frame fills it, and the id by which events reach it.
-async fn narrow(server: &Server) -> (Client<tokio::io::DuplexStream>, ClientId) {
+async fn narrow(server: &Server) -> (Client<DuplexStream>, ClientId) {
     let client = Client::through_pipe(server, 512).await;
     let id = client.id.parse().expect("an id");
     (client, id)
@@ -45,8 +45,21 @@ async fn let_it_work() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
+/// A pipe of the given size that speaks WebSocket already, with nobody at this end.
+async fn upgraded_pipe(server: &Server, bytes: usize) -> DuplexStream {
+    let mut pipe = socket::pipe(server, bytes);
+    let request = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    pipe.write_all(request.as_bytes()).await.expect("the server reads");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(pipe.read_u8().await.expect("the server answers"));
+    }
+    pipe
+}
+
 /// Reads until the end, or until nothing more comes. Answers how many messages came, and the code of the end.
-async fn read_all(client: &mut Client<tokio::io::DuplexStream>) -> (usize, Option<u16>) {
+async fn read_all(client: &mut Client<DuplexStream>) -> (usize, Option<u16>) {
     let mut messages = 0;
     loop {
         match tokio::time::timeout(Duration::from_secs(1), client.next()).await {
@@ -127,14 +140,7 @@ async fn a_client_that_takes_nothing_for_the_send_timeout_is_closed() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_takes_a_little_now_and_then_is_slow_and_stays() {
     let server = server(config());
-    let mut pipe = socket::pipe(&server, 512);
-    let request = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    pipe.write_all(request.as_bytes()).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(pipe.read_u8().await.unwrap());
-    }
+    let mut pipe = upgraded_pipe(&server, 512).await;
     let_it_work().await;
     let id = server.client_ids()[0];
     emit_frame(&server, id, 10_000);
@@ -285,6 +291,29 @@ async fn stop_does_not_wait_for_a_stuck_client_longer_than_it_says() {
     asks.next().await;
     within("stop", server.stop()).await;
     assert_eq!(server.client_count(), 0);
+}
+
+/// However much is there to be read, a client's turn ends after some frames and bytes.
+#[tokio::test]
+async fn a_turn_is_short_in_frames_and_in_bytes() {
+    const FLOOD_BYTES: usize = 48 << 20;
+    let mut long = vec![0x82, 0xff];
+    long.extend_from_slice(&66_000_u64.to_be_bytes());
+    long.extend_from_slice(&[0; 4 + 66_000]);
+    for (frame, most) in [(vec![0x89, 0x80, 0, 0, 0, 0], 256 << 10), (long, 4 << 20)] {
+        let server = server(config());
+        let mut other = Client::through_pipe(&server, 64 << 10).await;
+        let mut flood = upgraded_pipe(&server, FLOOD_BYTES).await;
+        flood.write_all(&frame.repeat(FLOOD_BYTES / frame.len())).await.unwrap();
+        // In a task of its own, because the runtime turns to this one only after sixty others.
+        let turns = tokio::spawn(async move {
+            let before = server.stats().bytes_in;
+            other.assert_alive().await;
+            server.stats().bytes_in - before
+        });
+        let taken = within("a turn", turns).await.unwrap();
+        assert!(taken <= most, "{taken} bytes of a flood were read before another client had its turn");
+    }
 }
 
 /// On one worker thread a client that never stops sending could keep it for itself.

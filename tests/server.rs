@@ -389,6 +389,8 @@ async fn who_is_refused_or_never_authenticates_neither_comes_nor_goes() {
 
     let mut friend = Client::connect(port).await;
     server.emit("secret", json!("not for strangers"));
+    server.emit_to(friend.id.parse().unwrap(), "secret", json!("nor for those to be"));
+    assert_eq!(server.stats().events_sent, 0);
     assert_eq!(
         friend.ask("auth", json!({ "token": "s3cret" })).await["payload"],
         json!({ "authenticated": true })
