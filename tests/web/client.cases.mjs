@@ -596,9 +596,9 @@ export const online = {
     await client.connect();
     const { id } = await client.sendMessage("chat:create", { title: "Kept" });
     await server("pause");
-    const calls = [client.sendMessage("chat:list"), client.sendMessage("chat:list")];
+    const failures = [failure(client.sendMessage("chat:list")), failure(client.sendMessage("chat:list"))];
     await server("kill");
-    for (const call of calls) equal((await failure(call))[0], "CONNECTION_CLOSED");
+    for (const [code] of await Promise.all(failures)) equal(code, "CONNECTION_CLOSED");
     equal([client.isConnected, client.connectionState], [false, "connecting"]);
     const [, closed] = await log.until(([channel]) => channel === "connection:closed");
     equal(closed.code, 1006);

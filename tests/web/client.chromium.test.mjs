@@ -1,8 +1,10 @@
 // src/web/client.js in Chromium: what client.node.test.mjs checks in Node.
 
+import assert from "node:assert";
 import { after, before, test } from "node:test";
 
 import { Browser } from "./browser.mjs";
+import { within } from "./check.mjs";
 import { offline, online } from "./client.cases.mjs";
 import { controlled } from "./server.mjs";
 
@@ -20,3 +22,26 @@ for (const name of Object.keys(online)) {
     await browser.run(MODULE, "online", name, { server: server.control });
   });
 }
+
+test("a browser that is back online tries at once", async (t) => {
+  const server = controlled();
+  t.after(server.end);
+  const page = await browser.open();
+  t.after(() => page.close());
+  const url = await server.control("start");
+  await page.evaluate(async (url) => {
+    const { WSClient } = await import("/src/web/client.js");
+    const client = (globalThis.client = new WSClient({ url, reconnectInterval: 30_000 }));
+    await client.connect();
+    globalThis.lost = new Promise((resolve) => client.once("connection:reconnecting", resolve));
+    globalThis.back = new Promise((resolve) => client.once("connection:open", resolve));
+  }, url);
+  await server.control("kill");
+  const { delayMs } = await within(page.evaluate("lost"), "the loss");
+  const lost = performance.now();
+  await server.control("restart");
+  await page.context().setOffline(true);
+  await page.context().setOffline(false);
+  await within(page.evaluate("back"), "the connection");
+  assert.ok(performance.now() - lost < delayMs, "it has only waited for its turn");
+});

@@ -1,0 +1,341 @@
+// What src/web/react.js promises, with React itself, in StrictMode, against the real server. Runs in a browser.
+
+import { Component, StrictMode, createElement, useEffect, version } from "react";
+import { createRoot } from "react-dom/client";
+
+import { WebSocketProvider, useEvent, useRequest, useWebSocket } from "../../src/web/react.js";
+import { Log, equal, failure, within } from "./check.mjs";
+
+const RealWebSocket = globalThis.WebSocket;
+
+/** The sockets that were made, and those that are not closed. */
+class Sockets {
+  made = 0;
+  #open = new Set();
+  #changed = new Log();
+
+  constructor() {
+    const sockets = this;
+    globalThis.WebSocket = class extends RealWebSocket {
+      constructor(...args) {
+        super(...args);
+        sockets.made += 1;
+        sockets.#open.add(this);
+        this.addEventListener("close", () => {
+          sockets.#open.delete(this);
+          sockets.#changed.add(sockets.#open.size);
+        });
+      }
+    };
+  }
+
+  async gone() {
+    if (this.#open.size > 0) await this.#changed.until((left) => left === 0, "the end of every socket");
+  }
+}
+
+/** The delays of timers that were set, have not fired and were not cleared; React's own are all short. */
+class Timers {
+  #left = new Map();
+
+  constructor() {
+    const { setTimeout, clearTimeout } = globalThis;
+    globalThis.setTimeout = (callback, ms, ...rest) => {
+      const id = setTimeout(() => {
+        this.#left.delete(id);
+        callback(...rest);
+      }, ms);
+      this.#left.set(id, ms);
+      return id;
+    };
+    globalThis.clearTimeout = (id) => {
+      this.#left.delete(id);
+      clearTimeout(id);
+    };
+  }
+
+  get long() {
+    return [...this.#left.values()].filter((ms) => ms >= 1000);
+  }
+}
+
+/** Draws components in StrictMode. `log` gets what they note after each commit, and each error of React's. */
+function draw() {
+  const log = new Log();
+  const errors = [];
+  console.error = (...words) => errors.push(words.map(String).join(" "));
+  const root = createRoot(document.getElementById("root"));
+  return {
+    log,
+    errors,
+    render: (...element) => root.render(createElement(StrictMode, null, createElement(...element))),
+    unmount: () => root.unmount(),
+  };
+}
+
+/** Notes what a component has, whenever that changes. */
+function useNote(log, ...values) {
+  useEffect(() => log.add(...values), values);
+}
+
+export const cases = {
+  "a mounted component connects once, and an unmounted one leaves no socket and no timer": async ({ server, react }) => {
+    equal(version.split(".")[0], await react());
+    const [sockets, timers] = [new Sockets(), new Timers()];
+    const { log, errors, render, unmount } = draw();
+    const url = await server("start");
+    function App() {
+      const socket = useWebSocket({ url });
+      useNote(log, socket.isConnected, socket);
+      return null;
+    }
+    render(App);
+    equal((await log.until(Boolean))[0], false);
+    const [, socket] = await log.until(([isConnected]) => isConnected);
+    equal(sockets.made, 1);
+    equal(typeof (await socket.sendMessage("system:ping")).timestamp, "number");
+    equal([Object.keys(socket), timers.long], [
+      ["isConnected", "sendMessage", "onMessage", "connect", "disconnect"],
+      [],
+    ]);
+    await server("pause");
+    const call = failure(socket.sendMessage("system:ping"));
+    equal(timers.long, [30_000]);
+    unmount();
+    equal((await call)[0], "CONNECTION_CLOSED");
+    await server("kill");
+    await sockets.gone();
+    equal([timers.long, errors, sockets.made], [[], [], 1]);
+  },
+
+  "isConnected follows a drop and a reconnect, and the functions stay": async ({ server }) => {
+    const { log, errors, render, unmount } = draw();
+    const url = await server("start");
+    const functions = new Set();
+    function App() {
+      const { isConnected, ...rest } = useWebSocket({ url, reconnectInterval: 50, maxReconnectAttempts: 1000 });
+      useEffect(() => Object.values(rest).forEach((one) => functions.add(one)));
+      useNote(log, isConnected);
+      return null;
+    }
+    render(App);
+    await log.until((isConnected) => isConnected);
+    for (let round = 0; round < 2; round++) {
+      await server("kill");
+      equal(await log.until(() => true), false);
+      await server("restart");
+      equal(await log.until(() => true), true);
+    }
+    equal([functions.size, errors], [4, []]);
+    unmount();
+  },
+
+  "a component that is unmounted while it waits to reconnect leaves no timer": async ({ server }) => {
+    const [sockets, timers] = [new Sockets(), new Timers()];
+    const { log, errors, render, unmount } = draw();
+    const url = await server("start");
+    function App() {
+      const { isConnected } = useWebSocket({ url, reconnectInterval: 20_000 });
+      useNote(log, isConnected);
+      useEffect(() => () => log.add("unmounted"), []);
+      return null;
+    }
+    render(App);
+    await log.until((isConnected) => isConnected === true);
+    await server("kill");
+    await log.until((isConnected) => isConnected === false);
+    equal(timers.long.length, 1);
+    log.take();
+    unmount();
+    await log.until((entry) => entry === "unmounted");
+    equal([timers.long, sockets.made, errors], [[], 1, []]);
+    await sockets.gone();
+  },
+
+  "a component that is mounted before the server starts gets its connection": async ({ server }) => {
+    const { log, render, unmount } = draw();
+    const url = await server("start");
+    await server("kill");
+    function App() {
+      const { isConnected, onMessage } = useWebSocket({ url, reconnectInterval: 50, maxReconnectAttempts: 1000 });
+      useEffect(() => onMessage("connection:reconnecting", ({ attempt }) => log.add(attempt)), [onMessage]);
+      useNote(log, isConnected);
+      return null;
+    }
+    render(App);
+    await log.until((attempt) => attempt === 2);
+    await server("restart");
+    await log.until((isConnected) => isConnected === true);
+    unmount();
+  },
+
+  "autoConnect: false waits for connect, and another url is another connection": async ({ server }) => {
+    const sockets = new Sockets();
+    const { log, errors, render, unmount } = draw();
+    const url = await server("start");
+    function App({ path = "/" }) {
+      const socket = useWebSocket({ url: url + path, autoConnect: path !== "/" });
+      useNote(log, socket.isConnected, socket, path);
+      return null;
+    }
+    render(App);
+    const [isConnected, socket] = await log.until(Boolean);
+    equal([isConnected, sockets.made], [false, 0]);
+    await socket.connect();
+    await log.until(([isConnected]) => isConnected);
+    equal(sockets.made, 1);
+    socket.disconnect();
+    await log.until(([isConnected]) => !isConnected);
+    render(App, { path: "/other" });
+    const [, other] = await log.until(([isConnected, , path]) => isConnected && path === "/other");
+    equal([other.sendMessage === socket.sendMessage, sockets.made, errors], [false, 2, []]);
+    unmount();
+    await sockets.gone();
+  },
+
+  "a child hears events, with its latest function": async ({ server }) => {
+    const { log, errors, render, unmount } = draw();
+    const url = await server("start");
+    function Child({ word, socket }) {
+      useEvent("settings:changed", ({ key }, channel) => log.add(word, key, channel), socket);
+      useNote(log, "drawn", word);
+      return null;
+    }
+    function Sender() {
+      const { isConnected, sendMessage } = useWebSocket();
+      useNote(log, "sender", isConnected, sendMessage);
+      return null;
+    }
+    function Own({ word }) {
+      return createElement(Child, { word, socket: useWebSocket({ url }) });
+    }
+    const app = (word) => [
+      WebSocketProvider,
+      { url, key: "app" },
+      createElement(Child, { word, key: "child" }),
+      createElement(Sender, { key: "sender" }),
+    ];
+    render(...app("first"));
+    const [, , send] = await log.until(([name, isConnected]) => name === "sender" && isConnected);
+    await send("settings:set", { key: "a", value: 1 });
+    equal(await log.until(([name]) => name === "first"), ["first", "a", "settings:changed"]);
+    render(...app("second"));
+    await log.until(([name, word]) => name === "drawn" && word === "second");
+    log.take();
+    await send("settings:set", { key: "b", value: 1 });
+    // In StrictMode, too, each event is heard once.
+    equal(log.take(), [["second", "b", "settings:changed"]]);
+
+    // One that was given a socket needs no provider.
+    render(Own, { word: "own" });
+    await log.until(([name, word]) => name === "drawn" && word === "own");
+    equal(errors, []);
+    unmount();
+  },
+
+  "useRequest answers, fails, asks again, and never shows the answer to another question": async ({ server }) => {
+    const { log, errors, render, unmount } = draw();
+    const url = await server("start");
+    function Setting({ name, limit }) {
+      const setting = useRequest("settings:get", { key: name });
+      const chats = useRequest("chat:list", { limit });
+      const { sendMessage } = useWebSocket();
+      useNote(log, name, setting.data, setting.loading, setting.error?.code, setting.refetch, sendMessage);
+      useNote(log, "chats", chats.data?.length, chats.loading, chats.error?.code, limit);
+      return null;
+    }
+    const app = (name, limit = 5) => [WebSocketProvider, { url }, createElement(Setting, { name, limit })];
+    render(...app("theme"));
+    const first = await log.until(([name, , loading]) => name === "theme" && loading !== undefined);
+    equal(first.slice(0, 4), ["theme", undefined, true, undefined]);
+    const [, data, , error, refetch, sendMessage] = await log.until(([name, , loading]) => name === "theme" && !loading);
+    equal([data, error], ["system", undefined]);
+
+    // The old answer stays while the same is asked again.
+    await sendMessage("settings:set", { key: "theme", value: "dark" });
+    log.take();
+    refetch();
+    equal((await log.until(([name]) => name === "theme")).slice(1, 3), ["system", true]);
+    equal((await log.until(([name]) => name === "theme")).slice(1, 3), ["dark", false]);
+
+    // It does not when something else is.
+    render(...app("language"));
+    equal((await log.until(([name]) => name === "language")).slice(1, 3), [undefined, true]);
+    equal((await log.until(([name, , loading]) => name === "language" && !loading)).slice(1, 3), ["en", false]);
+
+    render(...app("language", 0));
+    equal((await log.until(([name, , , , limit]) => name === "chats" && limit === 0)).slice(1, 3), [undefined, true]);
+    const failed = await log.until(([name, , loading, , limit]) => name === "chats" && limit === 0 && !loading);
+    equal(failed.slice(1, 4), [undefined, false, "HANDLER_ERROR"]);
+    render(...app("language", 1));
+    equal((await log.until(([name, , loading, , limit]) => name === "chats" && limit === 1 && !loading)).slice(1, 4), [
+      0,
+      false,
+      undefined,
+    ]);
+    equal(errors, []);
+    unmount();
+  },
+
+  "useRequest asks again after a reconnect": async ({ server }) => {
+    const { log, errors, render, unmount } = draw();
+    const url = await server("start");
+    function Setting() {
+      const { data, loading, error } = useRequest("settings:get", { key: "theme" });
+      const { isConnected, sendMessage } = useWebSocket();
+      useNote(log, isConnected, data, loading, error?.code, sendMessage);
+      return null;
+    }
+    render(WebSocketProvider, { url, reconnectInterval: 50, maxReconnectAttempts: 1000 }, createElement(Setting));
+    const [, , , , sendMessage] = await log.until(([, data]) => data === "system");
+    await sendMessage("settings:set", { key: "theme", value: "light" });
+    await server("kill");
+    equal((await log.until(([isConnected]) => !isConnected)).slice(0, 4), [false, "system", false, undefined]);
+    await server("restart");
+    equal((await log.until(([, data]) => data === "light")).slice(0, 4), [true, "light", false, undefined]);
+    equal(errors, []);
+    unmount();
+  },
+
+  "a request that is lost with its connection fails, and is asked again": async ({ server }) => {
+    const { log, render, unmount } = draw();
+    const url = await server("start");
+    function Setting({ name }) {
+      const { data, loading, error } = useRequest("settings:get", { key: name });
+      useNote(log, name, data, loading, error?.code);
+      return null;
+    }
+    const options = { url, reconnectInterval: 50, maxReconnectAttempts: 1000 };
+    const app = (name) => [WebSocketProvider, options, createElement(Setting, { name })];
+    render(...app("theme"));
+    await log.until(([, data]) => data === "system");
+    await server("pause");
+    render(...app("language"));
+    // The effect that asks comes before the one that notes.
+    await log.until(([name]) => name === "language");
+    await server("kill");
+    equal((await log.until(([, , loading]) => !loading)).slice(1), [undefined, false, "CONNECTION_CLOSED"]);
+    await server("restart");
+    equal((await log.until(([, data]) => data !== undefined)).slice(1), ["en", false, undefined]);
+    unmount();
+  },
+
+  "without a provider the hooks say so": async () => {
+    const { log, render, unmount } = draw();
+    class Boundary extends Component {
+      state = {};
+      static getDerivedStateFromError = (error) => ({ error });
+      render() {
+        if (this.state.error) log.add(this.state.error.message);
+        return this.state.error ? null : this.props.children;
+      }
+    }
+    function Lost() {
+      useRequest("chat:list");
+      return null;
+    }
+    render(Boundary, null, createElement(Lost));
+    equal((await within(log.until(() => true), "the error")).startsWith("there is no WebSocketProvider"), true);
+    unmount();
+  },
+};
