@@ -304,10 +304,10 @@ async fn a_turn_is_short_in_frames_and_in_bytes() {
         let server = server(config());
         let mut other = Client::through_pipe(&server, 64 << 10).await;
         let mut flood = upgraded_pipe(&server, FLOOD_BYTES).await;
+        let before = server.stats().bytes_in;
         flood.write_all(&frame.repeat(FLOOD_BYTES / frame.len())).await.unwrap();
         // In a task of its own, because the runtime turns to this one only after sixty others.
         let turns = tokio::spawn(async move {
-            let before = server.stats().bytes_in;
             other.assert_alive().await;
             server.stats().bytes_in - before
         });
