@@ -3,21 +3,20 @@
 
 #[path = "support/skip.rs"]
 mod skip;
+#[path = "support/socket.rs"]
+mod socket;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use switchboard::{Config, HandlerError, Payload, RequestContext, Server};
+use switchboard::{HandlerError, Payload, RequestContext, Server};
 
 fn path(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
 }
 
 async fn start() -> (Server, u16) {
-    let mut config = Config::default().port(0);
-    config.limits.rate_max_requests = u32::MAX;
-    let server = Server::new(config);
-    server.on_request("echo", |payload: Payload, _cx| async move { Ok::<_, HandlerError>(payload) });
+    let server = socket::server(socket::config());
     server.on_request("tell", |payload: Payload, cx: RequestContext| async move {
         let server = cx.server();
         let others: Vec<_> = server.client_ids().into_iter().filter(|id| *id != cx.client_id).collect();

@@ -1,8 +1,7 @@
 //! The client in Rust against the server in Rust, over sockets: calls, events, losses and how it comes back.
 
-#[allow(dead_code)]
-#[path = "support/client.rs"]
-mod reference;
+#[path = "support/socket.rs"]
+mod socket;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,18 +16,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use reference::within;
-
-fn config() -> Config {
-    let mut config = Config::default().port(0);
-    config.limits.rate_max_requests = u32::MAX;
-    config.limits.close_timeout = Duration::from_secs(1);
-    config
-}
+use socket::{config, within};
 
 async fn start(config: Config) -> (Server, u16) {
-    let server = Server::new(config);
-    server.on_request("echo", |payload: Payload, _cx| async move { Ok::<_, HandlerError>(payload) });
+    let server = socket::server(config);
     server.on_request("never", |_: Payload, _cx| std::future::pending::<Result<Payload, HandlerError>>());
     server.on_request("fail", |_: Payload, _cx| async move {
         Err::<Payload, _>(HandlerError::new("on purpose").details(json!({"why": 1})))

@@ -1,22 +1,15 @@
-//! A client for tests over sockets, on a WebSocket library that is not ours to test.
+//! A client that asks one thing at a time, and keeps the events that come meanwhile.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
-use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use serde_json::Value;
 
-/// Waits for something that must come; so generous that only a hang misses it.
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let waited = tokio::time::timeout(Duration::from_secs(60), future).await;
-    waited.unwrap_or_else(|_| panic!("waited in vain for {what}"))
-}
+// The path is spelled out because test programs include this file from elsewhere.
+#[path = "socket.rs"]
+mod socket;
 
 pub struct Client {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: socket::Client,
     last_id: u64,
     events: VecDeque<Value>,
 }
@@ -24,40 +17,27 @@ pub struct Client {
 impl Client {
     /// Connects, and takes `server:connected`.
     pub async fn connect(port: u16) -> Client {
-        let connect = tokio_tungstenite::connect_async(format!("ws://localhost:{port}/"));
-        let (socket, _) = within("the upgrade", connect).await.unwrap();
-        let mut client = Client { socket, last_id: 0, events: VecDeque::new() };
-        client.event("server:connected").await;
-        client
+        Client { socket: socket::Client::connect(port).await, last_id: 0, events: VecDeque::new() }
     }
 
     /// Sends a request without waiting for its answer, and says under which id.
-    pub async fn send(&mut self, channel: &str, payload: Value) -> std::io::Result<u64> {
+    pub async fn send(&mut self, channel: &str, payload: Value) -> String {
         self.last_id += 1;
         let id = self.last_id.to_string();
-        let request = json!({"type": "request", "id": id, "channel": channel, "payload": payload});
-        self.socket.send(Message::text(request.to_string())).await.map_err(std::io::Error::other)?;
-        Ok(self.last_id)
+        self.socket.send(&id, channel, payload).await;
+        id
     }
 
-    /// The next message; an error when the connection ends.
-    pub async fn next(&mut self) -> std::io::Result<Value> {
-        loop {
-            let message = within("a message", self.socket.next()).await;
-            // A close frame is answered by reading on.
-            if let Message::Text(text) =
-                message.ok_or(std::io::ErrorKind::UnexpectedEof)?.map_err(std::io::Error::other)?
-            {
-                return Ok(serde_json::from_str(&text).unwrap());
-            }
-        }
+    /// The next message; the code of the close frame when the connection ends.
+    pub async fn next(&mut self) -> Result<Value, u16> {
+        self.socket.next().await
     }
 
     /// Asks, and waits for the response. Events that come before it are kept for [`event`](Client::event).
     pub async fn respond(&mut self, channel: &str, payload: Value) -> Value {
-        let id = self.send(channel, payload).await.unwrap().to_string();
+        let id = self.send(channel, payload).await;
         loop {
-            let message = self.next().await.unwrap();
+            let message = self.next().await.expect("a response");
             if message["type"] == "response" && message["id"] == id.as_str() {
                 return message;
             }
@@ -81,12 +61,13 @@ impl Client {
 
     /// The next event, which must be on this channel: its payload.
     pub async fn event(&mut self, channel: &str) -> Value {
-        let event = match self.events.pop_front() {
-            Some(event) => event,
-            None => self.next().await.unwrap(),
-        };
-        assert_eq!((&event["type"], &event["channel"]), (&json!("event"), &json!(channel)), "{event}");
-        event["payload"].clone()
+        match self.events.pop_front() {
+            Some(event) => {
+                assert_eq!(event["channel"], channel, "{event}");
+                event["payload"].clone()
+            }
+            None => self.socket.event(channel).await,
+        }
     }
 
     /// Events that came before the last response and were not looked at.
