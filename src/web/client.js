@@ -249,7 +249,7 @@ export class WSClient {
     if (socket !== this.#socket) return;
     const wasOpen = this.#letGo("connection lost", { code, reason });
     if (wasOpen) this.#emit("connection:closed", { code, reason });
-    if (this.#socket || this.#retryTimer) return;
+    if (this.#socket) return;
     if (this.#persists) this.#retryLater();
     else this.#settleOpening(error ?? new WSClientError("CONNECTION_CLOSED", `cannot connect to ${this.#url}`));
   }

@@ -235,6 +235,12 @@ export const offline = {
     log.take();
     clock.advance(100_000);
     equal([Socket.made.length, log.take()], [1, []]);
+    // The attempts before do not count any more.
+    const connecting = client.connect();
+    Socket.last.open();
+    await connecting;
+    Socket.last.end();
+    equal(clock.left, [1000]);
   }),
 
   "one can connect again after disconnecting, and the old socket is heard no more": async () => {

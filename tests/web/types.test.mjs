@@ -1,7 +1,9 @@
 // src/web/*.d.ts: right uses type-check, wrong ones do not, and an editor completes. types/ has the uses.
 
 import { spawn, spawnSync } from "node:child_process";
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
@@ -12,21 +14,41 @@ const TSC = join(dirname(createRequire(import.meta.url).resolve("typescript/pack
 const here = (name) => fileURLToPath(new URL(name, import.meta.url));
 
 function compile(project) {
-  const { status, stdout } = spawnSync(process.execPath, [TSC, "--pretty", "false", "-p", here(project)], {
+  const { status, stdout } = spawnSync(process.execPath, [TSC, "--pretty", "false", "-p", project], {
     encoding: "utf8",
   });
   return { status, stdout };
 }
 
 test("calls and events on known channels are checked, on unknown ones they are free", () => {
-  equal(compile("types"), { status: 0, stdout: "" });
+  equal(compile(here("types")), { status: 0, stdout: "" });
 });
 
 test("a mistake is shown where it stands, with what would be right", () => {
-  const { stdout } = compile("types/wrong.json");
+  const { stdout } = compile(here("types/wrong.json"));
   equal([...stdout.matchAll(/wrong\.ts\((\d+),/g)].map(([, line]) => line), ["5", "6"]);
   equal(stdout.includes("Type 'string' is not assignable to type 'number'."), true, stdout);
   equal(stdout.includes("Property 'name' does not exist on type 'Chat'."), true, stdout);
+});
+
+test("what the README shows type-checks", (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "switchboard-readme-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  symlinkSync(here("node_modules"), join(folder, "node_modules"));
+  cpSync(here("../../src/web"), folder, { recursive: true });
+  const section = /^## From a frontend\n(.*?)^## /ms.exec(readFileSync(here("../../README.md"), "utf8"))[1];
+  const snippets = [...section.matchAll(/^```(\w+)\n(.*?)^```$/gms)].map(([, language, text]) => [language, text]);
+  equal(snippets.map(([language]) => language), ["js", "ts", "jsx"]);
+  const files = snippets.map(([language, text]) => {
+    const name = language === "jsx" ? "snippet-jsx.tsx" : `snippet-${language}.ts`;
+    writeFileSync(join(folder, name), `${text}\nexport {};\n`);
+    return name;
+  });
+  const compilerOptions = { strict: true, noEmit: true, module: "esnext", moduleResolution: "bundler", target: "es2022" };
+  const config = { compilerOptions: { ...compilerOptions, jsx: "react-jsx", types: [] }, files };
+  writeFileSync(join(folder, "package.json"), '{"type":"module"}');
+  writeFileSync(join(folder, "tsconfig.json"), JSON.stringify(config));
+  equal(compile(folder), { status: 0, stdout: "" });
 });
 
 test("an editor completes channels, payloads, answers and events", async (t) => {
