@@ -34,6 +34,7 @@ Options of serve:
                             [$XDG_DATA_HOME/switchboard, else ~/.local/share/switchboard]
   --token-file FILE         file with the token that clients must show (or the token in SWITCHBOARD_TOKEN)
   --insecure                listen beyond loopback without a token
+  --no-console              do not serve the console at /
   --allow-origin ORIGIN     let pages of this origin connect, like https://app.example; may be repeated
   --allow-host HOST         answer to this name in Host; may be repeated
   --rate-limit N[/MS]       messages a client may send in so many ms [100/1000]
@@ -162,6 +163,7 @@ fn parse_serve(
             Long("data-dir") => data_dir = Some(parser.value()?.into()),
             Long("token-file") => config.token = Some(read_token(Path::new(&parser.value()?))?),
             Long("insecure") => config.insecure = true,
+            Long("no-console") => config.serve_console = false,
             Long("allow-origin") => config.allow_origins.push(parser.value()?.string()?),
             Long("allow-host") => config.allow_hosts.push(parser.value()?.string()?),
             Long("rate-limit") => {
@@ -269,9 +271,15 @@ fn parse_target(
     Ok(Some((target, words, listing)))
 }
 
-/// The settings of the binary, before any option: health and metrics are served, and failures go to stderr.
+/// The settings of the binary, before any option: every page is served, and failures go to stderr.
 fn from_environment(environment: &impl Fn(&str) -> Option<OsString>) -> Result<Config, Failure> {
-    let mut config = Config { serve_health: true, serve_metrics: true, ..Config::default() };
+    let mut config = Config {
+        serve_health: true,
+        serve_metrics: true,
+        serve_console: true,
+        serve_client: true,
+        ..Config::default()
+    };
     config.on_error = Some(Arc::new(|error| eprintln!("[WS] {error}")));
     if let Some(port) = environment("WS_PORT") {
         config.port = number("WS_PORT", &port)?;

@@ -73,6 +73,15 @@ pub struct Config {
     ///
     /// Default false.
     pub serve_metrics: bool,
+    /// Serves the console at `/`: a page that shows the server alive, for whoever can reach it. It asks for the token, if
+    /// there is one.
+    ///
+    /// Default false.
+    pub serve_console: bool,
+    /// Serves the client in JavaScript: `/client.js` and `/react.js`, and their types `/client.d.ts` and `/react.d.ts`.
+    ///
+    /// Default false.
+    pub serve_client: bool,
     /// The limits of each client.
     pub limits: Limits,
     /// Called with each client that is ready for requests and events. It must not block.
@@ -138,6 +147,8 @@ impl Default for Config {
             max_head_bytes: 16 << 10,
             serve_health: false,
             serve_metrics: false,
+            serve_console: false,
+            serve_client: false,
             limits: Limits::default(),
             on_connection: None,
             on_disconnection: None,

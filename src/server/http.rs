@@ -21,6 +21,9 @@ pub(super) fn answer(
     let known = match path {
         "/healthz" => config.serve_health,
         "/metrics" => config.serve_metrics,
+        "/" => config.serve_console,
+        "/client.js" => config.serve_client || config.serve_console,
+        "/client.d.ts" | "/react.js" | "/react.d.ts" => config.serve_client,
         _ => false,
     };
     if !known {
@@ -31,15 +34,44 @@ pub(super) fn answer(
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
-    if path == "/healthz" {
-        return text(StatusCode::OK, "ok");
+    match path {
+        "/healthz" => text(StatusCode::OK, "ok"),
+        "/" => console(),
+        "/client.js" => typed(JAVASCRIPT, include_str!("../web/client.js")),
+        "/react.js" => typed(JAVASCRIPT, include_str!("../web/react.js")),
+        "/client.d.ts" => text(StatusCode::OK, include_str!("../web/client.d.ts")),
+        "/react.d.ts" => text(StatusCode::OK, include_str!("../web/react.d.ts")),
+        _ if !handshake::is_authorized(head, rules.token) => refuse(Refusal::Token),
+        _ => typed("text/plain; version=0.0.4; charset=utf-8", &shared.stats().prometheus()),
     }
-    if !handshake::is_authorized(head, rules.token) {
-        return refuse(Refusal::Token);
+}
+
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// The console. It holds no secret, so it is shown without a token, and asks for one when the server does. Nothing runs
+/// in it but its own script and the client of this server.
+fn console() -> Response<String> {
+    let mut nonce = [0; 16];
+    if getrandom::fill(&mut nonce).is_err() {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, "The system gives no random bytes");
     }
-    let mut response = text(StatusCode::OK, &shared.stats().prometheus());
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    let nonce = handshake::base64(&nonce);
+    let page = include_str!("../web/console.html").replace("{{nonce}}", &nonce);
+    let mut response = typed("text/html; charset=utf-8", &page);
+    let policy = format!(
+        "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+fn typed(kind: &'static str, body: &str) -> Response<String> {
+    let mut response = text(StatusCode::OK, body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
