@@ -79,7 +79,7 @@ export class WSClient {
    * @param {number} [options.requestTimeout] how long a call may take; 0: as long as the connection lives; default 30 000
    * @param {number} [options.connectTimeout] how long one attempt may take; 0: as long as the browser likes; default 10 000
    * @param {Function} [options.WebSocket] the class to use; default the global one
-   * @throws {TypeError} when there is no URL, no WebSocket class, or the token cannot stand in a subprotocol
+   * @throws {TypeError} when there is no URL, or the token cannot stand in a subprotocol
    */
   constructor({
     url,
@@ -89,10 +89,9 @@ export class WSClient {
     maxReconnectAttempts = 10,
     requestTimeout = 30_000,
     connectTimeout = 10_000,
-    WebSocket = globalThis.WebSocket,
+    WebSocket,
   }) {
     if (!url) throw new TypeError("WSClient needs a url");
-    if (!WebSocket) throw new TypeError("there is no global WebSocket: pass a class as option WebSocket");
     if (token !== undefined && !TOKEN.test(token)) {
       throw new TypeError("the token has characters that cannot stand in a subprotocol");
     }
@@ -120,11 +119,12 @@ export class WSClient {
    * @param {boolean} [options.retry] whether a first attempt that fails is followed by others, as after a loss; default
    *   false
    * @returns {Promise<void>} resolves when the socket is open; rejects with a `WSClientError` when the attempt has failed
-   *   (`CONNECTION_CLOSED`, `TIMEOUT`) and no other follows, or `disconnect` was called
+   *   (`CONNECTION_CLOSED`, `TIMEOUT`) and no other follows, or `disconnect` was called; with what the WebSocket class
+   *   throws when it cannot take the URL
    */
   async connect({ retry = false } = {}) {
     if (this.isConnected) return;
-    // Its close event is still to come, and would take the new socket's chance to be the one.
+    // It is closing. Its end counts as come, so that there is one socket at a time.
     if (this.#socket?.readyState > OPEN) this.#handleClose(this.#socket, { code: 1006, reason: "" });
     if (!this.#socket) this.#open();
     this.#persists ||= retry;
@@ -220,7 +220,9 @@ export class WSClient {
 
   #open() {
     this.#stopTimers();
-    const { WebSocket, connectTimeout } = this.#options;
+    // Looked up this late, a client can be made where none can connect, as when a page is drawn on a server.
+    const { WebSocket = globalThis.WebSocket, connectTimeout } = this.#options;
+    if (!WebSocket) throw new TypeError("there is no global WebSocket: pass a class as option WebSocket");
     const socket = new WebSocket(this.#url, this.#protocols);
     this.#socket = socket;
     this.#connectTimer = after(connectTimeout, () => {

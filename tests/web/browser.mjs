@@ -14,7 +14,7 @@ const TYPES = { ".js": "text/javascript", ".mjs": "text/javascript" };
 /** Where Chromium is. */
 export const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 
-const ARGUMENTS = [
+export const CHROMIUM_ARGUMENTS = [
   "--headless",
   "--no-sandbox",
   "--disable-gpu",
@@ -33,7 +33,7 @@ export class Browser {
   static async start() {
     const browser = new Browser();
     browser.#pages = createServer(answer).listen(0, "localhost");
-    browser.#browser = await chromium.launch({ executablePath: CHROMIUM, args: ARGUMENTS });
+    browser.#browser = await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_ARGUMENTS });
     return browser;
   }
 
@@ -49,13 +49,7 @@ export class Browser {
     const page = await this.open(options);
     try {
       for (const [name, call] of Object.entries(functions)) await page.exposeFunction(name, call);
-      await page.evaluate(
-        async ([module, list, name, functions]) => {
-          const cases = (await import(module))[list];
-          await cases[name](Object.fromEntries(functions.map((name) => [name, globalThis[name]])));
-        },
-        [module, list, name, Object.keys(functions)],
-      );
+      await runOn(page, module, list, name, Object.keys(functions));
     } finally {
       await page.close();
     }
@@ -65,6 +59,17 @@ export class Browser {
     await this.#browser.close();
     this.#pages.close();
   }
+}
+
+/** Runs a case of a module on a page. `functions` are names of global functions, which it gets as members of its argument. */
+export function runOn(page, module, list, name, functions = []) {
+  return page.evaluate(
+    async ([module, list, name, functions]) => {
+      const cases = (await import(module))[list];
+      await cases[name](Object.fromEntries(functions.map((name) => [name, globalThis[name]])));
+    },
+    [module, list, name, functions],
+  );
 }
 
 function answer(request, response) {

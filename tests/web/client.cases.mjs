@@ -510,7 +510,21 @@ export const offline = {
       equal([name, token !== "" && message.includes(token)], ["TypeError", false], token);
     }
     equal((await failure(Promise.resolve().then(() => fake({ url: "" }))))[0], "TypeError");
-    equal((await failure(Promise.resolve().then(() => fake({ WebSocket: null }))))[0], "TypeError");
+  },
+
+  "a client can be made where none can connect": async () => {
+    const { WebSocket } = globalThis;
+    globalThis.WebSocket = undefined;
+    try {
+      const { Socket, client } = fake({ WebSocket: undefined });
+      equal([(await failure(client.connect()))[0], client.connectionState], ["TypeError", "closed"]);
+      globalThis.WebSocket = Socket;
+      const connecting = client.connect();
+      Socket.last.greet();
+      await connecting;
+    } finally {
+      globalThis.WebSocket = WebSocket;
+    }
   },
 
   "an option that is undefined has its default": onClock(async (clock) => {

@@ -3,17 +3,21 @@
 import assert from "node:assert";
 import { after, before, test } from "node:test";
 
-import { Browser } from "./browser.mjs";
+import { Browser, runOn } from "./browser.mjs";
 import { within } from "./check.mjs";
 import { offline, online } from "./client.cases.mjs";
 import { controlled } from "./server.mjs";
 
 const MODULE = "/tests/web/client.cases.mjs";
 let browser;
-before(async () => (browser = await Browser.start()));
+let offlinePage;
+before(async () => {
+  browser = await Browser.start();
+  offlinePage = await browser.open();
+});
 after(() => browser.close());
 
-for (const name of Object.keys(offline)) test(name, () => browser.run(MODULE, "offline", name, {}));
+for (const name of Object.keys(offline)) test(name, () => runOn(offlinePage, MODULE, "offline", name));
 
 for (const name of Object.keys(online)) {
   test(name, async (t) => {
