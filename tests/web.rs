@@ -61,6 +61,11 @@ fn the_hooks_keep_their_promises_with_react_18_and_19() {
 }
 
 #[test]
+fn the_console_keeps_its_promises() {
+    run("console.test.mjs", true);
+}
+
+#[test]
 fn the_specifications_own_client_understands_the_server() {
     run("specification.test.mjs", false);
 }
