@@ -505,6 +505,8 @@ export const offline = {
     const without = fake({ token: undefined });
     without.client.connect().catch(() => {});
     equal(without.Socket.last.protocols, []);
+    client.disconnect();
+    without.client.disconnect();
     for (const token of ["two words", "", "s3cret=", "a,b"]) {
       const [name, message] = await failure(Promise.resolve().then(() => fake({ token })));
       equal([name, token !== "" && message.includes(token)], ["TypeError", false], token);
