@@ -281,7 +281,6 @@ export class WSClient {
   #stopTimers() {
     clearTimeout(this.#connectTimer);
     clearTimeout(this.#retryTimer);
-    this.#connectTimer = this.#retryTimer = undefined;
     globalThis.removeEventListener?.("online", this.#retryNow);
   }
 

@@ -121,28 +121,23 @@ export function useRequest(channel, payload, socket) {
   const { isConnected, sendMessage } = useSocket(socket);
   const [round, refetch] = useReducer((round) => round + 1, 0);
   const key = JSON.stringify([channel, payload]);
-  const [state, setState] = useState({ key });
+  const [state, setState] = useState({ key, loading: true });
 
   useEffect(() => {
     if (!isConnected) return;
-    const request = { key, abort: new AbortController() };
-    const settle = (result) =>
-      setState((last) => (last.request === request ? { key, request, data: last.data, ...result } : last));
-    setState((last) => ({ key, request, data: last.key === key ? last.data : undefined, loading: true }));
-    sendMessage(channel, payload, { signal: request.abort.signal }).then(
-      (data) => settle({ data }),
-      (error) => error.code !== "ABORTED" && settle({ error }),
+    const abort = new AbortController();
+    setState((last) => ({ key, data: last.key === key ? last.data : undefined, loading: true }));
+    sendMessage(channel, payload, { signal: abort.signal }).then(
+      (data) => setState({ key, data, loading: false }),
+      // One that was aborted has nothing to say any more: another has taken its place, or will.
+      (error) => error.code !== "ABORTED" && setState(({ data }) => ({ key, data, error, loading: false })),
     );
-    return () => request.abort.abort();
+    return () => abort.abort();
   }, [sendMessage, isConnected, key, round]);
 
-  const isCurrent = state.key === key && state.request !== undefined;
-  return {
-    data: isCurrent ? state.data : undefined,
-    error: isCurrent ? state.error : undefined,
-    loading: !isCurrent || state.loading === true,
-    refetch,
-  };
+  // Until its effect has run, the state is that of the request before.
+  const { data, error, loading } = state.key === key ? state : { loading: true };
+  return { data, error, loading, refetch };
 }
 
 function useSocket(own) {

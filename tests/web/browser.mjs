@@ -85,11 +85,11 @@ function answer(request, response) {
 
 function page(react) {
   const at = `/react?version=${react}`;
-  const imports = JSON.stringify({ imports: { react: at, "react-dom/client": at } });
+  const imports = JSON.stringify({ imports: { react: at, "react-dom": at, "react-dom/client": at } });
   return `<!doctype html><title>Test</title><script type="importmap">${imports}</script><div id="root"></div>`;
 }
 
-/** React and `react-dom/client`, which come as CommonJS, as one module that a browser can import. */
+/** React, `react-dom` and `react-dom/client`, which come as CommonJS, as one module that a browser can import. */
 function reactModule(version) {
   const [react, dom, client] =
     version === "18"
@@ -119,6 +119,7 @@ function reactModule(version) {
       return made[name].exports;
     }
     export const { ${names.join(", ")} } = require("react");
+    export const { flushSync } = require("react-dom");
     export const { createRoot } = require("react-dom/client");
   `;
 }

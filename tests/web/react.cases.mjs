@@ -1,10 +1,11 @@
 // What src/web/react.js promises, with React itself, in StrictMode, against the real server. Runs in a browser.
 
 import { Component, StrictMode, createElement, useEffect, version } from "react";
+import { flushSync } from "react-dom";
 import { createRoot } from "react-dom/client";
 
 import { WebSocketProvider, useEvent, useRequest, useWebSocket } from "../../src/web/react.js";
-import { Log, equal, failure, within } from "./check.mjs";
+import { Log, equal, failure, settled, within } from "./check.mjs";
 
 const RealWebSocket = globalThis.WebSocket;
 
@@ -112,19 +113,23 @@ export const cases = {
     const { log, errors, render, unmount } = draw();
     const url = await server("start");
     const functions = new Set();
-    function App() {
-      const { isConnected, ...rest } = useWebSocket({ url, reconnectInterval: 50, maxReconnectAttempts: 1000 });
+    function App({ drawn }) {
+      const socket = useWebSocket({ url, reconnectInterval: 50, maxReconnectAttempts: 1000 });
+      const { isConnected, ...rest } = socket;
       useEffect(() => Object.values(rest).forEach((one) => functions.add(one)));
-      useNote(log, isConnected);
+      useNote(log, isConnected, drawn, socket);
       return null;
     }
     render(App);
-    await log.until((isConnected) => isConnected);
+    const [, , socket] = await log.until(([isConnected]) => isConnected);
+    render(App, { drawn: "again" });
+    const [, , again] = await log.until(([, drawn]) => drawn === "again");
+    equal(again === socket, true);
     for (let round = 0; round < 2; round++) {
       await server("kill");
-      equal(await log.until(() => true), false);
+      equal((await log.until(Boolean))[0], false);
       await server("restart");
-      equal(await log.until(() => true), true);
+      equal((await log.until(Boolean))[0], true);
     }
     equal([functions.size, errors], [4, []]);
     unmount();
@@ -150,6 +155,20 @@ export const cases = {
     await log.until((entry) => entry === "unmounted");
     equal([timers.long, sockets.made, errors], [[], 1, []]);
     await sockets.gone();
+  },
+
+  "a component that is unmounted at once makes no socket": async ({ server }) => {
+    const sockets = new Sockets();
+    const { errors, render, unmount } = draw();
+    const url = await server("start");
+    function App() {
+      useWebSocket({ url });
+      return null;
+    }
+    flushSync(() => render(App));
+    unmount();
+    await settled();
+    equal([sockets.made, errors], [0, []]);
   },
 
   "a component that is mounted before the server starts gets its connection": async ({ server }) => {
@@ -317,6 +336,36 @@ export const cases = {
     equal((await log.until(([, , loading]) => !loading)).slice(1), [undefined, false, "CONNECTION_CLOSED"]);
     await server("restart");
     equal((await log.until(([, data]) => data !== undefined)).slice(1), ["en", false, undefined]);
+    unmount();
+  },
+
+  "a request that another takes the place of is given up without a word": async ({ server }) => {
+    const timers = new Timers();
+    const { log, render, unmount } = draw();
+    const url = await server("start");
+    function Setting({ name, path }) {
+      const { data, loading, error, refetch } = useRequest("settings:get", { key: name });
+      useNote(log, name, data, loading, error?.code, refetch, path);
+      return null;
+    }
+    const app = (name, path) => [WebSocketProvider, { url: url + path }, createElement(Setting, { name, path })];
+    render(...app("theme", "/"));
+    const [, , , , refetch] = await log.until(([, data]) => data === "system");
+    await server("pause");
+    log.take();
+    refetch();
+    await log.until(([, , loading]) => loading);
+    render(...app("language", "/"));
+    await log.until(([name]) => name === "language");
+    // One waits for its answer, and no other does.
+    equal(timers.long, [30_000]);
+    // Another connection, which is not there yet.
+    render(...app("language", "/other"));
+    await log.until(([, , , , , path]) => path === "/other");
+    await settled();
+    render(...app("language", "/third"));
+    const seen = await log.until(([, , , , , path]) => path === "/third");
+    equal(seen.slice(1, 4), [undefined, true, undefined]);
     unmount();
   },
 
