@@ -1,12 +1,12 @@
 //! The channel registry on an embedded SQLite database (feature `backend`).
 //!
 //! ```text
-//! request ─► validate ─► family (chat, settings, system) ─► db ─► disk
+//! request ─► validate ─► family (chat, code, settings, system) ─► db ─► disk
 //!                              │                            │
 //!                           registry                  events, after the commit
 //! ```
 //!
-//! A family is a file with its tables, its channels as data, and its handlers: plain functions from the members of a
+//! A family is a file, or a folder, with its tables, its channels as data, and its handlers: plain functions from the members of a
 //! payload and a transaction to a result. Each request that writes is one transaction; one that fails changes nothing.
 //!
 //! ```no_run
@@ -24,10 +24,12 @@
 mod call;
 pub mod chat;
 pub mod cli;
+pub mod code;
 
 pub mod db;
 mod encode;
 pub mod registry;
+mod search;
 pub mod settings;
 pub mod system;
 mod validate;
@@ -40,11 +42,12 @@ use tokio::task::JoinSet;
 
 use crate::server::Server;
 
+use code::{Code, CodeConfig};
 use db::{Db, DbLimits, OpenError};
 use registry::Channel;
 
 /// The versions of the tables, oldest first. One that was released is never changed.
-const MIGRATIONS: &[&str] = &[chat::TABLES, settings::TABLES];
+const MIGRATIONS: &[&str] = &[chat::TABLES, settings::TABLES, code::TABLES];
 
 /// Where the backend keeps its data, and how much.
 #[derive(Debug, Clone)]
@@ -57,15 +60,19 @@ pub struct BackendConfig {
     pub heartbeat_interval: Duration,
     /// The limits of the database.
     pub db: DbLimits,
+    /// The transcripts of coding sessions, and where their backups may be put back.
+    pub code: CodeConfig,
 }
 
 impl BackendConfig {
     /// The defaults, for a folder.
     pub fn new(data_dir: impl Into<PathBuf>) -> BackendConfig {
+        let data_dir = data_dir.into();
         BackendConfig {
-            data_dir: data_dir.into(),
             heartbeat_interval: Duration::from_secs(30),
             db: DbLimits::default(),
+            code: CodeConfig::new(&data_dir),
+            data_dir,
         }
     }
 }
@@ -74,6 +81,7 @@ impl BackendConfig {
 #[derive(Debug)]
 pub struct Backend {
     db: Db,
+    code: Code,
     config: BackendConfig,
     /// Ended when the backend is dropped.
     tasks: Mutex<JoinSet<()>>,
@@ -86,12 +94,18 @@ impl Backend {
     /// When the database is in use, damaged, of a newer version or not ours. Then nothing was written to it.
     pub fn open(config: BackendConfig) -> Result<Backend, OpenError> {
         let db = Db::open(&config.data_dir, MIGRATIONS, config.db.clone())?;
-        Ok(Backend { db, config, tasks: Mutex::default() })
+        let code = Code::new(db.clone(), config.code.clone());
+        Ok(Backend { db, code, config, tasks: Mutex::default() })
     }
 
     /// The database, for registering families one by one.
     pub fn db(&self) -> &Db {
         &self.db
+    }
+
+    /// The index of the transcripts.
+    pub fn code(&self) -> &Code {
+        &self.code
     }
 
     /// Finishes the writes that wait, and closes the database.
@@ -103,18 +117,19 @@ impl Backend {
 
 /// Every channel, family by family.
 pub fn channels() -> Vec<Channel> {
-    [chat::CHANNELS, settings::CHANNELS, system::CHANNELS].concat()
+    [chat::CHANNELS, code::CHANNELS, settings::CHANNELS, system::CHANNELS].concat()
 }
 
 /// Every channel and its types in TypeScript, as `src/web/client.d.ts` has them.
 pub fn typescript() -> String {
-    registry::typescript(&[chat::TYPES, settings::TYPES, system::TYPES], &channels())
+    registry::typescript(&[chat::TYPES, code::TYPES, settings::TYPES, system::TYPES], &channels())
 }
 
 /// Registers the handlers of every family, and starts the heartbeat (specification, "registerAllHandlers"). To be called
 /// from within a tokio runtime.
 pub fn register_all(server: &Server, backend: &Backend) {
     chat::register(server, &backend.db);
+    code::register(server, &backend.code);
     settings::register(server, &backend.db);
     system::register(server, &channels());
     let beat = system::beat(server.clone(), backend.config.heartbeat_interval);

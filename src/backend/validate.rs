@@ -152,6 +152,51 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// A boolean.
+    ///
+    /// # Errors
+    /// When the member is something else.
+    pub(super) fn boolean(&self, name: &str) -> Result<Option<bool>, WireError> {
+        match self.members.get(name).copied() {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(value) => Err(self.wrong(name, "boolean", kind_of(value))),
+        }
+    }
+
+    /// An array of at least one of these strings, without repetitions.
+    ///
+    /// # Errors
+    /// When the member is something else.
+    pub(super) fn words(
+        &self,
+        name: &str,
+        words: &[&'static str],
+    ) -> Result<Option<Vec<&'static str>>, WireError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+        let expected = format!("array of 1..={} different strings of {}", words.len(), quoted.join(" | "));
+        // All of them, each character escaped, and some white space.
+        let longest = words.iter().map(|word| 6 * word.len() + 16).sum::<usize>() + 16;
+        if kind_of(value) != "array" || value.len() > longest {
+            return Err(self.wrong(name, &expected, shortened(value)));
+        }
+        let given: Vec<String> =
+            serde_json::from_str(value).map_err(|_| self.wrong(name, &expected, shortened(value)))?;
+        let mut found = Vec::new();
+        for text in &given {
+            match words.iter().find(|word| *word == text) {
+                Some(word) if !found.contains(word) => found.push(*word),
+                _ => return Err(self.wrong(name, &expected, shortened(value))),
+            }
+        }
+        if found.is_empty() {
+            return Err(self.wrong(name, &expected, "none"));
+        }
+        Ok(Some(found))
+    }
+
     /// The members of an object inside this one.
     ///
     /// # Errors
@@ -249,6 +294,11 @@ mod tests {
                 fields.required_one_of("role", &["user", "tool"]).unwrap_err(),
                 ["role", "\"user\" | \"tool\"", "\"boss\""],
             ),
+            (fields.boolean("n").unwrap_err(), ["n", "boolean", "number"]),
+            (
+                fields.words("l", &["a", "b"]).unwrap_err(),
+                ["l", "array of 1..=2 different strings of \"a\" | \"b\"", "\"x\""],
+            ),
             (fields.object_json("u", 5).unwrap_err(), ["u", "object of at most 5 bytes", "9 bytes"]),
         ] {
             assert_eq!(details(error), expected);
@@ -268,6 +318,25 @@ mod tests {
         assert_eq!(fields.text("d", 2..=2).unwrap().as_deref(), Some("é"));
         assert_eq!(fields.text("x", 1..=2).unwrap(), None);
         assert_eq!(fields.object_json("x", 1).unwrap(), None);
+        assert_eq!(fields.boolean("x").unwrap(), None);
+        assert_eq!(fields.words("x", &["a"]).unwrap(), None);
+    }
+
+    #[test]
+    fn words_are_some_of_those_that_are_known() {
+        for (json, expected) in [
+            (r#"["a"]"#, Some(vec!["a"])),
+            (r#"[ "b","\u0061" ]"#, Some(vec!["b", "a"])),
+            ("[]", None),
+            (r#"["a","a"]"#, None),
+            (r#"["c"]"#, None),
+            ("[1]", None),
+            ("null", None),
+        ] {
+            let payload = Payload::from_json(format!(r#"{{"w":{json}}}"#)).unwrap();
+            let fields = Fields::decode(&payload).unwrap();
+            assert_eq!(fields.words("w", &["a", "b"]).ok().flatten(), expected, "{json}");
+        }
     }
 
     #[test]

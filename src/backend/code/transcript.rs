@@ -1,0 +1,680 @@
+//! The lines of a transcript. In: bytes of a JSONL file, and one line at a time. Out: what the line says, or why nothing
+//! of it can be used. Touches no file and never panics: the files belong to another program, which may be writing them
+//! at the moment, may have been killed in the middle of a line, and has a new type of line in every other version.
+//!
+//! A line is an object with a `type`. `user`, `assistant` and `system` are what was said; `summary`, `custom-title` and
+//! `ai-title` name a session; `file-history-snapshot` and `file-history-delta` say which backups belong to a prompt. Lines
+//! with a `uuid` and a `parentUuid` form a tree, in which lines that are not shown stand between lines that are.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::protocol::json;
+
+/// Longest id that is kept, in bytes: longer ones could not be asked for.
+pub const MAX_ID_BYTES: usize = 128;
+/// Where a title ends, in bytes.
+const MAX_TITLE_BYTES: usize = 200;
+/// Longest working directory and name of a model that are kept, in bytes.
+const MAX_NAME_BYTES: usize = 4 << 10;
+/// Most arrays and objects inside one another in an entry's content: as JSON may be nested in a message, less what is put
+/// around the content there.
+const MAX_CONTENT_DEPTH: usize = 100;
+
+/// Types that are known to have nothing to show. They hold the tree together, if they have a `uuid`.
+const BOOKKEEPING: [&str; 12] = [
+    "agent-name",
+    "attachment",
+    "bridge-session",
+    "cost-state",
+    "frame-link",
+    "last-prompt",
+    "mode",
+    "permission-mode",
+    "pr-link",
+    "progress",
+    "queue-operation",
+    "tag",
+];
+
+/// A line that could be read.
+#[derive(Debug, PartialEq)]
+pub struct Line<'a> {
+    /// The session to which the line says it belongs. The name of the file knows better, if it is a session's.
+    pub session_id: Option<String>,
+    /// The working directory.
+    pub cwd: Option<String>,
+    /// When it was written, in Unix ms.
+    pub at: Option<i64>,
+    /// Its place in the tree.
+    pub id: Option<String>,
+    /// What it answers or follows.
+    pub parent_id: Option<String>,
+    /// Whether it belongs to a subagent.
+    pub sidechain: bool,
+    /// What it says.
+    pub kind: Kind<'a>,
+}
+
+/// What a line says.
+#[derive(Debug, PartialEq)]
+pub enum Kind<'a> {
+    /// Something to show.
+    Entry(Entry<'a>),
+    /// A title for the session, whichever it is, that has the entry `leaf_id`.
+    Summary {
+        /// An entry of that session.
+        leaf_id: String,
+        /// The title.
+        title: String,
+    },
+    /// The title that a person gave the session.
+    CustomTitle(String),
+    /// The title that a model gave the session.
+    AiTitle(String),
+    /// Backups of files, as they were before a prompt.
+    Backups(Backups),
+    /// Of a type that has nothing to show. Only its place in the tree matters.
+    Bookkeeping,
+    /// Of a type that nobody here knows. To be counted; its place in the tree matters too.
+    Unknown,
+}
+
+/// What was said.
+#[derive(Debug, PartialEq)]
+pub struct Entry<'a> {
+    /// `user`, `assistant`, `system`, or `tool` for a user's line that has results of tools alone.
+    pub role: &'static str,
+    /// The model that said it.
+    pub model: Option<String>,
+    /// Tokens in and out.
+    pub usage: Option<(i64, i64)>,
+    /// Whether the program wrote it in the user's name.
+    pub is_meta: bool,
+    content: &'a str,
+    blocks: Vec<Value>,
+}
+
+/// Which backups belong to a prompt.
+#[derive(Debug, PartialEq)]
+pub struct Backups {
+    /// The prompt.
+    pub message_id: String,
+    /// Whether these are all files that were tracked then, or one more.
+    pub complete: bool,
+    /// The names of the backups by the path of the file; `None` for a file that was not there yet.
+    pub files: BTreeMap<String, Option<String>>,
+}
+
+/// Why nothing of a line can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineError {
+    /// It is not UTF-8.
+    NotUtf8,
+    /// It is not JSON, or no object with a `type`.
+    NotJson,
+    /// It is of a known type and lacks what belongs to it, or has it in another form.
+    OddMembers,
+    /// Its content is nested too deeply to be sent on.
+    TooDeep,
+}
+
+/// What a line says.
+///
+/// # Errors
+/// When it cannot be used. The next line is not affected.
+pub fn decode(line: &[u8]) -> Result<Line<'_>, LineError> {
+    let text = std::str::from_utf8(line).map_err(|_| LineError::NotUtf8)?;
+    let members = members(text).ok_or(LineError::NotJson)?;
+    let kind = members.text("type").ok_or(LineError::NotJson)?;
+    let id = members.id("uuid")?;
+    let kind = match kind.as_str() {
+        "user" | "assistant" if id.is_none() => return Err(LineError::OddMembers),
+        "user" => Kind::Entry(message(&members, "user")?),
+        "assistant" => Kind::Entry(message(&members, "assistant")?),
+        "system" => system(&members, id.is_some())?,
+        "summary" => Kind::Summary {
+            leaf_id: members.id("leafUuid")?.ok_or(LineError::OddMembers)?,
+            title: members.title("summary")?,
+        },
+        "custom-title" => Kind::CustomTitle(members.title("customTitle")?),
+        "ai-title" => Kind::AiTitle(members.title("aiTitle")?),
+        "file-history-snapshot" => Kind::Backups(snapshot(&members)?),
+        "file-history-delta" => Kind::Backups(delta(&members)?),
+        name if BOOKKEEPING.contains(&name) => Kind::Bookkeeping,
+        _ => Kind::Unknown,
+    };
+    // Where a conversation was compacted the tree begins anew, and says where it went on from.
+    let parent_id = match members.id("parentUuid")? {
+        None => members.id("logicalParentUuid")?,
+        parent_id => parent_id,
+    };
+    Ok(Line {
+        session_id: members.id("sessionId")?,
+        cwd: members.text("cwd").filter(|cwd| cwd.len() <= MAX_NAME_BYTES),
+        at: members.time("timestamp"),
+        parent_id: parent_id.filter(|parent_id| Some(parent_id) != id.as_ref()),
+        id,
+        sidechain: members.is_true("isSidechain"),
+        kind,
+    })
+}
+
+impl Entry<'_> {
+    /// The content as an array of content blocks, each as it was written.
+    pub fn content_json(&self) -> String {
+        match self.content.as_bytes().first() {
+            Some(b'"') => format!(r#"[{{"type":"text","text":{}}}]"#, self.content),
+            Some(_) => self.content.to_owned(),
+            None => "[]".to_owned(),
+        }
+    }
+
+    /// What search sees: everything that was said, thought, asked of tools and answered by them, up to so many bytes.
+    pub fn text(&self, max_bytes: usize) -> String {
+        let mut text = String::new();
+        collect_text(&self.blocks, &mut text, max_bytes);
+        text
+    }
+
+    /// The first words, if a person said them: what a session without a title goes by.
+    pub fn prompt(&self) -> Option<String> {
+        let text = self.text(4 * MAX_TITLE_BYTES);
+        // Commands and their output are wrapped in tags.
+        let is_prompt = self.role == "user" && !self.is_meta && !text.trim_start().starts_with('<');
+        title_of(&text).filter(|_| is_prompt)
+    }
+}
+
+/// The first line of a text that says something, shortened.
+pub fn title_of(text: &str) -> Option<String> {
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+    let title = cut(line, MAX_TITLE_BYTES);
+    Some(if title.len() < line.len() { format!("{title}…") } else { title.to_owned() })
+}
+
+/// As much of a text as fits, cut between two characters.
+fn cut(text: &str, max_bytes: usize) -> &str {
+    let end = (0..=max_bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
+}
+
+/// The members of an object, as they stand in the text; of two with one name the last.
+struct Members<'a>(BTreeMap<String, &'a str>);
+
+fn members(text: &str) -> Option<Members<'_>> {
+    let mut members = BTreeMap::new();
+    let shape = json::members(text, |member| {
+        members.insert(unescape(member.name), member.value);
+    });
+    matches!(shape, Ok(json::Shape::Object { .. })).then_some(Members(members))
+}
+
+impl<'a> Members<'a> {
+    /// A member that is there and not null.
+    fn get(&self, name: &str) -> Option<&'a str> {
+        self.0.get(name).copied().filter(|value| *value != "null")
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.get(name).and_then(json::string_content).map(unescape)
+    }
+
+    fn object(&self, name: &str) -> Option<Members<'a>> {
+        self.get(name).and_then(members)
+    }
+
+    fn is_true(&self, name: &str) -> bool {
+        self.get(name) == Some("true")
+    }
+
+    /// An id that may be missing, but is nothing else than an id.
+    fn id(&self, name: &str) -> Result<Option<String>, LineError> {
+        if self.get(name).is_none() {
+            return Ok(None);
+        }
+        let id = self.text(name).filter(|id| (1..=MAX_ID_BYTES).contains(&id.len()));
+        id.map(Some).ok_or(LineError::OddMembers)
+    }
+
+    fn title(&self, name: &str) -> Result<String, LineError> {
+        self.text(name).as_deref().and_then(title_of).ok_or(LineError::OddMembers)
+    }
+
+    fn count(&self, name: &str) -> i64 {
+        self.get(name).and_then(|value| value.parse().ok()).filter(|count| *count >= 0).unwrap_or(0)
+    }
+
+    fn time(&self, name: &str) -> Option<i64> {
+        unix_ms(&self.text(name)?)
+    }
+}
+
+fn message<'a>(line: &Members<'a>, role: &'static str) -> Result<Entry<'a>, LineError> {
+    let message = line.object("message").ok_or(LineError::OddMembers)?;
+    let content = message.get("content").ok_or(LineError::OddMembers)?;
+    let blocks = blocks(content)?;
+    let is_result = |block: &Value| block.get("type").is_some_and(|name| name == "tool_result");
+    let only_results = role == "user" && !blocks.is_empty() && blocks.iter().all(is_result);
+    let usage = message.object("usage");
+    Ok(Entry {
+        role: if only_results { "tool" } else { role },
+        model: message.text("model").filter(|model| (1..=MAX_NAME_BYTES).contains(&model.len())),
+        usage: usage.map(|usage| (usage.count("input_tokens"), usage.count("output_tokens"))),
+        is_meta: line.is_true("isMeta"),
+        content,
+        blocks,
+    })
+}
+
+/// A line of the system has its text beside it, and many have none: durations, results of hooks.
+fn system<'a>(line: &Members<'a>, has_id: bool) -> Result<Kind<'a>, LineError> {
+    let Some(content) = line.get("content").filter(|content| has_id && *content != r#""""#) else {
+        return Ok(Kind::Bookkeeping);
+    };
+    let blocks = blocks(content)?;
+    Ok(Kind::Entry(Entry { role: "system", model: None, usage: None, is_meta: false, content, blocks }))
+}
+
+/// The blocks of a content, which is a text or an array of objects that say their type.
+fn blocks(content: &str) -> Result<Vec<Value>, LineError> {
+    if let Some(text) = json::string_content(content) {
+        return Ok(vec![serde_json::json!({"type": "text", "text": unescape(text)})]);
+    }
+    if !content.starts_with('[') {
+        return Err(LineError::OddMembers);
+    }
+    if depth(content) > MAX_CONTENT_DEPTH {
+        return Err(LineError::TooDeep);
+    }
+    let blocks: Vec<Value> = serde_json::from_str(content)
+        .or_else(|_| serde_json::from_str(&without_lone_surrogates(content)))
+        .map_err(|_| LineError::OddMembers)?;
+    let has_type = |block: &Value| block.get("type").is_some_and(Value::is_string);
+    if blocks.iter().all(has_type) { Ok(blocks) } else { Err(LineError::OddMembers) }
+}
+
+fn snapshot(line: &Members<'_>) -> Result<Backups, LineError> {
+    let snapshot = line.object("snapshot").ok_or(LineError::OddMembers)?;
+    let tracked = snapshot.object("trackedFileBackups").ok_or(LineError::OddMembers)?;
+    let message_id = match snapshot.id("messageId")? {
+        None => line.id("messageId")?,
+        id => id,
+    };
+    let backup = |(path, value): (String, &str)| Some((path, backup_name(&members(value)?)));
+    Ok(Backups {
+        message_id: message_id.ok_or(LineError::OddMembers)?,
+        complete: true,
+        files: tracked.0.into_iter().filter_map(backup).collect(),
+    })
+}
+
+fn delta(line: &Members<'_>) -> Result<Backups, LineError> {
+    let path = line.text("trackingPath").ok_or(LineError::OddMembers)?;
+    let backup = line.object("backup").ok_or(LineError::OddMembers)?;
+    Ok(Backups {
+        message_id: line.id("messageId")?.ok_or(LineError::OddMembers)?,
+        complete: false,
+        files: BTreeMap::from([(path, backup_name(&backup))]),
+    })
+}
+
+fn backup_name(backup: &Members<'_>) -> Option<String> {
+    backup.text("backupFileName").filter(|name| (1..=MAX_ID_BYTES).contains(&name.len()))
+}
+
+/// Appends the texts of blocks, results of tools and the arguments of their calls included. The nesting is that of a
+/// content that was accepted.
+fn collect_text(blocks: &[Value], text: &mut String, max_bytes: usize) {
+    for block in blocks {
+        for name in ["text", "thinking", "name", "input", "content"] {
+            if let Some(value) = block.get(name) {
+                collect_strings(value, text, max_bytes);
+            }
+        }
+    }
+}
+
+fn collect_strings(value: &Value, text: &mut String, max_bytes: usize) {
+    match value {
+        Value::String(part) if text.len() < max_bytes => {
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            let room = max_bytes.saturating_sub(text.len());
+            text.push_str(cut(part, room));
+        }
+        Value::Array(values) => {
+            // Blocks inside a block have images and ids beside their texts.
+            let are_blocks = values.iter().all(|value| value.get("type").is_some());
+            if are_blocks {
+                collect_text(values, text, max_bytes);
+            } else {
+                values.iter().for_each(|value| collect_strings(value, text, max_bytes));
+            }
+        }
+        Value::Object(members) => {
+            members.values().for_each(|value| collect_strings(value, text, max_bytes));
+        }
+        _ => {}
+    }
+}
+
+/// Most arrays and objects inside one another in a text that is JSON.
+fn depth(json: &str) -> usize {
+    let (mut deepest, mut open, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                open += 1;
+                deepest = deepest.max(open);
+            }
+            b']' | b'}' if !in_string => open = open.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// What a string's content means. JavaScript cuts texts in the middle of a character and writes the half as an escape;
+/// such a half becomes a replacement character.
+fn unescape(content: &str) -> String {
+    match json::unescape(content) {
+        Some(text) => text.into_owned(),
+        None => json::unescape(&without_lone_surrogates(content)).unwrap_or_default().into_owned(),
+    }
+}
+
+/// The same JSON with a replacement character for each escaped half of a character.
+fn without_lone_surrogates(json: &str) -> String {
+    let mut mended = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        mended.push_str(before);
+        let low = escape.get(6..).and_then(code_unit).is_some_and(|unit| (0xdc00..=0xdfff).contains(&unit));
+        let length = match code_unit(escape) {
+            Some(0xd800..=0xdbff) if low => 12,
+            Some(0xd800..=0xdfff) => 0,
+            Some(_) => 6,
+            None => escape.chars().take(2).map(char::len_utf8).sum(),
+        };
+        let (kept, behind) = match length {
+            0 => ("\\ufffd", escape.get(6..)),
+            length => (escape.get(..length).unwrap_or(escape), escape.get(length..)),
+        };
+        mended.push_str(kept);
+        rest = behind.unwrap_or_default();
+    }
+    mended.push_str(rest);
+    mended
+}
+
+/// The value of the escape `\uXXXX` with which a text begins.
+fn code_unit(text: &str) -> Option<u16> {
+    let digits = text.get(..6)?.strip_prefix("\\u")?;
+    // `from_str_radix` would take a sign.
+    digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
+}
+
+/// The Unix ms of a time like `2026-01-20T11:57:17.716Z` or `2026-01-20T11:57:17+01:00`.
+fn unix_ms(text: &str) -> Option<i64> {
+    let (date, time) = text.split_once('T')?;
+    let [year, month, day] = numbers(date, '-')?;
+    let (time, offset_minutes) = match time.strip_suffix('Z') {
+        Some(time) => (time, 0),
+        None => {
+            let at = time.rfind(['+', '-'])?;
+            let (time, offset) = time.split_at(at);
+            let [hours, minutes] = numbers(offset.get(1..)?, ':')?;
+            let minutes = (hours * 60 + minutes).min(24 * 60);
+            (time, if offset.starts_with('-') { -minutes } else { minutes })
+        }
+    };
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let [hour, minute, second] = numbers(time, ':')?;
+    let millis: i64 = fraction.bytes().all(|byte| byte.is_ascii_digit()).then(|| {
+        let digit = |at: usize| fraction.as_bytes().get(at).map_or(0, |byte| i64::from(byte - b'0'));
+        digit(0) * 100 + digit(1) * 10 + digit(2)
+    })?;
+    let fits = (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    if !fits || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    // Days of the civil calendar, years beginning in March, so that a leap day is the last of its year.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
+    let minutes = (days * 24 + hour) * 60 + minute - offset_minutes;
+    Some((minutes * 60 + second) * 1000 + millis).filter(|unix_ms| *unix_ms >= 0)
+}
+
+/// As many numbers of at most four digits as are asked for, and no more.
+fn numbers<const N: usize>(text: &str, separator: char) -> Option<[i64; N]> {
+    let number = |part: &str| {
+        let is_number = (1..=4).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| part.parse().ok())?
+    };
+    let numbers: Vec<i64> = text.split(separator).map(number).collect::<Option<_>>()?;
+    numbers.try_into().ok()
+}
+
+/// Cuts bytes into lines, however they come. Holds one line at most, and of one that is too long nothing.
+#[derive(Debug)]
+pub struct Splitter {
+    max_line_bytes: usize,
+    line: Vec<u8>,
+    /// Where the line begins in the file.
+    start: u64,
+    is_too_long: bool,
+}
+
+/// What [`Splitter::feed`] shows.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// Where the line begins in the file, or, if it was too long, where it ends.
+    pub at: u64,
+    /// The line without its end; `None` if it was too long.
+    pub line: Option<&'a [u8]>,
+}
+
+impl Splitter {
+    /// Begins at a place of the file: at the start of a line, or inside one that is too long.
+    pub fn new(at: u64, inside_long_line: bool, max_line_bytes: usize) -> Splitter {
+        Splitter { max_line_bytes, line: Vec::new(), start: at, is_too_long: inside_long_line }
+    }
+
+    /// Takes the next bytes, and shows each line that ends in them.
+    pub fn feed(&mut self, bytes: &[u8], mut show: impl FnMut(Piece<'_>)) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (content, ends) = match part.strip_suffix(b"\n") {
+                Some(content) => (content, true),
+                None => (part, false),
+            };
+            if !self.is_too_long && self.line.len() + content.len() > self.max_line_bytes {
+                self.is_too_long = true;
+                self.start += self.line.len() as u64;
+                self.line = Vec::new();
+            }
+            if self.is_too_long {
+                self.start += part.len() as u64;
+            } else {
+                self.line.extend_from_slice(content);
+            }
+            if !ends {
+                continue;
+            }
+            if self.is_too_long {
+                self.is_too_long = false;
+                show(Piece { at: self.start, line: None });
+            } else {
+                show(Piece { at: self.start, line: Some(&self.line) });
+                self.start += self.line.len() as u64 + 1;
+                self.line.clear();
+            }
+        }
+    }
+
+    /// The line that has not ended yet, and where it begins.
+    pub fn rest(&self) -> (u64, &[u8]) {
+        (self.start, &self.line)
+    }
+
+    /// Takes the unfinished line as a whole one.
+    pub fn take_rest(&mut self) {
+        self.start += self.line.len() as u64;
+        self.line.clear();
+    }
+
+    /// Whether this is the inside of a line that is too long. Then all of it so far is behind [`rest`](Splitter::rest).
+    pub fn is_inside_long_line(&self) -> bool {
+        self.is_too_long
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(line: &str) -> Entry<'_> {
+        match decode(line.as_bytes()).unwrap().kind {
+            Kind::Entry(entry) => entry,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_type_of_line_says_what_it_is() {
+        let user =
+            r#"{"type":"user","uuid":"a","parentUuid":null,"sessionId":"s","cwd":"/w","isSidechain":true,
+            "timestamp":"1970-01-02T00:00:00.5Z","message":{"role":"user","content":"Hi <b>"}}"#
+                .replace('\n', "");
+        let line = decode(user.as_bytes()).unwrap();
+        assert_eq!((line.id.as_deref(), line.parent_id, line.at), (Some("a"), None, Some(86_400_500)));
+        assert_eq!((line.session_id.as_deref(), line.cwd.as_deref()), (Some("s"), Some("/w")));
+        assert!(line.sidechain);
+        assert_eq!(entry(&user).content_json(), r#"[{"type":"text","text":"Hi <b>"}]"#);
+        assert_eq!(entry(&user).prompt().as_deref(), Some("Hi <b>"));
+
+        let assistant = r#"{"type":"assistant","uuid":"b","parentUuid":"a","message":{"model":"m","content":[{"type":"thinking","thinking":"hm","signature":"zzz"},{"type":"tool_use","id":"t","name":"Bash","input":{"command":"ls 1.50"}}],"usage":{"input_tokens":3,"output_tokens":4}}}"#;
+        let said = entry(assistant);
+        assert_eq!((said.role, said.model.as_deref(), said.usage), ("assistant", Some("m"), Some((3, 4))));
+        assert_eq!(said.text(1000), "hm\nBash\nls 1.50");
+        assert!(assistant.contains(&said.content_json()));
+
+        let result = r#"{"type":"user","uuid":"c","message":{"content":[{"type":"tool_result","tool_use_id":"t","content":[{"type":"text","text":"out"},{"type":"image","source":{"data":"AAAA"}}]}]}}"#;
+        assert_eq!((entry(result).role, entry(result).text(1000).as_str()), ("tool", "out"));
+        assert_eq!(entry(result).prompt(), None);
+
+        let kind = |line: &str| format!("{:?}", decode(line.as_bytes()).map(|line| line.kind));
+        for (line, expected) in [
+            (r#"{"type":"system","uuid":"d","content":"","subtype":"x"}"#, "Ok(Bookkeeping)"),
+            (r#"{"type":"progress","uuid":"d"}"#, "Ok(Bookkeeping)"),
+            (r#"{"type":"yet-to-come","uuid":"d"}"#, "Ok(Unknown)"),
+            (
+                r#"{"type":"summary","summary":" A\nB","leafUuid":"a"}"#,
+                r#"Ok(Summary { leaf_id: "a", title: "A" })"#,
+            ),
+            (r#"{"type":"custom-title","customTitle":"T"}"#, r#"Ok(CustomTitle("T"))"#),
+            (r#"{"type":"ai-title","aiTitle":"\ud83d"}"#, "Ok(AiTitle(\"\u{fffd}\"))"),
+            (
+                r#"{"type":"file-history-snapshot","messageId":"m","snapshot":{"messageId":"m","trackedFileBackups":{"a":{"backupFileName":"h@v1"},"b":{"backupFileName":null},"c":1}}}"#,
+                r#"Ok(Backups(Backups { message_id: "m", complete: true, files: {"a": Some("h@v1"), "b": None} }))"#,
+            ),
+            (
+                r#"{"type":"file-history-delta","messageId":"m","trackingPath":"a","backup":{"backupFileName":"h@v2"}}"#,
+                r#"Ok(Backups(Backups { message_id: "m", complete: false, files: {"a": Some("h@v2")} }))"#,
+            ),
+            ("", "Err(NotJson)"),
+            ("[]", "Err(NotJson)"),
+            (r#"{"uuid":"a"}"#, "Err(NotJson)"),
+            (r#"{"type":"user","uuid":"a","message":{"content":"#, "Err(NotJson)"),
+            (r#"{"type":"user","message":{"content":"x"}}"#, "Err(OddMembers)"),
+            (r#"{"type":"user","uuid":7,"message":{"content":"x"}}"#, "Err(OddMembers)"),
+            (r#"{"type":"user","uuid":"a","message":{"content":[1]}}"#, "Err(OddMembers)"),
+            (r#"{"type":"user","uuid":"a"}"#, "Err(OddMembers)"),
+            (r#"{"type":"summary","summary":"x"}"#, "Err(OddMembers)"),
+        ] {
+            assert_eq!(kind(line), expected, "{line}");
+        }
+        assert_eq!(decode(b"\xff{}").unwrap_err(), LineError::NotUtf8);
+    }
+
+    #[test]
+    fn content_is_as_deep_as_can_be_sent_on() {
+        let line = |depth: usize| {
+            let inner = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            format!(r#"{{"type":"user","uuid":"a","message":{{"content":[{{"type":"x","x":{inner}}}]}}}}"#)
+        };
+        assert!(decode(line(MAX_CONTENT_DEPTH - 2).as_bytes()).is_ok());
+        assert_eq!(decode(line(MAX_CONTENT_DEPTH - 1).as_bytes()), Err(LineError::TooDeep));
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        let line = r#"{"type":"user","uuid":"a","message":{"content":"ééé"}}"#;
+        for (max, text) in [(0, ""), (1, ""), (2, "é"), (5, "éé"), (6, "ééé")] {
+            assert_eq!(entry(line).text(max), text);
+        }
+    }
+
+    #[test]
+    fn halves_of_characters_are_replaced_and_whole_ones_stay() {
+        for (json, mended) in [
+            (r#""\ud83d\ude00""#, r#""\ud83d\ude00""#),
+            (r#""\ud83d""#, r#""\ufffd""#),
+            (r#""\ude00\ud83d\ud83d\ude00x""#, r#""\ufffd\ufffd\ud83d\ude00x""#),
+            (r#""\\ud83d \n""#, r#""\\ud83d \n""#),
+        ] {
+            assert_eq!(without_lone_surrogates(json), mended);
+        }
+        let line =
+            r#"{"type":"user","uuid":"a","message":{"content":[{"type":"text","text":"cut \ud83d"}]}}"#;
+        assert_eq!(entry(line).text(100), "cut \u{fffd}");
+        assert!(entry(line).content_json().contains(r"\ud83d"));
+    }
+
+    #[test]
+    fn times_are_read_in_utc_and_with_an_offset() {
+        for (text, expected) in [
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("2000-03-01T00:00:00.000Z", Some(951_868_800_000)),
+            ("2024-02-29T23:59:59.9876Z", Some(1_709_251_199_987)),
+            ("2026-01-20T12:57:17.716+01:00", Some(1_768_910_237_716)),
+            ("2026-01-20T11:57:17.716Z", Some(1_768_910_237_716)),
+            ("2026-01-20", None),
+            ("2026-13-20T11:57:17Z", None),
+            ("1969-12-31T23:59:59Z", None),
+            ("2026-01-20T11:57Z", None),
+            ("T-Z", None),
+            ("2026-01-20T11:57:17.+5Z", None),
+        ] {
+            assert_eq!(unix_ms(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn lines_are_the_same_however_the_bytes_come() {
+        let bytes = b"one\n\n0123456789\ntwo\n01234567890\nrest";
+        let expected =
+            [(0, Some("one")), (4, Some("")), (5, Some("0123456789")), (16, Some("two")), (32, None)];
+        for step in 1..=bytes.len() {
+            let mut splitter = Splitter::new(0, false, 10);
+            let mut seen = Vec::new();
+            for chunk in bytes.chunks(step) {
+                splitter.feed(chunk, |piece| {
+                    let line = piece.line.map(|line| String::from_utf8(line.to_vec()).unwrap());
+                    seen.push((piece.at, line));
+                });
+            }
+            let seen: Vec<_> = seen.iter().map(|(at, line)| (*at, line.as_deref())).collect();
+            assert_eq!(seen, expected, "{step} bytes at a time");
+            assert_eq!(splitter.rest(), (32, &b"rest"[..]));
+        }
+        let mut splitter = Splitter::new(7, true, 10);
+        splitter.feed(b"end of it\nnext\n", |piece| assert_eq!(piece.line.is_some(), piece.at == 17));
+    }
+}
