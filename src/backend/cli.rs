@@ -32,6 +32,8 @@ Options of serve:
   --max-port-attempts N     how many ports to try, each one higher [10]
   --data-dir DIR            folder of the database (SWITCHBOARD_DATA_DIR)
                             [$XDG_DATA_HOME/switchboard, else ~/.local/share/switchboard]
+  --code-dir DIR            transcripts of coding sessions, one folder a project [~/.claude/projects]
+  --restore-root DIR        code:restore writes below it alone [restored, in the folder of the database]
   --token-file FILE         file with the token that clients must show (or the token in SWITCHBOARD_TOKEN)
   --insecure                listen beyond loopback without a token
   --no-console              do not serve the console at /
@@ -84,7 +86,7 @@ enum Command {
 #[derive(Debug)]
 struct ServeOptions {
     config: Config,
-    data_dir: PathBuf,
+    backend: BackendConfig,
 }
 
 /// Runs the command, from the process's own arguments and environment.
@@ -151,6 +153,8 @@ fn parse_serve(
 ) -> Result<Command, Failure> {
     let mut config = from_environment(&environment)?;
     let mut data_dir = environment("SWITCHBOARD_DATA_DIR").map(PathBuf::from);
+    let mut code_dir = environment("HOME").map(|home| PathBuf::from(home).join(".claude/projects"));
+    let mut restore_root = None;
     while let Some(argument) = parser.next()? {
         match argument {
             Short('h') | Long("help") => return Ok(Command::Help),
@@ -161,6 +165,8 @@ fn parse_serve(
                 config.max_port_attempts = number("--max-port-attempts", &parser.value()?)?;
             }
             Long("data-dir") => data_dir = Some(parser.value()?.into()),
+            Long("code-dir") => code_dir = Some(parser.value()?.into()),
+            Long("restore-root") => restore_root = Some(parser.value()?.into()),
             Long("token-file") => config.token = Some(read_token(Path::new(&parser.value()?))?),
             Long("insecure") => config.insecure = true,
             Long("no-console") => config.serve_console = false,
@@ -185,7 +191,14 @@ fn parse_serve(
         Some(data_dir) => data_dir,
         None => default_data_dir(&environment)?,
     };
-    Ok(Command::Serve(Box::new(ServeOptions { config, data_dir })))
+    let mut backend = BackendConfig::new(data_dir);
+    // A page of messages has to fit into one response.
+    backend.db.max_page_bytes = config.limits.max_message_bytes / 2;
+    backend.code.code_dir = code_dir;
+    if let Some(restore_root) = restore_root {
+        backend.code.restore_root = restore_root;
+    }
+    Ok(Command::Serve(Box::new(ServeOptions { config, backend })))
 }
 
 fn parse_call(
@@ -399,10 +412,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 async fn run(options: ServeOptions) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    let mut backend = BackendConfig::new(options.data_dir);
-    // A page of messages has to fit into one response.
-    backend.db.max_page_bytes = options.config.limits.max_message_bytes / 2;
-    let backend = Backend::open(backend)?;
+    let backend = Backend::open(options.backend)?;
     let (host, port) = (options.config.host.clone(), options.config.port);
     let server = Server::new(options.config);
     register_all(&server, &backend);
@@ -487,14 +497,19 @@ mod tests {
         let home = ("HOME", "/home/me");
         let defaults = options("", &[home]);
         assert_eq!((defaults.config.host.as_str(), defaults.config.port), ("localhost", 3001));
-        assert_eq!(defaults.data_dir, Path::new("/home/me/.local/share/switchboard"));
+        assert_eq!(defaults.backend.data_dir, Path::new("/home/me/.local/share/switchboard"));
         let set = [home, ("WS_PORT", "4000"), ("WS_HOST", "::1"), ("XDG_DATA_HOME", "/data"), ("WS_X", "")];
         let from_environment = options("serve", &set);
         assert_eq!((from_environment.config.host.as_str(), from_environment.config.port), ("::1", 4000));
-        assert_eq!(from_environment.data_dir, Path::new("/data/switchboard"));
+        assert_eq!(from_environment.backend.data_dir, Path::new("/data/switchboard"));
         let from_options = options("serve --port=5 --host h --data-dir d --rate-limit 7/50", &set);
         assert_eq!((from_options.config.host.as_str(), from_options.config.port), ("h", 5));
-        assert_eq!(from_options.data_dir, Path::new("d"));
+        assert_eq!(from_options.backend.data_dir, Path::new("d"));
+        assert_eq!(defaults.backend.code.code_dir.as_deref(), Some(Path::new("/home/me/.claude/projects")));
+        assert_eq!(from_environment.backend.code.restore_root, Path::new("/data/switchboard/restored"));
+        let code = options("--data-dir d --code-dir c --restore-root r --max-message 5000", &[]).backend;
+        assert_eq!(code.code.code_dir.as_deref(), Some(Path::new("c")));
+        assert_eq!((code.code.restore_root.as_path(), code.db.max_page_bytes), (Path::new("r"), 2500));
         assert_eq!(from_options.config.limits.rate_max_requests, 7);
         assert_eq!(from_options.config.limits.rate_window, Duration::from_millis(50));
     }
