@@ -196,11 +196,11 @@ async fn a_session_is_what_its_transcript_and_those_of_its_subagents_say() {
     assert_eq!(house.session("none").await, Value::Null);
 
     let page = house.call("code:get-transcript", json!({"sessionId": "one"})).await;
-    assert_eq!(pluck(&page["entries"], "id"), ["m0", "u1", "g1", "g2", "a1", "t1", "s1", "a2"]);
+    assert_eq!(pluck(&page["entries"], "id"), ["m0", "u1", "g2", "g1", "a1", "t1", "s1", "a2"]);
     // Lines that are not shown stand between those that are, and are passed over.
     let parents = ["null", "null", "null", "null", "u1", "a1", "t1", "s1"];
     assert_eq!(pluck(&page["entries"], "parentId"), parents);
-    let roles = ["user", "user", "user", "assistant", "assistant", "tool", "system", "assistant"];
+    let roles = ["user", "user", "assistant", "user", "assistant", "tool", "system", "assistant"];
     assert_eq!(pluck(&page["entries"], "role"), roles);
     assert_eq!(
         page["entries"][4],
@@ -209,9 +209,8 @@ async fn a_session_is_what_its_transcript_and_those_of_its_subagents_say() {
             "createdAt": NOON + 3000})
     );
     assert_eq!(page["entries"][1]["content"], json!([{"type": "text", "text": "Fix the parser\nplease"}]));
-    let sidechains: Vec<&Value> =
-        page["entries"].as_array().unwrap().iter().map(|entry| &entry["sidechain"]).collect();
-    assert_eq!(sidechains.iter().filter(|sidechain| **sidechain == &json!(true)).count(), 2);
+    let sidechains = pluck(&page["entries"], "sidechain");
+    assert_eq!(sidechains, ["null", "null", "true", "true", "null", "null", "null", "null"]);
     assert_eq!((&page["total"], &page["hasMore"]), (&json!(8), &json!(false)));
     house.close().await;
 }
@@ -490,13 +489,13 @@ async fn a_file_that_is_cut_replaced_or_removed_is_noticed() {
 async fn a_scan_that_takes_long_does_not_hold_up_a_request() {
     let agent = Agent::new();
     let lines: Vec<String> =
-        (0..20_000).map(|n| user(&format!("e{n}"), None, 1, "some words to index")).collect();
+        (0..6_000).map(|n| user(&format!("e{n}"), None, 1, "some words to index")).collect();
     agent.write("p/s.jsonl", &lines);
     let mut house =
         House::open(agent.folder, |config| config.code.limits.scan_wait = Duration::from_millis(1)).await;
     // A part is there, and grows.
     let mut counts = Vec::new();
-    while counts.last() != Some(&20_000) {
+    while counts.last() != Some(&6_000) {
         let count = house.session("s").await["messageCount"].as_u64().unwrap_or(0);
         assert!(counts.last().is_none_or(|last| *last <= count));
         counts.push(count);
@@ -530,15 +529,9 @@ async fn files_come_back_as_they_were_before_a_prompt() {
     assert_eq!(
         points[1]["files"],
         json!([
-            {"path": "/home/me/work/b.rs", "size": 5, "sha1": "d9e205ca04b6f94b45bb32ad6e0a7d2a4b7b6d6b"},
-            {"path": "src/a.rs", "size": 7, "sha1": "b0a0e4a2ff9cf4c3bdb1c11c3b2f9a1e7c7e0d0e"},
+            {"path": "/home/me/work/b.rs", "size": 5, "sha1": sha1("old b")},
+            {"path": "src/a.rs", "size": 7, "sha1": sha1("newer a")},
         ])
-        .as_array()
-        .map(|files| files
-            .iter()
-            .map(|file| json!({"path": file["path"], "size": file["size"], "sha1": sha1_of(file)}))
-            .collect::<Value>())
-        .unwrap()
     );
     assert_eq!(house.session("s").await["restorePointCount"], 3);
 
@@ -575,10 +568,8 @@ async fn files_come_back_as_they_were_before_a_prompt() {
     house.close().await;
 }
 
-/// The SHA-1 that a listed file must have.
-fn sha1_of(file: &Value) -> String {
+fn sha1(content: &str) -> String {
     use sha1::{Digest, Sha1};
-    let content = if file["path"] == "src/a.rs" { "newer a" } else { "old b" };
     Sha1::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -635,14 +626,7 @@ async fn nothing_is_written_outside_of_the_restore_root() {
     for overwrite in [false, true] {
         let restore = json!({"restorePointId": id, "targetDir": "t", "overwrite": overwrite});
         let result = house.call("code:restore", restore).await;
-        assert_eq!(
-            result["restored"],
-            json!(["good.txt"])
-                .as_array()
-                .map(|_| if overwrite { json!(["good.txt"]) } else { json!(["good.txt"]) })
-                .unwrap(),
-            "{result}"
-        );
+        assert_eq!(result["restored"], json!(["good.txt"]), "{result}");
         assert_eq!(result["skipped"].as_array().unwrap().len(), 12, "{result}");
         fs::remove_file(root.join("t/good.txt")).unwrap();
     }

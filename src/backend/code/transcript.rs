@@ -672,7 +672,9 @@ mod tests {
             assert_eq!(seen, expected, "{step} bytes at a time");
             assert_eq!(splitter.rest(), (32, &b"rest"[..]));
         }
+        let mut seen = Vec::new();
         let mut splitter = Splitter::new(7, true, 10);
-        splitter.feed(b"end of it\nnext\n", |piece| assert_eq!(piece.line.is_some(), piece.at == 17));
+        splitter.feed(b"end of it\nnext\n", |piece| seen.push((piece.at, piece.line.map(<[u8]>::len))));
+        assert_eq!(seen, [(17, None), (17, Some(4))]);
     }
 }
