@@ -18,7 +18,7 @@ use switchboard::protocol::time::{Millis, Now};
 
 type Property = fn(&[u8]);
 
-const TARGETS: [(&str, Property); 7] = [
+const TARGETS: &[(&str, Property)] = &[
     ("json", properties::json),
     ("envelope", properties::envelope),
     ("frames", properties::frames),
@@ -26,6 +26,8 @@ const TARGETS: [(&str, Property); 7] = [
     ("session", properties::session),
     ("caller", properties::caller),
     ("upgrade", properties::upgrade),
+    #[cfg(feature = "backend")]
+    ("transcript", properties::transcript),
 ];
 
 /// Mutated seeds a target; a second or two without optimisation.
@@ -53,7 +55,7 @@ fn check(property: Property, input: &[u8], name: &str) {
 
 #[test]
 fn every_seed_and_every_old_find_holds() {
-    for (target, property) in TARGETS {
+    for &(target, property) in TARGETS {
         let seeds = inputs("seeds", target);
         assert!(!seeds.is_empty(), "{target} has no seeds");
         for (name, input) in seeds.iter().chain(&inputs("regressions", target)) {
@@ -67,7 +69,7 @@ fn every_seed_and_every_old_find_holds() {
 #[test]
 fn mutated_seeds_hold() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    for (target, property) in TARGETS {
+    for &(target, property) in TARGETS {
         let seeds = inputs("seeds", target);
         let mut random = Random(seed);
         for round in 0..MUTATIONS {
@@ -215,6 +217,30 @@ fn each_property_can_fail() {
             head.headers.push(("origin", b"https://evil.example"));
         }
         properties::upgrade::verdict_is_right(&head, &rules, &verdict);
+    });
+}
+
+#[cfg(feature = "backend")]
+#[test]
+fn the_property_of_transcripts_can_fail() {
+    use switchboard::backend::code::transcript;
+
+    can_fail("transcript: lines", |wrong| {
+        let line = if wrong { None } else { Some(b"a".to_vec()) };
+        properties::transcript::lines_are_those_between_line_ends(b"a\nb", 1, &vec![(0, line)]);
+    });
+    can_fail("transcript: the verdict", |wrong| {
+        let line = r#"{"type":"user","uuid":"a","message":{"content":"x"}}"#;
+        let error = wrong.then_some(transcript::LineError::OddMembers);
+        properties::transcript::verdict_is_that_of_serde_json(line, error);
+    });
+    can_fail("transcript: an entry", |wrong| {
+        let line = r#"{"type":"user","uuid":"a","message":{"content":"x"}}"#;
+        let mut decoded = transcript::decode(line.as_bytes()).unwrap();
+        if wrong {
+            decoded.id = Some("b".to_owned());
+        }
+        properties::transcript::line_is_what_serde_json_reads(line, &decoded);
     });
 }
 

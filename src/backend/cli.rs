@@ -383,7 +383,7 @@ fn print_listed(channels: &Payload, json: bool) -> Result<(), Failure> {
             ["channel", "direction", "payload", "response", "description"]
                 .map(|member| channel[member].as_str().unwrap_or("-"));
         text.push_str(&format!(
-            "{name:<22} {direction:<8} {payload} -> {response}\n{:<32}{description}\n",
+            "{name:<24} {direction:<8} {payload} -> {response}\n{:<34}{description}\n",
             ""
         ));
     }

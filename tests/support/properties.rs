@@ -20,6 +20,9 @@ pub mod frames;
 pub mod json;
 #[path = "properties/session.rs"]
 pub mod session;
+#[cfg(feature = "backend")]
+#[path = "properties/transcript.rs"]
+pub mod transcript;
 #[path = "properties/upgrade.rs"]
 pub mod upgrade;
 
@@ -29,6 +32,8 @@ pub use self::envelope::envelope;
 pub use self::frames::frames;
 pub use self::json::json;
 pub use self::session::session;
+#[cfg(feature = "backend")]
+pub use self::transcript::transcript;
 pub use self::upgrade::upgrade;
 
 /// Turns bytes into choices. Used up, it goes on choosing zero.

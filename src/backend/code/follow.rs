@@ -2,8 +2,8 @@
 //! has been written to the transcripts up to a moment ago.
 //!
 //! Nothing is watched and nothing runs while nobody asks. A request that finds the last scan older than
-//! [`scan_interval`](CodeLimits::scan_interval) starts one, beside itself, and waits for it at most
-//! [`scan_wait`](CodeLimits::scan_wait): the first scan of years of transcripts goes on in the background, and each
+//! [`scan_interval`](super::CodeLimits::scan_interval) starts one, beside itself, and waits for it at most
+//! [`scan_wait`](super::CodeLimits::scan_wait): the first scan of years of transcripts goes on in the background, and each
 //! request sees what it has come to.
 
 use std::collections::HashSet;

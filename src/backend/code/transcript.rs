@@ -171,9 +171,9 @@ impl Entry<'_> {
 
     /// What search sees: everything that was said, thought, asked of tools and answered by them, up to so many bytes.
     pub fn text(&self, max_bytes: usize) -> String {
-        let mut text = String::new();
-        collect_text(&self.blocks, &mut text, max_bytes);
-        text
+        let mut excerpt = Excerpt { text: String::new(), room: max_bytes };
+        excerpt.add_blocks(&self.blocks);
+        excerpt.text
     }
 
     /// The first words, if a person said them: what a session without a title goes by.
@@ -322,40 +322,45 @@ fn backup_name(backup: &Members<'_>) -> Option<String> {
     backup.text("backupFileName").filter(|name| (1..=MAX_ID_BYTES).contains(&name.len()))
 }
 
-/// Appends the texts of blocks, results of tools and the arguments of their calls included. The nesting is that of a
-/// content that was accepted.
-fn collect_text(blocks: &[Value], text: &mut String, max_bytes: usize) {
-    for block in blocks {
-        for name in ["text", "thinking", "name", "input", "content"] {
-            if let Some(value) = block.get(name) {
-                collect_strings(value, text, max_bytes);
+/// The texts of blocks, one below the other, up to a length. What is nested has the depth of a content that was accepted.
+struct Excerpt {
+    text: String,
+    room: usize,
+}
+
+impl Excerpt {
+    /// Adds the texts of blocks, results of tools and the arguments of their calls included.
+    fn add_blocks(&mut self, blocks: &[Value]) {
+        for block in blocks {
+            for name in ["text", "thinking", "name", "input", "content"] {
+                if let Some(value) = block.get(name) {
+                    self.add_strings(value);
+                }
             }
         }
     }
-}
 
-fn collect_strings(value: &Value, text: &mut String, max_bytes: usize) {
-    match value {
-        Value::String(part) if text.len() < max_bytes => {
-            if !text.is_empty() {
-                text.push('\n');
-            }
-            let room = max_bytes.saturating_sub(text.len());
-            text.push_str(cut(part, room));
-        }
-        Value::Array(values) => {
+    fn add_strings(&mut self, value: &Value) {
+        match value {
+            Value::String(part) => self.add(part),
             // Blocks inside a block have images and ids beside their texts.
-            let are_blocks = values.iter().all(|value| value.get("type").is_some());
-            if are_blocks {
-                collect_text(values, text, max_bytes);
-            } else {
-                values.iter().for_each(|value| collect_strings(value, text, max_bytes));
+            Value::Array(values) if values.iter().all(|value| value.get("type").is_some()) => {
+                self.add_blocks(values);
             }
+            Value::Array(values) => values.iter().for_each(|value| self.add_strings(value)),
+            Value::Object(members) => members.values().for_each(|value| self.add_strings(value)),
+            _ => {}
         }
-        Value::Object(members) => {
-            members.values().for_each(|value| collect_strings(value, text, max_bytes));
+    }
+
+    fn add(&mut self, part: &str) {
+        let between = if self.text.is_empty() { "" } else { "\n" };
+        for part in [between, part] {
+            let fits = cut(part, self.room);
+            self.text.push_str(fits);
+            // Behind a part that did not fit nothing else is added, though it might.
+            self.room = if fits.len() < part.len() { 0 } else { self.room - fits.len() };
         }
-        _ => {}
     }
 }
 
