@@ -20,7 +20,7 @@ use crate::protocol::payload::Payload;
 use crate::server::Server;
 
 use super::super::db::{Change, Db, View};
-use super::scan::{Batch, Found, Progress, Tail};
+use super::scan::{Batch, Found, Tail};
 use super::{CodeConfig, CodeStats, index, scan};
 
 /// The index of the transcripts, and what keeps it fresh. A clone is another handle to the same one.
@@ -130,9 +130,8 @@ impl Code {
             }
         }
         for found in &walk.found {
-            let before = known.get(&found.path);
-            if before.is_none_or(|before| before.stamp != found.stamp) {
-                self.read_file(server, &folder, found, before.cloned().unwrap_or_default()).await?;
+            if known.get(&found.path) != Some(&found.stamp) {
+                self.read_file(server, &folder, found).await?;
             }
         }
         Ok(())
@@ -149,13 +148,9 @@ impl Code {
     }
 
     /// Reads what is new in a file. One that cannot be read is left for the next scan.
-    async fn read_file(
-        &self,
-        server: &Server,
-        folder: &Path,
-        found: &Found,
-        before: Progress,
-    ) -> Result<(), WireError> {
+    async fn read_file(&self, server: &Server, folder: &Path, found: &Found) -> Result<(), WireError> {
+        let path = found.path.clone();
+        let before = self.read(move |view| index::progress(view, &path)).await?.unwrap_or_default();
         let (path, limits) = (folder.join(&found.path), self.config().limits.clone());
         let opened = tokio::task::spawn_blocking(move || Tail::open(&path, &before, limits)).await?;
         let Ok(mut tail) = opened else { return Ok(()) };

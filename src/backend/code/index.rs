@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
@@ -112,29 +112,38 @@ CREATE TABLE code_backups (
 );
 ";
 
-/// How far each file was read, by its path.
-pub(super) fn known(view: &View<'_>) -> Result<HashMap<String, Progress>, WireError> {
+/// What each file looked like when it was read, by its path.
+pub(super) fn known(view: &View<'_>) -> Result<HashMap<String, Stamp>, WireError> {
+    let mut statement =
+        view.connection.prepare_cached("SELECT path, size, modified_ns, inode FROM code_files")?;
+    let known = statement.query_map([], |row| Ok((row.get(0)?, stamp(row, 1)?)))?;
+    Ok(known.collect::<Result<_, _>>()?)
+}
+
+/// How far a file was read.
+pub(super) fn progress(view: &View<'_>, path: &str) -> Result<Option<Progress>, WireError> {
     let mut statement = view.connection.prepare_cached(
-        "SELECT path, size, modified_ns, inode, read_to, inside_long_line, head, tail FROM code_files",
+        "SELECT size, modified_ns, inode, read_to, inside_long_line, head, tail FROM code_files WHERE path = ?",
     )?;
-    let mut rows = statement.query([])?;
-    let mut known = HashMap::new();
-    while let Some(row) = rows.next()? {
-        let stamp = Stamp {
-            size: row.get::<_, i64>(1)?.cast_unsigned(),
-            modified_ns: row.get(2)?,
-            inode: row.get::<_, i64>(3)?.cast_unsigned(),
-        };
-        let progress = Progress {
-            stamp,
-            offset: row.get::<_, i64>(4)?.cast_unsigned(),
-            inside_long_line: row.get(5)?,
-            head: row.get(6)?,
-            tail: row.get(7)?,
-        };
-        known.insert(row.get(0)?, progress);
-    }
-    Ok(known)
+    let progress = statement.query_row([path], |row| {
+        Ok(Progress {
+            stamp: stamp(row, 0)?,
+            offset: row.get::<_, i64>(3)?.cast_unsigned(),
+            inside_long_line: row.get(4)?,
+            head: row.get(5)?,
+            tail: row.get(6)?,
+        })
+    });
+    Ok(progress.optional()?)
+}
+
+/// A stamp in three columns.
+fn stamp(row: &Row<'_>, first: usize) -> rusqlite::Result<Stamp> {
+    Ok(Stamp {
+        size: row.get::<_, i64>(first)?.cast_unsigned(),
+        modified_ns: row.get(first + 1)?,
+        inode: row.get::<_, i64>(first + 2)?.cast_unsigned(),
+    })
 }
 
 /// Deletes some of what a file has added, and, once nothing is left, the file, and a session that has no other. The

@@ -521,7 +521,10 @@ fn search_transcript(view: &View<'_>, fields: &Fields<'_>, _: &CodeConfig) -> Re
          ORDER BY rank, e.seq DESC LIMIT ?3"
     );
     let mut statement = view.connection.prepare_cached(&sql)?;
-    let results = statement.query_map(params![query, session, limit], |row| {
+    let mut rows = statement.query(params![query, session, limit])?;
+    let mut results = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
         let result = Object::new()
             .text("sessionId", row.get_ref(0)?.as_str()?)
             .text("entryId", row.get_ref(1)?.as_str()?)
@@ -529,10 +532,16 @@ fn search_transcript(view: &View<'_>, fields: &Fields<'_>, _: &CodeConfig) -> Re
             .text("snippet", &marked_html(row.get_ref(3)?.as_str()?))
             // FTS5 counts downwards: the best match has the smallest rank.
             .raw("score", &serde_json::Value::from(-row.get::<_, f64>(4)?).to_string())
-            .integer("createdAt", row.get(5)?);
-        Ok(result.finish())
-    })?;
-    Ok(Payload::trusted(array(&results.collect::<Result<Vec<_>, _>>()?)))
+            .integer("createdAt", row.get(5)?)
+            .finish();
+        // A snippet has so many words, but what tools print may have long ones.
+        bytes += result.len();
+        if bytes > view.limits.max_page_bytes && !results.is_empty() {
+            break;
+        }
+        results.push(result);
+    }
+    Ok(Payload::trusted(array(&results)))
 }
 
 /// A restore point as the index has it.
