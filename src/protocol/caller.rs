@@ -245,12 +245,10 @@ fn take(pending: &mut HashMap<Uuid, Pending>, text: &str) -> Option<Incoming> {
         }),
         Kind::Response => {
             let error = envelope.error.map(|error| read_error(error, |details| part(Some(details))));
-            let id = match &error {
-                // The server names the call in the details: it refuses before it looks at ids.
-                Some(error) if error.code == ErrorCode::RateLimited => {
-                    error.details.parse().ok()?.get("requestId")?.as_str()?.parse().ok()?
-                }
-                _ => envelope.id?.parse().ok()?,
+            // A call that was refused before the server looked at ids is named in the details.
+            let id = match envelope.id?.parse() {
+                Ok(id) => id,
+                Err(_) => error.as_ref()?.details.parse().ok()?.get("requestId")?.as_str()?.parse().ok()?,
             };
             pending.remove(&id)?;
             let result = match error {
@@ -350,6 +348,10 @@ mod tests {
         let (limited_id, text) = answer(receive(&mut caller, &limited)).unwrap();
         assert_eq!(limited_id, id(4));
         assert!(text.starts_with("RATE_LIMITED: Too many requests"));
+        // A handler may choose the code, too.
+        call(&mut caller, 5, "c", 30).unwrap();
+        let text = response(5, r#","error":{"code":"RATE_LIMITED","message":"m"}"#);
+        assert_eq!(answer(receive(&mut caller, &text)), Some((id(5), "RATE_LIMITED: m none".to_owned())));
         assert_eq!(caller.pending(), 0);
         for nothing in [
             "{",
