@@ -1,6 +1,9 @@
 // The console in headless Chromium, on the real server.
 
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 
 import { chromium } from "playwright-core";
@@ -11,7 +14,7 @@ import { CHROMIUM, CHROMIUM_ARGUMENTS } from "./browser.mjs";
 import { Server } from "./server.mjs";
 
 /** Opens the console of a server, does something with it, and sees that the page had nothing to complain about. */
-async function withConsole(work, { args, viewport = { width: 1280, height: 800 } } = {}) {
+async function withConsole(work, { args, viewport = { width: 1280, height: 800 }, between } = {}) {
   const server = await Server.start({ args });
   const browser = await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_ARGUMENTS });
   try {
@@ -19,9 +22,11 @@ async function withConsole(work, { args, viewport = { width: 1280, height: 800 }
     page.setDefaultTimeout(60_000);
     const complaints = [];
     page.on("pageerror", (error) => complaints.push(String(error)));
+    // Violations of the Content-Security-Policy are among them.
     page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+    if (between) await page.routeWebSocket(server.url, (socket) => between(socket, socket.connectToServer()));
     await page.goto(server.url.replace(/^ws/, "http"));
-    await work(page, server);
+    await work(page, server, complaints);
     // That a server is away is the browser's to report.
     const ours = complaints.filter((text) => !/WebSocket connection to .* failed/.test(text));
     assert.deepEqual(ours, []);
@@ -31,7 +36,7 @@ async function withConsole(work, { args, viewport = { width: 1280, height: 800 }
   }
 }
 
-const isConnected = (page) => page.locator("#state").getByText("connected to localhost").waitFor();
+const isConnected = (page) => page.locator("#dot[data-state=open]").waitFor();
 const row = (page, list, text) => page.locator(`#${list} li`).filter({ hasText: text }).first();
 
 async function call(server, channel, payload) {
@@ -67,9 +72,57 @@ test("it lists every channel, makes a call and shows the answer", () =>
     await page.fill("#payload", "{");
     await page.click("#send");
     await page.locator("#payload-error").waitFor();
+    assert.equal(await page.getAttribute("#payload", "aria-invalid"), "true");
+    await page.fill("#payload", '{"limit":1}');
+    await page.locator("#payload-error").waitFor({ state: "hidden" });
+    await page.click("#format");
+    assert.equal(await page.inputValue("#payload"), '{\n  "limit": 1\n}');
+
     await page.getByText("History").click();
-    await row(page, "history", "settings:set").getByRole("button").click();
+    assert.equal(await page.locator("#history li").count(), 2);
+    await row(page, "history", "chat:list").getByText("failed").waitFor();
+    await row(page, "history", "settings:set").getByRole("button").first().click();
     assert.equal(await page.inputValue("#channel"), "settings:set");
+    await call(server, "settings:set", { key: "theme", value: "light" });
+    await page.getByRole("button", { name: "Send settings:set again" }).click();
+    await page.locator("#response").getByText("no payload").waitFor();
+    assert.equal(await call(server, "settings:get", { key: "theme" }), "dark");
+  }));
+
+test("it is worked from the keyboard", () =>
+  withConsole(async (page) => {
+    await isConnected(page);
+    await row(page, "channels", "system:ping").waitFor();
+    const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.dataset.channel);
+    await page.keyboard.press("/");
+    assert.equal(await focused(), "search");
+    // The whole list is one stop, within which arrows lead on.
+    await page.keyboard.press("Tab");
+    assert.equal(await focused(), "chat:list");
+    await page.keyboard.press("ArrowDown");
+    assert.equal(await focused(), "chat:create");
+    await page.keyboard.press("Tab");
+    assert.equal(await focused(), "format");
+    await page.keyboard.press("/");
+    await page.keyboard.type("the server's time");
+    await page.keyboard.press("Enter");
+    assert.equal(await focused(), "payload");
+    await page.keyboard.press("Control+Enter");
+    await page.locator("#response").getByText("timestamp").waitFor();
+  }));
+
+test("what was copied is what was shown", () =>
+  withConsole(async (page) => {
+    await isConnected(page);
+    await page.fill("#channel", "system:ping");
+    await page.click("#send");
+    await page.click("#copy");
+    await page.locator("#copy").getByText("Copied").waitFor();
+    const answer = await page.textContent("#response");
+    await page.locator("#payload").fill("");
+    await page.locator("#payload").press("Control+v");
+    assert.equal(await page.inputValue("#payload"), answer);
+    assert.match(answer, /^\{\n  "timestamp": \d+\n\}$/);
   }));
 
 test("it shows events as they come, filtered and paused as wanted, and text only as text", () =>
@@ -87,16 +140,50 @@ test("it shows events as they come, filtered and paused as wanted, and text only
     await row(page, "events", "settings:changed").waitFor();
     await page.fill("#filter", "");
     await page.click("#pause");
-    const before = await page.textContent("#event-count");
-    await call(server, "settings:set", { key: "k", value: "unseen" });
-    // What is not shown is counted all the same.
-    await page.waitForFunction((before) => document.querySelector("#event-count").textContent !== before, before);
+    await call(server, "settings:set", { key: "k", value: "meanwhile" });
+    await page.locator("#pause").getByText("Go on (1)").waitFor();
+    assert.equal(await row(page, "events", "meanwhile").count(), 0);
     await page.click("#pause");
-    await call(server, "settings:set", { key: "k", value: "after the pause" });
-    await row(page, "events", "after the pause").waitFor();
-    assert.equal(await row(page, "events", "unseen").count(), 0);
+    await row(page, "events", "meanwhile").waitFor();
     await page.click("#clear");
     await page.getByText("Events will appear here").waitFor();
+  }));
+
+test("a flood of events leaves the log bounded, and the row open that somebody reads", () =>
+  withConsole(async (page, server) => {
+    await isConnected(page);
+    await row(page, "channels", "system:ping").waitFor();
+    const client = new WSClient({ url: server.url, WebSocket });
+    await client.connect();
+    const flood = (count) => Promise.all(Array.from({ length: count }, (_, value) => client.sendMessage("settings:set", { key: "n", value })));
+    await flood(100);
+    await row(page, "events", '{"key":"n","value":99}').locator("summary").click();
+    await flood(300);
+    await row(page, "events", '{"key":"n","value":299}').waitFor();
+    assert.match(await page.locator("#events details[open]").textContent(), /"value": 99/);
+    await flood(3000);
+    await row(page, "events", '{"key":"n","value":2999}').waitFor();
+    assert.equal(await page.locator("#events li").count(), 500);
+    client.disconnect();
+  }));
+
+test("many changes of chats are few questions", () =>
+  withConsole(async (page, server) => {
+    await isConnected(page);
+    await page.click("#new-chat");
+    await page.locator("#say").waitFor();
+    const [{ id: chatId }] = await call(server, "chat:list");
+    const client = new WSClient({ url: server.url, WebSocket });
+    await client.connect();
+    const before = (await client.sendMessage("system:stats")).requests;
+    const said = Array.from({ length: 400 }, (_, n) => client.sendMessage("chat:add-message", { chatId, role: "user", content: `message ${n}` }));
+    await Promise.all(said);
+    await page.locator("#messages").getByText("message 399").waitFor();
+    await row(page, "chats", "400").waitFor();
+    const asked = (await client.sendMessage("system:stats")).requests - before - 400;
+    assert.ok(asked < 100, `${asked} requests of the page`);
+    assert.equal(await page.locator(".message").count(), 200);
+    client.disconnect();
   }));
 
 test("it shows chats, and what others say in them", () =>
@@ -110,9 +197,110 @@ test("it shows chats, and what others say in them", () =>
     assert.equal(chat.messageCount, 1);
     await call(server, "chat:add-message", { chatId: chat.id, role: "assistant", content: [{ type: "text", text: "Hello <b>back</b>" }] });
     await page.locator("#messages").getByText("Hello <b>back</b>").waitFor();
-    await row(page, "chats", "New Chat (2)").waitFor();
+    await row(page, "chats", "2New Chat").waitFor();
     await call(server, "chat:delete", { id: chat.id });
     await page.getByText("There are no chats yet.").waitFor();
+    await page.getByText("Choose a chat, or make a new one.").waitFor();
+  }));
+
+const CHAT_STREAM = { channel: "ai:chat-stream", direction: "Request", payload: "ChatRequest", response: "ChatResponse", description: "" };
+
+/** Stands between the page and the server, with or without a model that answers. */
+const withModel = (answer) => (page, server) => {
+  let listing;
+  page.onMessage((text) => {
+    const message = JSON.parse(text);
+    if (message.channel === "system:channels") listing = message.id;
+    if (message.channel === "ai:chat-stream") return answer(page, message);
+    server.send(text);
+  });
+  server.onMessage((text) => {
+    const message = JSON.parse(text);
+    if (message.id !== listing || message.type !== "response") return page.send(text);
+    const others = message.payload.filter(({ channel }) => !channel.startsWith("ai:"));
+    page.send(JSON.stringify({ ...message, payload: answer ? [...others, CHAT_STREAM] : others }));
+  });
+};
+
+test("it streams an answer into a chat, and says why where there is none", async () => {
+  let asked;
+  const answer = (page, { id, payload }) => {
+    asked = payload;
+    const event = (requestId, text) =>
+      page.send(JSON.stringify({ type: "event", channel: "ai:stream-chunk", payload: { requestId, chunk: { type: "text", text } } }));
+    event("another's", "not for this page");
+    event(payload.requestId, "Hello ");
+    event(payload.requestId, "<i>there</i>");
+    asked.end = (error) => page.send(JSON.stringify({ type: "response", id, channel: "ai:chat-stream", error }));
+  };
+  await withConsole(
+    async (page, server) => {
+      await page.click("#new-chat");
+      await page.locator("#say").waitFor();
+      const [chat] = await call(server, "chat:list");
+      await call(server, "chat:add-message", { chatId: chat.id, role: "user", content: "Before" });
+      await page.locator("#messages").getByText("Before").waitFor();
+      await page.fill("#words", "Who is there?");
+      await page.keyboard.press("Enter");
+      await page.locator("#live [aria-busy=true]").getByText("Hello <i>there</i>").waitFor();
+      assert.equal(await page.locator("#live").textContent(), "userWho is there?assistantHello <i>there</i>");
+      assert.equal(asked.chatId, chat.id);
+      assert.deepEqual(asked.messages, [{ role: "user", content: "Before" }, { role: "user", content: "Who is there?" }]);
+      assert.ok(await page.locator("#ask").isDisabled());
+      asked.end({ code: "HANDLER_ERROR", message: "overloaded" });
+      await page.locator("#live").getByText("HANDLER_ERROR: overloaded").waitFor();
+      assert.equal(await page.inputValue("#words"), "Who is there?");
+
+      await page.click("#ask");
+      await page.locator("#live [aria-busy=true]").waitFor();
+      await call(server, "chat:add-message", { chatId: chat.id, role: "assistant", content: "As it was stored" });
+      asked.end();
+      await page.locator("#messages").getByText("As it was stored").waitFor();
+      assert.equal(await page.locator("#live").textContent(), "");
+    },
+    { between: withModel(answer) },
+  );
+  await withConsole(
+    async (page) => {
+      await page.click("#new-chat");
+      await page.getByText("this server has no ai:chat-stream").waitFor();
+      assert.ok(await page.locator("#ask").isHidden());
+    },
+    { between: withModel(null) },
+  );
+});
+
+test("it is of use on a server that has no registry", () =>
+  withConsole(
+    async (page) => {
+      await isConnected(page);
+      await page.locator("#channels").getByText("This server does not list its channels").waitFor();
+      assert.ok(await page.locator("#figures").isHidden());
+      assert.ok(await page.locator("#chat-card").isHidden());
+      await page.fill("#channel", "system:ping");
+      await page.click("#send");
+      await page.locator("#response").getByText("timestamp").waitFor();
+    },
+    {
+      between: (page, server) => {
+        server.onMessage((text) => page.send(text));
+        page.onMessage((text) => {
+          const { id, channel } = JSON.parse(text);
+          const error = { code: "UNKNOWN_CHANNEL", message: `No handler for: ${channel}` };
+          if (channel === "system:channels") page.send(JSON.stringify({ type: "response", id, channel, error }));
+          else server.send(text);
+        });
+      },
+    },
+  ));
+
+test("nothing runs on the page but its own script", () =>
+  withConsole(async (page, server, complaints) => {
+    await isConnected(page);
+    await page.evaluate(() => document.body.append(Object.assign(document.createElement("script"), { textContent: "ran = true" })));
+    assert.equal(await page.evaluate(() => typeof ran), "undefined");
+    // What the page must not complain of elsewhere, it does complain of here.
+    assert.match(complaints.splice(0).join(), /Content Security Policy/);
   }));
 
 test("it comes back by itself after a restart, and says so meanwhile", () =>
@@ -123,39 +311,58 @@ test("it comes back by itself after a restart, and says so meanwhile", () =>
     assert.equal(await page.getAttribute("#dot", "data-state"), "connecting");
     await server.restart();
     await isConnected(page);
+    await page.locator("#banner").getByText(/^Connected again after \d+ s\.$/).waitFor();
     await page.locator("#banner").waitFor({ state: "hidden" });
     await page.fill("#channel", "system:ping");
     await page.click("#send");
     await page.locator("#response").getByText("timestamp").waitFor();
+    await server.stop();
+    await page.locator("#banner").getByText(/^The server is stopping\. Attempt/).waitFor();
+    await server.restart();
+    await page.click("#retry");
+    await isConnected(page);
   }));
 
 test("it measures", () =>
   withConsole(async (page) => {
     await page.locator("#f-latency").getByText(/^\d+\.\d ms$/).waitFor();
     assert.equal(await page.textContent("#f-clients"), "1");
-    await page.waitForFunction(() => document.querySelector("#chart polyline").getAttribute("points")?.split(" ").length >= 2);
+    const drawn = (path) => page.waitForFunction((path) => document.querySelector(path).getAttribute("d")?.length > 0, path);
+    await drawn("#chart-rate path");
+    await drawn("#chart-latency path");
+    assert.equal(await page.getAttribute("#chart-calls", "d"), "");
+    await page.fill("#channel", "system:ping");
+    await page.click("#send");
+    await drawn("#chart-calls");
   }));
 
 test("it asks for the token, and remembers it for a reload", async () => {
-  const { writeFileSync, mkdtempSync } = await import("node:fs");
-  const { tmpdir } = await import("node:os");
-  const file = `${mkdtempSync(`${tmpdir()}/switchboard-token-`)}/token`;
-  writeFileSync(file, "s3cret\n");
+  const folder = mkdtempSync(join(tmpdir(), "switchboard-token-"));
+  writeFileSync(join(folder, "token"), "s3cret\n");
+  const show = async (page, token) => {
+    await page.fill("#token", token);
+    await page.getByRole("button", { name: "Show it" }).click();
+  };
   await withConsole(
-    async (page) => {
-      await page.fill("#token", "wrong");
-      await page.getByRole("button", { name: "Show it" }).click();
+    async (page, server) => {
+      await page.locator("#state").getByText("locked").waitFor();
+      await show(page, "wrong");
       await page.locator("#token-error").getByText("Token is wrong").waitFor();
-      await page.fill("#token", "s3cret");
-      await page.getByRole("button", { name: "Show it" }).click();
+      await show(page, "s3cret");
       await row(page, "channels", "chat:create").waitFor();
       await page.locator("#token-form").waitFor({ state: "hidden" });
       await page.reload();
       await row(page, "channels", "chat:create").waitFor();
       assert.ok(await page.locator("#token-form").isHidden());
+
+      await server.kill();
+      await page.locator("#banner").getByText("No connection.").waitFor();
+      await server.restart();
+      await page.locator("#f-latency").getByText(/ms$/).waitFor();
+      assert.ok(await page.locator("#token-form").isHidden());
     },
-    { args: ["--token-file", file] },
-  );
+    { args: ["--token-file", join(folder, "token")] },
+  ).finally(() => rmSync(folder, { recursive: true }));
 });
 
 test("it fits a phone, and follows the theme", () =>
@@ -167,7 +374,7 @@ test("it fits a phone, and follows the theme", () =>
       const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
       assert.ok(overflow <= 0, `${overflow} px too wide`);
       const background = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
-      const [light, dark] = ["rgb(246, 247, 247)", "rgb(20, 24, 26)"];
+      const [light, dark] = ["rgb(245, 246, 246)", "rgb(18, 22, 23)"];
       await page.emulateMedia({ colorScheme: "dark" });
       assert.equal(await background(), dark);
       await page.click("#theme");
