@@ -1,7 +1,7 @@
 //! The channel registry on an embedded SQLite database (feature `backend`).
 //!
 //! ```text
-//! request ─► validate ─► family (chat, code, settings, system) ─► db ─► disk
+//! request ─► validate ─► family (chat, code, settings, credentials, system) ─► db ─► disk
 //!                              │                            │
 //!                           registry                  events, after the commit
 //! ```
@@ -25,7 +25,7 @@ mod call;
 pub mod chat;
 pub mod cli;
 pub mod code;
-
+pub mod credentials;
 pub mod db;
 mod encode;
 pub mod registry;
@@ -47,7 +47,7 @@ use db::{Db, DbLimits, OpenError};
 use registry::Channel;
 
 /// The versions of the tables, oldest first. One that was released is never changed.
-const MIGRATIONS: &[&str] = &[chat::TABLES, settings::TABLES, code::TABLES];
+const MIGRATIONS: &[&str] = &[chat::TABLES, settings::TABLES, code::TABLES, credentials::TABLES];
 
 /// Where the backend keeps its data, and how much.
 #[derive(Debug, Clone)]
@@ -117,12 +117,15 @@ impl Backend {
 
 /// Every channel, family by family.
 pub fn channels() -> Vec<Channel> {
-    [chat::CHANNELS, code::CHANNELS, settings::CHANNELS, system::CHANNELS].concat()
+    [chat::CHANNELS, code::CHANNELS, settings::CHANNELS, credentials::CHANNELS, system::CHANNELS].concat()
 }
 
 /// Every channel and its types in TypeScript, as `src/web/client.d.ts` has them.
 pub fn typescript() -> String {
-    registry::typescript(&[chat::TYPES, code::TYPES, settings::TYPES, system::TYPES], &channels())
+    registry::typescript(
+        &[chat::TYPES, code::TYPES, settings::TYPES, credentials::TYPES, system::TYPES],
+        &channels(),
+    )
 }
 
 /// Registers the handlers of every family, and starts the heartbeat (specification, "registerAllHandlers"). To be called
@@ -131,6 +134,7 @@ pub fn register_all(server: &Server, backend: &Backend) {
     chat::register(server, &backend.db);
     code::register(server, &backend.code);
     settings::register(server, &backend.db);
+    credentials::register(server, &backend.db);
     system::register(server, &channels());
     let beat = system::beat(server.clone(), backend.config.heartbeat_interval);
     backend.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(beat);

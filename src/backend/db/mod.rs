@@ -23,6 +23,7 @@ use crate::server::Server;
 use super::validate::Fields;
 
 pub use open::{FILE_NAME, OpenError};
+pub(super) use open::{restrict, sync_folder};
 
 /// How large the database and what is read from it may get.
 #[derive(Debug, Clone)]

@@ -292,21 +292,25 @@ fn close_to_others(_: &Path, _: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Has a file made for this user alone.
 #[cfg(unix)]
-fn restrict(options: &mut OpenOptions) {
+pub(in crate::backend) fn restrict(options: &mut OpenOptions) {
     use std::os::unix::fs::OpenOptionsExt;
     options.mode(0o600);
 }
 
+/// Has a file made for this user alone.
 #[cfg(not(unix))]
-fn restrict(_: &mut OpenOptions) {}
+pub(in crate::backend) fn restrict(_: &mut OpenOptions) {}
 
+/// Has the names in a folder survive a crash.
 #[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(in crate::backend) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Has the names in a folder survive a crash.
 #[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
+pub(in crate::backend) fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }
