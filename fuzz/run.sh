@@ -11,7 +11,7 @@ case "${1:-}" in
     shift
     ;;
 esac
-[ $# -gt 0 ] || set -- json envelope frames connection session caller upgrade transcript
+[ $# -gt 0 ] || set -- json envelope frames connection session caller upgrade transcript sse
 
 for target; do
     case "$target" in

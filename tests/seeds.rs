@@ -28,6 +28,8 @@ const TARGETS: &[(&str, Property)] = &[
     ("upgrade", properties::upgrade),
     #[cfg(feature = "backend")]
     ("transcript", properties::transcript),
+    #[cfg(feature = "backend")]
+    ("sse", properties::sse),
 ];
 
 /// Mutated seeds a target; a second or two without optimisation.
@@ -202,6 +204,17 @@ fn each_property_can_fail() {
         let heard = [properties::session::Heard::Message(text)];
         properties::session::response(&heard, "1", "c", wrong.then_some(ErrorCode::Timeout), now);
     });
+    #[cfg(feature = "backend")]
+    can_fail("sse: the events", |wrong| {
+        let event = |data: &str| switchboard::backend::ai::sse::Event {
+            name: "message".to_owned(),
+            data: data.to_owned(),
+            last_id: String::new(),
+        };
+        properties::sse::events_are_right(&[event("a")], &[event(if wrong { "b" } else { "a" })]);
+    });
+    #[cfg(feature = "backend")]
+    can_fail("sse: memory", |wrong| properties::sse::memory_is_within(if wrong { 5000 } else { 50 }));
     can_fail("upgrade: the verdict", |wrong| {
         let headers: Vec<(&str, &[u8])> = vec![
             ("host", b"localhost"),

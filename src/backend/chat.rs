@@ -4,6 +4,8 @@
 //! `Message {id, chatId, role, content, provider?, model?, usage?, metadata?, createdAt}`
 //!
 //! What one client changes the others see: `chat:created`, `chat:updated`, `chat:deleted`, `chat:message-added`.
+//!
+//! What other families may use: [`store`] with [`NewMessage`], [`has_chat`], and [`content`].
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -16,7 +18,7 @@ use super::db::{Change, Db, View};
 use super::encode::{Object, array};
 use super::registry::{Channel, Direction};
 use super::search::{MARK_END, MARK_START, marked_html, match_expression};
-use super::validate::{Fields, kind_of};
+use super::validate::{Fields, kind_of, wrong};
 
 const MAX_TITLE_BYTES: usize = 1 << 10;
 const MAX_SYSTEM_PROMPT_BYTES: usize = 64 << 10;
@@ -284,7 +286,7 @@ const MESSAGE_COLUMNS: &str = "messages.seq, messages.id, chats.id, role, text, 
 fn get_messages(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
     let chat_id = fields.required_id("chatId")?;
     let limit = fields.integer("limit", 1..=500)?.unwrap_or(50);
-    let chat = chat_seq(view.connection, fields, &chat_id)?;
+    let chat = chat_seq(view.connection, &chat_id)?;
     let before = match fields.id("before")? {
         None => i64::MAX,
         Some(id) => view
@@ -324,22 +326,76 @@ fn get_messages(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireErr
     Ok(Payload::trusted(page.finish()))
 }
 
+/// A message that is to be stored.
+#[derive(Debug)]
+pub(super) struct NewMessage {
+    pub(super) role: &'static str,
+    pub(super) content: Content,
+    pub(super) provider: Option<String>,
+    pub(super) model: Option<String>,
+    /// Tokens of input and output.
+    pub(super) usage: Option<(i64, i64)>,
+    pub(super) metadata: Option<String>,
+}
+
+impl NewMessage {
+    /// A message without more.
+    pub(super) fn new(role: &'static str, content: Content) -> NewMessage {
+        NewMessage { role, content, provider: None, model: None, usage: None, metadata: None }
+    }
+}
+
+/// What a message says: its text for searching, and, unless it is a string, the blocks as they came.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) text: String,
+    pub(super) blocks: Option<String>,
+}
+
+/// Adds messages to a chat, which moves it to the top of the list, and tells everyone of each. The caller answers for their
+/// sizes.
+///
+/// # Errors
+/// When there is no such chat.
+pub(super) fn store(
+    change: &mut Change<'_>,
+    chat_id: &str,
+    messages: &[NewMessage],
+) -> Result<Payload, WireError> {
+    let chat = chat_seq(change.connection, chat_id)?;
+    for message in messages {
+        insert(change, chat, message)?;
+    }
+    Ok(Payload::none())
+}
+
+/// Whether there is such a chat.
+///
+/// # Errors
+/// When there is not.
+pub(super) fn has_chat(view: &View<'_>, chat_id: &str) -> Result<(), WireError> {
+    chat_seq(view.connection, chat_id).map(drop)
+}
+
 fn add_message(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
     let chat_id = fields.required_id("chatId")?;
     let role = fields.required_one_of("role", &ROLES)?;
-    let (text, blocks) = content(fields)?;
-    let provider = fields.text("provider", 1..=MAX_NAME_BYTES)?;
-    let model = fields.text("model", 1..=MAX_NAME_BYTES)?;
-    let metadata = fields.object_json("metadata", MAX_METADATA_BYTES)?;
-    let mut tokens = (None, None);
+    let mut message = NewMessage::new(role, content(fields)?);
+    message.provider = fields.text("provider", 1..=MAX_NAME_BYTES)?;
+    message.model = fields.text("model", 1..=MAX_NAME_BYTES)?;
+    message.metadata = fields.object_json("metadata", MAX_METADATA_BYTES)?.map(str::to_owned);
     if let Some(usage) = fields.object("usage")? {
         let required = |name| {
             let count = usage.integer(name, 0..=MAX_TOKENS)?;
             count.ok_or_else(|| usage.wrong(name, "integer", "nothing"))
         };
-        tokens = (Some(required("inputTokens")?), Some(required("outputTokens")?));
+        message.usage = Some((required("inputTokens")?, required("outputTokens")?));
     }
-    let chat = chat_seq(change.connection, fields, &chat_id)?;
+    let chat = chat_seq(change.connection, &chat_id)?;
+    insert(change, chat, &message)
+}
+
+fn insert(change: &mut Change<'_>, chat: i64, message: &NewMessage) -> Result<Payload, WireError> {
     change
         .connection
         .prepare_cached(
@@ -350,14 +406,14 @@ fn add_message(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Payload, 
         .execute(params![
             Uuid::v4().to_string(),
             chat,
-            role,
-            text,
-            blocks,
-            provider,
-            model,
-            tokens.0,
-            tokens.1,
-            metadata,
+            message.role,
+            message.content.text,
+            message.content.blocks,
+            message.provider,
+            message.model,
+            message.usage.map(|usage| usage.0),
+            message.usage.map(|usage| usage.1),
+            message.metadata,
             change.unix_ms,
         ])?;
     let seq = change.connection.last_insert_rowid();
@@ -383,7 +439,7 @@ fn search(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
     let limit = fields.integer("limit", 1..=100)?.unwrap_or(20);
     let chat = match fields.id("chatId")? {
         None => None,
-        Some(id) => Some(chat_seq(view.connection, fields, &id)?),
+        Some(id) => Some(chat_seq(view.connection, &id)?),
     };
     if query.is_empty() {
         return Ok(Payload::trusted("[]".to_owned()));
@@ -419,11 +475,14 @@ fn system_prompt(fields: &Fields<'_>) -> Result<Option<Option<String>>, WireErro
     Ok(fields.text("systemPrompt", 0..=MAX_SYSTEM_PROMPT_BYTES)?.map(Some))
 }
 
-/// `content`: its text for searching, and, unless it is a string, the blocks as they came.
-fn content<'a>(fields: &Fields<'a>) -> Result<(String, Option<&'a str>), WireError> {
+/// The member `content` of a message.
+///
+/// # Errors
+/// When it is neither a string nor a list of blocks with a type, or too long.
+pub(super) fn content(fields: &Fields<'_>) -> Result<Content, WireError> {
     let value = fields.required_json("content")?;
     if kind_of(value) == "string" {
-        return Ok((fields.required_text("content", 0..=MAX_CONTENT_BYTES)?, None));
+        return Ok(Content { text: fields.required_text("content", 0..=MAX_CONTENT_BYTES)?, blocks: None });
     }
     let expected = format!("string or ContentBlock[] of at most {MAX_CONTENT_BYTES} bytes");
     if kind_of(value) != "array" {
@@ -447,7 +506,7 @@ fn content<'a>(fields: &Fields<'a>) -> Result<(String, Option<&'a str>), WireErr
             text.push_str(part);
         }
     }
-    Ok((text, Some(value)))
+    Ok(Content { text, blocks: Some(value.to_owned()) })
 }
 
 fn find_chat(connection: &Connection, id: &str) -> rusqlite::Result<Option<String>> {
@@ -465,12 +524,12 @@ fn require_chat(
     chat.map(Payload::trusted).ok_or_else(|| fields.wrong(path, "id of a chat", "an unknown id"))
 }
 
-fn chat_seq(connection: &Connection, fields: &Fields<'_>, id: &str) -> Result<i64, WireError> {
+fn chat_seq(connection: &Connection, id: &str) -> Result<i64, WireError> {
     let seq = connection
         .prepare_cached("SELECT seq FROM chats WHERE id = ?")?
         .query_row([id], |row| row.get(0))
         .optional()?;
-    seq.ok_or_else(|| fields.wrong("chatId", "id of a chat", "an unknown id"))
+    seq.ok_or_else(|| wrong("chatId", "id of a chat", "an unknown id"))
 }
 
 fn chat_json(row: &Row<'_>) -> rusqlite::Result<String> {

@@ -1,5 +1,6 @@
 //! The `switchboard` command. In: arguments, environment, signals. Out: a server, or what an operator asked for.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::protocol::payload::Payload;
 use crate::server::{Config, Server};
 
 use super::call::{self, Target};
+use super::credentials::Token;
 use super::registry::Channel;
 use super::{Backend, BackendConfig, channels, encode, register_all, typescript};
 
@@ -42,6 +44,7 @@ Options of serve:
   --rate-limit N[/MS]       messages a client may send in so many ms [100/1000]
   --idle-timeout SECONDS    silence after which a client is closed [120]
   --max-message BYTES       largest message [16777216]
+  Keys of AI providers that have no credential are taken from ANTHROPIC_API_KEY and OPENAI_API_KEY.
 
 Options of call, listen and channels, where URL is ws://HOST[:PORT][/PATH], wss://… or unix:/PATH:
   PAYLOAD                   JSON, or - for JSON from stdin, or @FILE for JSON from a file
@@ -194,6 +197,7 @@ fn parse_serve(
     let mut backend = BackendConfig::new(data_dir);
     // A page of messages has to fit into one response.
     backend.db.max_page_bytes = config.limits.max_message_bytes / 2;
+    backend.ai.api_keys = api_keys(&environment)?;
     backend.code.code_dir = code_dir;
     if let Some(restore_root) = restore_root {
         backend.code.restore_root = restore_root;
@@ -302,6 +306,18 @@ fn from_environment(environment: &impl Fn(&str) -> Option<OsString>) -> Result<C
     }
     config.token = token_from(environment)?;
     Ok(config)
+}
+
+/// The keys of AI providers, under the names that the providers' own clients read.
+fn api_keys(environment: &impl Fn(&str) -> Option<OsString>) -> Result<BTreeMap<String, Token>, Failure> {
+    let mut keys = BTreeMap::new();
+    for (provider, variable) in [("anthropic", "ANTHROPIC_API_KEY"), ("openai", "OPENAI_API_KEY")] {
+        if let Some(key) = environment(variable) {
+            let key = key.into_string().map_err(|_| format!("{variable} is not UTF-8"))?;
+            keys.insert(provider.to_owned(), Token::new(key.trim()));
+        }
+    }
+    Ok(keys)
 }
 
 fn token_from(environment: &impl Fn(&str) -> Option<OsString>) -> Result<Option<String>, Failure> {
@@ -512,6 +528,13 @@ mod tests {
         assert_eq!((code.code.restore_root.as_path(), code.db.max_page_bytes), (Path::new("r"), 2500));
         assert_eq!(from_options.config.limits.rate_max_requests, 7);
         assert_eq!(from_options.config.limits.rate_window, Duration::from_millis(50));
+    }
+
+    #[test]
+    fn keys_of_providers_come_from_the_environment_and_stay_hidden() {
+        let options = options("", &[("HOME", "/"), ("OPENAI_API_KEY", " sk-1\n"), ("ANTHROPIC_API_KEY", "")]);
+        assert_eq!(options.backend.ai.api_keys, BTreeMap::from([("openai".to_owned(), Token::new("sk-1"))]));
+        assert!(!format!("{options:?}").contains("sk-1"));
     }
 
     #[test]

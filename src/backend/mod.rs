@@ -1,7 +1,7 @@
 //! The channel registry on an embedded SQLite database (feature `backend`).
 //!
 //! ```text
-//! request ─► validate ─► family (chat, code, settings, credentials, system) ─► db ─► disk
+//! request ─► validate ─► family (chat, ai, code, settings, credentials, system) ─► db ─► disk
 //!                              │                            │
 //!                           registry                  events, after the commit
 //! ```
@@ -21,6 +21,7 @@
 //! # Ok(()) }
 //! ```
 
+pub mod ai;
 mod call;
 pub mod chat;
 pub mod cli;
@@ -42,6 +43,7 @@ use tokio::task::JoinSet;
 
 use crate::server::Server;
 
+use ai::AiConfig;
 use code::{Code, CodeConfig};
 use db::{Db, DbLimits, OpenError};
 use registry::Channel;
@@ -60,6 +62,8 @@ pub struct BackendConfig {
     pub heartbeat_interval: Duration,
     /// The limits of the database.
     pub db: DbLimits,
+    /// How the family `ai` speaks to providers.
+    pub ai: AiConfig,
     /// The transcripts of coding sessions, and where their backups may be put back.
     pub code: CodeConfig,
 }
@@ -71,6 +75,7 @@ impl BackendConfig {
         BackendConfig {
             heartbeat_interval: Duration::from_secs(30),
             db: DbLimits::default(),
+            ai: AiConfig::default(),
             code: CodeConfig::new(&data_dir),
             data_dir,
         }
@@ -117,13 +122,21 @@ impl Backend {
 
 /// Every channel, family by family.
 pub fn channels() -> Vec<Channel> {
-    [chat::CHANNELS, code::CHANNELS, settings::CHANNELS, credentials::CHANNELS, system::CHANNELS].concat()
+    [
+        chat::CHANNELS,
+        ai::CHANNELS,
+        code::CHANNELS,
+        settings::CHANNELS,
+        credentials::CHANNELS,
+        system::CHANNELS,
+    ]
+    .concat()
 }
 
 /// Every channel and its types in TypeScript, as `src/web/client.d.ts` has them.
 pub fn typescript() -> String {
     registry::typescript(
-        &[chat::TYPES, code::TYPES, settings::TYPES, credentials::TYPES, system::TYPES],
+        &[chat::TYPES, ai::TYPES, code::TYPES, settings::TYPES, credentials::TYPES, system::TYPES],
         &channels(),
     )
 }
@@ -132,6 +145,7 @@ pub fn typescript() -> String {
 /// from within a tokio runtime.
 pub fn register_all(server: &Server, backend: &Backend) {
     chat::register(server, &backend.db);
+    ai::register(server, &backend.db, backend.config.ai.clone());
     code::register(server, &backend.code);
     settings::register(server, &backend.db);
     credentials::register(server, &backend.db);

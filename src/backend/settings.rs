@@ -3,6 +3,8 @@
 //!
 //! Every key whose value really changes is told to everyone with `settings:changed {key, value}`, once it is on the
 //! disk; `value` is null for a key that is not set any more.
+//!
+//! What other families may use: [`text`].
 
 use std::collections::BTreeMap;
 
@@ -138,6 +140,30 @@ pub fn register(server: &Server, db: &Db) {
     db.on_write(server, "settings:set", set);
     db.on_write(server, "settings:update", update);
     db.on_write(server, "settings:reset", reset);
+}
+
+/// A setting that is a text, as [`text`] finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TextSetting {
+    pub(super) text: String,
+    /// Whether it is what it was before anybody set it.
+    pub(super) is_default: bool,
+}
+
+/// A setting that is a text: what is set, else the default; empty if it has neither.
+///
+/// # Errors
+/// When the database cannot be read.
+pub(super) async fn text(db: &Db, key: &str) -> Result<TextSetting, WireError> {
+    let key = key.to_owned();
+    db.read(move |view| {
+        let stored = stored(view.connection, &key)?;
+        let default = default_of(&key).unwrap_or_default();
+        let value = stored.as_deref().unwrap_or(default);
+        let text = json::string_content(value).and_then(json::unescape).unwrap_or_default();
+        Ok(TextSetting { text: text.into_owned(), is_default: same(value, default) })
+    })
+    .await
 }
 
 fn get_all(view: &View<'_>, _: &Fields<'_>) -> Result<Payload, WireError> {

@@ -135,6 +135,90 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A number in a range.
+    ///
+    /// # Errors
+    /// When the member is something else.
+    pub(super) fn number(&self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, WireError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let is_number = kind_of(value) == "number";
+        match value.parse().ok().filter(|number| is_number && range.contains(number)) {
+            Some(number) => Ok(Some(number)),
+            None => {
+                let got = if is_number { shortened(value) } else { kind_of(value) };
+                Err(self.wrong(name, &format!("number {}..={}", range.start(), range.end()), got))
+            }
+        }
+    }
+
+    /// A boolean.
+    ///
+    /// # Errors
+    /// When the member is something else.
+    pub(super) fn boolean(&self, name: &str) -> Result<Option<bool>, WireError> {
+        match self.members.get(name) {
+            None => Ok(None),
+            Some(&"true") => Ok(Some(true)),
+            Some(&"false") => Ok(Some(false)),
+            Some(value) => Err(self.wrong(name, "boolean", kind_of(value))),
+        }
+    }
+
+    /// The strings of a list. How many there are is in `count`, the length in bytes of each in `bytes`.
+    ///
+    /// # Errors
+    /// When the member, or one of its elements, is something else.
+    pub(super) fn texts(
+        &self,
+        name: &str,
+        count: RangeInclusive<usize>,
+        bytes: RangeInclusive<usize>,
+    ) -> Result<Option<Vec<String>>, WireError> {
+        let Some(elements) = self.elements(name, &count)? else { return Ok(None) };
+        let members = elements.into_iter().enumerate();
+        let named: BTreeMap<Cow<'_, str>, &str> =
+            members.map(|(index, value)| (Cow::Owned(format!("{name}[{index}]")), value)).collect();
+        let fields = Fields { prefix: self.prefix.clone(), members: named };
+        let count = fields.members.len();
+        (0..count)
+            .map(|index| fields.required_text(&format!("{name}[{index}]"), bytes.clone()))
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
+    /// The objects of a list that must be there. How many there are is in `count`.
+    ///
+    /// # Errors
+    /// When the member is missing, or it or one of its elements is something else.
+    pub(super) fn required_objects(
+        &self,
+        name: &str,
+        count: RangeInclusive<usize>,
+    ) -> Result<Vec<Fields<'a>>, WireError> {
+        let elements = self.elements(name, &count)?;
+        let elements = elements.ok_or_else(|| self.wrong(name, &expected_list(&count), "nothing"))?;
+        let objects = elements.into_iter().enumerate().map(|(index, element)| {
+            let path = format!("{}{name}[{index}]", self.prefix);
+            Fields::of(element, &path, format!("{path}."))
+        });
+        objects.collect()
+    }
+
+    fn elements(&self, name: &str, count: &RangeInclusive<usize>) -> Result<Option<Vec<&'a str>>, WireError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        if kind_of(value) != "array" {
+            return Err(self.wrong(name, &expected_list(count), kind_of(value)));
+        }
+        let elements = elements_of(value, *count.end());
+        if elements.len() > *count.end() {
+            return Err(self.wrong(name, &expected_list(count), "more"));
+        }
+        if !count.contains(&elements.len()) {
+            return Err(self.wrong(name, &expected_list(count), &elements.len().to_string()));
+        }
+        Ok(Some(elements))
+    }
+
     /// A string that is one of these.
     ///
     /// # Errors
@@ -253,6 +337,40 @@ pub(super) fn integer_of(json: &str) -> Option<i64> {
     (number.fract() == 0.0 && number.abs() <= MAX_SAFE).then_some(number as i64)
 }
 
+/// The elements of an array, which is known to be JSON; if there are more than `max`, only `max + 1` of them.
+fn elements_of(array: &str, max: usize) -> Vec<&str> {
+    let inner = array.strip_prefix('[').and_then(|array| array.strip_suffix(']')).unwrap_or_default();
+    let mut elements = Vec::new();
+    let (mut depth, mut in_string, mut escaped, mut start) = (0_usize, false, false, 0);
+    for (at, byte) in inner.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b',' if depth == 0 => {
+                elements.push(inner.get(start..at).unwrap_or_default().trim_ascii());
+                start = at + 1;
+                if elements.len() > max {
+                    return elements;
+                }
+            }
+            _ => {}
+        }
+    }
+    let last = inner.get(start..).unwrap_or_default().trim_ascii();
+    if !last.is_empty() {
+        elements.push(last);
+    }
+    elements
+}
+
+fn expected_list(count: &RangeInclusive<usize>) -> String {
+    format!("list of {}..={} elements", count.start(), count.end())
+}
+
 fn expected_text(bytes: &RangeInclusive<usize>) -> String {
     format!("string of {}..={} bytes", bytes.start(), bytes.end())
 }
@@ -336,6 +454,45 @@ mod tests {
             let payload = Payload::from_json(format!(r#"{{"w":{json}}}"#)).unwrap();
             let fields = Fields::decode(&payload).unwrap();
             assert_eq!(fields.words("w", &["a", "b"]).ok().flatten(), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn lists_are_cut_at_their_own_commas() {
+        for (array, elements) in [
+            ("[]", &[][..]),
+            ("[ ]", &[]),
+            ("[1]", &["1"]),
+            (
+                r#"[ 1 , [2, 3],{"a":[4,"]"]} , "x,\"],[" ]"#,
+                &["1", "[2, 3]", r#"{"a":[4,"]"]}"#, r#""x,\"],[""#],
+            ),
+        ] {
+            assert_eq!(elements_of(array, 9), elements, "{array}");
+        }
+        assert_eq!(elements_of("[1,2,3,4]", 2).len(), 3);
+        let payload =
+            Payload::from_json(r#"{"o":[{"a":1},{"a":2}],"t":["x",""],"m":[{},7],"b":true,"n":0.5}"#)
+                .unwrap();
+        let fields = Fields::decode(&payload).unwrap();
+        let objects = fields.required_objects("o", 0..=2).unwrap();
+        assert_eq!(objects[1].integer("a", 0..=9).unwrap(), Some(2));
+        assert_eq!(fields.texts("t", 0..=2, 0..=1).unwrap().unwrap(), ["x", ""]);
+        assert_eq!((fields.boolean("b").unwrap(), fields.boolean("x").unwrap()), (Some(true), None));
+        assert_eq!(fields.number("n", 0.0..=0.5).unwrap(), Some(0.5));
+        for (error, expected) in [
+            (objects[1].integer("a", 0..=1).unwrap_err(), ["o[1].a", "integer 0..=1", "2"]),
+            (fields.required_objects("o", 0..=1).unwrap_err(), ["o", "list of 0..=1 elements", "more"]),
+            (fields.required_objects("o", 3..=4).unwrap_err(), ["o", "list of 3..=4 elements", "2"]),
+            (fields.required_objects("m", 0..=9).unwrap_err(), ["m[1]", "object", "number"]),
+            (fields.required_objects("x", 0..=9).unwrap_err(), ["x", "list of 0..=9 elements", "nothing"]),
+            (fields.required_objects("b", 0..=9).unwrap_err(), ["b", "list of 0..=9 elements", "boolean"]),
+            (fields.texts("t", 0..=2, 1..=1).unwrap_err(), ["t[1]", "string of 1..=1 bytes", "0 bytes"]),
+            (fields.boolean("n").unwrap_err(), ["n", "boolean", "number"]),
+            (fields.number("n", 0.0..=0.25).unwrap_err(), ["n", "number 0..=0.25", "0.5"]),
+            (fields.number("b", 0.0..=1.0).unwrap_err(), ["b", "number 0..=1", "boolean"]),
+        ] {
+            assert_eq!(details(error), expected);
         }
     }
 

@@ -34,7 +34,7 @@ mod connect;
 mod link;
 mod listeners;
 #[cfg(feature = "backend")]
-mod tls;
+pub(crate) mod tls;
 
 use std::fmt;
 use std::io;

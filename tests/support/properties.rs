@@ -21,6 +21,9 @@ pub mod json;
 #[path = "properties/session.rs"]
 pub mod session;
 #[cfg(feature = "backend")]
+#[path = "properties/sse.rs"]
+pub mod sse;
+#[cfg(feature = "backend")]
 #[path = "properties/transcript.rs"]
 pub mod transcript;
 #[path = "properties/upgrade.rs"]
@@ -32,6 +35,8 @@ pub use self::envelope::envelope;
 pub use self::frames::frames;
 pub use self::json::json;
 pub use self::session::session;
+#[cfg(feature = "backend")]
+pub use self::sse::sse;
 #[cfg(feature = "backend")]
 pub use self::transcript::transcript;
 pub use self::upgrade::upgrade;

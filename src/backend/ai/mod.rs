@@ -1,0 +1,517 @@
+//! Answers of language models (specification, "AI Channels"). In: a [`ChatRequest`](TYPES). Out: the answer; with
+//! `ai:chat-stream` piece by piece.
+//!
+//! ```text
+//! payload ─► request ─► echo                                     ─► chunks ─► events, answer, chat
+//!                  └──► upstream (retries) ─► http ─► sse ─► anthropic │ openai ─┘
+//! ```
+//!
+//! Events go to the client that asked, in order, all before the response: `ai:stream-chunk`* and `ai:stream-complete`, or
+//! `ai:stream-error`. A client that leaves drops its handler, and with it the connection to the provider.
+//!
+//! Used of other families: `credentials::token`, `settings::text`, and `chat::{content, has_chat, store}`.
+
+mod anthropic;
+mod echo;
+mod exchange;
+mod http;
+mod models;
+mod openai;
+pub mod sse;
+mod upstream;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use crate::protocol::error::{ErrorCode, WireError};
+use crate::protocol::payload::Payload;
+use crate::server::{RequestContext, Server};
+
+use super::chat;
+use super::credentials::{self, Token};
+use super::db::Db;
+use super::encode::{Object, array};
+use super::registry::{Channel, Direction};
+use super::settings;
+use super::validate::Fields;
+
+use exchange::{Answer, ChatRequest, Chunk, End, Failure, Message, Provider};
+use models::Model;
+use sse::SseLimits;
+use upstream::Access;
+
+/// How the family speaks to providers.
+#[derive(Debug, Clone)]
+pub struct AiConfig {
+    /// Keys by provider's name, for those without a credential.
+    ///
+    /// Default none. The `switchboard` command takes `ANTHROPIC_API_KEY` and `OPENAI_API_KEY` from the environment.
+    pub api_keys: BTreeMap<String, Token>,
+    /// How long connecting to a provider may take, TLS included.
+    ///
+    /// Default 10 s.
+    pub connect_timeout: Duration,
+    /// How long a provider may be silent in mid-answer. Then the request fails.
+    ///
+    /// Default 60 s; providers send a comment or a `ping` every few seconds while a model thinks.
+    pub idle_timeout: Duration,
+    /// How long an answer may take in all, from the request to the response. Then it fails with `TIMEOUT`.
+    ///
+    /// Default 30 min. The server's own deadline for handlers does not apply; a client may wait less long.
+    pub max_duration: Duration,
+    /// The pause before a request that failed in passing is tried again; the second pause is twice as long. A provider that
+    /// says how long to wait is obeyed.
+    ///
+    /// Default 500 ms, as in the providers' own clients.
+    pub retry_pause: Duration,
+    /// Longest pause that a provider may ask for. If it asks for more the request fails.
+    ///
+    /// Default 30 s.
+    pub max_retry_pause: Duration,
+    /// Longest response of a provider, in bytes. Past it the request fails.
+    ///
+    /// Default 128 MiB: an answer as long as models write, each token in an event of its own.
+    pub max_response_bytes: usize,
+    /// Longest answer, thinking included, in bytes. Past it the request fails.
+    ///
+    /// Default 1 MiB, which is what a chat's message may have.
+    pub max_answer_bytes: usize,
+    /// Most questions to providers at the same time. The next ones wait, within `max_duration`.
+    ///
+    /// Default 64.
+    pub max_concurrent: usize,
+    /// The limits of providers' streams.
+    pub sse: SseLimits,
+}
+
+impl Default for AiConfig {
+    fn default() -> AiConfig {
+        AiConfig {
+            api_keys: BTreeMap::new(),
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            max_duration: Duration::from_secs(30 * 60),
+            retry_pause: Duration::from_millis(500),
+            max_retry_pause: Duration::from_secs(30),
+            max_response_bytes: 128 << 20,
+            max_answer_bytes: 1 << 20,
+            max_concurrent: 64,
+            sse: SseLimits::default(),
+        }
+    }
+}
+
+/// How long a provider's list of models is good for.
+const LIST_LIFETIME: Duration = Duration::from_secs(300);
+/// What a handler's deadline leaves for saying that the time is over.
+const DEADLINE_SLACK: Duration = Duration::from_secs(30);
+const MAX_MODEL_BYTES: usize = 256;
+const MAX_MESSAGES: usize = 10_000;
+const MAX_SYSTEM_BYTES: usize = 1 << 20;
+const MAX_STOP_SEQUENCES: usize = 16;
+const MAX_STOP_SEQUENCE_BYTES: usize = 256;
+const MAX_REQUEST_ID_BYTES: usize = 128;
+const ROLES: [&str; 3] = ["user", "assistant", "system"];
+
+const EXAMPLE: &str =
+    r#"{"provider":"echo","model":"echo","messages":[{"role":"user","content":"Hello, world"}]}"#;
+
+/// The channels of the family.
+pub const CHANNELS: &[Channel] = &[
+    Channel {
+        name: "ai:chat",
+        direction: Direction::Request,
+        payload: "ChatRequest",
+        response: "ChatResponse",
+        description: "Ask a model; the answer comes whole. With `chatId` question and answer are stored in that chat",
+        example: EXAMPLE,
+    },
+    Channel {
+        name: "ai:chat-stream",
+        direction: Direction::Request,
+        payload: "ChatRequest",
+        response: "ChatResponse",
+        description: "Ask a model; the answer comes in events, then whole",
+        example: EXAMPLE,
+    },
+    Channel {
+        name: "ai:models",
+        direction: Direction::Request,
+        payload: "{ provider?: AiProvider }",
+        response: "ModelConfig[]",
+        description: "List models: the provider's own list with prices, or without credentials the ones known here",
+        example: r#"{"provider":"echo"}"#,
+    },
+    Channel {
+        name: "ai:has-credentials",
+        direction: Direction::Request,
+        payload: "{ provider: AiProvider }",
+        response: "boolean",
+        description: "Get whether there is a key for a provider; one that needs none always has it",
+        example: r#"{"provider":"echo"}"#,
+    },
+    event(
+        "ai:stream-chunk",
+        "{ requestId: string, chunk: StreamChunk }",
+        "A piece of an answer, to the client that asked",
+    ),
+    event(
+        "ai:stream-complete",
+        "{ requestId: string, response: ChatResponse }",
+        "An answer is complete; the response follows",
+    ),
+    event(
+        "ai:stream-error",
+        "{ requestId: string, error: { code: WSErrorCode, message: string, details?: unknown } }",
+        "There is no answer, or no more of it; the error response follows",
+    ),
+];
+
+/// The types that the channels name, in TypeScript.
+pub const TYPES: &str = r#"
+export type AiProvider = "anthropic" | "openai" | "echo";
+
+export interface ChatRequest {
+  provider: AiProvider;
+  model: string;
+  messages: { role: "user" | "assistant" | "system", content: string | ContentBlock[] }[];
+  system?: string;
+  temperature?: number;
+  maxTokens?: number;
+  stopSequences?: string[];
+  /** The chat in which the last user message and the answer are stored. */
+  chatId?: string;
+  /** What events call this request; its id unless given. */
+  requestId?: string;
+  /** Whether the provider is asked for a stream; true unless given. */
+  stream?: boolean;
+}
+
+/** Each token counts once: those read from a cache or written to one are not among `inputTokens`. */
+export interface AiUsage {
+  inputTokens: number;
+  outputTokens: number;
+  cacheReadTokens?: number;
+  cacheWriteTokens?: number;
+}
+
+export interface ChatResponse {
+  requestId: string;
+  provider: AiProvider;
+  model: string;
+  content: string;
+  stopReason: "end" | "max_tokens" | "stop_sequence" | "tool_use" | "refusal" | "other";
+  /** Zeros if the provider did not count. */
+  usage: AiUsage;
+  costUsd: number | null;
+  latencyMs: number;
+}
+
+/** `input` is the object that the model wrote, or its text if that was cut off. */
+export type StreamChunk =
+  | { type: "text", text: string }
+  | { type: "thinking", text: string }
+  | { type: "tool_use", id: string, name: string, input: unknown }
+  | { type: "usage", usage: AiUsage };
+
+export interface ModelConfig {
+  id: string;
+  provider: AiProvider;
+  name: string;
+  contextWindow: number | null;
+  maxOutput: number | null;
+  inputUsdPerMTok: number | null;
+  outputUsdPerMTok: number | null;
+}
+"#;
+
+const fn event(name: &'static str, payload: &'static str, description: &'static str) -> Channel {
+    Channel { name, direction: Direction::Event, payload, response: "-", description, example: "" }
+}
+
+/// What the handlers share.
+struct Ai {
+    db: Db,
+    config: AiConfig,
+    places: Semaphore,
+    lists: Mutex<BTreeMap<Provider, List>>,
+}
+
+/// A provider's list of models, and where and when it was read.
+struct List {
+    read_at: Instant,
+    base_url: String,
+    models: Vec<Model>,
+}
+
+/// Registers the family's handlers.
+pub fn register(server: &Server, db: &Db, config: AiConfig) {
+    let deadline = config.max_duration + DEADLINE_SLACK;
+    let places = Semaphore::new(config.max_concurrent.clamp(1, Semaphore::MAX_PERMITS));
+    let ai = Arc::new(Ai { db: db.clone(), config, places, lists: Mutex::default() });
+    let own = ai.clone();
+    server.on_request_within("ai:chat", deadline, move |payload: Payload, cx| {
+        let ai = own.clone();
+        async move { ai.chat(&payload, &cx, |_, _| {}).await }
+    });
+    let own = ai.clone();
+    server.on_request_within("ai:chat-stream", deadline, move |payload: Payload, cx| {
+        let ai = own.clone();
+        async move { ai.chat_stream(&payload, &cx).await }
+    });
+    let own = ai.clone();
+    server.on_request_within("ai:models", deadline, move |payload: Payload, _| {
+        let ai = own.clone();
+        async move { ai.models(&payload).await }
+    });
+    server.on_request("ai:has-credentials", move |payload: Payload, _| {
+        let ai = ai.clone();
+        async move { ai.has_credentials(&payload).await }
+    });
+}
+
+/// A request that was understood.
+struct Question {
+    request: ChatRequest,
+    request_id: String,
+    /// Where the exchange is stored, and its last user message.
+    chat: Option<(String, Option<chat::Content>)>,
+}
+
+impl Ai {
+    async fn chat_stream(&self, payload: &Payload, cx: &RequestContext) -> Result<Payload, WireError> {
+        let answered = self
+            .chat(payload, cx, |request_id, chunk| {
+                let chunk = Object::new().text("requestId", request_id).raw("chunk", &chunk.to_json());
+                cx.emit("ai:stream-chunk", Payload::trusted(chunk.finish()));
+            })
+            .await;
+        // One that cannot be read has no id of its own.
+        let request_id = request_id(payload).unwrap_or_else(|| cx.request_id());
+        let told = Object::new().text("requestId", &request_id);
+        match &answered {
+            Ok(response) => {
+                let response = response.as_str().unwrap_or("null");
+                cx.emit("ai:stream-complete", Payload::trusted(told.raw("response", response).finish()));
+            }
+            Err(error) => {
+                let error = error_json(error);
+                cx.emit("ai:stream-error", Payload::trusted(told.raw("error", &error).finish()));
+            }
+        }
+        answered
+    }
+
+    async fn chat(
+        &self,
+        payload: &Payload,
+        cx: &RequestContext,
+        mut tell: impl FnMut(&str, &Chunk) + Send,
+    ) -> Result<Payload, WireError> {
+        let started = Instant::now();
+        let question = read_question(payload, cx)?;
+        if let Some((chat, _)) = &question.chat {
+            let chat = chat.clone();
+            self.db.read(move |view| chat::has_chat(view, &chat)).await?;
+        }
+        let Question { request, request_id, chat } = question;
+        let answered =
+            timeout(self.config.max_duration, self.ask(&request, |chunk| tell(&request_id, chunk)));
+        let (answer, end) = match answered.await {
+            Ok(answered) => answered?,
+            Err(_) => {
+                let limit = self.config.max_duration.as_millis();
+                return Err(WireError::with_code(ErrorCode::Timeout, format!("no answer within {limit} ms")));
+            }
+        };
+        if let Some((chat, asked)) = chat {
+            let exchange = stored_exchange(&request, asked, &answer, &end);
+            let stored = self.db.write(cx.server(), move |change| chat::store(change, &chat, &exchange));
+            stored.await?;
+        }
+        Ok(response(&request_id, &request, &answer, &end, started.elapsed()))
+    }
+
+    async fn ask(
+        &self,
+        request: &ChatRequest,
+        mut tell: impl FnMut(&Chunk) + Send,
+    ) -> Result<(Answer, End), WireError> {
+        if request.provider == Provider::Echo {
+            let (chunks, end) = echo::answer(request);
+            let mut answer = Answer::default();
+            for chunk in &chunks {
+                answer.take(chunk, usize::MAX).map_err(wire)?;
+                tell(chunk);
+            }
+            return Ok((answer, end));
+        }
+        let access = self.access(request.provider).await?;
+        if access.key.is_none() && access.is_own {
+            let name = request.provider.as_str();
+            return Err(WireError::new(format!("{name}: there is no key: set the credential \"{name}\"")));
+        }
+        let _place = self.places.acquire().await.map_err(|_| WireError::new("the server stops"))?;
+        upstream::ask(request, &access, &self.config, tell).await.map_err(wire)
+    }
+
+    /// The provider's own list where there is a key, else what the data file knows. Asked for all providers, one that
+    /// does not answer is answered for by the data file.
+    async fn models(&self, payload: &Payload) -> Result<Payload, WireError> {
+        let fields = Fields::decode(payload)?;
+        let asked = if fields.has("provider") { Some(provider(&fields)?) } else { None };
+        let mut shown = Vec::new();
+        for provider in
+            Provider::ALL.into_iter().filter(|provider| asked.is_none_or(|asked| asked == *provider))
+        {
+            match self.list(provider).await {
+                Ok(Some(models)) => shown.extend(models.iter().map(Model::to_json)),
+                Err(error) if asked.is_some() => return Err(error),
+                Ok(None) | Err(_) => {
+                    let known = models::known().iter().filter(|model| model.is_of(provider));
+                    shown.extend(known.map(Model::to_json));
+                }
+            }
+        }
+        Ok(Payload::trusted(array(&shown)))
+    }
+
+    /// The provider's own list; `None` for one that needs a key and has none.
+    async fn list(&self, provider: Provider) -> Result<Option<Vec<Model>>, WireError> {
+        if provider == Provider::Echo {
+            return Ok(None);
+        }
+        let access = self.access(provider).await?;
+        if access.key.is_none() && access.is_own {
+            return Ok(None);
+        }
+        if let Some(list) = self.lists.lock().unwrap_or_else(PoisonError::into_inner).get(&provider)
+            && list.base_url == access.base_url
+            && list.read_at.elapsed() < LIST_LIFETIME
+        {
+            return Ok(Some(list.models.clone()));
+        }
+        let models = upstream::list_models(provider, &access, &self.config).await.map_err(wire)?;
+        let list = List { read_at: Instant::now(), base_url: access.base_url, models: models.clone() };
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner).insert(provider, list);
+        Ok(Some(models))
+    }
+
+    async fn has_credentials(&self, payload: &Payload) -> Result<Payload, WireError> {
+        let provider = provider(&Fields::decode(payload)?)?;
+        let has = provider == Provider::Echo || self.key(provider).await?.is_some();
+        Ok(Payload::from(Value::Bool(has)))
+    }
+
+    async fn access(&self, provider: Provider) -> Result<Access, WireError> {
+        let setting = format!("ai.{}.baseUrl", provider.as_str());
+        let base_url = settings::text(&self.db, &setting).await?;
+        let is_own = base_url.is_default;
+        Ok(Access { base_url: base_url.text, is_own, key: self.key(provider).await? })
+    }
+
+    async fn key(&self, provider: Provider) -> Result<Option<Token>, WireError> {
+        let own = credentials::token(&self.db, provider.as_str()).await?;
+        Ok(own.or_else(|| self.config.api_keys.get(provider.as_str()).cloned()))
+    }
+}
+
+fn provider(fields: &Fields<'_>) -> Result<Provider, WireError> {
+    let name = fields.required_one_of("provider", &Provider::NAMES)?;
+    Provider::from_name(name).ok_or_else(|| fields.wrong("provider", "provider", name))
+}
+
+/// The payload's `requestId`, if it has a usable one.
+fn request_id(payload: &Payload) -> Option<String> {
+    Fields::decode(payload).ok()?.text("requestId", 1..=MAX_REQUEST_ID_BYTES).ok()?
+}
+
+fn read_question(payload: &Payload, cx: &RequestContext) -> Result<Question, WireError> {
+    let fields = Fields::decode(payload)?;
+    let provider = provider(&fields)?;
+    let model = fields.required_text("model", 1..=MAX_MODEL_BYTES)?;
+    let mut messages = Vec::new();
+    let mut asked = None;
+    for message in fields.required_objects("messages", 1..=MAX_MESSAGES)? {
+        let role = message.required_one_of("role", &ROLES)?;
+        let content = chat::content(&message)?;
+        let value = serde_json::from_str(message.required_json("content")?).map_err(|error| {
+            message.wrong("content", "string or ContentBlock[] in Unicode", &error.to_string())
+        })?;
+        messages.push(Message { role, content: value });
+        if role == "user" {
+            asked = Some(content);
+        }
+    }
+    let request = ChatRequest {
+        provider,
+        model,
+        messages,
+        system: fields.text("system", 0..=MAX_SYSTEM_BYTES)?.filter(|system| !system.is_empty()),
+        temperature: fields.number("temperature", 0.0..=2.0)?,
+        max_tokens: fields
+            .integer("maxTokens", 1..=10_000_000)?
+            .and_then(|tokens| u64::try_from(tokens).ok()),
+        stop_sequences: fields
+            .texts("stopSequences", 0..=MAX_STOP_SEQUENCES, 1..=MAX_STOP_SEQUENCE_BYTES)?
+            .unwrap_or_default(),
+        stream: fields.boolean("stream")?.unwrap_or(true),
+    };
+    let request_id = fields.text("requestId", 1..=MAX_REQUEST_ID_BYTES)?.unwrap_or_else(|| cx.request_id());
+    let chat = fields.id("chatId")?.map(|chat| (chat, asked));
+    Ok(Question { request, request_id, chat })
+}
+
+/// The last user message and the answer, as a chat stores them.
+fn stored_exchange(
+    request: &ChatRequest,
+    asked: Option<chat::Content>,
+    answer: &Answer,
+    end: &End,
+) -> Vec<chat::NewMessage> {
+    let asked = asked.map(|content| chat::NewMessage::new("user", content));
+    let content = chat::Content { text: answer.text.clone(), blocks: answer.blocks() };
+    let mut answered = chat::NewMessage::new("assistant", content);
+    answered.provider = Some(request.provider.as_str().to_owned());
+    answered.model = Some(request.model.clone());
+    let tokens = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    answered.usage = end.usage.map(|usage| (tokens(usage.input_tokens), tokens(usage.output_tokens)));
+    asked.into_iter().chain([answered]).collect()
+}
+
+fn response(request_id: &str, request: &ChatRequest, answer: &Answer, end: &End, took: Duration) -> Payload {
+    let cost = models::cost_usd(request.provider, &request.model, end.usage);
+    let response = Object::new()
+        .text("requestId", request_id)
+        .text("provider", request.provider.as_str())
+        .text("model", &request.model)
+        .text("content", &answer.text)
+        .text("stopReason", end.stop_reason.as_str())
+        .raw("usage", &end.usage.unwrap_or_default().to_json())
+        .raw("costUsd", &cost.map_or_else(|| "null".to_owned(), |cost| Value::from(cost).to_string()))
+        .raw("latencyMs", &took.as_millis().to_string());
+    Payload::trusted(response.finish())
+}
+
+fn wire(failure: Failure) -> WireError {
+    let error = WireError::new(failure.message);
+    match failure.retry_after {
+        Some(pause) => error.details(Payload::trusted(
+            Object::new().raw("retryAfterMs", &pause.as_millis().to_string()).finish(),
+        )),
+        None => error,
+    }
+}
+
+fn error_json(error: &WireError) -> String {
+    let object = Object::new().text("code", error.code.as_str()).text("message", &error.message);
+    match error.details.as_str() {
+        Some(details) => object.raw("details", details).finish(),
+        None => object.finish(),
+    }
+}
