@@ -10,6 +10,7 @@ mod program;
 mod skip;
 
 use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -492,7 +493,8 @@ async fn what_fails_in_passing_is_tried_twice_more_before_the_first_chunk_and_ne
     let late =
         vec![Step::Send(stream(&sse(&[&anthropic_start()[..], &[delta("Gr"), overloaded()]].concat())))];
     // The scripts, how many of them are played, what the error says.
-    let cases: Vec<(Vec<Vec<Step>>, usize, Option<&str>)> = vec![
+    type Case = (Vec<Vec<Step>>, usize, Option<&'static str>);
+    let cases: Vec<Case> = vec![
         (vec![refused("500 Oops", ""), well.clone()], 2, None),
         (vec![refused("529 Overloaded", ""), refused("503 Busy", ""), well.clone()], 3, None),
         (vec![refused("429 Too Many", "retry-after: 0\r\n"), well.clone()], 2, None),
@@ -975,22 +977,20 @@ impl Mock {
         ]});
         let file = folder.join("fixtures.json");
         std::fs::write(&file, fixtures.to_string()).unwrap();
-        // It takes a fixed port only; this one was free a moment ago.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Command::new("node")
+        let mut child = Command::new("node")
             .arg(script)
-            .args(["--port", &port.to_string(), "--chunk-size", "5", "--log-level", "silent", "--fixtures"])
+            .args(["--port", "0", "--chunk-size", "5", "--fixtures"])
             .arg(&file)
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let started = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(started.elapsed() < Duration::from_secs(30), "aimock does not listen");
-            std::thread::yield_now();
-        }
-        Some(Mock { child, url: format!("http://127.0.0.1:{port}") })
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let url =
+            lines.find_map(|line| line.split_once("listening on ").map(|(_, url)| url.to_owned())).unwrap();
+        // What it says later must find a reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        Some(Mock { child, url })
     }
 }
 

@@ -187,80 +187,59 @@ export interface SearchResult {
   createdAt: number;
 }
 
-/** `messageCount` counts the entries of the transcript, `skippedLines` its lines that could not be used. */
-export interface Session {
+export type AiProvider = "anthropic" | "openai" | "echo";
+
+export interface ChatRequest {
+  provider: AiProvider;
+  model: string;
+  messages: { role: "user" | "assistant" | "system", content: string | ContentBlock[] }[];
+  system?: string;
+  temperature?: number;
+  maxTokens?: number;
+  stopSequences?: string[];
+  /** The chat in which the last user message and the answer are stored. */
+  chatId?: string;
+  /** What events call this request; its id unless given. */
+  requestId?: string;
+  /** Whether the provider is asked for a stream; true unless given. */
+  stream?: boolean;
+}
+
+/** Each token counts once: those read from a cache or written to one are not among `inputTokens`. */
+export interface AiUsage {
+  inputTokens: number;
+  outputTokens: number;
+  cacheReadTokens?: number;
+  cacheWriteTokens?: number;
+}
+
+export interface ChatResponse {
+  requestId: string;
+  provider: AiProvider;
+  model: string;
+  content: string;
+  stopReason: "end" | "max_tokens" | "stop_sequence" | "tool_use" | "refusal" | "other";
+  /** Zeros if the provider did not count. */
+  usage: AiUsage;
+  costUsd: number | null;
+  latencyMs: number;
+}
+
+/** `input` is the object that the model wrote, or its text if that was cut off. */
+export type StreamChunk =
+  | { type: "text", text: string }
+  | { type: "thinking", text: string }
+  | { type: "tool_use", id: string, name: string, input: unknown }
+  | { type: "usage", usage: AiUsage };
+
+export interface ModelConfig {
   id: string;
-  project: string;
-  cwd: string | null;
-  title: string;
-  model: string | null;
-  messageCount: number;
-  restorePointCount: number;
-  startedAt: number;
-  updatedAt: number;
-  skippedLines: number;
-}
-
-/** Either `before` or `after`, which are ids of entries. */
-export interface TranscriptQuery {
-  sessionId: string;
-  limit?: number;
-  before?: string;
-  after?: string;
-  roles?: Role[];
-}
-
-/** `sidechain` marks what a subagent said or was told. An entry that is too long to send has one block `{type: "too_long", bytes}`. */
-export interface TranscriptEntry {
-  id: string;
-  sessionId: string;
-  parentId: string | null;
-  role: Role;
-  content: ContentBlock[];
-  model?: string;
-  usage?: { inputTokens: number, outputTokens: number };
-  sidechain?: true;
-  createdAt: number;
-}
-
-/**
- * Oldest first. `total` counts the entries of these roles; `hasMore` tells of more in the direction of the query;
- * `nextBefore` and `nextAfter` are the `before` and `after` of the pages around this one, null where there are none.
- */
-export interface TranscriptPage {
-  entries: TranscriptEntry[];
-  total: number;
-  hasMore: boolean;
-  nextBefore: string | null;
-  nextAfter: string | null;
-}
-
-/** `snippet` is HTML: hits in `<mark>`, everything else escaped. */
-export interface TranscriptSearchResult {
-  sessionId: string;
-  entryId: string;
-  role: Role;
-  snippet: string;
-  score: number;
-  createdAt: number;
-}
-
-/** Files as they were before the prompt `entryId`; those whose backup is there. */
-export interface RestorePoint {
-  id: string;
-  sessionId: string;
-  entryId: string | null;
-  label: string;
-  createdAt: number;
-  files: { path: string, size: number, sha1: string }[];
-}
-
-/** `restored` has paths below `targetDir`, `skipped` paths as the restore point has them. */
-export interface RestoreResult {
-  restorePointId: string;
-  targetDir: string;
-  restored: string[];
-  skipped: { path: string, reason: string }[];
+  provider: AiProvider;
+  name: string;
+  contextWindow: number | null;
+  maxOutput: number | null;
+  inputUsdPerMTok: number | null;
+  outputUsdPerMTok: number | null;
 }
 
 /** One flat object. Keys that are not listed belong to the frontend and hold any JSON. */
@@ -276,6 +255,12 @@ export interface Settings {
   language: string;
   theme: "system" | "light" | "dark";
   [key: string]: unknown;
+}
+
+/** What is shown of a credential: never its token. */
+export interface Credential {
+  exists: boolean;
+  metadata: Record<string, unknown> | null;
 }
 
 /** A line of the registry. Types are written as in TypeScript; `-` is none. */
@@ -316,18 +301,14 @@ export interface Channels {
   "chat:add-message": { payload: CreateMessageInput; response: Message };
   /** Search the messages' text, best first: 1..=100 results, 20 by default. */
   "chat:search": { payload: { query: string, limit?: number, chatId?: string }; response: SearchResult[] };
-  /** List coding sessions, of one project or of all, last updated first: 1..=500 of them, 50 by default. */
-  "code:list-sessions": { payload: { project?: string, limit?: number }; response: Session[] };
-  /** Get a coding session. */
-  "code:get-session": { payload: { id: string }; response: Session | null };
-  /** Get the last entries of a session, or those just before or after an entry: 1..=500, 100 by default, oldest first. */
-  "code:get-transcript": { payload: TranscriptQuery; response: TranscriptPage };
-  /** Search the entries' text, best first: 1..=100 results, 20 by default. */
-  "code:search-transcript": { payload: { query: string, sessionId?: string, limit?: number }; response: TranscriptSearchResult[] };
-  /** List the states of files that a session has backed up, newest first. */
-  "code:list-restore-points": { payload: { sessionId: string }; response: RestorePoint[] };
-  /** Put the files of a restore point into a folder below the restore root; those that exist are skipped unless told otherwise. */
-  "code:restore": { payload: { restorePointId: string, targetDir: string, overwrite?: boolean }; response: RestoreResult };
+  /** Ask a model; the answer comes whole. With `chatId` question and answer are stored in that chat. */
+  "ai:chat": { payload: ChatRequest; response: ChatResponse };
+  /** Ask a model; the answer comes in events, then whole. */
+  "ai:chat-stream": { payload: ChatRequest; response: ChatResponse };
+  /** List models: the provider's own list with prices, or without credentials the ones known here. */
+  "ai:models": { payload: { provider?: AiProvider }; response: ModelConfig[] };
+  /** Get whether there is a key for a provider; one that needs none always has it. */
+  "ai:has-credentials": { payload: { provider: AiProvider }; response: boolean };
   /** Get every setting: what is set, and the defaults of what is not. */
   "settings:get-all": { payload: undefined; response: Settings };
   /** Get one setting; null for a key that is not set and has no default. */
@@ -338,6 +319,14 @@ export interface Channels {
   "settings:update": { payload: Partial<Settings>; response: Settings };
   /** Set one setting, or all, back to the default; keys without a default are removed. */
   "settings:reset": { payload: { key?: string }; response: Settings };
+  /** List the keys of the credentials, in order. */
+  "credentials:list": { payload: undefined; response: string[] };
+  /** Get whether there is a credential, and its metadata; never the token. */
+  "credentials:get": { payload: { key: string }; response: Credential };
+  /** Store a credential, in place of one that is there; the token is sealed on the disk. */
+  "credentials:set": { payload: { key: string, token: string, metadata?: Record<string, unknown> }; response: undefined };
+  /** Delete a credential; answers whether it was there. */
+  "credentials:delete": { payload: { key: string }; response: boolean };
   /** Get the server's time. */
   "system:ping": { payload: undefined; response: { timestamp: number } };
   /** List the channels of this server. */
@@ -356,8 +345,16 @@ export interface Events extends ConnectionEvents {
   "chat:deleted": { id: string };
   /** A message was added to a chat. */
   "chat:message-added": Message;
+  /** A piece of an answer, to the client that asked. */
+  "ai:stream-chunk": { requestId: string, chunk: StreamChunk };
+  /** An answer is complete; the response follows. */
+  "ai:stream-complete": { requestId: string, response: ChatResponse };
+  /** There is no answer, or no more of it; the error response follows. */
+  "ai:stream-error": { requestId: string, error: { code: WSErrorCode, message: string, details?: unknown } };
   /** A setting has changed. */
   "settings:changed": { key: string, value: unknown };
+  /** A credential was stored or deleted. */
+  "credentials:changed": { key: string, exists: boolean };
   /** The connection is ready; the first message. */
   "server:connected": { clientId: string, serverTime: number };
   /** The server lives; every 30 s. */
