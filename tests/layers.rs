@@ -1,5 +1,5 @@
 //! Data goes round once: `protocol <- server, client <- backend <- main`. A room imports itself and the rooms to its
-//! left; server and client do not import each other; a family of the backend uses only the face of a sibling; no two
+//! left; server and client do not import each other; a family of the backend uses of a sibling only what its docs offer; no two
 //! files of a folder import each other in a circle; `protocol/` knows no socket, no clock and no runtime.
 //!
 //! The sources are read as text, comments and literals left out, so a rule holds in tests and behind features too.
@@ -18,7 +18,9 @@ const ROOMS: [(&str, &[&str]); 5] = [
 ];
 
 /// Files of the backend that every family shares.
-const SHARED_BY_FAMILIES: [&str; 4] = ["db", "registry", "validate", "cli"];
+const SHARED_BY_FAMILIES: [&str; 6] = ["call", "cli", "db", "encode", "registry", "validate"];
+/// What the docs of a family say before the names that its siblings may use. A blank line ends them.
+const FACE: &str = "//! What other families may use:";
 
 /// Files outside of `protocol/` that are as pure: what a provider says is read without a socket or a clock.
 const PURE_FILES: [&str; 6] = [
@@ -86,6 +88,9 @@ fn the_checker_reports_each_broken_rule_with_file_and_line() {
         ("src/backend/settings.rs", "use super::chat::store::Row;", 1, "family internals"),
         ("src/backend/settings.rs", "use crate::backend::chat::{self, store};", 1, "family internals"),
         ("src/protocol/a.rs", "use super::b::B;", 1, "import cycle"),
+        ("src/backend/settings.rs", "use super::chat;\nfn f() { chat::delete(); }", 2, "not offered"),
+        ("src/backend/settings.rs", "use super::{db, chat::Row};", 1, "not offered"),
+        ("src/backend/settings.rs", "fn f() { super::chat::delete(); }", 1, "not offered"),
         ("src/backend/chat/mod.rs", "use super::settings::S;", 1, "import cycle"),
         ("src/backend/chat/store.rs", "use super::rows::Row;", 1, "import cycle"),
     ] {
@@ -136,7 +141,10 @@ fn sound_sources() -> BTreeMap<String, String> {
         ("src/backend/mod.rs", "mod chat; mod settings; mod db; use crate::{client, server};"),
         ("src/backend/db.rs", ""),
         ("src/backend/settings.rs", "use super::chat::create;"),
-        ("src/backend/chat/mod.rs", "mod rows; mod store; pub use store::create;"),
+        (
+            "src/backend/chat/mod.rs",
+            "//! What other families may use: `create`.\n\nmod rows; mod store; pub use store::create;",
+        ),
         ("src/backend/chat/rows.rs", "use super::store;"),
         ("src/backend/chat/store.rs", "use crate::backend::db;"),
     ]
@@ -171,6 +179,7 @@ fn check(sources: &BTreeMap<String, String>) -> Vec<String> {
     for file in crate_map.files.values() {
         check_place(file, &mut report);
         check_purity(file, &mut report);
+        check_face(file, &crate_map, sources, &mut report);
     }
     for import in &imports {
         check_room_order(import, &crate_map, &mut report);
@@ -235,6 +244,38 @@ fn check_family(import: &Import, crate_map: &CrateMap, report: &mut Vec<String>)
         let place = crate_map.place(import);
         report.push(format!("{place}: family internals: {own} reaches into {other} ({})", import.written));
     }
+}
+
+/// What a family uses of a sibling stands in the sibling's docs.
+fn check_face(
+    file: &File,
+    crate_map: &CrateMap,
+    sources: &BTreeMap<String, String>,
+    report: &mut Vec<String>,
+) {
+    let Some(own) = family_of(&file.module) else { return };
+    for path in &file.paths {
+        let Some(absolute) = crate_map.absolute(path).or_else(|| crate_map.through_alias(path)) else {
+            continue;
+        };
+        let [_, _, item, ..] = absolute.as_slice() else { continue };
+        let Some(other) = family_of(&absolute[..2].join("::")).map(str::to_owned) else { continue };
+        let face = crate_map.files.get(&format!("backend::{other}")).map_or("", |face| &face.path);
+        let offered = sources.get(face).map_or("", |text| offer(text));
+        if own != other && !offered.contains(&format!("`{item}`")) {
+            let (place, line) = (&file.path, path.line);
+            report.push(format!(
+                "{place}:{line}: not offered: {own} uses {other}::{item}, which its docs do not offer"
+            ));
+        }
+    }
+}
+
+/// The part of a family's docs that names what its siblings may use.
+fn offer(text: &str) -> &str {
+    let rest = text.split_once(FACE).map_or("", |(_, rest)| rest);
+    let end = rest.find("\n//!\n").into_iter().chain(rest.find("\n\n")).min();
+    &rest[..end.unwrap_or(rest.len())]
 }
 
 /// A circle between two files shows as a circle between what holds them in the lowest folder that holds both. The
@@ -399,6 +440,12 @@ impl CrateMap {
         }
         module.extend_from_slice(rest);
         Some(module)
+    }
+
+    /// A path that begins with a name that a `use` of the same file gave.
+    fn through_alias(&self, path: &PathUse) -> Option<Vec<String>> {
+        let alias = self.aliases.get(&(path.module.clone(), path.segments.first()?.clone()))?;
+        Some(alias.iter().chain(&path.segments[1..]).cloned().collect())
     }
 
     /// The module that has the item at an absolute path, re-exports followed.

@@ -5,7 +5,7 @@
 //!
 //! What one client changes the others see: `chat:created`, `chat:updated`, `chat:deleted`, `chat:message-added`.
 //!
-//! What other families may use: [`store`] with [`NewMessage`], [`has_chat`], and [`content`].
+//! What other families may use: `store` with `NewMessage` and `Content`, `has_chat`, and `content`.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 

@@ -1,5 +1,5 @@
 //! Credentials (specification, "Credential Channels"): tokens that go in and never come out. In: a key, a token, metadata.
-//! Out: whether there is one, and its metadata; for the server's own use [`token`].
+//! Out: whether there is one, and its metadata; for the server's own use `token`.
 //!
 //! A token is sealed with ChaCha20-Poly1305 under the 32 bytes of `switchboard.key`, which lies beside the database, with
 //! a fresh nonce for each seal and the credential's key as associated data: a copied database gives nothing away, and a
@@ -8,7 +8,7 @@
 //! The key file is made with the first credential. Once there are credentials it is never made again nor written over:
 //! without it, or with another one, tokens can be neither read nor added, and the error says so.
 //!
-//! What other families may use: [`token`] and [`Token`].
+//! What other families may use: `token` and [`Token`].
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};

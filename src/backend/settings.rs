@@ -4,7 +4,7 @@
 //! Every key whose value really changes is told to everyone with `settings:changed {key, value}`, once it is on the
 //! disk; `value` is null for a key that is not set any more.
 //!
-//! What other families may use: [`text`].
+//! What other families may use: `text`.
 
 use std::collections::BTreeMap;
 

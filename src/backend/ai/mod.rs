@@ -9,7 +9,7 @@
 //! Events go to the client that asked, in order, all before the response: `ai:stream-chunk`* and `ai:stream-complete`, or
 //! `ai:stream-error`. A client that leaves drops its handler, and with it the connection to the provider.
 //!
-//! Used of other families: `credentials::token`, `settings::text`, and `chat::{content, has_chat, store}`.
+//! Used of other families: keys of `credentials`, base URLs of `settings`; exchanges are stored by `chat`.
 
 mod anthropic;
 mod echo;
