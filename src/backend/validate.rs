@@ -151,20 +151,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A boolean.
-    ///
-    /// # Errors
-    /// When the member is something else.
-    pub(super) fn boolean(&self, name: &str) -> Result<Option<bool>, WireError> {
-        match self.members.get(name) {
-            None => Ok(None),
-            Some(&"true") => Ok(Some(true)),
-            Some(&"false") => Ok(Some(false)),
-            Some(value) => Err(self.wrong(name, "boolean", kind_of(value))),
-        }
-    }
-
-    /// The strings of a list. How many there are is in `count`, the length in bytes of each in `bytes`.
+    /// The strings of an array. How many there are is in `count`, the length in bytes of each in `bytes`.
     ///
     /// # Errors
     /// When the member, or one of its elements, is something else.
@@ -186,7 +173,7 @@ impl<'a> Fields<'a> {
             .map(Some)
     }
 
-    /// The objects of a list that must be there. How many there are is in `count`.
+    /// The objects of an array that must be there. How many there are is in `count`.
     ///
     /// # Errors
     /// When the member is missing, or it or one of its elements is something else.
@@ -196,7 +183,7 @@ impl<'a> Fields<'a> {
         count: RangeInclusive<usize>,
     ) -> Result<Vec<Fields<'a>>, WireError> {
         let elements = self.elements(name, &count)?;
-        let elements = elements.ok_or_else(|| self.wrong(name, &expected_list(&count), "nothing"))?;
+        let elements = elements.ok_or_else(|| self.wrong(name, &expected_array(&count), "nothing"))?;
         let objects = elements.into_iter().enumerate().map(|(index, element)| {
             let path = format!("{}{name}[{index}]", self.prefix);
             Fields::of(element, &path, format!("{path}."))
@@ -207,14 +194,14 @@ impl<'a> Fields<'a> {
     fn elements(&self, name: &str, count: &RangeInclusive<usize>) -> Result<Option<Vec<&'a str>>, WireError> {
         let Some(value) = self.members.get(name) else { return Ok(None) };
         if kind_of(value) != "array" {
-            return Err(self.wrong(name, &expected_list(count), kind_of(value)));
+            return Err(self.wrong(name, &expected_array(count), kind_of(value)));
         }
         let elements = elements_of(value, *count.end());
         if elements.len() > *count.end() {
-            return Err(self.wrong(name, &expected_list(count), "more"));
+            return Err(self.wrong(name, &expected_array(count), "more"));
         }
         if !count.contains(&elements.len()) {
-            return Err(self.wrong(name, &expected_list(count), &elements.len().to_string()));
+            return Err(self.wrong(name, &expected_array(count), &elements.len().to_string()));
         }
         Ok(Some(elements))
     }
@@ -367,8 +354,8 @@ fn elements_of(array: &str, max: usize) -> Vec<&str> {
     elements
 }
 
-fn expected_list(count: &RangeInclusive<usize>) -> String {
-    format!("list of {}..={} elements", count.start(), count.end())
+fn expected_array(count: &RangeInclusive<usize>) -> String {
+    format!("array of {}..={} elements", count.start(), count.end())
 }
 
 fn expected_text(bytes: &RangeInclusive<usize>) -> String {
@@ -458,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_cut_at_their_own_commas() {
+    fn arrays_are_cut_at_their_own_commas() {
         for (array, elements) in [
             ("[]", &[][..]),
             ("[ ]", &[]),
@@ -482,11 +469,11 @@ mod tests {
         assert_eq!(fields.number("n", 0.0..=0.5).unwrap(), Some(0.5));
         for (error, expected) in [
             (objects[1].integer("a", 0..=1).unwrap_err(), ["o[1].a", "integer 0..=1", "2"]),
-            (fields.required_objects("o", 0..=1).unwrap_err(), ["o", "list of 0..=1 elements", "more"]),
-            (fields.required_objects("o", 3..=4).unwrap_err(), ["o", "list of 3..=4 elements", "2"]),
+            (fields.required_objects("o", 0..=1).unwrap_err(), ["o", "array of 0..=1 elements", "more"]),
+            (fields.required_objects("o", 3..=4).unwrap_err(), ["o", "array of 3..=4 elements", "2"]),
             (fields.required_objects("m", 0..=9).unwrap_err(), ["m[1]", "object", "number"]),
-            (fields.required_objects("x", 0..=9).unwrap_err(), ["x", "list of 0..=9 elements", "nothing"]),
-            (fields.required_objects("b", 0..=9).unwrap_err(), ["b", "list of 0..=9 elements", "boolean"]),
+            (fields.required_objects("x", 0..=9).unwrap_err(), ["x", "array of 0..=9 elements", "nothing"]),
+            (fields.required_objects("b", 0..=9).unwrap_err(), ["b", "array of 0..=9 elements", "boolean"]),
             (fields.texts("t", 0..=2, 1..=1).unwrap_err(), ["t[1]", "string of 1..=1 bytes", "0 bytes"]),
             (fields.boolean("n").unwrap_err(), ["n", "boolean", "number"]),
             (fields.number("n", 0.0..=0.25).unwrap_err(), ["n", "number 0..=0.25", "0.5"]),

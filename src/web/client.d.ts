@@ -242,6 +242,82 @@ export interface ModelConfig {
   outputUsdPerMTok: number | null;
 }
 
+/** `messageCount` counts the entries of the transcript, `skippedLines` its lines that could not be used. */
+export interface Session {
+  id: string;
+  project: string;
+  cwd: string | null;
+  title: string;
+  model: string | null;
+  messageCount: number;
+  restorePointCount: number;
+  startedAt: number;
+  updatedAt: number;
+  skippedLines: number;
+}
+
+/** Either `before` or `after`, which are ids of entries. */
+export interface TranscriptQuery {
+  sessionId: string;
+  limit?: number;
+  before?: string;
+  after?: string;
+  roles?: Role[];
+}
+
+/** `sidechain` marks what a subagent said or was told. An entry that is too long to send has one block `{type: "too_long", bytes}`. */
+export interface TranscriptEntry {
+  id: string;
+  sessionId: string;
+  parentId: string | null;
+  role: Role;
+  content: ContentBlock[];
+  model?: string;
+  usage?: { inputTokens: number, outputTokens: number };
+  sidechain?: true;
+  createdAt: number;
+}
+
+/**
+ * Oldest first. `total` counts the entries of these roles; `hasMore` tells of more in the direction of the query;
+ * `nextBefore` and `nextAfter` are the `before` and `after` of the pages around this one, null where there are none.
+ */
+export interface TranscriptPage {
+  entries: TranscriptEntry[];
+  total: number;
+  hasMore: boolean;
+  nextBefore: string | null;
+  nextAfter: string | null;
+}
+
+/** `snippet` is HTML: hits in `<mark>`, everything else escaped. */
+export interface TranscriptSearchResult {
+  sessionId: string;
+  entryId: string;
+  role: Role;
+  snippet: string;
+  score: number;
+  createdAt: number;
+}
+
+/** Files as they were before the prompt `entryId`; those whose backup is there. */
+export interface RestorePoint {
+  id: string;
+  sessionId: string;
+  entryId: string | null;
+  label: string;
+  createdAt: number;
+  files: { path: string, size: number, sha1: string }[];
+}
+
+/** `restored` has paths below `targetDir`, `skipped` paths as the restore point has them. */
+export interface RestoreResult {
+  restorePointId: string;
+  targetDir: string;
+  restored: string[];
+  skipped: { path: string, reason: string }[];
+}
+
 /** One flat object. Keys that are not listed belong to the frontend and hold any JSON. */
 export interface Settings {
   "ai.anthropic.baseUrl": string;
@@ -309,6 +385,18 @@ export interface Channels {
   "ai:models": { payload: { provider?: AiProvider }; response: ModelConfig[] };
   /** Get whether there is a key for a provider; one that needs none always has it. */
   "ai:has-credentials": { payload: { provider: AiProvider }; response: boolean };
+  /** List coding sessions, of one project or of all, last updated first: 1..=500 of them, 50 by default. */
+  "code:list-sessions": { payload: { project?: string, limit?: number }; response: Session[] };
+  /** Get a coding session. */
+  "code:get-session": { payload: { id: string }; response: Session | null };
+  /** Get the last entries of a session, or those just before or after an entry: 1..=500, 100 by default, oldest first. */
+  "code:get-transcript": { payload: TranscriptQuery; response: TranscriptPage };
+  /** Search the entries' text, best first: 1..=100 results, 20 by default. */
+  "code:search-transcript": { payload: { query: string, sessionId?: string, limit?: number }; response: TranscriptSearchResult[] };
+  /** List the states of files that a session has backed up, newest first. */
+  "code:list-restore-points": { payload: { sessionId: string }; response: RestorePoint[] };
+  /** Put the files of a restore point into a folder below the restore root; those that exist are skipped unless told otherwise. */
+  "code:restore": { payload: { restorePointId: string, targetDir: string, overwrite?: boolean }; response: RestoreResult };
   /** Get every setting: what is set, and the defaults of what is not. */
   "settings:get-all": { payload: undefined; response: Settings };
   /** Get one setting; null for a key that is not set and has no default. */
