@@ -55,6 +55,7 @@ async fn files_have_their_types_and_only_get_and_head() {
         let (head, body) = get(port, &format!("GET {path}")).await;
         assert_eq!(field(&head, "content-type"), kind);
         assert_eq!(field(&head, "x-content-type-options"), "nosniff");
+        assert_eq!(field(&head, "cache-control"), "no-store");
         assert!(body.contains(part), "{path}");
         let (head, body) = get(port, &format!("HEAD {path}")).await;
         assert_eq!((field(&head, "content-type"), body.as_str()), (kind, ""));
@@ -71,11 +72,17 @@ async fn nothing_runs_in_the_console_but_its_own() {
     for _ in 0..2 {
         let (head, body) = get(port, "GET /").await;
         let policy = field(&head, "content-security-policy");
-        for part in ["default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'", "base-uri 'none'"]
-        {
-            assert!(policy.contains(part), "{policy}");
+        for part in [
+            "default-src 'none'",
+            "connect-src 'self'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+            "base-uri 'none'",
+        ] {
+            assert!(policy.split("; ").any(|directive| directive == part), "{part}: {policy}");
         }
-        assert!(!policy.contains("unsafe"));
+        assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+        assert_eq!(field(&head, "referrer-policy"), "no-referrer");
         let nonce =
             policy.split("'nonce-").nth(1).and_then(|rest| rest.split('\'').next()).unwrap().to_owned();
         assert_eq!(nonce.len(), 24);

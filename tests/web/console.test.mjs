@@ -130,7 +130,7 @@ test("it shows events as they come, filtered and paused as wanted, and text only
     await isConnected(page);
     await call(server, "settings:set", { key: "k", value: "<img src=x onerror=alert(1)>" });
     await row(page, "events", "settings:changed").waitFor();
-    await row(page, "events", "settings:changed").locator("summary").click();
+    await row(page, "events", "settings:changed").getByRole("button").click();
     await page.locator("#events pre").getByText("<img src=x onerror=alert(1)>").waitFor();
     assert.equal(await page.locator("#events img").count(), 0);
 
@@ -157,10 +157,10 @@ test("a flood of events leaves the log bounded, and the row open that somebody r
     await client.connect();
     const flood = (count) => Promise.all(Array.from({ length: count }, (_, value) => client.sendMessage("settings:set", { key: "n", value })));
     await flood(100);
-    await row(page, "events", '{"key":"n","value":99}').locator("summary").click();
+    await row(page, "events", '{"key":"n","value":99}').getByRole("button").click();
     await flood(300);
     await row(page, "events", '{"key":"n","value":299}').waitFor();
-    assert.match(await page.locator("#events details[open]").textContent(), /"value": 99/);
+    assert.match(await page.locator("#events pre").textContent(), /"value": 99/);
     await flood(3000);
     await row(page, "events", '{"key":"n","value":2999}').waitFor();
     assert.equal(await page.locator("#events li").count(), 500);
@@ -191,7 +191,7 @@ test("it shows chats, and what others say in them", () =>
     await isConnected(page);
     await page.click("#new-chat");
     await page.fill("#words", "Hello from the page");
-    await page.keyboard.press("Enter");
+    await page.click("#add");
     await page.locator("#messages").getByText("Hello from the page").waitFor();
     const [chat] = await call(server, "chat:list");
     assert.equal(chat.messageCount, 1);
@@ -238,7 +238,7 @@ test("it streams an answer into a chat, and says why where there is none", async
       await page.click("#new-chat");
       await page.locator("#say").waitFor();
       const [chat] = await call(server, "chat:list");
-      await call(server, "chat:add-message", { chatId: chat.id, role: "user", content: "Before" });
+      await call(server, "chat:add-message", { chatId: chat.id, role: "user", content: [{ type: "text", text: "Before" }] });
       await page.locator("#messages").getByText("Before").waitFor();
       await page.fill("#words", "Who is there?");
       await page.keyboard.press("Enter");
@@ -269,6 +269,21 @@ test("it streams an answer into a chat, and says why where there is none", async
     { between: withModel(null) },
   );
 });
+
+test("what is asked, and the answer, are in the chat for everyone", () =>
+  withConsole(async (page, server) => {
+    await page.click("#new-chat");
+    await page.selectOption("#model", "echo/echo");
+    await page.fill("#words", "one two three");
+    await page.keyboard.press("Enter");
+    await page.locator("#messages [data-role=assistant]").getByText("one two three").waitFor();
+    await page.locator("#live > *").waitFor({ state: "detached" });
+    const [{ id: chatId }] = await call(server, "chat:list");
+    const { messages } = await call(server, "chat:get-messages", { chatId });
+    const said = messages.map(({ role, content }) => [role, content]);
+    assert.deepEqual(said, [["user", "one two three"], ["assistant", "one two three"]]);
+    assert.equal(await page.locator(".message").count(), 2);
+  }));
 
 test("it is of use on a server that has no registry", () =>
   withConsole(
@@ -384,3 +399,14 @@ test("it fits a phone, and follows the theme", () =>
     },
     { viewport: { width: 360, height: 740 } },
   ));
+
+test("an operator can turn it off", async () => {
+  const server = await Server.start({ args: ["--no-console"] });
+  try {
+    const status = async (path) => (await fetch(server.url.replace(/^ws/, "http") + path)).status;
+    assert.equal(await status("/"), 426);
+    assert.equal(await status("/client.js"), 200);
+  } finally {
+    await server.remove();
+  }
+});
