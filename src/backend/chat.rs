@@ -136,10 +136,10 @@ pub const CHANNELS: &[Channel] = &[
         description: "Search the messages' text, best first: 1..=100 results, 20 by default",
         example: r#"{"query":"hello"}"#,
     },
-    event("chat:created", "Chat", "A chat was created"),
-    event("chat:updated", "Chat", "A chat's title or system prompt has changed"),
-    event("chat:deleted", "{ id: string }", "A chat was deleted"),
-    event("chat:message-added", "Message", "A message was added to a chat"),
+    Channel::event("chat:created", "Chat", "A chat was created"),
+    Channel::event("chat:updated", "Chat", "A chat's title or system prompt has changed"),
+    Channel::event("chat:deleted", "{ id: string }", "A chat was deleted"),
+    Channel::event("chat:message-added", "Message", "A message was added to a chat"),
 ];
 
 /// The types that the channels name, in TypeScript.
@@ -194,10 +194,6 @@ export interface SearchResult {
   createdAt: number;
 }
 "#;
-
-const fn event(name: &'static str, payload: &'static str, description: &'static str) -> Channel {
-    Channel { name, direction: Direction::Event, payload, response: "-", description, example: "" }
-}
 
 /// Registers the family's handlers.
 pub fn register(server: &Server, db: &Db) {
@@ -318,11 +314,10 @@ fn get_messages(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireErr
         messages.push(message);
     }
     messages.reverse();
-    let page = Object::new().raw("messages", &array(&messages)).boolean("hasMore", has_more);
-    let page = match oldest_id.filter(|_| has_more) {
-        Some(id) => page.text("nextBefore", &id),
-        None => page.raw("nextBefore", "null"),
-    };
+    let page = Object::new()
+        .raw("messages", &array(&messages))
+        .boolean("hasMore", has_more)
+        .text_or_null("nextBefore", oldest_id.filter(|_| has_more).as_deref());
     Ok(Payload::trusted(page.finish()))
 }
 
@@ -460,7 +455,7 @@ fn search(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
             .text("role", row.get_ref(3)?.as_str()?)
             .text("snippet", &marked_html(row.get_ref(4)?.as_str()?))
             // FTS5 counts downwards: the best match has the smallest rank.
-            .raw("score", &serde_json::Value::from(-row.get::<_, f64>(5)?).to_string())
+            .number("score", -row.get::<_, f64>(5)?)
             .integer("createdAt", row.get(6)?);
         Ok(result.finish())
     })?;
@@ -533,12 +528,10 @@ fn chat_seq(connection: &Connection, id: &str) -> Result<i64, WireError> {
 }
 
 fn chat_json(row: &Row<'_>) -> rusqlite::Result<String> {
-    let chat = Object::new().text("id", row.get_ref(0)?.as_str()?).text("title", row.get_ref(1)?.as_str()?);
-    let chat = match row.get_ref(2)?.as_str_or_null()? {
-        Some(prompt) => chat.text("systemPrompt", prompt),
-        None => chat.raw("systemPrompt", "null"),
-    };
-    let chat = chat
+    let chat = Object::new()
+        .text("id", row.get_ref(0)?.as_str()?)
+        .text("title", row.get_ref(1)?.as_str()?)
+        .text_or_null("systemPrompt", row.get_ref(2)?.as_str_or_null()?)
         .integer("messageCount", row.get(3)?)
         .integer("createdAt", row.get(4)?)
         .integer("updatedAt", row.get(5)?);

@@ -24,7 +24,7 @@ use crate::protocol::uuid::Uuid;
 use crate::server::Server;
 
 use super::db::{self, Change, Db, View};
-use super::encode::{Object, array};
+use super::encode::{Object, array, quoted};
 use super::registry::{Channel, Direction};
 use super::validate::{Fields, wrong};
 
@@ -80,14 +80,11 @@ pub const CHANNELS: &[Channel] = &[
         description: "Delete a credential; answers whether it was there",
         example: r#"{"key":"example"}"#,
     },
-    Channel {
-        name: "credentials:changed",
-        direction: Direction::Event,
-        payload: "{ key: string, exists: boolean }",
-        response: "-",
-        description: "A credential was stored or deleted",
-        example: "",
-    },
+    Channel::event(
+        "credentials:changed",
+        "{ key: string, exists: boolean }",
+        "A credential was stored or deleted",
+    ),
 ];
 
 /// The types that the channels name, in TypeScript.
@@ -162,7 +159,7 @@ fn key_path(db: &Db) -> PathBuf {
 fn list(view: &View<'_>, _: &Fields<'_>) -> Result<Payload, WireError> {
     let mut statement = view.connection.prepare_cached("SELECT key FROM credentials ORDER BY key")?;
     let keys = statement.query_map([], |row| row.get::<_, String>(0))?;
-    let keys = keys.map(|key| key.map(|key| serde_json::Value::from(key).to_string()));
+    let keys = keys.map(|key| key.map(|key| quoted(&key)));
     Ok(Payload::trusted(array(&keys.collect::<Result<Vec<_>, _>>()?)))
 }
 

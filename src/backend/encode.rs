@@ -28,9 +28,22 @@ impl Object {
         self
     }
 
+    /// Adds a string, or null.
+    pub(super) fn text_or_null(self, name: &str, value: Option<&str>) -> Object {
+        match value {
+            Some(value) => self.text(name, value),
+            None => self.raw(name, "null"),
+        }
+    }
+
     /// Adds an integer.
     pub(super) fn integer(self, name: &str, value: i64) -> Object {
         self.raw(name, &value.to_string())
+    }
+
+    /// Adds a number, or null.
+    pub(super) fn number(self, name: &str, value: impl Into<Option<f64>>) -> Object {
+        self.raw(name, &serde_json::Value::from(value.into()).to_string())
     }
 
     /// Adds a boolean.
@@ -52,6 +65,13 @@ impl Object {
     }
 }
 
+/// A JSON string.
+pub(super) fn quoted(text: &str) -> String {
+    let mut json = String::with_capacity(text.len() + 2);
+    json::write_string(&mut json, text);
+    json
+}
+
 /// A JSON array of what is JSON already.
 pub(super) fn array(elements: &[String]) -> String {
     format!("[{}]", elements.join(","))
@@ -66,6 +86,12 @@ mod tests {
         let object = Object::new().text("a\"", "\n").integer("b", -1).boolean("c", true).raw("d", "[1.50]");
         assert_eq!(object.finish(), r#"{"a\"":"\n","b":-1,"c":true,"d":[1.50]}"#);
         assert_eq!(Object::new().finish(), "{}");
+        let object = Object::new().text_or_null("a", Some("x")).text_or_null("b", None);
+        assert_eq!(
+            object.number("c", 1.5e-7).number("d", None).finish(),
+            r#"{"a":"x","b":null,"c":1.5e-7,"d":null}"#
+        );
+        assert_eq!(quoted("\"\u{1}"), r#""\"\u0001""#);
         assert_eq!(array(&[]), "[]");
         assert_eq!(array(&["[]".to_owned(), "2".to_owned()]), "[[],2]");
     }

@@ -18,7 +18,7 @@ use crate::server::Server;
 use super::db::{Change, Db, View};
 use super::encode::Object;
 use super::registry::{Channel, Direction};
-use super::validate::{Fields, integer_of, kind_of, wrong};
+use super::validate::{Fields, integer_of, one_of, shortened, wrong};
 
 const MAX_KEY_BYTES: usize = 256;
 const MAX_VALUE_BYTES: usize = 64 << 10;
@@ -77,14 +77,7 @@ pub const CHANNELS: &[Channel] = &[
         description: "Set one setting, or all, back to the default; keys without a default are removed",
         example: r#"{"key":"theme"}"#,
     },
-    Channel {
-        name: "settings:changed",
-        direction: Direction::Event,
-        payload: "{ key: string, value: unknown }",
-        response: "-",
-        description: "A setting has changed",
-        example: "",
-    },
+    Channel::event("settings:changed", "{ key: string, value: unknown }", "A setting has changed"),
 ];
 
 /// The types that the channels name, in TypeScript.
@@ -304,10 +297,7 @@ fn check_value(key: &str, value: &str, path: &str) -> Result<(), WireError> {
     let text = text.as_deref();
     let (fits, expected) = match kind_of_key(key) {
         None => return Ok(()),
-        Some(Kind::OneOf(words)) => {
-            let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
-            (text.is_some_and(|text| words.contains(&text)), quoted.join(" | "))
-        }
+        Some(Kind::OneOf(words)) => (text.is_some_and(|text| words.contains(&text)), one_of(words)),
         Some(Kind::Language) => (text.is_some_and(is_language), "language tag like \"en\"".to_owned()),
         Some(Kind::Name) => (text.is_some_and(is_name), "string of 1..=256 bytes".to_owned()),
         Some(Kind::NameOrNull) => {
@@ -321,8 +311,7 @@ fn check_value(key: &str, value: &str, path: &str) -> Result<(), WireError> {
     if fits {
         return Ok(());
     }
-    let got = if value.len() <= 40 { value } else { kind_of(value) };
-    Err(wrong(path, &expected, got))
+    Err(wrong(path, &expected, shortened(value)))
 }
 
 fn is_name(text: &str) -> bool {

@@ -36,13 +36,17 @@ pub const CHANNELS: &[Channel] = &[
         description: "Get what the server has done since its start",
         example: "",
     },
-    event(
+    Channel::event(
         "server:connected",
         "{ clientId: string, serverTime: number }",
         "The connection is ready; the first message",
     ),
-    event("server:heartbeat", "{ timestamp: number }", "The server lives; every 30 s"),
-    event("server:shutdown", "{ reason: string }", "The server stops; the connection closes with 1001"),
+    Channel::event("server:heartbeat", "{ timestamp: number }", "The server lives; every 30 s"),
+    Channel::event(
+        "server:shutdown",
+        "{ reason: string }",
+        "The server stops; the connection closes with 1001",
+    ),
 ];
 
 /// The types that the channels name, in TypeScript.
@@ -67,10 +71,6 @@ export interface Stats {
   errors: Record<Exclude<WSErrorCode, "ABORTED">, number>;
 }
 "#;
-
-const fn event(name: &'static str, payload: &'static str, description: &'static str) -> Channel {
-    Channel { name, direction: Direction::Event, payload, response: "-", description, example: "" }
-}
 
 /// Registers the family's handlers. `channels` is what `system:channels` lists.
 pub fn register(server: &Server, channels: &[Channel]) {

@@ -217,10 +217,11 @@ impl<'a> Fields<'a> {
     ) -> Result<&'static str, WireError> {
         let value = self.members.get(name).copied();
         let text = value.and_then(json::string_content).and_then(json::unescape);
-        words.iter().find(|word| text.as_deref() == Some(**word)).copied().ok_or_else(|| {
-            let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
-            self.wrong(name, &quoted.join(" | "), value.map_or("nothing", shortened))
-        })
+        words
+            .iter()
+            .find(|word| text.as_deref() == Some(**word))
+            .copied()
+            .ok_or_else(|| self.wrong(name, &one_of(words), value.map_or("nothing", shortened)))
     }
 
     /// A boolean.
@@ -246,8 +247,7 @@ impl<'a> Fields<'a> {
         words: &[&'static str],
     ) -> Result<Option<Vec<&'static str>>, WireError> {
         let Some(value) = self.members.get(name) else { return Ok(None) };
-        let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
-        let expected = format!("array of 1..={} different strings of {}", words.len(), quoted.join(" | "));
+        let expected = format!("array of 1..={} different strings of {}", words.len(), one_of(words));
         // All of them, each character escaped, and some white space.
         let longest = words.iter().map(|word| 6 * word.len() + 16).sum::<usize>() + 16;
         if kind_of(value) != "array" || value.len() > longest {
@@ -362,8 +362,14 @@ fn expected_text(bytes: &RangeInclusive<usize>) -> String {
     format!("string of {}..={} bytes", bytes.start(), bytes.end())
 }
 
+/// What is expected where one of these words is.
+pub(super) fn one_of(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    quoted.join(" | ")
+}
+
 /// A short value as it is, of a long one the sort.
-fn shortened(json: &str) -> &str {
+pub(super) fn shortened(json: &str) -> &str {
     if json.len() <= 40 { json } else { kind_of(json) }
 }
 

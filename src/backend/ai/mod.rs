@@ -155,17 +155,17 @@ pub const CHANNELS: &[Channel] = &[
         description: "Get whether there is a key for a provider; one that needs none always has it",
         example: r#"{"provider":"echo"}"#,
     },
-    event(
+    Channel::event(
         "ai:stream-chunk",
         "{ requestId: string, chunk: StreamChunk }",
         "A piece of an answer, to the client that asked",
     ),
-    event(
+    Channel::event(
         "ai:stream-complete",
         "{ requestId: string, response: ChatResponse }",
         "An answer is complete; the response follows",
     ),
-    event(
+    Channel::event(
         "ai:stream-error",
         "{ requestId: string, error: { code: WSErrorCode, message: string, details?: unknown } }",
         "There is no answer, or no more of it; the error response follows",
@@ -229,10 +229,6 @@ export interface ModelConfig {
   outputUsdPerMTok: number | null;
 }
 "#;
-
-const fn event(name: &'static str, payload: &'static str, description: &'static str) -> Channel {
-    Channel { name, direction: Direction::Event, payload, response: "-", description, example: "" }
-}
 
 /// What the handlers share.
 struct Ai {
@@ -493,7 +489,7 @@ fn response(request_id: &str, request: &ChatRequest, answer: &Answer, end: &End,
         .text("content", &answer.text)
         .text("stopReason", end.stop_reason.as_str())
         .raw("usage", &end.usage.unwrap_or_default().to_json())
-        .raw("costUsd", &cost.map_or_else(|| "null".to_owned(), |cost| Value::from(cost).to_string()))
+        .number("costUsd", cost)
         .raw("latencyMs", &took.as_millis().to_string());
     Payload::trusted(response.finish())
 }

@@ -39,9 +39,6 @@ impl Model {
     }
 
     pub(super) fn to_json(&self) -> String {
-        let number = |value: Option<f64>| {
-            value.map_or_else(|| "null".to_owned(), |value| Value::from(value).to_string())
-        };
         let integer = |value: Option<u64>| value.map_or_else(|| "null".to_owned(), |value| value.to_string());
         Object::new()
             .text("id", &self.id)
@@ -49,8 +46,8 @@ impl Model {
             .text("name", &self.name)
             .raw("contextWindow", &integer(self.context_window))
             .raw("maxOutput", &integer(self.max_output))
-            .raw("inputUsdPerMTok", &number(self.rates.input))
-            .raw("outputUsdPerMTok", &number(self.rates.output))
+            .number("inputUsdPerMTok", self.rates.input)
+            .number("outputUsdPerMTok", self.rates.output)
             .finish()
     }
 }

@@ -15,11 +15,12 @@
 
 mod follow;
 mod index;
+mod points;
 mod restore;
 mod scan;
 pub mod transcript;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -35,23 +36,19 @@ use super::db::View;
 use super::encode::{Object, array};
 use super::registry::{Channel, Direction};
 use super::search::{MARK_END, MARK_START, marked_html, match_expression};
-use super::validate::{Fields, wrong};
+use super::validate::Fields;
 
 pub use follow::Code;
 
-use restore::{BackupStamp, Order, Outcome};
 use transcript::Kind;
 
 pub(super) use index::TABLES;
 
 const MAX_PROJECT_BYTES: usize = 255;
 const MAX_QUERY_BYTES: usize = 1 << 10;
-const MAX_TARGET_BYTES: usize = 1 << 10;
 const ROLES: [&str; 4] = ["user", "assistant", "system", "tool"];
 /// What stands around the files of a restore point, and around the content of an entry, at most.
 const FRAME_BYTES: usize = 512;
-/// Backups that are read between two writes to the index.
-const HASHES_AT_ONCE: usize = 64;
 
 /// Where the transcripts are, and where their backups may be put back.
 #[derive(Debug, Clone)]
@@ -274,12 +271,12 @@ pub fn register(server: &Server, code: &Code) {
     let handler = code.clone();
     server.on_request("code:list-restore-points", move |payload: Payload, cx| {
         let code = handler.clone();
-        async move { list_restore_points(&code, &cx.server(), payload).await }
+        async move { points::list(&code, &cx.server(), payload).await }
     });
     let handler = code.clone();
     server.on_request("code:restore", move |payload: Payload, cx| {
         let code = handler.clone();
-        async move { restore(&code, &cx.server(), payload).await }
+        async move { points::restore(&code, &cx.server(), payload).await }
     });
 }
 
@@ -359,7 +356,7 @@ fn get_transcript(view: &View<'_>, fields: &Fields<'_>, config: &CodeConfig) -> 
     let has_more = if forward { newer.is_some() } else { older.is_some() };
     let json = Object::new().raw("entries", &array(&page.entries)).integer("total", total);
     let json = json.boolean("hasMore", has_more);
-    Ok(Payload::trusted(text_or_null(text_or_null(json, "nextBefore", older), "nextAfter", newer).finish()))
+    Ok(Payload::trusted(json.text_or_null("nextBefore", older).text_or_null("nextAfter", newer).finish()))
 }
 
 /// An end of a page.
@@ -453,8 +450,9 @@ fn entry_json(
     let path: String = row.get(5)?;
     let (at, length): (i64, i64) = (row.get(3)?, row.get(4)?);
     let object = Object::new().text("id", &id).text("sessionId", session_id);
-    let object = text_or_null(object, "parentId", row.get_ref(6)?.as_str_or_null()?);
-    let object = object.text("role", row.get_ref(7)?.as_str()?);
+    let object = object
+        .text_or_null("parentId", row.get_ref(6)?.as_str_or_null()?)
+        .text("role", row.get_ref(7)?.as_str()?);
     let created_at = row.get(8)?;
     let length = usize::try_from(length).unwrap_or(0);
     if length > config.limits.max_line_bytes || length + FRAME_BYTES > max_bytes {
@@ -531,7 +529,7 @@ fn search_transcript(view: &View<'_>, fields: &Fields<'_>, _: &CodeConfig) -> Re
             .text("role", row.get_ref(2)?.as_str()?)
             .text("snippet", &marked_html(row.get_ref(3)?.as_str()?))
             // FTS5 counts downwards: the best match has the smallest rank.
-            .raw("score", &serde_json::Value::from(-row.get::<_, f64>(4)?).to_string())
+            .number("score", -row.get::<_, f64>(4)?)
             .integer("createdAt", row.get(5)?)
             .finish();
         // A snippet has so many words, but what tools print may have long ones.
@@ -542,205 +540,6 @@ fn search_transcript(view: &View<'_>, fields: &Fields<'_>, _: &CodeConfig) -> Re
         results.push(result);
     }
     Ok(Payload::trusted(array(&results)))
-}
-
-/// A restore point as the index has it.
-struct RestorePoint {
-    id: String,
-    entry_id: Option<String>,
-    label: Option<String>,
-    created_at: i64,
-    files: BTreeMap<String, Option<String>>,
-}
-
-/// The size and the SHA-1 of backups, by name.
-type Hashes = HashMap<String, (BackupStamp, String)>;
-
-async fn list_restore_points(code: &Code, server: &Server, payload: Payload) -> Result<Payload, WireError> {
-    code.refresh(server).await;
-    let (session_id, points, known) = code
-        .read(move |view| {
-            let fields = Fields::decode(&payload)?;
-            let session_id = fields.required_id("sessionId")?;
-            let session = session_seq(view.connection, &fields, &session_id)?;
-            let points = read_points(view, session)?;
-            Ok((session_id, points, read_hashes(view.connection, session)?))
-        })
-        .await?;
-    let hashes = hash_backups(code, server, &session_id, &points, known).await?;
-    let points: Vec<String> = points.iter().map(|point| point_json(point, &session_id, &hashes)).collect();
-    Ok(Payload::trusted(array(&points)))
-}
-
-/// The restore points of a session, newest first; as many as can be sent.
-fn read_points(view: &View<'_>, session: i64) -> Result<Vec<RestorePoint>, WireError> {
-    let mut statement = view.connection.prepare_cached(
-        "SELECT r.id, e.id, e.text, r.created_at, r.files FROM code_restore_points r
-         LEFT JOIN code_entries e ON e.session = r.session AND e.id = r.message_id AND e.role IS NOT NULL
-         WHERE r.session = ? ORDER BY r.seq DESC",
-    )?;
-    let mut rows = statement.query([session])?;
-    let mut points = Vec::new();
-    let mut bytes = 0;
-    while let Some(row) = rows.next()? {
-        let files: BTreeMap<String, Option<String>> =
-            serde_json::from_str(row.get_ref(4)?.as_str()?).unwrap_or_default();
-        // A path may have to be escaped.
-        bytes += FRAME_BYTES + files.keys().map(|path| 2 * path.len() + 100).sum::<usize>();
-        if bytes > view.limits.max_page_bytes && !points.is_empty() {
-            break;
-        }
-        points.push(RestorePoint {
-            id: row.get(0)?,
-            entry_id: row.get(1)?,
-            label: row.get_ref(2)?.as_str_or_null()?.and_then(transcript::title_of),
-            created_at: row.get(3)?,
-            files,
-        });
-    }
-    Ok(points)
-}
-
-fn read_hashes(connection: &Connection, session: i64) -> Result<Hashes, WireError> {
-    let mut statement = connection
-        .prepare_cached("SELECT name, size, modified_ns, sha1 FROM code_backups WHERE session = ?")?;
-    let hashes = statement.query_map([session], |row| {
-        Ok((row.get(0)?, (BackupStamp { size: row.get(1)?, modified_ns: row.get(2)? }, row.get(3)?)))
-    })?;
-    Ok(hashes.collect::<Result<_, _>>()?)
-}
-
-/// Sizes and hashes of the backups that are there. A backup is read once, and again when it has changed.
-async fn hash_backups(
-    code: &Code,
-    server: &Server,
-    session_id: &str,
-    points: &[RestorePoint],
-    known: Hashes,
-) -> Result<Hashes, WireError> {
-    let folder = code.config().code_dir.as_ref().and_then(|dir| restore::backups_of(dir, session_id));
-    let Some(folder) = folder else { return Ok(Hashes::new()) };
-    let names: BTreeSet<&String> = points.iter().flat_map(|point| point.files.values().flatten()).collect();
-    let names: Vec<String> = names.into_iter().cloned().collect();
-    let max_bytes = code.config().limits.max_restore_file_bytes;
-    let mut hashes = Hashes::new();
-    for names in names.chunks(HASHES_AT_ONCE) {
-        let (names, folder) = (names.to_vec(), folder.clone());
-        let known: Hashes =
-            names.iter().filter_map(|name| Some((name.clone(), known.get(name)?.clone()))).collect();
-        let (current, new) = tokio::task::spawn_blocking(move || {
-            let mut current = Hashes::new();
-            let mut new = Vec::new();
-            for name in names {
-                let Some(stamp) = restore::stamp(&folder, &name) else { continue };
-                let sha1 = match known.get(&name) {
-                    Some((before, sha1)) if *before == stamp => sha1.clone(),
-                    _ => {
-                        let Some(sha1) = restore::sha1(&folder, &name, max_bytes) else { continue };
-                        new.push((name.clone(), stamp.clone(), sha1.clone()));
-                        sha1
-                    }
-                };
-                current.insert(name, (stamp, sha1));
-            }
-            (current, new)
-        })
-        .await?;
-        hashes.extend(current);
-        if !new.is_empty() {
-            let session_id = session_id.to_owned();
-            code.write(server, move |change| keep_hashes(change.connection, &session_id, &new)).await?;
-        }
-    }
-    Ok(hashes)
-}
-
-fn keep_hashes(
-    connection: &Connection,
-    session_id: &str,
-    hashes: &[(String, BackupStamp, String)],
-) -> Result<Payload, WireError> {
-    let mut statement = connection.prepare_cached(
-        "INSERT OR REPLACE INTO code_backups (session, name, size, modified_ns, sha1)
-         SELECT seq, ?2, ?3, ?4, ?5 FROM code_sessions WHERE id = ?1",
-    )?;
-    for (name, stamp, sha1) in hashes {
-        statement.execute(params![session_id, name, stamp.size, stamp.modified_ns, sha1])?;
-    }
-    Ok(Payload::none())
-}
-
-fn point_json(point: &RestorePoint, session_id: &str, hashes: &Hashes) -> String {
-    let file = |(path, name): (&String, &Option<String>)| {
-        let (stamp, sha1) = hashes.get(name.as_ref()?)?;
-        Some(Object::new().text("path", path).integer("size", stamp.size).text("sha1", sha1).finish())
-    };
-    let files: Vec<String> = point.files.iter().filter_map(file).collect();
-    let object = Object::new().text("id", &point.id).text("sessionId", session_id);
-    text_or_null(object, "entryId", point.entry_id.as_deref())
-        .text("label", point.label.as_deref().unwrap_or("Restore point"))
-        .integer("createdAt", point.created_at)
-        .raw("files", &array(&files))
-        .finish()
-}
-
-async fn restore(code: &Code, server: &Server, payload: Payload) -> Result<Payload, WireError> {
-    code.refresh(server).await;
-    let config = code.config().clone();
-    let (id, order) = code.read(move |view| read_order(view, &Fields::decode(&payload)?, config)).await?;
-    let turn = code.restore_turn().await;
-    let restored = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        restore::restore(&order)
-    });
-    match restored.await? {
-        Ok(outcome) => Ok(Payload::trusted(outcome_json(&id, &outcome))),
-        Err(error) => {
-            Err(wrong("targetDir", "folder that can be made below the restore root", &error.to_string()))
-        }
-    }
-}
-
-fn read_order(
-    view: &View<'_>,
-    fields: &Fields<'_>,
-    config: CodeConfig,
-) -> Result<(String, Order), WireError> {
-    let id = fields.required_id("restorePointId")?;
-    let target = fields.required_text("targetDir", 1..=MAX_TARGET_BYTES)?;
-    let overwrite = fields.boolean("overwrite")?.unwrap_or(false);
-    let parts = restore::parts(&target)
-        .map_err(|wrong| fields.wrong("targetDir", "name of a folder below the restore root", wrong))?;
-    let target = parts.into_iter().map(str::to_owned).collect();
-    let (session_id, cwd, files): (String, Option<String>, String) = view
-        .connection
-        .prepare_cached(
-            "SELECT s.id, s.cwd, r.files FROM code_restore_points r JOIN code_sessions s ON s.seq = r.session
-             WHERE r.id = ?",
-        )?
-        .query_row([&id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()?
-        .ok_or_else(|| fields.wrong("restorePointId", "id of a restore point", "an unknown id"))?;
-    let backups = config.code_dir.as_ref().and_then(|dir| restore::backups_of(dir, &session_id));
-    let backups = backups.ok_or_else(|| WireError::new("there is no folder of backups"))?;
-    let files = serde_json::from_str(&files)?;
-    let CodeConfig { restore_root: root, limits, .. } = config;
-    Ok((id, Order { root, target, backups, cwd, files, overwrite, limits }))
-}
-
-fn outcome_json(id: &str, outcome: &Outcome) -> String {
-    let quoted = |text: &String| serde_json::Value::from(text.as_str()).to_string();
-    let restored: Vec<String> = outcome.restored.iter().map(quoted).collect();
-    let skipped = outcome.skipped.iter();
-    let skipped: Vec<String> = skipped
-        .map(|(path, reason)| Object::new().text("path", path).text("reason", reason).finish())
-        .collect();
-    Object::new()
-        .text("restorePointId", id)
-        .text("targetDir", &outcome.target.to_string_lossy())
-        .raw("restored", &array(&restored))
-        .raw("skipped", &array(&skipped))
-        .finish()
 }
 
 fn session_seq(connection: &Connection, fields: &Fields<'_>, id: &str) -> Result<i64, WireError> {
@@ -760,22 +559,16 @@ fn place_of(connection: &Connection, session: i64, id: &str) -> rusqlite::Result
 }
 
 fn session_json(row: &Row<'_>) -> rusqlite::Result<String> {
-    let session =
-        Object::new().text("id", row.get_ref(0)?.as_str()?).text("project", row.get_ref(1)?.as_str()?);
-    let session = text_or_null(session, "cwd", row.get_ref(2)?.as_str_or_null()?);
-    let session = session.text("title", row.get_ref(3)?.as_str()?);
-    let session = text_or_null(session, "model", row.get_ref(4)?.as_str_or_null()?)
+    let session = Object::new()
+        .text("id", row.get_ref(0)?.as_str()?)
+        .text("project", row.get_ref(1)?.as_str()?)
+        .text_or_null("cwd", row.get_ref(2)?.as_str_or_null()?)
+        .text("title", row.get_ref(3)?.as_str()?)
+        .text_or_null("model", row.get_ref(4)?.as_str_or_null()?)
         .integer("messageCount", row.get(5)?)
         .integer("restorePointCount", row.get(6)?)
         .integer("startedAt", row.get(7)?)
         .integer("updatedAt", row.get(8)?)
         .integer("skippedLines", row.get(9)?);
     Ok(session.finish())
-}
-
-fn text_or_null(object: Object, name: &str, text: Option<&str>) -> Object {
-    match text {
-        Some(text) => object.text(name, text),
-        None => object.raw(name, "null"),
-    }
 }
