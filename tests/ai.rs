@@ -1,8 +1,13 @@
 //! The AI channels over a real socket: the echo provider, and an upstream that plays every fault from a script.
 
+#[path = "support/certificate.rs"]
+mod certificate;
 #[allow(dead_code)]
 #[path = "support/client.rs"]
 mod client;
+#[allow(dead_code)]
+#[path = "support/house.rs"]
+mod house;
 #[allow(dead_code)]
 #[path = "support/program.rs"]
 mod program;
@@ -21,56 +26,32 @@ use switchboard::backend::ai::AiConfig;
 use switchboard::backend::credentials::Token;
 use switchboard::backend::{Backend, BackendConfig, register_all};
 use switchboard::{Config, Server};
-use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 
 use client::Client;
+use house::House;
 
 const TOKEN: &str = "sk-correct-horse-battery-staple";
 
-struct House {
-    server: Server,
-    backend: Backend,
-    port: u16,
-    folder: TempDir,
+/// A house whose `ai` is configured so.
+async fn house_with(ai: AiConfig) -> House {
+    House::open(tempfile::tempdir().unwrap(), |backend, _| backend.ai = ai).await
 }
 
-impl House {
-    async fn with(ai: AiConfig) -> House {
-        let folder = tempfile::tempdir().unwrap();
-        let mut config = BackendConfig::new(folder.path().join("data"));
-        config.ai = ai;
-        let backend = Backend::open(config).unwrap();
-        let mut config = Config::default().port(0);
-        config.limits.rate_max_requests = u32::MAX;
-        // The clients of a test no longer read when it ends.
-        config.limits.close_timeout = Duration::from_millis(10);
-        let server = Server::new(config);
-        register_all(&server, &backend);
-        let port = server.start().await.unwrap();
-        House { server, backend, port, folder }
-    }
+/// A house that does not wait long before it tries again.
+async fn new_house() -> House {
+    house_with(AiConfig { retry_pause: Duration::from_millis(1), ..AiConfig::default() }).await
+}
 
-    async fn new() -> House {
-        House::with(AiConfig { retry_pause: Duration::from_millis(1), ..AiConfig::default() }).await
-    }
-
-    /// A client, once the provider's server is the upstream and there is a key for it.
-    async fn client_of(&self, provider: &str, upstream: &Upstream) -> Client {
-        let mut client = Client::connect(self.port).await;
-        point_at(&mut client, provider, &upstream.url).await;
-        client.call("credentials:set", json!({"key": provider, "token": TOKEN})).await;
-        client.event("credentials:changed").await;
-        client
-    }
-
-    async fn close(self) {
-        self.server.stop().await;
-        self.backend.close().await;
-        drop(self.folder);
-    }
+/// A client, once the provider's server is the upstream and there is a key for it.
+async fn client_of(house: &House, provider: &str, upstream: &Upstream) -> Client {
+    let mut client = Client::connect(house.port).await;
+    point_at(&mut client, provider, &upstream.url).await;
+    client.call("credentials:set", json!({"key": provider, "token": TOKEN})).await;
+    client.event("credentials:changed").await;
+    client
 }
 
 async fn point_at(client: &mut Client, provider: &str, url: &str) {
@@ -284,7 +265,7 @@ impl Streamed {
 
 #[tokio::test]
 async fn the_echo_provider_says_it_again_word_by_word_to_who_asked_alone() {
-    let house = House::new().await;
+    let house = new_house().await;
     let (mut a, mut b) = (Client::connect(house.port).await, Client::connect(house.port).await);
     let streamed = Streamed::ask(&mut a, question("echo", "echo", "Hello, big world")).await;
     let usage = json!({"inputTokens": 3, "outputTokens": 3});
@@ -319,9 +300,9 @@ async fn the_echo_provider_says_it_again_word_by_word_to_who_asked_alone() {
 
 #[tokio::test]
 async fn a_payload_of_the_wrong_shape_names_the_member_and_asks_nobody() {
-    let house = House::new().await;
+    let house = new_house().await;
     let upstream = Upstream::start(Vec::new()).await;
-    let mut client = house.client_of("anthropic", &upstream).await;
+    let mut client = client_of(&house, "anthropic", &upstream).await;
     let with = |change: Value| {
         let mut payload = ask();
         for (name, value) in change.as_object().unwrap() {
@@ -381,7 +362,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_asks_nobody() {
 
 #[tokio::test]
 async fn anthropic_is_asked_and_understood() {
-    let house = House::new().await;
+    let house = new_house().await;
     let thinking = [
         json!({"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}}),
         json!({"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm"}}),
@@ -394,7 +375,7 @@ async fn anthropic_is_asked_and_understood() {
     ];
     let events = [anthropic_start(), vec![delta("Grüße")], thinking.to_vec(), anthropic_end()].concat();
     let upstream = Upstream::start(vec![vec![Step::Trickle(stream(&sse(&events))), Step::Hold]]).await;
-    let mut client = house.client_of("anthropic", &upstream).await;
+    let mut client = client_of(&house, "anthropic", &upstream).await;
     let mut payload = ask();
     payload["system"] = json!("Be brief");
     payload["temperature"] = json!(1);
@@ -434,7 +415,7 @@ async fn anthropic_is_asked_and_understood() {
 
 #[tokio::test]
 async fn openai_is_asked_and_understood() {
-    let house = House::new().await;
+    let house = new_house().await;
     let choice = |delta: Value| json!({"choices": [{"index": 0, "delta": delta, "finish_reason": null}]});
     let events = [
         choice(json!({"role": "assistant", "content": ""})),
@@ -454,7 +435,7 @@ async fn openai_is_asked_and_understood() {
         vec![Step::Send(status("200 OK", "content-type: application/json\r\n", &plain))],
     ])
     .await;
-    let mut client = house.client_of("openai", &upstream).await;
+    let mut client = client_of(&house, "openai", &upstream).await;
     point_at(&mut client, "openai", &format!("{}/v1/", upstream.url)).await;
     let mut payload = question("openai", "local", "Hello");
     payload["maxTokens"] = json!(50);
@@ -515,10 +496,10 @@ async fn what_fails_in_passing_is_tried_twice_more_before_the_first_chunk_and_ne
             Some("anthropic: 429: Not now"),
         ),
     ];
-    let house = House::new().await;
+    let house = new_house().await;
     for (index, (scripts, played, says)) in cases.into_iter().enumerate() {
         let upstream = Upstream::start(scripts).await;
-        let mut client = house.client_of("anthropic", &upstream).await;
+        let mut client = client_of(&house, "anthropic", &upstream).await;
         let streamed = Streamed::ask(&mut client, ask()).await;
         match says {
             None => assert_eq!(streamed.complete()["content"], "Grüße, Welt", "case {index}"),
@@ -535,10 +516,10 @@ async fn what_fails_in_passing_is_tried_twice_more_before_the_first_chunk_and_ne
 
 #[tokio::test]
 async fn a_provider_that_says_when_to_come_back_is_obeyed() {
-    let house = House::new().await;
+    let house = new_house().await;
     let busy = status("429 Too Many", "retry-after: 1\r\n", "");
     let upstream = Upstream::start(vec![vec![Step::Send(busy)], vec![Step::Send(answer())]]).await;
-    let mut client = house.client_of("anthropic", &upstream).await;
+    let mut client = client_of(&house, "anthropic", &upstream).await;
     let started = Instant::now();
     assert_eq!(client.call("ai:chat", ask()).await["content"], "Grüße, Welt");
     assert!(started.elapsed() >= Duration::from_secs(1));
@@ -576,9 +557,9 @@ async fn a_broken_answer_is_an_error_behind_the_chunks_that_came() {
             "without content",
         ),
     ] {
-        let house = House::new().await;
+        let house = new_house().await;
         let upstream = Upstream::start(vec![script]).await;
-        let mut client = house.client_of("anthropic", &upstream).await;
+        let mut client = client_of(&house, "anthropic", &upstream).await;
         let streamed = Streamed::ask(&mut client, ask()).await;
         let message = streamed.error()["message"].as_str().unwrap().to_owned();
         assert!(message.starts_with("anthropic: ") && message.contains(says), "{says}: {message}");
@@ -591,10 +572,10 @@ async fn a_broken_answer_is_an_error_behind_the_chunks_that_came() {
 #[tokio::test]
 async fn a_silent_provider_is_given_up_and_its_connection_closed() {
     let idle_timeout = Duration::from_millis(100);
-    let house = House::with(AiConfig { idle_timeout, ..AiConfig::default() }).await;
+    let house = house_with(AiConfig { idle_timeout, ..AiConfig::default() }).await;
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let mut upstream = Upstream::start(vec![vec![Step::Hold], vec![Step::Send(start), Step::Hold]]).await;
-    let mut client = house.client_of("anthropic", &upstream).await;
+    let mut client = client_of(&house, "anthropic", &upstream).await;
     for (chunks, says) in [(0, "anthropic: no response for 100 ms"), (1, "anthropic: silence for 100 ms")] {
         let streamed = Streamed::ask(&mut client, ask()).await;
         assert_eq!((&streamed.error()["message"], streamed.chunks.len()), (&json!(says), chunks));
@@ -607,11 +588,11 @@ async fn a_silent_provider_is_given_up_and_its_connection_closed() {
 async fn an_answer_has_a_deadline_and_a_length() {
     let config =
         AiConfig { max_duration: Duration::from_millis(200), max_answer_bytes: 10, ..AiConfig::default() };
-    let house = House::with(config).await;
+    let house = house_with(config).await;
     let start = stream(&sse(&anthropic_start()));
     let mut upstream =
         Upstream::start(vec![vec![Step::Send(start), Step::Hold], vec![Step::Send(answer())]]).await;
-    let mut client = house.client_of("anthropic", &upstream).await;
+    let mut client = client_of(&house, "anthropic", &upstream).await;
     let error = Streamed::ask(&mut client, ask()).await.error();
     assert_eq!((&error["code"], &error["message"]), (&json!("TIMEOUT"), &json!("no answer within 200 ms")));
     upstream.closed.recv().await.unwrap();
@@ -623,10 +604,10 @@ async fn an_answer_has_a_deadline_and_a_length() {
 
 #[tokio::test]
 async fn a_client_that_leaves_takes_its_question_along() {
-    let house = House::new().await;
+    let house = new_house().await;
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let mut upstream = Upstream::start(vec![vec![Step::Send(start), Step::Hold]]).await;
-    let mut client = house.client_of("anthropic", &upstream).await;
+    let mut client = client_of(&house, "anthropic", &upstream).await;
     client.send("ai:chat-stream", ask()).await;
     assert_eq!(client.next().await.unwrap()["channel"], "ai:stream-chunk");
     drop(client);
@@ -636,10 +617,10 @@ async fn a_client_that_leaves_takes_its_question_along() {
 
 #[tokio::test]
 async fn streams_of_one_client_run_beside_each_other() {
-    let house = House::new().await;
+    let house = new_house().await;
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let upstream = Upstream::start(vec![vec![Step::Send(start), Step::Hold]]).await;
-    let mut client = house.client_of("anthropic", &upstream).await;
+    let mut client = client_of(&house, "anthropic", &upstream).await;
     client.send("ai:chat-stream", ask()).await;
     assert_eq!(client.next().await.unwrap()["channel"], "ai:stream-chunk");
     assert_eq!(Streamed::ask(&mut client, question("echo", "echo", "a b")).await.text(), "a b");
@@ -648,7 +629,7 @@ async fn streams_of_one_client_run_beside_each_other() {
 
 #[tokio::test]
 async fn question_and_answer_are_stored_together_or_not_at_all() {
-    let house = House::new().await;
+    let house = new_house().await;
     let broken = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let tool = [
         json!({"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "t", "name": "f", "input": {}}}),
@@ -659,7 +640,7 @@ async fn question_and_answer_are_stored_together_or_not_at_all() {
     let upstream =
         Upstream::start(vec![vec![Step::Send(answer())], vec![Step::Send(broken)], vec![Step::Send(tool)]])
             .await;
-    let mut client = house.client_of("anthropic", &upstream).await;
+    let mut client = client_of(&house, "anthropic", &upstream).await;
     let mut witness = Client::connect(house.port).await;
     let chat = client.call("chat:create", json!({})).await;
     client.event("chat:created").await;
@@ -699,13 +680,13 @@ async fn question_and_answer_are_stored_together_or_not_at_all() {
 
 #[tokio::test]
 async fn a_chat_must_be_there_before_anything_is_paid_for_and_when_the_answer_is() {
-    let house = House::new().await;
+    let house = new_house().await;
     let go_on = Arc::new(Notify::new());
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let end = sse(&anthropic_end()).into_bytes();
     let upstream =
         Upstream::start(vec![vec![Step::Send(start), Step::Await(go_on.clone()), Step::Send(end)]]).await;
-    let mut client = house.client_of("anthropic", &upstream).await;
+    let mut client = client_of(&house, "anthropic", &upstream).await;
     let mut payload = ask();
     payload["chatId"] = json!("nobody");
     assert_eq!(client.refuse("ai:chat", payload.clone()).await["details"]["path"], "chatId");
@@ -730,10 +711,10 @@ async fn a_chat_must_be_there_before_anything_is_paid_for_and_when_the_answer_is
 
 #[tokio::test]
 async fn a_server_that_stops_in_mid_answer_ends_the_question_and_stores_nothing() {
-    let house = House::new().await;
+    let house = new_house().await;
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let mut upstream = Upstream::start(vec![vec![Step::Send(start), Step::Hold]]).await;
-    let mut client = house.client_of("anthropic", &upstream).await;
+    let mut client = client_of(&house, "anthropic", &upstream).await;
     let chat = client.call("chat:create", json!({})).await;
     client.event("chat:created").await;
     let mut payload = ask();
@@ -756,7 +737,7 @@ async fn a_server_that_stops_in_mid_answer_ends_the_question_and_stores_nothing(
 
 #[tokio::test]
 async fn models_are_the_providers_own_with_prices_or_those_known_here() {
-    let house = House::new().await;
+    let house = new_house().await;
     let list =
         json!({"data": [{"id": "claude-opus-5", "display_name": "Opus"}, {"id": "new-one"}]}).to_string();
     let json_type = "content-type: application/json\r\n";
@@ -785,7 +766,7 @@ async fn models_are_the_providers_own_with_prices_or_those_known_here() {
     assert_eq!(error["message"], "anthropic: there is no key: set the credential \"anthropic\"");
     assert_eq!(client.refuse("ai:chat", question("openai", "gpt-5", "x")).await["code"], "HANDLER_ERROR");
 
-    let mut client = house.client_of("anthropic", &upstream).await;
+    let mut client = client_of(&house, "anthropic", &upstream).await;
     assert_eq!(client.call("ai:has-credentials", json!({"provider": "anthropic"})).await, true);
     for _ in 0..2 {
         let listed = client.call("ai:models", json!({"provider": "anthropic"})).await;
@@ -811,7 +792,7 @@ async fn a_key_may_come_with_the_configuration_and_a_server_nearby_needs_none() 
         Upstream::start(vec![vec![Step::Send(stream(&done))], vec![Step::Send(stream(&done))]]).await;
     for (keys, has) in [(vec![("openai".to_owned(), Token::new("sk-env"))], true), (vec![], false)] {
         let house =
-            House::with(AiConfig { api_keys: keys.into_iter().collect(), ..AiConfig::default() }).await;
+            house_with(AiConfig { api_keys: keys.into_iter().collect(), ..AiConfig::default() }).await;
         let mut client = Client::connect(house.port).await;
         point_at(&mut client, "openai", &upstream.url).await;
         assert_eq!(client.call("ai:has-credentials", json!({"provider": "openai"})).await, has);
@@ -825,7 +806,7 @@ async fn a_key_may_come_with_the_configuration_and_a_server_nearby_needs_none() 
 
 #[tokio::test]
 async fn the_key_is_seen_by_the_provider_alone() {
-    let house = House::new().await;
+    let house = new_house().await;
     let parrot = |line: &str| {
         vec![Step::Send(status(line, &format!("x-key: {TOKEN}\r\n"), &format!("{TOKEN} {TOKEN}")))]
     };
@@ -837,7 +818,7 @@ async fn the_key_is_seen_by_the_provider_alone() {
         vec![Step::Send(answer())],
     ])
     .await;
-    let mut client = house.client_of("anthropic", &upstream).await;
+    let mut client = client_of(&house, "anthropic", &upstream).await;
     let mut seen = String::new();
     for _ in 0..4 {
         let streamed = Streamed::ask(&mut client, ask()).await;
@@ -865,54 +846,12 @@ fn path(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
 }
 
-/// A certificate for `localhost` that signs itself, and its key; `None` without the `openssl` command.
-fn certificate(folder: &Path) -> Option<(PathBuf, PathBuf)> {
-    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .ok()?;
-    assert!(made.status.success(), "{made:?}");
-    Some((certificate, key))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn https_trusts_the_certificates_of_the_system_and_no_others() {
-    use tokio_rustls::TlsAcceptor;
-    use tokio_rustls::rustls::ServerConfig;
-    use tokio_rustls::rustls::crypto::ring;
-    use tokio_rustls::rustls::pki_types::pem::PemObject;
-    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-
     let folder = tempfile::tempdir().unwrap();
-    let Some((certificate, key)) = certificate(folder.path()) else {
+    let Some((certificate, acceptor)) = certificate::localhost(folder.path()) else {
         return skip::skipped("https:// with a certificate by the openssl command, which is not installed");
     };
-    let config = ServerConfig::builder_with_provider(ring::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![CertificateDer::from_pem_file(&certificate).unwrap()],
-            PrivateKeyDer::from_pem_file(&key).unwrap(),
-        )
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = listener.local_addr().unwrap().port();
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -945,7 +884,7 @@ async fn https_trusts_the_certificates_of_the_system_and_no_others() {
     program.stop("-INT");
 
     // A certificate that the system does not know.
-    let house = House::new().await;
+    let house = new_house().await;
     let mut client = Client::connect(house.port).await;
     client.call("credentials:set", json!({"key": "anthropic", "token": TOKEN})).await;
     client.event("credentials:changed").await;
@@ -1007,7 +946,7 @@ async fn a_mock_of_both_providers_by_somebody_else_is_understood() {
     let Some(mock) = Mock::start(folder.path()) else {
         return skip::skipped("npm's @copilotkit/aimock, which is not installed");
     };
-    let house = House::new().await;
+    let house = new_house().await;
     let mut client = Client::connect(house.port).await;
     for (provider, base) in [("anthropic", mock.url.clone()), ("openai", format!("{}/v1", mock.url))] {
         point_at(&mut client, provider, &base).await;

@@ -3,6 +3,9 @@
 #[allow(dead_code)]
 #[path = "support/client.rs"]
 mod client;
+#[allow(dead_code)]
+#[path = "support/house.rs"]
+mod house;
 
 use serde_json::{Value, json};
 use switchboard::backend::registry::{Channel, Direction};
@@ -11,39 +14,11 @@ use switchboard::{Config, Server};
 use tempfile::TempDir;
 
 use client::Client;
+use house::House;
 
-/// A server with its backend, in a folder of its own.
-struct House {
-    server: Server,
-    backend: Backend,
-    port: u16,
-    folder: TempDir,
-}
-
-impl House {
-    async fn open(folder: TempDir) -> House {
-        let mut config = BackendConfig::new(folder.path().join("data"));
-        config.db.max_page_bytes = 100_000;
-        let backend = Backend::open(config).unwrap();
-        let mut config = Config::default().port(0);
-        config.limits.rate_max_requests = u32::MAX;
-        // The clients of a test no longer read when it ends.
-        config.limits.close_timeout = std::time::Duration::from_millis(10);
-        let server = Server::new(config);
-        register_all(&server, &backend);
-        let port = server.start().await.unwrap();
-        House { server, backend, port, folder }
-    }
-
-    async fn new() -> House {
-        House::open(tempfile::tempdir().unwrap()).await
-    }
-
-    async fn close(self) -> TempDir {
-        self.server.stop().await;
-        self.backend.close().await;
-        self.folder
-    }
+/// A house whose pages end early.
+async fn small(folder: TempDir) -> House {
+    House::open(folder, |backend, _| backend.db.max_page_bytes = 100_000).await
 }
 
 /// The values of one member in a list of objects.
@@ -53,7 +28,7 @@ fn pluck<'a>(list: &'a Value, member: &str) -> Vec<&'a Value> {
 
 #[tokio::test]
 async fn a_chat_lives_from_create_to_delete_and_the_others_see_it() {
-    let house = House::new().await;
+    let house = small(tempfile::tempdir().unwrap()).await;
     let (mut a, mut b) = (Client::connect(house.port).await, Client::connect(house.port).await);
 
     let chat = a.call("chat:create", json!({"title": "Groceries", "systemPrompt": "Be brief"})).await;
@@ -90,7 +65,7 @@ async fn a_chat_lives_from_create_to_delete_and_the_others_see_it() {
 
 #[tokio::test]
 async fn a_message_comes_back_as_it_was_given() {
-    let house = House::new().await;
+    let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
     let chat = client.call("chat:create", Value::Null).await;
     assert_eq!(chat["title"], "New Chat");
@@ -110,7 +85,7 @@ async fn a_message_comes_back_as_it_was_given() {
 
 #[tokio::test]
 async fn pages_lead_through_all_chats_and_messages_without_gap_or_repetition() {
-    let house = House::new().await;
+    let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
     // Made so fast that many share a millisecond.
     let mut ids = Vec::new();
@@ -159,7 +134,7 @@ async fn pages_lead_through_all_chats_and_messages_without_gap_or_repetition() {
 
 #[tokio::test]
 async fn a_page_ends_before_it_is_too_long_to_send() {
-    let house = House::new().await;
+    let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
     let chat = client.call("chat:create", json!({})).await;
     for size in [60_000, 60_000, 200_000] {
@@ -185,7 +160,7 @@ async fn a_page_ends_before_it_is_too_long_to_send() {
 
 #[tokio::test]
 async fn search_finds_words_marks_them_and_takes_any_text() {
-    let house = House::new().await;
+    let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
     let mut chats = Vec::new();
     for (title, content) in [
@@ -231,7 +206,7 @@ async fn search_finds_words_marks_them_and_takes_any_text() {
 
 #[tokio::test]
 async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
-    let house = House::new().await;
+    let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
     let chat = client.call("chat:create", json!({"title": "kept"})).await;
     let id = &chat["id"];
@@ -310,7 +285,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
 
 #[tokio::test]
 async fn the_largest_things_allowed_are_allowed() {
-    let house = House::new().await;
+    let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
     let given = json!({"title": "x".repeat(1024), "systemPrompt": "x".repeat(64 << 10)});
     let chat = client.call("chat:create", given).await;
@@ -330,7 +305,7 @@ async fn the_largest_things_allowed_are_allowed() {
 
 #[tokio::test]
 async fn a_setting_is_told_to_everyone_once_and_only_if_it_changed() {
-    let house = House::new().await;
+    let house = small(tempfile::tempdir().unwrap()).await;
     let (mut a, mut b) = (Client::connect(house.port).await, Client::connect(house.port).await);
     let defaults = a.call("settings:get-all", Value::Null).await;
     assert_eq!(defaults["theme"], "system");
@@ -362,7 +337,7 @@ async fn a_setting_is_told_to_everyone_once_and_only_if_it_changed() {
 
 #[tokio::test]
 async fn many_clients_at_once_lose_nothing_and_see_changes_in_one_order() {
-    let house = House::new().await;
+    let house = small(tempfile::tempdir().unwrap()).await;
     let mut witness = Client::connect(house.port).await;
     let chat = witness.call("chat:create", json!({})).await;
     witness.event("chat:created").await;
@@ -391,12 +366,12 @@ async fn many_clients_at_once_lose_nothing_and_see_changes_in_one_order() {
 
 #[tokio::test]
 async fn what_was_saved_is_there_after_a_restart() {
-    let house = House::new().await;
+    let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
     let chat = client.call("chat:create", json!({"title": "kept"})).await;
     client.call("settings:set", json!({"key": "theme", "value": "dark"})).await;
     let folder = house.close().await;
-    let house = House::open(folder).await;
+    let house = small(folder).await;
     let mut client = Client::connect(house.port).await;
     assert_eq!(client.call("chat:list", Value::Null).await, json!([chat]));
     assert_eq!(client.call("settings:get", json!({"key": "theme"})).await, "dark");
@@ -405,7 +380,7 @@ async fn what_was_saved_is_there_after_a_restart() {
 
 #[tokio::test]
 async fn a_closed_database_refuses_politely() {
-    let house = House::new().await;
+    let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
     house.backend.close().await;
     for (channel, payload) in [("chat:list", Value::Null), ("chat:create", Value::Null)] {
@@ -500,7 +475,7 @@ async fn the_registry_lists_every_channel_and_every_request_has_a_handler() {
     assert_eq!(names(Direction::Request), REQUESTS);
     assert_eq!(names(Direction::Event), EVENTS);
 
-    let house = House::new().await;
+    let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
     let listed = client.call("system:channels", Value::Null).await;
     assert_eq!(pluck(&listed, "channel"), channels.iter().map(|channel| channel.name).collect::<Vec<_>>());

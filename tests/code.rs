@@ -3,6 +3,9 @@
 #[allow(dead_code)]
 #[path = "support/client.rs"]
 mod client;
+#[allow(dead_code)]
+#[path = "support/house.rs"]
+mod house;
 
 use std::fs;
 use std::io::Write;
@@ -10,50 +13,42 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use switchboard::backend::BackendConfig;
 use switchboard::backend::code::CodeStats;
-use switchboard::backend::{Backend, BackendConfig, register_all};
-use switchboard::{Config, Server};
 use tempfile::TempDir;
 
 use client::Client;
+use house::House;
 
-/// A server that follows a folder of transcripts.
-struct House {
-    server: Server,
-    backend: Backend,
+/// A house that follows a folder of transcripts, and a client of it.
+struct Reader {
+    house: House,
     client: Client,
-    folder: TempDir,
 }
 
-impl House {
-    async fn open(folder: TempDir, adjust: impl FnOnce(&mut BackendConfig)) -> House {
-        let mut config = BackendConfig::new(folder.path().join("data"));
-        config.db.max_page_bytes = 100_000;
-        config.code.code_dir = Some(projects(folder.path()));
-        // Each request sees the disk as it is, however long that takes.
-        config.code.limits.scan_interval = Duration::ZERO;
-        config.code.limits.scan_wait = Duration::from_secs(60);
-        adjust(&mut config);
-        let backend = Backend::open(config).unwrap();
-        let mut config = Config::default().port(0);
-        config.limits.rate_max_requests = u32::MAX;
-        config.limits.handler_timeout = Duration::from_secs(60);
-        config.limits.close_timeout = Duration::from_millis(10);
-        let server = Server::new(config);
-        register_all(&server, &backend);
-        let port = server.start().await.unwrap();
-        let client = Client::connect(port).await;
-        House { server, backend, client, folder }
+impl Reader {
+    async fn open(folder: TempDir, adjust: impl FnOnce(&mut BackendConfig)) -> Reader {
+        let code_dir = projects(folder.path());
+        let house = House::open(folder, |backend, config| {
+            backend.db.max_page_bytes = 100_000;
+            backend.code.code_dir = Some(code_dir);
+            // Each request sees the disk as it is, however long that takes.
+            backend.code.limits.scan_interval = Duration::ZERO;
+            backend.code.limits.scan_wait = Duration::from_secs(60);
+            config.limits.handler_timeout = Duration::from_secs(60);
+            adjust(backend);
+        })
+        .await;
+        let client = Client::connect(house.port).await;
+        Reader { house, client }
     }
 
-    async fn new(folder: TempDir) -> House {
-        House::open(folder, |_| {}).await
+    async fn new(folder: TempDir) -> Reader {
+        Reader::open(folder, |_| {}).await
     }
 
     async fn close(self) -> TempDir {
-        self.server.stop().await;
-        self.backend.close().await;
-        self.folder
+        self.house.close().await
     }
 
     async fn call(&mut self, channel: &str, payload: Value) -> Value {
@@ -71,7 +66,7 @@ impl House {
     }
 
     fn stats(&self) -> CodeStats {
-        self.backend.code().stats()
+        self.house.backend.code().stats()
     }
 }
 
@@ -179,7 +174,7 @@ async fn a_session_is_what_its_transcript_and_those_of_its_subagents_say() {
                 "message": {"model": "small", "content": [{"type": "text", "text": "Found"}]}}).to_string(),
         ])
         .write("-tmp/two.jsonl", &[user("u1", None, 60, "Hello")]);
-    let mut house = House::new(agent.folder).await;
+    let mut house = Reader::new(agent.folder).await;
 
     let sessions = house.call("code:list-sessions", Value::Null).await;
     assert_eq!(pluck(&sessions, "id"), ["two", "one"], "last updated first");
@@ -230,13 +225,17 @@ async fn titles_come_from_people_before_models_before_summaries_before_prompts()
                 user("u3", None, 3, "Third"),
             ],
         );
-    let mut house = House::new(agent.folder).await;
+    let mut house = Reader::new(agent.folder).await;
     assert_eq!(house.session("a").await["title"], "Of the other session");
     assert_eq!(house.session("b").await["title"], "Third");
-    append(house.folder.path(), "p/b.jsonl", "{\"type\":\"ai-title\",\"aiTitle\":\"By a model\"}\n");
+    append(house.house.folder.path(), "p/b.jsonl", "{\"type\":\"ai-title\",\"aiTitle\":\"By a model\"}\n");
     assert_eq!(house.session("b").await["title"], "By a model");
-    append(house.folder.path(), "p/b.jsonl", "{\"type\":\"custom-title\",\"customTitle\":\"Mine\"}\n");
-    append(house.folder.path(), "p/b.jsonl", "{\"type\":\"ai-title\",\"aiTitle\":\"By a model again\"}\n");
+    append(house.house.folder.path(), "p/b.jsonl", "{\"type\":\"custom-title\",\"customTitle\":\"Mine\"}\n");
+    append(
+        house.house.folder.path(),
+        "p/b.jsonl",
+        "{\"type\":\"ai-title\",\"aiTitle\":\"By a model again\"}\n",
+    );
     assert_eq!(house.session("b").await["title"], "Mine");
     house.close().await;
 }
@@ -258,7 +257,7 @@ async fn pages_lead_through_a_transcript_in_both_directions() {
         })
         .collect();
     agent.write("p/s.jsonl", &lines);
-    let mut house = House::new(agent.folder).await;
+    let mut house = Reader::new(agent.folder).await;
 
     let mut read: Vec<String> = Vec::new();
     let mut query = json!({"sessionId": "s", "limit": 10});
@@ -308,7 +307,7 @@ async fn a_page_ends_before_it_is_too_long_to_send_and_no_entry_blocks_the_way()
         user("d", None, 4, &"x".repeat(30_000)),
     ];
     agent.write("p/s.jsonl", &lines);
-    let mut house = House::new(agent.folder).await;
+    let mut house = Reader::new(agent.folder).await;
     let page = house.call("code:get-transcript", json!({"sessionId": "s"})).await;
     assert_eq!(pluck(&page["entries"], "id"), ["b", "c", "d"]);
     assert_eq!(page["entries"][0]["content"], json!([{"type": "too_long", "bytes": lines[1].len()}]));
@@ -329,7 +328,7 @@ async fn search_finds_what_was_said_thought_and_answered_by_tools() {
             json!({"type": "user", "uuid": "t1", "message": {"content": [{"type": "tool_result", "content": "needle on line 3"}]}}).to_string(),
         ])
         .write("p/two.jsonl", &[user("u1", None, 1, "Another needle")]);
-    let mut house = House::new(agent.folder).await;
+    let mut house = Reader::new(agent.folder).await;
     let found = house.call("code:search-transcript", json!({"query": "needle", "sessionId": "one"})).await;
     assert_eq!(found.as_array().unwrap().len(), 2, "{found}");
     let first = found.as_array().unwrap().iter().find(|hit| hit["entryId"] == "u1").unwrap();
@@ -377,7 +376,7 @@ async fn lines_that_cannot_be_used_are_counted_and_stop_nothing() {
     let mut bytes = fs::read(projects(agent.folder.path()).join(path)).unwrap();
     bytes.extend_from_slice(b"{\"type\":\"user\",\"uuid\":\"h\xff\"}\r\n");
     fs::write(projects(agent.folder.path()).join(path), &bytes).unwrap();
-    let mut house = House::open(agent.folder, |config| config.code.limits.max_line_bytes = 50_000).await;
+    let mut house = Reader::open(agent.folder, |config| config.code.limits.max_line_bytes = 50_000).await;
     let page = house.call("code:get-transcript", json!({"sessionId": "s"})).await;
     assert_eq!(pluck(&page["entries"], "id"), ["a", "b", "c", "e", "g"]);
     assert_eq!(pluck(&page["entries"], "parentId"), ["null", "a", "null", "null", "e"]);
@@ -386,18 +385,18 @@ async fn lines_that_cannot_be_used_are_counted_and_stop_nothing() {
     // A line that is being written is no line yet, and is not counted.
     let line = user("i", Some("g"), 6, "in pieces");
     let (start, end) = line.split_at(40);
-    append(house.folder.path(), path, start);
+    append(house.house.folder.path(), path, start);
     assert_eq!(house.session("s").await["messageCount"], 5);
-    append(house.folder.path(), path, end);
+    append(house.house.folder.path(), path, end);
     assert_eq!(house.session("s").await["messageCount"], 6, "whole, though its end of line is missing");
-    append(house.folder.path(), path, &format!("\n{}\n", user("j", Some("i"), 7, "next")));
+    append(house.house.folder.path(), path, &format!("\n{}\n", user("j", Some("i"), 7, "next")));
     assert_eq!(house.page(json!({"sessionId": "s", "after": "g"})).await, ["i", "j"]);
     // One that is too long is not held while it is written, nor read again.
-    append(house.folder.path(), path, &"y".repeat(60_000));
+    append(house.house.folder.path(), path, &"y".repeat(60_000));
     house.session("s").await;
-    append(house.folder.path(), path, &"y".repeat(60_000));
+    append(house.house.folder.path(), path, &"y".repeat(60_000));
     house.session("s").await;
-    append(house.folder.path(), path, &format!("\n{}\n", user("k", Some("j"), 8, "behind it")));
+    append(house.house.folder.path(), path, &format!("\n{}\n", user("k", Some("j"), 8, "behind it")));
     let session = house.session("s").await;
     assert_eq!((&session["messageCount"], &session["skippedLines"]), (&json!(8), &json!(5)));
     assert_eq!(house.page(json!({"sessionId": "s", "after": "j"})).await, ["k"]);
@@ -413,7 +412,7 @@ async fn only_what_is_new_is_read_and_nothing_again_after_a_restart() {
     let lines: Vec<String> =
         (0..2000).map(|n| user(&format!("e{n}"), None, 1, &"word ".repeat(50))).collect();
     agent.write("p/long.jsonl", &lines).write("p/other.jsonl", &[user("o", None, 1, "other")]);
-    let mut house = House::new(agent.folder).await;
+    let mut house = Reader::new(agent.folder).await;
     assert_eq!(house.session("long").await["messageCount"], 2000);
     let first = house.stats();
     assert_eq!(first.files_read, 2);
@@ -424,7 +423,7 @@ async fn only_what_is_new_is_read_and_nothing_again_after_a_restart() {
     assert!(unchanged.scans > first.scans);
 
     let line = format!("{}\n", user("new", Some("e1999"), 2, "appended needle"));
-    append(house.folder.path(), "p/long.jsonl", &line);
+    append(house.house.folder.path(), "p/long.jsonl", &line);
     assert_eq!(house.session("long").await["messageCount"], 2001);
     let grown = house.stats();
     assert_eq!(grown.files_read, first.files_read + 1);
@@ -432,7 +431,7 @@ async fn only_what_is_new_is_read_and_nothing_again_after_a_restart() {
     assert!((line.len() as u64..=line.len() as u64 + MARKS).contains(&read), "{read} bytes");
 
     let folder = house.close().await;
-    let mut house = House::new(folder).await;
+    let mut house = Reader::new(folder).await;
     assert_eq!(house.session("long").await["messageCount"], 2001);
     assert_eq!(house.call("code:search-transcript", json!({"query": "appended"})).await[0]["entryId"], "new");
     assert_eq!((house.stats().files_read, house.stats().bytes_read), (0, 0));
@@ -444,17 +443,17 @@ async fn a_file_that_is_cut_replaced_or_removed_is_noticed() {
     let agent = Agent::new();
     let lines: Vec<String> = (0..600).map(|n| user(&format!("e{n}"), None, 1, "old")).collect();
     agent.write("p/s.jsonl", &lines).write("p/t.jsonl", &[user("t", None, 1, "stays")]);
-    let mut house = House::new(agent.folder).await;
+    let mut house = Reader::new(agent.folder).await;
     assert_eq!(house.session("s").await["messageCount"], 600);
 
-    let path = projects(house.folder.path()).join("p/s.jsonl");
-    write_lines(house.folder.path(), "p/s.jsonl", &lines[..3]);
+    let path = projects(house.house.folder.path()).join("p/s.jsonl");
+    write_lines(house.house.folder.path(), "p/s.jsonl", &lines[..3]);
     assert_eq!(house.session("s").await["messageCount"], 3);
 
     // The same size, another content.
     let replaced: Vec<String> = (0..3).map(|n| user(&format!("f{n}"), None, 1, "new")).collect();
     assert_eq!(replaced.concat().len(), lines[..3].concat().len());
-    write_lines(house.folder.path(), "p/s.jsonl", &replaced);
+    write_lines(house.house.folder.path(), "p/s.jsonl", &replaced);
     fs::File::open(&path)
         .unwrap()
         .set_modified(std::time::SystemTime::now() + Duration::from_secs(5))
@@ -463,12 +462,12 @@ async fn a_file_that_is_cut_replaced_or_removed_is_noticed() {
 
     // Longer than before, in the same place on the disk.
     let longer: Vec<String> = (0..5).map(|n| user(&format!("g{n}"), None, 1, "new")).collect();
-    write_lines(house.folder.path(), "p/s.jsonl", &longer);
+    write_lines(house.house.folder.path(), "p/s.jsonl", &longer);
     assert_eq!(house.page(json!({"sessionId": "s"})).await, ["g0", "g1", "g2", "g3", "g4"]);
 
     // Another file under the same name.
-    write_lines(house.folder.path(), "p/new.tmp", &[lines[..2].to_vec(), longer.clone()].concat());
-    fs::rename(projects(house.folder.path()).join("p/new.tmp"), &path).unwrap();
+    write_lines(house.house.folder.path(), "p/new.tmp", &[lines[..2].to_vec(), longer.clone()].concat());
+    fs::rename(projects(house.house.folder.path()).join("p/new.tmp"), &path).unwrap();
     assert_eq!(house.session("s").await["messageCount"], 7);
     let found = house.call("code:search-transcript", json!({"query": "old", "limit": 100})).await;
     assert_eq!(found.as_array().unwrap().len(), 2, "the rest of the old text is not found any more");
@@ -479,7 +478,7 @@ async fn a_file_that_is_cut_replaced_or_removed_is_noticed() {
     assert_eq!(pluck(&house.call("code:list-sessions", Value::Null).await, "id"), ["t"]);
 
     // A folder that is away for a while takes nothing with it.
-    let root = projects(house.folder.path());
+    let root = projects(house.house.folder.path());
     fs::rename(&root, root.with_extension("away")).unwrap();
     assert_eq!(pluck(&house.call("code:list-sessions", Value::Null).await, "id"), ["t"]);
     house.close().await;
@@ -492,7 +491,7 @@ async fn a_scan_that_takes_long_does_not_hold_up_a_request() {
         (0..6_000).map(|n| user(&format!("e{n}"), None, 1, "some words to index")).collect();
     agent.write("p/s.jsonl", &lines);
     let mut house =
-        House::open(agent.folder, |config| config.code.limits.scan_wait = Duration::from_millis(1)).await;
+        Reader::open(agent.folder, |config| config.code.limits.scan_wait = Duration::from_millis(1)).await;
     // A part is there, and grows.
     let mut counts = Vec::new();
     while counts.last() != Some(&6_000) {
@@ -522,7 +521,7 @@ async fn files_come_back_as_they_were_before_a_prompt() {
                 "gone.rs": backup(Some("cc@v1"))}), false),
             json!({"type": "file-history-delta", "messageId": "u3", "trackingPath": "src/a.rs", "backup": backup(Some("aa@v1"))}).to_string(),
         ]);
-    let mut house = House::new(agent.folder).await;
+    let mut house = Reader::new(agent.folder).await;
     let points = house.call("code:list-restore-points", json!({"sessionId": "s"})).await;
     assert_eq!(pluck(&points, "label"), ["Restore point", "Second", "First change"]);
     assert_eq!(pluck(&points, "entryId"), ["null", "u2", "u1"]);
@@ -537,7 +536,7 @@ async fn files_come_back_as_they_were_before_a_prompt() {
 
     let restore = json!({"restorePointId": points[1]["id"], "targetDir": "before/second"});
     let result = house.call("code:restore", restore.clone()).await;
-    let target = house.folder.path().canonicalize().unwrap().join("data/restored/before/second");
+    let target = house.house.folder.path().canonicalize().unwrap().join("data/restored/before/second");
     assert_eq!(result["restorePointId"], points[1]["id"]);
     assert_eq!(result["targetDir"], json!(target));
     assert_eq!(result["restored"], json!(["b.rs", "src/a.rs"]));
@@ -562,7 +561,7 @@ async fn files_come_back_as_they_were_before_a_prompt() {
     let ids = pluck(&points, "id");
     let folder = house.close().await;
     fs::remove_dir_all(folder.path().join("data")).unwrap();
-    let mut house = House::new(folder).await;
+    let mut house = Reader::new(folder).await;
     let again = house.call("code:list-restore-points", json!({"sessionId": "s"})).await;
     assert_eq!((pluck(&again, "id"), &again), (ids, &points), "an index that is made anew has the same ids");
     house.close().await;
@@ -610,7 +609,7 @@ async fn nothing_is_written_outside_of_the_restore_root() {
         ],
     );
     let mut house =
-        House::open(agent.folder, |config| config.code.limits.max_restore_file_bytes = 1999).await;
+        Reader::open(agent.folder, |config| config.code.limits.max_restore_file_bytes = 1999).await;
     let points = house.call("code:list-restore-points", json!({"sessionId": "s"})).await;
     let id = &points[0]["id"];
     let listed = pluck(&points[0]["files"], "path");
@@ -618,7 +617,7 @@ async fn nothing_is_written_outside_of_the_restore_root() {
         assert!(!listed.contains(&path.to_owned()), "{path}");
     }
 
-    let root = house.folder.path().join("data/restored");
+    let root = house.house.folder.path().join("data/restored");
     fs::create_dir_all(root.join("t/folder")).unwrap();
     symlink(outside.path(), root.join("t/linked")).unwrap();
     symlink(outside.path().join("victim"), root.join("t/file-link")).unwrap();
@@ -652,7 +651,7 @@ async fn nothing_is_written_outside_of_the_restore_root() {
         fs::read_dir(outside.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["victim"]);
     assert_eq!(fs::read_to_string(outside.path().join("victim")).unwrap(), "untouched");
-    assert!(!house.folder.path().join("data/evil").exists());
+    assert!(!house.house.folder.path().join("data/evil").exists());
     house.close().await;
 }
 
@@ -663,7 +662,7 @@ async fn what_is_put_back_is_bounded_in_all() {
         "p/s.jsonl",
         &[snapshot("u1", json!({"a": backup(Some("aa@v1")), "b": backup(Some("bb@v1"))}), false)],
     );
-    let mut house = House::open(agent.folder, |config| config.code.limits.max_restore_bytes = 1000).await;
+    let mut house = Reader::open(agent.folder, |config| config.code.limits.max_restore_bytes = 1000).await;
     let points = house.call("code:list-restore-points", json!({"sessionId": "s"})).await;
     let restore = json!({"restorePointId": points[0]["id"], "targetDir": "t"});
     let result = house.call("code:restore", restore).await;
@@ -684,7 +683,7 @@ async fn links_and_pipes_are_no_transcripts() {
     std::os::unix::fs::symlink(outside.path(), root.join("q")).unwrap();
     let made = std::process::Command::new("mkfifo").arg(root.join("p/pipe.jsonl")).status();
     assert!(made.is_ok_and(|status| status.success()));
-    let mut house = House::new(agent.folder).await;
+    let mut house = Reader::new(agent.folder).await;
     assert_eq!(pluck(&house.call("code:list-sessions", Value::Null).await, "id"), ["s"]);
     house.close().await;
 }
@@ -696,7 +695,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         "p/s.jsonl",
         &[user("u1", None, 1, "Hi"), snapshot("u1", json!({"a": backup(Some("aa@v1"))}), false)],
     );
-    let mut house = House::new(agent.folder).await;
+    let mut house = Reader::new(agent.folder).await;
     let before = house.call("code:list-sessions", Value::Null).await;
     let point = house.call("code:list-restore-points", json!({"sessionId": "s"})).await[0]["id"].clone();
     for (channel, payload, path) in [
@@ -745,14 +744,14 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         assert!(error["details"]["expected"].is_string() && error["details"]["got"].is_string(), "{error}");
     }
     assert_eq!(house.call("code:list-sessions", Value::Null).await, before);
-    assert!(!house.folder.path().join("data/restored").exists());
+    assert!(!house.house.folder.path().join("data/restored").exists());
     house.close().await;
 }
 
 #[tokio::test]
 async fn without_a_folder_there_are_no_sessions() {
     let agent = Agent::new();
-    let mut house = House::open(agent.folder, |config| config.code.code_dir = None).await;
+    let mut house = Reader::open(agent.folder, |config| config.code.code_dir = None).await;
     assert_eq!(house.call("code:list-sessions", Value::Null).await, json!([]));
     assert_eq!(house.session("s").await, Value::Null);
     assert_eq!(house.call("code:search-transcript", json!({"query": "x"})).await, json!([]));

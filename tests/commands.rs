@@ -1,5 +1,7 @@
 //! `switchboard call`, `listen` and `channels` as an operator uses them: JSON on stdout, words on stderr, exit codes.
 
+#[path = "support/certificate.rs"]
+mod certificate;
 #[allow(dead_code)]
 #[path = "support/program.rs"]
 mod program;
@@ -225,54 +227,12 @@ fn channels_are_listed_of_the_program_and_of_a_server() {
     assert_eq!(serde_json::from_str::<Value>(&stdout(&["channels", "--json"])).unwrap(), listed);
 }
 
-/// A certificate for `localhost` that signs itself, and its key; `None` without the `openssl` command.
-fn certificate(folder: &Path) -> Option<(String, String)> {
-    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .ok()?;
-    assert!(made.status.success(), "{made:?}");
-    Some((certificate.display().to_string(), key.display().to_string()))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn wss_trusts_the_certificates_of_the_system_and_no_others() {
-    use tokio_rustls::TlsAcceptor;
-    use tokio_rustls::rustls::ServerConfig;
-    use tokio_rustls::rustls::crypto::ring;
-    use tokio_rustls::rustls::pki_types::pem::PemObject;
-    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-
     let house = House::new();
-    let Some((certificate, key)) = certificate(house.folder.path()) else {
+    let Some((certificate, acceptor)) = certificate::localhost(house.folder.path()) else {
         return skip::skipped("wss:// with a certificate by the openssl command, which is not installed");
     };
-    let config = ServerConfig::builder_with_provider(ring::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![CertificateDer::from_pem_file(&certificate).unwrap()],
-            PrivateKeyDer::from_pem_file(&key).unwrap(),
-        )
-        .unwrap();
-    let acceptor = TlsAcceptor::from(std::sync::Arc::new(config));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = house.url.trim_start_matches("ws://").to_owned();
@@ -285,7 +245,7 @@ async fn wss_trusts_the_certificates_of_the_system_and_no_others() {
             }
         }
     });
-    let call = |host: &str, trusted: Option<&str>| {
+    let call = |host: &str, trusted: Option<&Path>| {
         let mut call = switchboard(&["call", &format!("wss://{host}:{port}"), "system:ping"]);
         if let Some(certificate) = trusted {
             call.env("SSL_CERT_FILE", certificate);

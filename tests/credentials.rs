@@ -4,6 +4,9 @@
 #[path = "support/client.rs"]
 mod client;
 #[allow(dead_code)]
+#[path = "support/house.rs"]
+mod house;
+#[allow(dead_code)]
 #[path = "support/program.rs"]
 mod program;
 
@@ -11,46 +14,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::{Value, json};
-use switchboard::backend::{Backend, BackendConfig, register_all};
-use switchboard::{Config, Server};
-use tempfile::TempDir;
-
 use client::Client;
+use house::House;
+use serde_json::{Value, json};
 
 const TOKEN: &str = "sk-correct-horse-battery-staple";
 const KEY_FILE: &str = "data/switchboard.key";
-
-struct House {
-    server: Server,
-    backend: Backend,
-    port: u16,
-    folder: TempDir,
-}
-
-impl House {
-    async fn open(folder: TempDir) -> House {
-        let backend = Backend::open(BackendConfig::new(folder.path().join("data"))).unwrap();
-        let mut config = Config::default().port(0);
-        config.limits.rate_max_requests = u32::MAX;
-        // The clients of a test no longer read when it ends.
-        config.limits.close_timeout = std::time::Duration::from_millis(10);
-        let server = Server::new(config);
-        register_all(&server, &backend);
-        let port = server.start().await.unwrap();
-        House { server, backend, port, folder }
-    }
-
-    async fn new() -> House {
-        House::open(tempfile::tempdir().unwrap()).await
-    }
-
-    async fn close(self) -> TempDir {
-        self.server.stop().await;
-        self.backend.close().await;
-        self.folder
-    }
-}
 
 /// The files below a folder in which these bytes stand.
 fn files_with(folder: &Path, needle: &[u8]) -> Vec<String> {
@@ -181,7 +150,7 @@ async fn the_key_file_is_for_its_owner_alone_and_stays_what_it_is() {
     assert_eq!(key.len(), 32);
     assert_eq!(fs::metadata(&key_file).unwrap().permissions().mode() & 0o777, 0o600);
     client.call("credentials:set", json!({"key": "b", "token": TOKEN})).await;
-    let house = House::open(house.close().await).await;
+    let house = House::open(house.close().await, |_, _| {}).await;
     let mut client = Client::connect(house.port).await;
     client.call("credentials:set", json!({"key": "c", "token": TOKEN})).await;
     assert_eq!(fs::read(&key_file).unwrap(), key);

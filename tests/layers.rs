@@ -18,7 +18,8 @@ const ROOMS: [(&str, &[&str]); 5] = [
 ];
 
 /// Files of the backend that every family shares.
-const SHARED_BY_FAMILIES: [&str; 7] = ["call", "cli", "db", "encode", "registry", "search", "validate"];
+const SHARED_BY_FAMILIES: [&str; 8] =
+    ["call", "cli", "db", "encode", "http", "registry", "search", "validate"];
 /// What the docs of a family say before the names that its siblings may use. A blank line ends them.
 const FACE: &str = "//! What other families may use:";
 

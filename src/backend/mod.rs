@@ -29,6 +29,7 @@ pub mod code;
 pub mod credentials;
 pub mod db;
 mod encode;
+mod http;
 pub mod registry;
 mod search;
 pub mod settings;

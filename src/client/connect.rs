@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use crate::protocol::handshake::{self, Head};
 
 /// A byte stream to a server.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -113,7 +113,11 @@ pub(super) async fn connect(address: &Address, token: Option<&str>) -> io::Resul
     }
 }
 
-async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+/// Connects to a host by its name or address.
+///
+/// # Errors
+/// What the system says.
+pub(crate) async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;
     // Without it, small requests would wait for the acknowledgement of earlier ones. A socket that refuses works too.
     let _ = stream.set_nodelay(true);

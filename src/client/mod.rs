@@ -30,7 +30,7 @@
 //! | `connection:reconnecting` | `{attempt, delayMs}` | it will be tried again after so long |
 //! | `connection:failed` | `{attempts}` | it was tried often enough; nothing more happens by itself |
 
-mod connect;
+pub(crate) mod connect;
 mod link;
 mod listeners;
 #[cfg(feature = "backend")]

@@ -14,7 +14,6 @@
 mod anthropic;
 mod echo;
 mod exchange;
-mod http;
 mod models;
 mod openai;
 pub mod sse;

@@ -10,8 +10,8 @@ use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue
 use tokio::time::sleep;
 
 use super::super::credentials::Token;
+use super::super::http::{self, Endpoint, HttpError, Outgoing, Response, Timeouts};
 use super::exchange::{Answer, ChatRequest, Chunk, End, Failure, Provider, Reply, error_text, quoted};
-use super::http::{self, Endpoint, HttpError, Outgoing, Response, Timeouts};
 use super::models::{self, Model};
 use super::sse::{Decoder, SseLimits};
 use super::{AiConfig, anthropic, openai};

@@ -14,11 +14,10 @@ use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::client::connect::{Stream, open_tcp};
 use crate::client::tls;
 
 /// Longest head of a response, in bytes.
@@ -134,10 +133,6 @@ pub(super) struct Response {
     _driver: JoinSet<()>,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
 /// Sends a request and waits for the head of its response, whose body may have `max_bytes`.
 ///
 /// # Errors
@@ -156,9 +151,7 @@ pub(super) async fn send(
 }
 
 async fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Stream>> {
-    let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
-    // Without it, small requests would wait for the acknowledgement of earlier ones. A socket that refuses works too.
-    let _ = stream.set_nodelay(true);
+    let stream = open_tcp(&endpoint.host, endpoint.port).await?;
     if endpoint.secure {
         Ok(Box::new(tls::wrap(&endpoint.host, stream).await?))
     } else {
