@@ -23,6 +23,8 @@ use super::validate::{Fields, kind_of, wrong};
 const MAX_TITLE_BYTES: usize = 1 << 10;
 const MAX_SYSTEM_PROMPT_BYTES: usize = 64 << 10;
 const MAX_CONTENT_BYTES: usize = 1 << 20;
+/// Most blocks of one message.
+const MAX_CONTENT_BLOCKS: usize = 10_000;
 const MAX_METADATA_BYTES: usize = 64 << 10;
 const MAX_NAME_BYTES: usize = 256;
 const MAX_QUERY_BYTES: usize = 1 << 10;
@@ -486,19 +488,14 @@ pub(super) fn content(fields: &Fields<'_>) -> Result<Content, WireError> {
     if value.len() > MAX_CONTENT_BYTES {
         return Err(fields.wrong("content", &expected, &format!("{} bytes", value.len())));
     }
-    let blocks: Vec<serde_json::Value> = serde_json::from_str(value)
-        .map_err(|error| fields.wrong("content", &expected, &error.to_string()))?;
     let mut text = String::new();
-    for (index, block) in blocks.iter().enumerate() {
-        if !block.get("type").is_some_and(serde_json::Value::is_string) {
-            let path = format!("content[{index}].type");
-            return Err(fields.wrong(&path, "string", "something else"));
-        }
-        if let Some(part) = block.get("text").and_then(serde_json::Value::as_str) {
+    for block in fields.required_objects("content", 0..=MAX_CONTENT_BLOCKS)? {
+        block.required_text("type", 0..=MAX_CONTENT_BYTES)?;
+        if block.has("text") && kind_of(block.required_json("text")?) == "string" {
             if !text.is_empty() {
                 text.push('\n');
             }
-            text.push_str(part);
+            text.push_str(&block.required_text("text", 0..=MAX_CONTENT_BYTES)?);
         }
     }
     Ok(Content { text, blocks: Some(value.to_owned()) })

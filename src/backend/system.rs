@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use crate::protocol::error::{ErrorCode, WireError};
+use crate::protocol::error::ErrorCode;
 use crate::protocol::payload::Payload;
 use crate::server::Server;
 
 use super::db::unix_ms;
 use super::encode::{Object, array};
 use super::registry::{Channel, Direction};
+use super::validate::Fields;
 
 /// The channels of the family.
 pub const CHANNELS: &[Channel] = &[
@@ -74,15 +75,18 @@ export interface Stats {
 
 /// Registers the family's handlers. `channels` is what `system:channels` lists.
 pub fn register(server: &Server, channels: &[Channel]) {
-    server.on_request("system:ping", |_: Payload, _| async { Ok::<_, WireError>(timestamp()) });
-    let channels: Vec<String> = channels.iter().map(Channel::to_json).collect();
-    let channels = array(&channels);
-    server.on_request("system:channels", move |_: Payload, _| {
-        let channels = Payload::trusted(channels.clone());
-        async move { Ok::<_, WireError>(channels) }
+    server.on_request("system:ping", |payload: Payload, _| async move {
+        Fields::decode(&payload).map(|_| timestamp())
     });
-    server
-        .on_request("system:stats", |_: Payload, cx| async move { Ok::<_, WireError>(stats(&cx.server())) });
+    let channels: Vec<String> = channels.iter().map(Channel::to_json).collect();
+    let channels = Payload::trusted(array(&channels));
+    server.on_request("system:channels", move |payload: Payload, _| {
+        let channels = channels.clone();
+        async move { Fields::decode(&payload).map(|_| channels) }
+    });
+    server.on_request("system:stats", |payload: Payload, cx| async move {
+        Fields::decode(&payload).map(|_| stats(&cx.server()))
+    });
 }
 
 /// Tells every client the time, for ever.
