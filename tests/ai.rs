@@ -895,6 +895,49 @@ async fn https_trusts_the_certificates_of_the_system_and_no_others() {
     house.close().await;
 }
 
+#[tokio::test]
+async fn a_crash_in_mid_answer_stores_nothing_and_the_next_answer_whole() {
+    let begun = stream(&sse(&[anthropic_start(), vec![delta("Grüße,")]].concat()));
+    let upstream =
+        Upstream::start(vec![vec![Step::Send(begun), Step::Hold], vec![Step::Send(answer())]]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut command = program::command(&folder.path().join("data"));
+        command.env("ANTHROPIC_API_KEY", TOKEN);
+        program::Program::spawn(command)
+    };
+    let program = start();
+    let mut client = Client::connect(program.port).await;
+    point_at(&mut client, "anthropic", &upstream.url).await;
+    let chat = client.call("chat:create", Value::Null).await["id"].clone();
+    client.event("chat:created").await;
+    let mut asked = ask();
+    asked["chatId"] = chat.clone();
+    client.send("ai:chat-stream", asked.clone()).await;
+    assert_eq!(client.event("ai:stream-chunk").await["chunk"]["text"], "Grüße,");
+    program.kill();
+
+    let program = start();
+    let mut client = Client::connect(program.port).await;
+    let messages = async |client: &mut Client| {
+        let page = client.call("chat:get-messages", json!({"chatId": chat})).await;
+        let counted = client.call("chat:get", json!({"id": chat})).await["messageCount"].clone();
+        (
+            page["messages"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|message| message["role"].clone())
+                .collect::<Vec<_>>(),
+            counted,
+        )
+    };
+    assert_eq!(messages(&mut client).await, (vec![], json!(0)));
+    client.call("ai:chat-stream", asked).await;
+    assert_eq!(messages(&mut client).await, (vec![json!("user"), json!("assistant")], json!(2)));
+    program.stop("-INT");
+}
+
 /// The mock server `@copilotkit/aimock`, which nobody here wrote, as a process of its own.
 struct Mock {
     child: std::process::Child,

@@ -6,6 +6,9 @@ mod client;
 #[allow(dead_code)]
 #[path = "support/house.rs"]
 mod house;
+#[allow(dead_code)]
+#[path = "support/program.rs"]
+mod program;
 
 use std::fs;
 use std::io::Write;
@@ -756,4 +759,70 @@ async fn without_a_folder_there_are_no_sessions() {
     assert_eq!(house.session("s").await, Value::Null);
     assert_eq!(house.call("code:search-transcript", json!({"query": "x"})).await, json!([]));
     house.close().await;
+}
+
+#[tokio::test]
+async fn a_crash_in_the_first_index_loses_no_entry_and_doubles_none() {
+    const SESSIONS: usize = 40;
+    const ENTRIES: usize = 250;
+    let agent = Agent::new();
+    for session in 0..SESSIONS {
+        let lines: Vec<String> = (0..ENTRIES)
+            .map(|n| user(&format!("s{session}u{n}"), None, n as u64, &format!("word{n} zebra")))
+            .collect();
+        agent.write(&format!("p/{session}.jsonl"), &lines);
+    }
+    let data = agent.folder.path().join("data");
+    let start = || {
+        let mut command = program::command(&data);
+        command.arg("--code-dir").arg(projects(agent.folder.path()));
+        program::Program::spawn(command)
+    };
+    let mut indexed = Vec::new();
+    for _ in 0..3 {
+        let program = start();
+        let mut client = Client::connect(program.port).await;
+        client.send("code:list-sessions", json!({"limit": 500})).await;
+        // Killed when more is on the disk than before.
+        let log = data.join("switchboard.db-wal");
+        let before = fs::metadata(&log).map_or(0, |log| log.len());
+        let grown = || fs::metadata(&log).map_or(0, |log| log.len()) > before + (256 << 10);
+        while !grown() {
+            // The answer comes when all is indexed.
+            if tokio::time::timeout(Duration::from_millis(1), client.next()).await.is_ok() {
+                break;
+            }
+        }
+        program.kill();
+        let database = rusqlite::Connection::open(data.join("switchboard.db")).unwrap();
+        indexed.push(
+            database.query_row("SELECT count(*) FROM code_entries", [], |row| row.get::<_, u32>(0)).unwrap(),
+        );
+    }
+    assert!(
+        indexed.iter().any(|count| *count > 0 && *count < (SESSIONS * ENTRIES) as u32),
+        "{indexed:?} were indexed"
+    );
+    let program = start();
+    let mut client = Client::connect(program.port).await;
+    let mut listed;
+    loop {
+        listed = client.call("code:list-sessions", json!({"limit": 500})).await;
+        let total: u64 =
+            listed.as_array().unwrap().iter().map(|session| session["messageCount"].as_u64().unwrap()).sum();
+        if total >= (SESSIONS * ENTRIES) as u64 {
+            break;
+        }
+    }
+    assert_eq!(listed.as_array().unwrap().len(), SESSIONS);
+    for session in listed.as_array().unwrap() {
+        assert_eq!(session["messageCount"], ENTRIES, "{session}");
+        let page =
+            client.call("code:get-transcript", json!({"sessionId": session["id"], "limit": 500})).await;
+        assert_eq!(page["entries"].as_array().unwrap().len(), ENTRIES);
+        let query = json!({"sessionId": session["id"], "query": "word7 zebra"});
+        let found = client.call("code:search-transcript", query).await;
+        assert_eq!(found[0]["entryId"], format!("s{}u7", session["id"].as_str().unwrap()), "{found}");
+    }
+    program.stop("-INT");
 }
