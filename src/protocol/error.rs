@@ -105,3 +105,49 @@ impl<E: std::error::Error> From<E> for WireError {
         WireError::new(error.to_string())
     }
 }
+
+/// A [`WireError`] where any error may stand. It is none itself: then it could not be made from all others.
+struct Boxed(WireError);
+
+impl fmt::Debug for Boxed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Boxed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for Boxed {}
+
+impl From<WireError> for Box<dyn std::error::Error + Send + Sync> {
+    fn from(error: WireError) -> Self {
+        Box::new(Boxed(error))
+    }
+}
+
+impl From<WireError> for Box<dyn std::error::Error> {
+    fn from(error: WireError) -> Self {
+        Box::new(Boxed(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_can_be_handed_on_as_any_error() {
+        fn any() -> Result<(), Box<dyn std::error::Error>> {
+            Err(WireError::new("no"))?
+        }
+        fn any_on_any_thread() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            Err(WireError::with_code(ErrorCode::Timeout, "late"))?
+        }
+        assert_eq!(any().unwrap_err().to_string(), "HANDLER_ERROR: no");
+        assert_eq!(any_on_any_thread().unwrap_err().to_string(), "TIMEOUT: late");
+    }
+}
