@@ -17,7 +17,7 @@ use crate::server::Server;
 use super::db::{Change, Db, View};
 use super::encode::{Object, array};
 use super::registry::{Channel, Direction};
-use super::search::{MARK_END, MARK_START, marked_html, match_expression};
+use super::search::{MARK_END, MARK_START, best_hits, marked_html, match_expression};
 use super::validate::{Fields, kind_of, wrong};
 
 const MAX_TITLE_BYTES: usize = 1 << 10;
@@ -441,12 +441,13 @@ fn search(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
     if query.is_empty() {
         return Ok(Payload::trusted("[]".to_owned()));
     }
+    let best = best_hits("message_index", "SELECT seq FROM messages WHERE chat = ?2");
     let sql = format!(
-        "SELECT chats.id, chats.title, messages.id, role,
-             snippet(message_index, 0, '{MARK_START}', '{MARK_END}', '…', 24), bm25(message_index), messages.created_at
-         FROM message_index JOIN messages ON messages.seq = message_index.rowid JOIN chats ON chats.seq = chat
-         WHERE message_index MATCH ?1 AND (?2 IS NULL OR chat = ?2)
-         ORDER BY rank, messages.seq DESC LIMIT ?3"
+        "{best} SELECT chats.id, chats.title, messages.id, role,
+             snippet(message_index, 0, '{MARK_START}', '{MARK_END}', '…', 24), score, messages.created_at
+         FROM best CROSS JOIN message_index ON message_index.rowid = best.seq AND message_index MATCH ?1
+             JOIN messages ON messages.seq = best.seq JOIN chats ON chats.seq = chat
+         ORDER BY score, best.seq DESC"
     );
     let mut statement = view.connection.prepare_cached(&sql)?;
     let results = statement.query_map(params![query, chat, limit], |row| {

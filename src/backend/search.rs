@@ -12,6 +12,18 @@ pub(super) fn match_expression(query: &str) -> String {
     quoted.join(" ")
 }
 
+/// The start of a query: the table `best (seq, score)` of the hits of `?1` in an index, at most `?3`, the best first, and of
+/// the same the newest. With `?2` only those among the rows that `within` selects. Snippets cost most, so they are made
+/// of what is left after that.
+pub(super) fn best_hits(index: &str, within: &str) -> String {
+    format!(
+        "WITH best AS MATERIALIZED (
+             SELECT rowid AS seq, rank AS score FROM {index}
+             WHERE {index} MATCH ?1 AND (?2 IS NULL OR rowid IN ({within}))
+             ORDER BY rank, rowid DESC LIMIT ?3)"
+    )
+}
+
 /// What FTS5 puts before a hit. It and its pendant are characters that are not for interchange, so that nobody has a use for them.
 pub(super) const MARK_START: char = '\u{fdd0}';
 /// What FTS5 puts behind a hit.

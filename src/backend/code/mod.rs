@@ -35,7 +35,7 @@ use crate::server::Server;
 use super::db::View;
 use super::encode::{Object, array};
 use super::registry::{Channel, Direction};
-use super::search::{MARK_END, MARK_START, marked_html, match_expression};
+use super::search::{MARK_END, MARK_START, best_hits, marked_html, match_expression};
 use super::validate::Fields;
 
 pub use follow::Code;
@@ -510,13 +510,14 @@ fn search_transcript(view: &View<'_>, fields: &Fields<'_>, _: &CodeConfig) -> Re
     if query.is_empty() {
         return Ok(Payload::trusted("[]".to_owned()));
     }
+    let best = best_hits("code_entry_index", "SELECT seq FROM code_entries WHERE session = ?2");
     let sql = format!(
-        "SELECT s.id, e.id, e.role, snippet(code_entry_index, 0, '{MARK_START}', '{MARK_END}', '…', 24),
-             bm25(code_entry_index), e.created_at
-         FROM code_entry_index JOIN code_entries e ON e.seq = code_entry_index.rowid
-             JOIN code_sessions s ON s.seq = e.session
-         WHERE code_entry_index MATCH ?1 AND (?2 IS NULL OR e.session = ?2)
-         ORDER BY rank, e.seq DESC LIMIT ?3"
+        "{best} SELECT s.id, e.id, e.role, snippet(code_entry_index, 0, '{MARK_START}', '{MARK_END}', '…', 24),
+             score, e.created_at
+         FROM best CROSS JOIN code_entry_index
+                 ON code_entry_index.rowid = best.seq AND code_entry_index MATCH ?1
+             JOIN code_entries e ON e.seq = best.seq JOIN code_sessions s ON s.seq = e.session
+         ORDER BY score, best.seq DESC"
     );
     let mut statement = view.connection.prepare_cached(&sql)?;
     let mut rows = statement.query(params![query, session, limit])?;
