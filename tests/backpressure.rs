@@ -107,6 +107,25 @@ async fn events_wait_up_to_the_limit_behind_the_one_that_is_being_written() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_response_comes_when_events_before_it_are_lost() {
+    let server = server(small_outbox(10_000));
+    for (channel, pauses) in [("at-once", false), ("later", true)] {
+        server.on_request(channel, move |_: Payload, cx: RequestContext| async move {
+            if pauses {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            for _ in 0..12 {
+                cx.emit("c", json!("x".repeat(1000)));
+            }
+            Ok::<_, HandlerError>(json!("all were told"))
+        });
+        let mut client = Client::through_pipe(&server, 100_000).await;
+        client.send("1", channel, Value::Null).await;
+        assert_eq!(read_all(&mut client).await, (0, Some(1008)), "{channel}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_overflowing_client_that_never_reads_is_cut_when_its_time_to_close_is_over() {
     let (left, mut leaves) = calls();
     let server = server(small_outbox(10_000).on_disconnection(left));

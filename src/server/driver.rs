@@ -278,7 +278,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         // While the socket is blocked, events are better left where all clients share them.
         let mut progress = Progress::None;
         if self.outbox.is_empty() {
-            if self.deliver_events(out) {
+            if self.deliver_events(now, out) {
                 progress = Progress::Some;
             }
         } else {
@@ -298,21 +298,24 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             self.close_slow(now, out);
         }
         if stop {
-            self.deliver_events(out);
+            self.deliver_events(now, out);
             self.session.shut_down(now, out);
             self.handlers = Vec::new();
         }
         Progress::Some
     }
 
-    /// Appends the events that wait in the mailbox, so that what follows comes behind them. Says whether there were
-    /// any.
-    fn deliver_events(&mut self, out: &mut Vec<u8>) -> bool {
+    /// Appends the events that wait in the mailbox, so that what follows comes behind them. If some are lost, nothing may
+    /// follow but the close frame. Says whether there was anything.
+    fn deliver_events(&mut self, now: Now, out: &mut Vec<u8>) -> bool {
         if !self.mail_left && !self.client.has_mail() {
             return false;
         }
         self.mail_left = false;
-        let frames = self.client.take_frames();
+        let Some(frames) = self.client.take_frames() else {
+            self.close_slow(now, out);
+            return true;
+        };
         if self.session.is_open() {
             for frame in &frames {
                 out.extend_from_slice(frame);
@@ -432,7 +435,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             }
             Err(_) => Err(self.panicked(&request)),
         };
-        self.deliver_events(out);
+        self.deliver_events(now, out);
         self.session.answer(now, request, result, out);
     }
 
@@ -471,7 +474,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             }
         };
         self.drop_handler(index);
-        self.deliver_events(out);
+        self.deliver_events(now, out);
         self.session.answer_parked(now, slot, result, out);
         self.drop_orphans();
     }

@@ -196,9 +196,10 @@ impl Client {
         self.rung.load(Ordering::Acquire)
     }
 
-    /// Takes the events out of the mailbox, in order.
-    pub(super) fn take_frames(&self) -> Vec<Arc<[u8]>> {
-        self.mailbox().take_frames()
+    /// Takes the events out of the mailbox, in order. `None` if more came than may wait: some are lost.
+    pub(super) fn take_frames(&self) -> Option<Vec<Arc<[u8]>>> {
+        let mut mailbox = self.mailbox();
+        (!mailbox.overflow).then(|| mailbox.take_frames())
     }
 
     /// Shows the mailbox to the client's task, if anything came.

@@ -1,0 +1,193 @@
+//! Servers and their clients in worlds that exist only here: the server as it is, on connections that come late, in pieces,
+//! or not at all; clients that hurry, stall, lie and leave; handlers that wait, fail and panic; a clock that stands still
+//! while anything can be done. Every world has a seed, and the clients' bytes, the delays and the faults follow from it.
+//!
+//! Whatever happens: each request is answered once or its client is gone; events come in order, without a gap, and to
+//! nobody else; no more waits for a client than may; no rate window lets more through; silence ends a connection at its
+//! deadline; everyone who came leaves once, and no handler outlives its client.
+//!
+//! `SIMULATION_SEEDS=10000 cargo test --profile fast --test simulation` runs so many worlds, `SIMULATION_SEED=7` the one, and
+//! shows it with `-- --nocapture`.
+
+#[path = "simulation/client.rs"]
+mod client;
+#[path = "simulation/random.rs"]
+mod random;
+#[path = "support/socket.rs"]
+mod socket;
+#[path = "simulation/wire.rs"]
+mod wire;
+#[path = "simulation/world.rs"]
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use random::Rng;
+use socket::serve_hyper;
+use world::{Counts, World};
+
+/// One world in so many has thousands of clients.
+const CROWDED: u64 = 2500;
+/// No answer takes longer, however slow everything is.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
+}
+
+/// Everything that happens in one world.
+async fn play(world: Arc<World>, mut rng: Rng, clients: u64) {
+    world.register();
+    let mut tasks = JoinSet::new();
+    for _ in 0..clients {
+        tasks.spawn(client::live(world.clone(), rng.fork()));
+    }
+    let end = Instant::now() + Duration::from_millis(rng.between(500, 5000));
+    while Instant::now() < end {
+        sleep(Duration::from_millis(rng.between(1, 80))).await;
+        match rng.below(10) {
+            0..3 => world.tell_everyone(),
+            3..6 => world.tell_some(&mut rng),
+            _ => {}
+        }
+        look_after(&world, &mut tasks);
+    }
+    world.fall_quiet();
+    // Some are stopped in the middle of everything, the others when all answers are there.
+    if rng.percent(70) {
+        let begun = Instant::now();
+        while world.waiting() > 0 {
+            assert!(begun.elapsed() < LONGEST_WAIT, "{} answers do not come", world.waiting());
+            sleep(Duration::from_millis(20)).await;
+            look_after(&world, &mut tasks);
+        }
+    }
+    world.note(|| "the server stops".to_owned());
+    world.server.stop().await;
+    sleep(Duration::from_secs(5)).await;
+    look_after(&world, &mut tasks);
+    tasks.shutdown().await;
+    sleep(Duration::from_secs(5)).await;
+    world.check_end();
+}
+
+/// What must hold at every moment, and whether a client has found something wrong.
+fn look_after(world: &World, tasks: &mut JoinSet<()>) {
+    world.check_memory();
+    while let Some(ended) = tasks.try_join_next() {
+        if let Err(error) = ended {
+            resume_unwind(error.into_panic());
+        }
+    }
+}
+
+/// Runs one world, and says how often each thing happened in it.
+fn run(seed: u64, traced: bool) -> Counts {
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    let _inside = runtime.enter();
+    let mut rng = Rng::new(seed);
+    let is_crowded = seed % CROWDED == CROWDED - 1;
+    let clients = if is_crowded { rng.between(1000, 2000) } else { rng.between(1, 6) };
+    let world = World::new(&mut rng, is_crowded, traced);
+    let played = catch_unwind(AssertUnwindSafe(|| runtime.block_on(play(world.clone(), rng, clients))));
+    for line in world.trace() {
+        println!("{line}");
+    }
+    if let Err(panic) = played {
+        eprintln!(
+            "this was world {seed}; to see it: SIMULATION_SEED={seed} cargo test --test simulation -- --nocapture"
+        );
+        resume_unwind(panic);
+    }
+    let counts = world.counts.lock().unwrap().clone();
+    counts
+}
+
+#[test]
+fn whatever_happens_every_promise_is_kept() {
+    let default_hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload().downcast_ref::<&str>() != Some(&"asked to panic") {
+            default_hook(panic);
+        }
+    }));
+    if let Some(seed) = number("SIMULATION_SEED") {
+        run(seed, true);
+        return;
+    }
+    let seeds = number("SIMULATION_SEEDS").unwrap_or(200);
+    let next = AtomicU64::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+    let mut total = Counts::new();
+    std::thread::scope(|scope| {
+        let worker = || {
+            let mut counts = Counts::new();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= seeds {
+                    return counts;
+                }
+                for (what, count) in run(seed, false) {
+                    *counts.entry(what).or_default() += count;
+                }
+            }
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        for worker in workers {
+            for (what, count) in worker.join().unwrap_or_else(|panic| resume_unwind(panic)) {
+                *total.entry(what).or_default() += count;
+            }
+        }
+    });
+    println!("{seeds} worlds:");
+    for (what, count) in &total {
+        println!("{count:>10}  {what}");
+    }
+    if seeds >= 200 {
+        for what in REACHED {
+            assert!(total.contains_key(what), "nothing like this happened: {what}");
+        }
+    }
+}
+
+/// What has to happen somewhere, or the worlds have become too tame.
+const REACHED: [&str; 31] = [
+    "CONNECTION_CLOSED",
+    "HANDLER_ERROR",
+    "INVALID_MESSAGE",
+    "RATE_LIMITED",
+    "TIMEOUT",
+    "UNAUTHORIZED",
+    "UNKNOWN_CHANNEL",
+    "answered",
+    "Mute",
+    "HalfClosed",
+    "Silent",
+    "Rude",
+    "reset",
+    "stalled",
+    "came back",
+    "closed by client",
+    "client gave up",
+    "event everyone",
+    "event own",
+    "event you",
+    "event server:shutdown",
+    "panic",
+    "closed 1000 ",
+    "closed 1001 idle timeout",
+    "closed 1001 server stopping",
+    "closed 1002 frame is not masked",
+    "closed 1007 text is not UTF-8",
+    "closed 1008 authentication timeout",
+    "closed 1008 slow consumer",
+    "closed 1009 message too big",
+    "never",
+];

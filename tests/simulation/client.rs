@@ -1,0 +1,545 @@
+//! A client of one seed: the client's machine on a connection that exists only here, doing what chance says, and
+//! checking every message that comes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use switchboard::ClientId;
+use switchboard::protocol::backoff::Backoff;
+use switchboard::protocol::caller::{Caller, CallerLimits, Incoming};
+use switchboard::protocol::connection::{Connection, Event};
+use switchboard::protocol::error::ErrorCode;
+use switchboard::protocol::frame;
+use switchboard::protocol::payload::Payload;
+use switchboard::protocol::time::{Millis, Now};
+use switchboard::protocol::uuid::Uuid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::random::Rng;
+use super::wire::{End, Weather, Wire};
+use super::world::{SLACK, TOKEN, World};
+
+/// The mask of every frame: any would do.
+fn mask() -> [u8; 4] {
+    [0x3d, 0x00, 0xff, 0x81]
+}
+
+/// How a client leaves the stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// It goes on as long as the connection does.
+    Stays,
+    /// It has begun the close handshake.
+    Closing,
+    /// It says nothing more, not even pongs, and reads on.
+    Mute,
+    /// It has closed its half of the connection.
+    HalfClosed,
+    /// The connection is dead, and nobody was told.
+    Silent,
+    /// It has broken the protocol.
+    Rude,
+}
+
+/// A request that has no answer yet.
+struct Asked {
+    channel: &'static str,
+    /// The name under which its events come, and how many are still to come.
+    own: Option<(u64, u64)>,
+}
+
+struct Talk {
+    world: Arc<World>,
+    rng: Rng,
+    wire: Wire,
+    begun: Instant,
+    caller: Caller,
+    /// Reads what the caller reads, and shows all of it.
+    shadow: Connection,
+    manner: Manner,
+    /// Whether it sends nothing but requests for handlers, so that the rate window can be followed.
+    is_plain: bool,
+    id: Option<ClientId>,
+    is_authenticated: bool,
+    asked: HashMap<Uuid, Asked>,
+    names: u64,
+    /// Answers that a handler gave, or the server for it.
+    handled: usize,
+    /// Messages without an id of a call that have no answer yet.
+    hostile: u64,
+    next_for_everyone: Option<u64>,
+    next_for_you: u64,
+    shutting_down: bool,
+    closed: Option<(Option<u16>, String)>,
+    out: Vec<u8>,
+}
+
+/// Comes, talks, goes and comes again, until the world falls quiet.
+pub async fn live(world: Arc<World>, mut rng: Rng) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), 4);
+    sleep(Duration::from_millis(rng.below(300))).await;
+    while !world.is_quiet() {
+        if talk(&world, rng.fork()).await {
+            backoff.reset();
+        }
+        let Some(pause) = backoff.next_delay(rng.next() as u32) else { return };
+        sleep(pause).await;
+        world.count("came back");
+    }
+}
+
+/// One connection, from its upgrade to its end. Answers whether there was a client.
+async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
+    let weather = Weather {
+        max_delay_ms: rng.one_of(&[0, 0, 1, 5, 40]),
+        capacity: rng.one_of(&[300, 2000, 64_000]),
+        max_piece: rng.one_of(&[1, 7, 200, 200, 5000, 5000, 100_000, 100_000]),
+    };
+    let (wire, near, far) = Wire::new(weather, &mut rng);
+    let server = world.server.clone();
+    tokio::spawn(super::serve_hyper(server, far));
+    let (mut reader, mut writer) = tokio::io::split(near);
+    let shows_token = world.has_token && rng.percent(50);
+    let token = if shows_token { format!("Authorization: Bearer {TOKEN}\r\n") } else { String::new() };
+    let request = format!(
+        "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{token}\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    if writer.write_all(request.as_bytes()).await.is_err() {
+        return false;
+    }
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        match reader.read(&mut byte).await {
+            Ok(1) => head.push(byte[0]),
+            _ => return false,
+        }
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+
+    let begun = Instant::now();
+    let limits = CallerLimits {
+        ping_interval: Duration::from_millis(rng.between(300, 2000)),
+        idle_timeout: Duration::from_millis(rng.between(2500, 6000)),
+        close_timeout: Duration::from_millis(500),
+        ..CallerLimits::default()
+    };
+    let is_plain = rng.percent(50);
+    let talk = Talk {
+        world: world.clone(),
+        wire,
+        begun,
+        caller: Caller::new(limits, mask, Millis(0)),
+        shadow: Connection::client(usize::MAX, mask),
+        manner: Manner::Stays,
+        is_plain,
+        id: None,
+        is_authenticated: !world.has_token || shows_token,
+        asked: HashMap::new(),
+        names: 0,
+        handled: 0,
+        hostile: 0,
+        next_for_everyone: None,
+        next_for_you: 0,
+        shutting_down: false,
+        closed: None,
+        out: Vec::new(),
+        rng,
+    };
+    talk.run(reader, writer).await;
+    true
+}
+
+impl Talk {
+    fn now(&self) -> Now {
+        let at = Millis(self.begun.elapsed().as_millis() as u64);
+        Now { at, unix_ms: at.0 }
+    }
+
+    fn name(&self) -> String {
+        self.id.map_or("somebody".to_owned(), |id| id.to_string())
+    }
+
+    async fn run(mut self, mut reader: ReadHalf<End>, mut writer: WriteHalf<End>) {
+        let mut buffer = vec![0; 4096];
+        let mut next_act = Instant::now();
+        let mut deaf_until = Instant::now();
+        loop {
+            let now = Instant::now();
+            let is_quiet = self.world.is_quiet();
+            if now >= next_act && !is_quiet {
+                deaf_until = deaf_until.max(now + self.act());
+                let pause = if self.world.is_crowded { 8000 } else { 400 };
+                next_act = now + Duration::from_millis(self.rng.between(1, pause));
+            }
+            self.say_what_waits();
+            if self.manner == Manner::Silent {
+                // Nobody is there any more. The connection stays as it is until the world ends.
+                return std::future::pending().await;
+            }
+            if self.handle_deadline() || self.caller.is_finished() && self.out.is_empty() {
+                break;
+            }
+            if self.manner == Manner::HalfClosed {
+                let _ = writer.shutdown().await;
+            }
+            if matches!(self.manner, Manner::Mute | Manner::HalfClosed) {
+                self.out.clear();
+            }
+            let mut wake = self.begun + Duration::from_millis(self.caller.deadline().0.min(1 << 32));
+            let is_deaf = now < deaf_until && !is_quiet;
+            if !is_quiet {
+                wake = wake.min(next_act);
+            }
+            tokio::select! {
+                biased;
+                sent = writer.write(&self.out), if !self.out.is_empty() => match sent {
+                    Ok(sent) => drop(self.out.drain(..sent)),
+                    Err(_) => break,
+                },
+                read = reader.read(&mut buffer), if !is_deaf => match read {
+                    Ok(0) | Err(_) => break,
+                    Ok(count) => self.take(&mut buffer[..count]),
+                },
+                () = sleep_until(wake.max(now + Duration::from_millis(1))) => {}
+            }
+        }
+        self.end();
+    }
+
+    /// Tells the world how many answers are to come.
+    fn say_what_waits(&self) {
+        let waits = match self.manner {
+            Manner::Stays if self.caller.is_open() => self.asked.len() as u64 + self.hostile,
+            _ => 0,
+        };
+        self.world.waits_for(&self.wire, waits);
+    }
+
+    /// The caller's deadlines. Whether the connection is to be cut.
+    fn handle_deadline(&mut self) -> bool {
+        let now = self.now();
+        if now.at < self.caller.deadline() {
+            return false;
+        }
+        while let Some((id, error)) = self.caller.expire(now) {
+            panic!("{}: no answer to {id}, which has all the time there is: {error}", self.name());
+        }
+        let goes_on = self.caller.handle_deadline(now, &mut self.out);
+        if !goes_on {
+            self.world.count("client gave up");
+        }
+        !goes_on
+    }
+
+    // What it does.
+
+    /// Does something, and says how long it is deaf after that.
+    fn act(&mut self) -> Duration {
+        if !self.caller.is_open() || self.manner != Manner::Stays {
+            return Duration::ZERO;
+        }
+        match self.rng.below(1000) {
+            0..560 => self.call(),
+            560..640 => {
+                for _ in 0..self.rng.between(2, 60) {
+                    self.call();
+                }
+            }
+            640..760 if !self.is_plain => self.be_hostile(),
+            640..760 => {}
+            760..800 => frame::write(&mut self.out, frame::PING, Some(mask()), [&b"?"[..]]),
+            800..860 => {
+                self.world.count("stalled");
+                return Duration::from_millis(self.rng.between(10, 4000));
+            }
+            860..890 => {
+                self.world.note(|| format!("{} closes", self.name()));
+                self.manner = Manner::Closing;
+                let now = self.now();
+                self.caller.close(now.at, &mut self.out);
+                self.world.count("closed by client");
+            }
+            890..905 => self.behave(Manner::Mute),
+            905..920 => self.behave(Manner::HalfClosed),
+            920..935 => {
+                self.behave(Manner::Silent);
+                self.wire.fall_silent();
+            }
+            935..950 => {
+                self.world.note(|| format!("{} is reset", self.name()));
+                self.world.count("reset");
+                self.wire.reset();
+            }
+            950..955 if !self.is_plain => self.break_protocol(),
+            _ => {}
+        }
+        Duration::ZERO
+    }
+
+    fn behave(&mut self, manner: Manner) {
+        self.world.note(|| format!("{} is {manner:?} from now on", self.name()));
+        self.world.count(&format!("{manner:?}"));
+        self.manner = manner;
+    }
+
+    fn call(&mut self) {
+        let world = self.world.clone();
+        let mut own = None;
+        let name = self.names;
+        self.names += 1;
+        let (channel, payload) = match self.rng.below(12) {
+            _ if !self.is_authenticated && self.rng.percent(40) => {
+                let token = if self.rng.percent(70) { TOKEN } else { "guess" };
+                ("auth", json!({"token": token}))
+            }
+            0..3 => ("echo", json!({"name": name, "text": "é\u{1f600}\"\\"})),
+            3 | 4 => ("wait", json!({"ms": self.rng.between(0, 1500)})),
+            5 => ("fail", Value::Null),
+            6 => ("panic", if self.rng.percent(50) { json!({}) } else { json!({"ms": self.rng.below(50)}) }),
+            7 => ("never", json!([])),
+            8 => ("big", json!({"bytes": self.rng.below(6000)})),
+            9 if !self.is_plain => ("nobody", json!(null)),
+            // In a crowd, that would be an event a request and a client.
+            10 if !self.world.is_crowded => ("all", json!({})),
+            _ => {
+                let events = self.rng.below(9);
+                own = Some((name, events));
+                ("own", json!({"name": name, "events": events, "pauses": self.rng.percent(50)}))
+            }
+        };
+        let id = Uuid::from_random(random_bytes(&mut self.rng));
+        let now = self.now();
+        let called = self.caller.call(
+            now,
+            id,
+            channel,
+            &Payload::from(payload),
+            Duration::from_secs(86_400),
+            &mut self.out,
+        );
+        if called.is_ok() {
+            world.note(|| format!("{} calls {channel} as {id}", self.name()));
+            self.asked.insert(id, Asked { channel, own });
+        }
+    }
+
+    /// Sends what is no request. It is answered all the same.
+    fn be_hostile(&mut self) {
+        let text = self.rng.one_of(&[
+            "",
+            "{",
+            "null",
+            "[]",
+            r#"{"type":"response","id":"hostile","channel":"echo"}"#,
+            r#"{"type":"request","id":7,"channel":"echo"}"#,
+            r#"{"type":"request","id":"hostile"}"#,
+            r#"{"type":"request","id":"hostile","channel":""}"#,
+            r#"{"type":"request","id":"","channel":"echo","payload":{"a":[1,2,{"b":null}]}}"#,
+        ]);
+        self.world.note(|| format!("{} says {text}", self.name()));
+        let opcode = if self.rng.percent(50) { frame::TEXT } else { frame::BINARY };
+        frame::write(&mut self.out, opcode, Some(mask()), [text.as_bytes()]);
+        self.hostile += 1;
+    }
+
+    /// Sends what ends the connection.
+    fn break_protocol(&mut self) {
+        self.world.note(|| format!("{} breaks the protocol", self.name()));
+        self.behave(Manner::Rude);
+        match self.rng.below(3) {
+            0 => frame::write(&mut self.out, frame::TEXT, None, [&b"unmasked"[..]]),
+            1 => self.out.extend_from_slice(&[0x81, 0xff, 0, 0, 0, 0, 0xff, 0, 0, 0, 1, 2, 3, 4]),
+            _ => frame::write(&mut self.out, frame::TEXT, Some(mask()), [&b"\xff"[..]]),
+        }
+    }
+
+    // What it is told.
+
+    fn take(&mut self, bytes: &mut [u8]) {
+        self.look(&mut bytes.to_vec());
+        let mut used = 0;
+        while used < bytes.len() {
+            let now = self.now();
+            let (consumed, incoming) = self.caller.handle_input(now, &mut bytes[used..], &mut self.out);
+            used += consumed;
+            match incoming {
+                None | Some(Incoming::Event { .. }) => {}
+                Some(Incoming::Response { id, result }) => {
+                    assert!(
+                        !self.asked.contains_key(&id),
+                        "{id}: the machine has an answer that did not come"
+                    );
+                    let code = result.map_or_else(|error| error.code.as_str(), |_| "answered");
+                    self.world.count(code);
+                }
+                Some(Incoming::Closed { code, reason }) => {
+                    assert_eq!(self.closed, Some((code, reason)), "both readings agree");
+                }
+            }
+        }
+    }
+
+    /// Reads every message on its way to the machine.
+    fn look(&mut self, bytes: &mut [u8]) {
+        let mut used = 0;
+        while used < bytes.len() {
+            assert!(self.closed.is_none(), "{}: bytes behind the close frame", self.name());
+            let mut ignored = Vec::new();
+            let received = self.shadow.receive(&mut bytes[used..], &mut ignored);
+            used += received.consumed;
+            match received.event {
+                None => {}
+                Some(Event::Text(text)) => {
+                    let message: Value = serde_json::from_str(&text).expect("the server speaks JSON");
+                    self.message(&message);
+                }
+                Some(Event::Binary(_)) => panic!("a server sends text"),
+                Some(Event::Failed(violation)) => panic!("the server broke the protocol: {violation:?}"),
+                Some(Event::Closed { code, reason }) => self.closed(code, reason),
+            }
+        }
+    }
+
+    fn message(&mut self, message: &Value) {
+        self.world.note(|| {
+            format!("{} gets {}", self.name(), message.to_string().chars().take(160).collect::<String>())
+        });
+        let payload = &message["payload"];
+        let channel = message["channel"].as_str().expect("a channel");
+        if self.id.is_none() {
+            assert_eq!(
+                (&message["type"], channel),
+                (&json!("event"), "server:connected"),
+                "what comes first"
+            );
+            let id: ClientId = payload["clientId"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+            self.id = Some(id);
+            self.world.met(id, &self.wire);
+            return;
+        }
+        match message["type"].as_str() {
+            Some("event") => self.event(channel, payload),
+            Some("response") => self.response(message),
+            _ => panic!("a response or an event: {message}"),
+        }
+    }
+
+    fn event(&mut self, channel: &str, payload: &Value) {
+        let n = payload["n"].as_u64();
+        assert!(self.is_authenticated, "{}: {channel} before it is a member", self.name());
+        assert!(!self.shutting_down, "{}: {channel} behind server:shutdown", self.name());
+        match channel {
+            "server:shutdown" => self.shutting_down = true,
+            "everyone" => {
+                let expected = self.next_for_everyone.or(n);
+                assert_eq!(n, expected, "{}: events for everyone, in order and without a gap", self.name());
+                self.next_for_everyone = n.map(|n| n + 1);
+            }
+            "you" => {
+                assert_eq!(payload["to"], self.name(), "an event for somebody else");
+                assert_eq!(
+                    n,
+                    Some(self.next_for_you),
+                    "{}: its own events, in order and without a gap",
+                    self.name()
+                );
+                self.next_for_you += 1;
+            }
+            "own" => {
+                let name = payload["of"].as_u64();
+                let asked = self.asked.values_mut().filter_map(|asked| asked.own.as_mut());
+                let (_, left) = asked
+                    .into_iter()
+                    .find(|(asked, _)| Some(*asked) == name)
+                    .expect("an event of a request that waits");
+                *left -= 1;
+            }
+            _ => panic!("an event that nobody emits: {channel}"),
+        }
+        self.world.count(&format!("event {channel}"));
+    }
+
+    fn response(&mut self, message: &Value) {
+        let code = message["error"]["code"].as_str().unwrap_or_default();
+        let id = match message["id"].as_str() {
+            Some("rate_limited") => message["error"]["details"]["requestId"].as_str(),
+            id => id,
+        };
+        let Some(id) = id.and_then(|id| id.parse::<Uuid>().ok()) else {
+            assert!(["INVALID_MESSAGE", "RATE_LIMITED", "UNAUTHORIZED"].contains(&code), "{message}");
+            self.hostile = self.hostile.checked_sub(1).expect("one answer for each message");
+            self.world.count(code);
+            return;
+        };
+        let asked =
+            self.asked.remove(&id).unwrap_or_else(|| panic!("answered twice, or never asked: {message}"));
+        if self.shutting_down {
+            assert_eq!(code, ErrorCode::ConnectionClosed.as_str(), "behind server:shutdown: {message}");
+        }
+        if code.is_empty() {
+            let left = asked.own.map_or(0, |(_, left)| left);
+            assert_eq!(left, 0, "{}: a response before {left} of its events", asked.channel);
+            assert!(!["fail", "panic", "never", "nobody"].contains(&asked.channel), "{message}");
+            self.is_authenticated |= asked.channel == "auth";
+        }
+        let expected: &[&str] = match asked.channel {
+            "fail" | "panic" => &["HANDLER_ERROR"],
+            "never" => &["TIMEOUT"],
+            "nobody" => &["UNKNOWN_CHANNEL"],
+            "wait" => &["", "TIMEOUT"],
+            "big" => &["", "HANDLER_ERROR"],
+            _ => &[""],
+        };
+        let always = ["RATE_LIMITED", "UNAUTHORIZED", "CONNECTION_CLOSED"];
+        assert!(expected.contains(&code) || always.contains(&code), "{}: {message}", asked.channel);
+        let is_handlers = !["auth", "nobody"].contains(&asked.channel);
+        self.handled += usize::from(is_handlers && !["RATE_LIMITED", "UNAUTHORIZED"].contains(&code));
+        assert!(code != "UNAUTHORIZED" || !self.is_authenticated || asked.channel == "auth", "{message}");
+    }
+
+    fn closed(&mut self, code: Option<u16>, reason: String) {
+        self.world.note(|| format!("{} is closed with {code:?} {reason}", self.name()));
+        self.world.count(&format!("closed {} {reason}", code.unwrap_or(1005)));
+        let limits = &self.world.limits;
+        match (code, reason.as_str()) {
+            (Some(1001), "idle timeout") => {
+                let silence = self.wire.longest_silence();
+                assert!(silence + SLACK >= limits.idle_timeout, "closed after {silence:?} of silence");
+            }
+            (Some(1001), "server stopping") => {
+                assert_eq!(
+                    self.shutting_down, self.is_authenticated,
+                    "server:shutdown, then the close frame"
+                );
+                let handled = self.id.map_or(0, |id| self.world.handled(id));
+                assert_eq!(self.handled, handled, "each request that was taken is answered before the end");
+            }
+            (Some(1000), _) => assert_eq!(self.manner, Manner::Closing),
+            (Some(1008), "authentication timeout") => assert!(!self.is_authenticated),
+            (Some(1008), "slow consumer") => {}
+            (Some(1002 | 1007 | 1009), _) => assert_eq!(self.manner, Manner::Rude),
+            _ => panic!("{}: closed with {code:?} {reason}", self.name()),
+        }
+        self.closed = Some((code, reason));
+    }
+
+    fn end(&self) {
+        self.world.note(|| format!("{}'s connection is over", self.name()));
+        self.world.waits_for(&self.wire, 0);
+        if let Some(id) = self.id.filter(|_| self.is_plain && !self.world.has_token) {
+            self.world.check_rate(id);
+        }
+    }
+}
+
+fn random_bytes(rng: &mut Rng) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&rng.next().to_le_bytes());
+    bytes[8..].copy_from_slice(&rng.next().to_le_bytes());
+    bytes
+}

@@ -1,0 +1,344 @@
+//! The server of one seed, its handlers, and what must hold of it however it is treated.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use switchboard::protocol::limits::Limits;
+use switchboard::{ClientId, Config, HandlerError, Payload, RequestContext, Server};
+use tokio::time::{Instant, sleep};
+
+use super::random::Rng;
+use super::wire::Wire;
+
+/// The token, in the worlds that have one.
+pub const TOKEN: &str = "open sesame";
+/// What a clock of whole milliseconds, and alarms that are rounded up, may add.
+pub const SLACK: Duration = Duration::from_millis(20);
+
+/// How often each thing has happened.
+pub type Counts = BTreeMap<String, u64>;
+
+/// What is known of a client that the server has shown.
+pub struct Member {
+    /// How many were known before it.
+    number: usize,
+    wire: Option<Wire>,
+    joined: u32,
+    left: u32,
+    /// Events sent to this client alone.
+    told: u64,
+    /// Bytes of events that were posted to it.
+    posted: u64,
+    /// Since when more waits for it than may.
+    over_limit_since: Option<Instant>,
+    /// When each of its requests came to a handler.
+    handled: Vec<Instant>,
+}
+
+pub struct World {
+    /// Whether there are thousands of clients.
+    pub is_crowded: bool,
+    pub server: Server,
+    pub limits: Limits,
+    pub has_token: bool,
+    members: Mutex<HashMap<ClientId, Member>>,
+    everyone_told: AtomicU64,
+    /// From when on nobody begins anything new.
+    quiet: Mutex<Option<Instant>>,
+    /// How many answers each connection waits for.
+    waits: Mutex<HashMap<usize, u64>>,
+    /// Handlers that are at work.
+    running: Arc<AtomicU64>,
+    pub counts: Mutex<Counts>,
+    trace: Option<Mutex<Vec<String>>>,
+    begun: Instant,
+}
+
+/// Counts a handler while it is there.
+struct AtWork(Arc<AtomicU64>);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl World {
+    pub fn new(rng: &mut Rng, is_crowded: bool, traced: bool) -> Arc<World> {
+        let limits = Limits {
+            max_message_bytes: rng.between(600, 4000) as usize,
+            rate_max_requests: rng.between(3, 40) as u32,
+            rate_window: Duration::from_millis(rng.between(50, 1000)),
+            max_in_flight: rng.between(1, 6) as usize,
+            handler_timeout: Duration::from_millis(rng.between(200, 2000)),
+            ping_interval: rng.percent(80).then(|| Duration::from_millis(rng.between(200, 900))),
+            idle_timeout: Duration::from_millis(rng.between(1000, 4000)),
+            auth_timeout: Duration::from_millis(rng.between(100, 800)),
+            close_timeout: Duration::from_millis(rng.between(100, 800)),
+            max_outbox_bytes: rng.between(500, 8000) as usize,
+            send_timeout: Duration::from_millis(rng.between(200, 2000)),
+        };
+        let has_token = rng.percent(25);
+        Arc::new_cyclic(|world: &std::sync::Weak<World>| {
+            let mut config = Config::default();
+            config.limits = limits.clone();
+            config.token = has_token.then(|| TOKEN.to_owned());
+            let (joins, leaves) = (world.clone(), world.clone());
+            let config = config
+                .on_connection(move |id| joins.upgrade().iter().for_each(|world| world.joined(id)))
+                .on_disconnection(move |id| leaves.upgrade().iter().for_each(|world| world.left(id)));
+            World {
+                is_crowded,
+                server: Server::new(config),
+                limits,
+                has_token,
+                members: Mutex::default(),
+                everyone_told: AtomicU64::new(0),
+                quiet: Mutex::default(),
+                waits: Mutex::default(),
+                running: Arc::default(),
+                counts: Mutex::default(),
+                trace: traced.then(Mutex::default),
+                begun: Instant::now(),
+            }
+        })
+    }
+
+    pub fn count(&self, what: &str) {
+        *self.counts.lock().unwrap().entry(what.to_owned()).or_default() += 1;
+    }
+
+    /// Notes what happens, if somebody wants to read it.
+    pub fn note(&self, what: impl FnOnce() -> String) {
+        if let Some(trace) = &self.trace {
+            let at = self.begun.elapsed().as_millis();
+            trace.lock().unwrap().push(format!("{at:>6} ms  {}", what()));
+        }
+    }
+
+    pub fn trace(&self) -> Vec<String> {
+        self.trace.as_ref().map_or_else(Vec::new, |trace| trace.lock().unwrap().clone())
+    }
+
+    // The end.
+
+    /// From now on nobody begins anything new.
+    pub fn fall_quiet(&self) {
+        self.quiet.lock().unwrap().get_or_insert_with(Instant::now);
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.quiet.lock().unwrap().is_some()
+    }
+
+    /// A connection waits for so many answers.
+    pub fn waits_for(&self, wire: &Wire, answers: u64) {
+        self.waits.lock().unwrap().insert(wire.number(), answers);
+    }
+
+    /// Answers that are still to come.
+    pub fn waiting(&self) -> u64 {
+        self.waits.lock().unwrap().values().sum()
+    }
+
+    // Who is there.
+
+    fn joined(&self, id: ClientId) {
+        self.note(|| format!("{id} is here"));
+        let mut members = self.members.lock().unwrap();
+        let number = members.len();
+        members.entry(id).or_insert_with(|| Member::new(number)).joined += 1;
+    }
+
+    fn left(&self, id: ClientId) {
+        self.note(|| format!("{id} has left"));
+        let mut members = self.members.lock().unwrap();
+        members.get_mut(&id).expect("whoever leaves was here").left += 1;
+    }
+
+    /// A client knows its connection, so that what the server could send can be looked at.
+    pub fn met(&self, id: ClientId, wire: &Wire) {
+        let mut members = self.members.lock().unwrap();
+        let number = members.len();
+        members.entry(id).or_insert_with(|| Member::new(number)).wire = Some(wire.clone());
+    }
+
+    // Handlers.
+
+    fn handler<F, Fut>(self: &Arc<World>, channel: &'static str, handler: F)
+    where
+        F: Fn(Value, RequestContext, Server) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Payload, HandlerError>> + Send + 'static,
+    {
+        let world = Arc::downgrade(self);
+        self.server.on_request(channel, move |payload: Payload, cx: RequestContext| {
+            let world = world.upgrade().expect("the world outlives its requests");
+            world.count(channel);
+            world.running.fetch_add(1, Ordering::Relaxed);
+            if let Some(member) = world.members.lock().unwrap().get_mut(&cx.client_id) {
+                member.handled.push(Instant::now());
+            }
+            let at_work = AtWork(world.running.clone());
+            let server = cx.server();
+            let answer = handler(payload.parse().unwrap_or_default(), cx, server);
+            async move {
+                let result = answer.await;
+                drop(at_work);
+                result
+            }
+        });
+    }
+
+    pub fn register(self: &Arc<World>) {
+        self.handler("echo", |payload, _, _| async move { Ok(payload.into()) });
+        self.handler("wait", |payload, _, _| async move {
+            sleep(Duration::from_millis(payload["ms"].as_u64().unwrap_or(1))).await;
+            Ok(payload.into())
+        });
+        self.handler("fail", |_, _, _| async { Err(HandlerError::new("asked to fail")) });
+        self.handler("panic", |payload, _, _| async move {
+            if payload["ms"].is_u64() {
+                sleep(Duration::from_millis(payload["ms"].as_u64().unwrap_or(1))).await;
+            }
+            panic!("asked to panic")
+        });
+        self.handler("never", |_, _, _| std::future::pending());
+        self.handler("big", |payload, _, _| async move {
+            let bytes = payload["bytes"].as_u64().unwrap_or(1) as usize;
+            Ok(Value::from("x".repeat(bytes)).into())
+        });
+        // Events to whoever asks, in order, all of them before the response.
+        self.handler("own", |payload, cx, _| async move {
+            for n in 0..payload["events"].as_u64().unwrap_or(0) {
+                if payload["pauses"] == true {
+                    sleep(Duration::from_millis(1)).await;
+                }
+                let event = Payload::from(json!({"of": payload["name"], "n": n}));
+                cx.emit("own", event);
+            }
+            Ok(payload.into())
+        });
+        let world = Arc::downgrade(self);
+        self.handler("all", move |_, _, _| {
+            let world = world.upgrade().expect("the world outlives its requests");
+            async move {
+                world.tell_everyone();
+                Ok(Payload::none())
+            }
+        });
+    }
+
+    // Events from the server.
+
+    pub fn tell_everyone(&self) {
+        let n = self.everyone_told.fetch_add(1, Ordering::Relaxed);
+        let event = Payload::from(json!({"n": n}));
+        self.post(&self.server.client_ids(), &event);
+        self.server.emit("everyone", event);
+    }
+
+    /// Tells some of the clients something that is meant for each of them alone.
+    pub fn tell_some(&self, rng: &mut Rng) {
+        let mut ids = self.server.client_ids();
+        // Ids differ from run to run, the order of coming does not.
+        ids.sort_by_key(|id| self.members.lock().unwrap().get(id).map(|member| member.number));
+        let filler = "x".repeat(rng.below(400) as usize);
+        ids.retain(|_| rng.percent(50));
+        for id in ids {
+            let n = {
+                let mut members = self.members.lock().unwrap();
+                let member = members.get_mut(&id).expect("who may get events was shown");
+                member.told += 1;
+                member.told - 1
+            };
+            let event = Payload::from(json!({"to": id.to_string(), "n": n, "filler": filler}));
+            self.post(&[id], &event);
+            match rng.percent(50) {
+                true => self.server.emit_to(id, "you", event),
+                false => self.server.emit_to_many(&[id], "you", event),
+            }
+        }
+    }
+
+    fn post(&self, ids: &[ClientId], event: &Payload) {
+        let mut members = self.members.lock().unwrap();
+        for id in ids {
+            let member = members.get_mut(id).expect("who may get events was shown");
+            member.posted += event.as_str().map_or(0, str::len) as u64;
+        }
+    }
+
+    // What must hold.
+
+    /// What holds at every moment: whoever has more waiting than may wait is gone when its time to close is over.
+    pub fn check_memory(&self) {
+        let limits = &self.limits;
+        let most = (limits.max_outbox_bytes + limits.max_message_bytes) as u64;
+        let patience = limits.close_timeout + SLACK;
+        for (id, member) in self.members.lock().unwrap().iter_mut() {
+            let Some(wire) = &member.wire else { continue };
+            if member.joined == member.left || member.posted.saturating_sub(wire.taken_from_server()) <= most
+            {
+                member.over_limit_since = None;
+                continue;
+            }
+            let since = *member.over_limit_since.get_or_insert_with(Instant::now);
+            assert!(
+                since.elapsed() <= patience,
+                "{id} has taken too little for {:?} and is here",
+                since.elapsed()
+            );
+        }
+    }
+
+    /// How many requests of a client have come to a handler.
+    pub fn handled(&self, id: ClientId) -> usize {
+        self.members.lock().unwrap().get(&id).map_or(0, |member| member.handled.len())
+    }
+
+    /// No window lets more through than its maximum. A client that sends nothing else than requests for handlers opens
+    /// each window with one of them.
+    pub fn check_rate(&self, id: ClientId) {
+        let limits = &self.limits;
+        let members = self.members.lock().unwrap();
+        let Some(member) = members.get(&id) else { return };
+        let mut handled = member.handled.as_slice();
+        while let Some(first) = handled.first() {
+            let end = handled.partition_point(|at| *at - *first < limits.rate_window);
+            assert!(end <= limits.rate_max_requests as usize, "{end} requests of {id} passed in one window");
+            handled = &handled[end..];
+        }
+    }
+
+    /// What holds when everybody has gone.
+    pub fn check_end(&self) {
+        assert_eq!(self.server.client_count(), 0, "clients after the end");
+        assert_eq!(self.running.load(Ordering::Relaxed), 0, "handlers after the end");
+        for (id, member) in self.members.lock().unwrap().iter() {
+            assert!(
+                member.joined <= 1 && member.joined == member.left,
+                "{id} came {} times and left {} times",
+                member.joined,
+                member.left
+            );
+        }
+    }
+}
+
+impl Member {
+    fn new(number: usize) -> Member {
+        Member {
+            number,
+            wire: None,
+            joined: 0,
+            left: 0,
+            told: 0,
+            posted: 0,
+            over_limit_since: None,
+            handled: Vec::new(),
+        }
+    }
+}
