@@ -300,8 +300,14 @@ impl<'a> Link<'a> {
     fn handle_input(&mut self, now: Now, input: &mut [u8]) {
         let mut used = 0;
         while let Some(rest) = input.get_mut(used..).filter(|rest| !rest.is_empty()) {
+            let unsent_end = self.out.len();
             let (consumed, incoming) = self.caller.handle_input(now, rest, &mut self.out);
             used += consumed;
+            // A server that pings and never reads must not fill this up. RFC 6455 5.5.3: not every ping needs its pong.
+            // Reading on is right all the same: a server that is blocked on us reads nothing.
+            if unsent_end - self.sent > MAX_UNSENT_BYTES && self.caller.is_open() {
+                self.out.truncate(unsent_end);
+            }
             match incoming {
                 None => {}
                 Some(Incoming::Response { id, result }) => self.answer(id, result),

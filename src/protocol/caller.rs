@@ -248,7 +248,9 @@ fn take(pending: &mut HashMap<Uuid, Pending>, text: &str) -> Option<Incoming> {
             // A call that was refused before the server looked at ids is named in the details.
             let id = match envelope.id?.parse() {
                 Ok(id) => id,
-                Err(_) => error.as_ref()?.details.parse().ok()?.get("requestId")?.as_str()?.parse().ok()?,
+                Err(_) => {
+                    json::string_member(error.as_ref()?.details.as_str()?, "requestId")?.parse().ok()?
+                }
             };
             pending.remove(&id)?;
             let result = match error {

@@ -291,7 +291,7 @@ impl Connection {
         if whole && self.assembly.is_none() {
             // What is dropped is judged all the same, or it would matter where the stream is cut.
             let event = if header.opcode == frame::TEXT {
-                let text = std::str::from_utf8(chunk).map_err(|_| Violation::NotUtf8)?;
+                let text = utf8(chunk).map_err(|_| Violation::NotUtf8)?;
                 Event::Text(Cow::Borrowed(text))
             } else {
                 Event::Binary(Cow::Borrowed(chunk))
@@ -388,10 +388,17 @@ fn parse_close(payload: &[u8]) -> Result<(Option<u16>, &str), Violation> {
             if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
                 return Err(Violation::BadClose);
             }
-            let reason = std::str::from_utf8(reason).map_err(|_| Violation::NotUtf8)?;
+            let reason = utf8(reason).map_err(|_| Violation::NotUtf8)?;
             Ok((Some(code), reason))
         }
     }
+}
+
+/// Every look at text passes here, so that the tests can count the bytes.
+fn utf8(bytes: &[u8]) -> Result<&str, std::str::Utf8Error> {
+    #[cfg(test)]
+    tests::LOOKED_AT.set(tests::LOOKED_AT.get() + bytes.len());
+    std::str::from_utf8(bytes)
 }
 
 impl Assembly {
@@ -445,7 +452,7 @@ impl TextAssembly {
             if let Some(place) = self.cut.get_mut(held) {
                 *place = *first;
             }
-            match std::str::from_utf8(self.cut.get(..=held).unwrap_or_default()) {
+            match utf8(self.cut.get(..=held).unwrap_or_default()) {
                 Ok(character) => {
                     self.text.push_str(character);
                     self.cut_bytes = 0;
@@ -454,11 +461,11 @@ impl TextAssembly {
                 Err(_) => return Err(Violation::NotUtf8),
             }
         }
-        match std::str::from_utf8(chunk) {
+        match utf8(chunk) {
             Ok(text) => self.text.push_str(text),
             Err(error) if error.error_len().is_none() => {
                 let (valid, cut) = chunk.split_at(error.valid_up_to());
-                self.text.push_str(std::str::from_utf8(valid).map_err(|_| Violation::NotUtf8)?);
+                self.text.push_str(utf8(valid).map_err(|_| Violation::NotUtf8)?);
                 for (place, byte) in self.cut.iter_mut().zip(cut) {
                     *place = *byte;
                 }
@@ -471,5 +478,63 @@ impl TextAssembly {
 
     fn finish(self) -> Result<String, Violation> {
         if self.cut_bytes > 0 { Err(Violation::NotUtf8) } else { Ok(self.text) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        /// Bytes of text that were looked at on this thread, each look counted.
+        pub(super) static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Receives a text in fragments of `fragment` bytes, which arrive `piece` bytes at a time, and answers how many
+    /// bytes of text were looked at.
+    fn looks(text: &str, fragment: usize, piece: usize) -> usize {
+        let mut frames = Vec::new();
+        let mut opcode = frame::TEXT;
+        for chunk in text.as_bytes().chunks(fragment) {
+            let begun = frames.len();
+            frame::write(&mut frames, opcode, Some([1, 2, 3, 4]), [chunk]);
+            frames[begun] &= 0x7f;
+            opcode = frame::CONTINUATION;
+        }
+        frame::write(&mut frames, frame::CONTINUATION, Some([0; 4]), []);
+        let mut connection = Connection::server(text.len());
+        let before = LOOKED_AT.get();
+        let mut came = None;
+        for piece in frames.chunks_mut(piece) {
+            let mut used = 0;
+            while used < piece.len() {
+                let received = connection.receive(&mut piece[used..], &mut Vec::new());
+                used += received.consumed;
+                if let Some(Event::Text(text)) = received.event {
+                    came = Some(text.into_owned());
+                }
+            }
+        }
+        assert_eq!(came.as_deref(), Some(text), "fragments of {fragment}, pieces of {piece}");
+        LOOKED_AT.get() - before
+    }
+
+    #[test]
+    fn each_byte_of_a_text_is_looked_at_a_few_times_at_most_however_it_is_cut() {
+        for text in ["x".repeat(120), "\u{10348}".repeat(30)] {
+            for fragment in [1, 3, 64, 120] {
+                for piece in [1, 7, 1 << 20] {
+                    let looks = looks(&text, fragment, piece);
+                    // A character of four bytes that come one by one is looked at at each: 1 + 2 + 3 + 4.
+                    assert!(
+                        (text.len()..=text.len() * 5 / 2 + 4).contains(&looks),
+                        "{looks} looks at {} bytes in fragments of {fragment}, pieces of {piece}",
+                        text.len()
+                    );
+                }
+            }
+        }
     }
 }

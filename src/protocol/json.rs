@@ -176,6 +176,25 @@ pub fn unescape(content: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str(&format!("\"{content}\"")).ok().map(Cow::Owned)
 }
 
+/// The string that a member of an object is, or `None` if it is something else or not there. Nothing is built of the rest,
+/// so that it may come from anybody.
+///
+/// ```
+/// use switchboard::protocol::json;
+/// assert_eq!(json::string_member(r#"{"a":[1, 2], "b":"x"}"#, "b").as_deref(), Some("x"));
+/// assert_eq!(json::string_member(r#"{"a":[1, 2], "b":"x"}"#, "a"), None);
+/// ```
+pub fn string_member<'a>(object: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    let mut found = None;
+    members(object, |member| {
+        if unescape(member.name).as_deref() == Some(name) {
+            found = string_content(member.value);
+        }
+    })
+    .ok()?;
+    found.and_then(unescape)
+}
+
 /// Where a part of a text stands in it.
 pub(super) fn range_in(text: &str, part: &str) -> Range<usize> {
     let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);

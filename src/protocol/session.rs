@@ -331,11 +331,10 @@ impl Session {
     /// A request on channel `auth`, `{token}`, when a token is set.
     fn authenticate(&mut self, now: Now, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> Option<Action> {
         let id = envelope.id.unwrap_or_default();
-        let payload: Option<serde_json::Value> =
-            envelope.payload.and_then(|payload| serde_json::from_str(payload).ok());
-        let shown = payload.as_ref().and_then(|payload| payload.get("token")?.as_str());
+        let shown = envelope.payload.and_then(|payload| json::string_member(payload, "token"));
         let token = self.rules.token.as_deref().unwrap_or_default();
-        if !shown.is_some_and(|shown| handshake::same_token(shown.as_bytes(), token.as_bytes())) {
+        let right = |shown: &str| handshake::same_token(shown.as_bytes(), token.as_bytes());
+        if !shown.as_deref().is_some_and(right) {
             let message = if shown.is_some() { "Token is wrong" } else { "Payload must be {token: string}" };
             let error = WireError::with_code(ErrorCode::Unauthorized, message);
             self.write_error(now, id, envelope.channel, &error, out);
