@@ -168,3 +168,52 @@ pub(super) fn make_private(folder: &Path) -> io::Result<()> {
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(folder)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANIFEST: &[u8] = b"{}";
+
+    /// What becomes of a copy of a manifest and a file of three bytes.
+    fn copied(files: &[(&str, u64, bool, &[u8])], stop: bool) -> Result<(), String> {
+        let folder = tempfile::tempdir().unwrap();
+        let planned = [("a/b", 3, true), (MANIFEST_NAME, 2, false)].map(|(path, size, executable)| File {
+            path: path.to_owned(),
+            size,
+            executable,
+        });
+        let stop = Arc::new(AtomicBool::new(stop));
+        let mut copier = Copier::new(folder.path(), &planned, MANIFEST, stop, |_| {});
+        for (path, size, executable, content) in files {
+            copier.begin(path, *size, *executable)?;
+            for byte in *content {
+                copier.write(&[*byte])?;
+            }
+        }
+        copier.finish()?;
+        assert_eq!(fs::read(folder.path().join("a/b")).unwrap(), b"abc");
+        Ok(())
+    }
+
+    #[test]
+    fn a_source_that_changes_under_our_hands_is_refused() {
+        let (manifest, file) = ((MANIFEST_NAME, 2, false, MANIFEST), ("a/b", 3, true, &b"abc"[..]));
+        assert_eq!(copied(&[manifest, file], false), Ok(()));
+        assert_eq!(copied(&[file, manifest], false), Ok(()));
+        assert_eq!(copied(&[file, manifest], true), Err("a request that was given up".to_owned()));
+        for (name, files) in [
+            ("a file is missing", &[manifest][..]),
+            ("another file", &[manifest, file, ("c", 1, false, b"x")]),
+            ("a file twice", &[manifest, file, file]),
+            ("another size", &[manifest, ("a/b", 4, true, b"abcd")]),
+            ("another mode", &[manifest, ("a/b", 3, false, b"abc")]),
+            ("fewer bytes", &[manifest, ("a/b", 3, true, b"ab")]),
+            ("more bytes", &[manifest, ("a/b", 3, true, b"abcd")]),
+            ("another manifest", &[(MANIFEST_NAME, 2, false, b"[]"), file]),
+        ] {
+            let problem = copied(files, false).unwrap_err();
+            assert!(problem.ends_with("a file that changed while it was copied"), "{name}: {problem}");
+        }
+    }
+}

@@ -82,14 +82,14 @@ async fn install_whole(
         };
         artifacts.db().write(server, row).await
     };
-    match &written {
-        // Nobody can find it any more who has not found it already.
-        Ok(_) => {
-            if let Some(old) = old.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                artifacts.doom(&old);
-            }
-        }
-        Err(_) => staged.folder.doom(),
+    // What was installed before, or what is not installed now: whoever runs it may go on, nobody else finds it.
+    let discarded = match &written {
+        Ok(_) => old.lock().unwrap_or_else(PoisonError::into_inner).take(),
+        Err(_) => Some(folder),
+    };
+    drop(staged.folder);
+    if let Some(discarded) = discarded {
+        artifacts.discard(&discarded).await;
     }
     drop(permit);
     written
@@ -215,8 +215,9 @@ pub(super) async fn remove(
             Ok(Payload::from(serde_json::Value::Bool(was_there)))
         };
         let removed = artifacts.db().write(server, row).await?;
-        if let Some(folder) = old.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            artifacts.doom(&folder);
+        let folder = old.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(folder) = folder {
+            artifacts.discard(&folder).await;
         }
         Ok(removed)
     });

@@ -143,9 +143,11 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// When there is no manifest where it must be.
     pub(super) fn finish(mut self) -> Result<(Vec<File>, String), Refusal> {
-        let top = self.top();
+        let top = self.top().unwrap_or_default();
         for file in &mut self.files {
-            file.path.drain(..top.len());
+            if let Some(path) = file.path.strip_prefix(&top) {
+                file.path = path.to_owned();
+            }
         }
         self.files.sort_by(|a, b| a.path.cmp(&b.path));
         let manifest = self.files.iter().find(|file| file.path == MANIFEST_NAME);
@@ -155,15 +157,13 @@ impl<'a> Plan<'a> {
         Ok((self.files, top))
     }
 
-    fn top(&self) -> String {
-        let all_below = |top: &str| self.names.values().all(|(name, _)| format!("{name}/").starts_with(top));
-        match self.names.values().next().and_then(|(name, _)| name.split('/').next()) {
-            Some(first) if all_below(&format!("{first}/")) => {
-                // A source with the manifest alone has no folder around it.
-                if first == MANIFEST_NAME { String::new() } else { format!("{first}/") }
-            }
-            _ => String::new(),
-        }
+    /// The folder that holds everything, the manifest too.
+    fn top(&self) -> Option<String> {
+        let folders = self.files.iter().filter_map(|file| file.path.strip_suffix(MANIFEST_NAME));
+        let holds_all = |top: &str| self.names.values().all(|(name, _)| format!("{name}/").starts_with(top));
+        let mut outermost =
+            folders.filter(|folder| folder.ends_with('/') && folder.matches('/').count() == 1);
+        outermost.find(|folder| holds_all(folder)).map(str::to_owned)
     }
 }
 

@@ -188,7 +188,7 @@ impl Source {
     ) -> Result<(), Problem> {
         match self {
             Source::Folder(folder) => {
-                survey.files.iter().try_for_each(|file| copy_file(folder, &file.path, copier))
+                survey.files.iter().try_for_each(|file| copy_file(folder, &survey.top, &file.path, copier))
             }
             Source::Archive { file, size } => read_archive(file, *size, limits, |item| match item {
                 Item::Entry(entry) => {
@@ -205,12 +205,12 @@ impl Source {
 fn survey_folder(folder: &OwnedFd, limits: &ArtifactLimits) -> Result<Survey, Problem> {
     let mut plan = Plan::new(limits);
     walk(folder, "", &mut plan)?;
-    let (files, _) = plan.finish().map_err(|refusal| refusal.to_string())?;
-    let manifest = match find(folder, MANIFEST_NAME)? {
+    let (files, top) = plan.finish().map_err(|refusal| refusal.to_string())?;
+    let manifest = match find(folder, &format!("{top}{MANIFEST_NAME}"))? {
         Found::File { file, .. } => read_all(file, limits.max_manifest_bytes)?,
         Found::Folder(_) => return Err(format!("{MANIFEST_NAME:?}: a folder")),
     };
-    Ok(Survey { files, top: String::new(), manifest })
+    Ok(Survey { files, top, manifest })
 }
 
 /// Takes what is in a folder and below it. The plan ends this where there are too many folders in each other.
@@ -238,8 +238,8 @@ fn walk(folder: &OwnedFd, before: &str, plan: &mut Plan<'_>) -> Result<(), Probl
     Ok(())
 }
 
-fn copy_file(folder: &OwnedFd, path: &str, copier: &mut Copier) -> Result<(), Problem> {
-    let Found::File { mut file, size, executable } = find(folder, path)? else {
+fn copy_file(folder: &OwnedFd, top: &str, path: &str, copier: &mut Copier) -> Result<(), Problem> {
+    let Found::File { mut file, size, executable } = find(folder, &format!("{top}{path}"))? else {
         return Err(format!("{path:?}: a folder, where a file was"));
     };
     copier.begin(path, size, executable)?;

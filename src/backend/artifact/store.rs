@@ -9,7 +9,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -94,12 +93,12 @@ impl Artifacts {
         Lease { artifacts: self.clone(), name: name.to_owned() }
     }
 
-    /// Deletes a folder when nobody uses it any more.
-    pub(super) fn doom(&self, name: &str) {
-        match self.uses().get_mut(name) {
-            Some(used) => used.is_doomed = true,
-            None => self.delete(name),
-        }
+    /// Deletes a folder now, if nobody uses it, or else when the last one is done with it.
+    pub(super) async fn discard(&self, name: &str) {
+        let lease = self.lease(name);
+        lease.doom();
+        // It may be large, so not on a thread that others wait for.
+        let _ = spawn_blocking(move || drop(lease)).await;
     }
 
     /// Deletes what an earlier run has left behind: folders of ours that no row names. What cannot be deleted is left to
@@ -134,14 +133,6 @@ impl Artifacts {
         Ok(())
     }
 
-    fn delete(&self, name: &str) {
-        let path = self.path_of(name);
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || delete_folder(&path))),
-            Err(_) => delete_folder(&path),
-        }
-    }
-
     fn uses(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Use>> {
         self.shared.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -170,9 +161,11 @@ impl Lease {
         self.artifacts.path_of(&self.name)
     }
 
-    /// Has the folder deleted when the last lease ends.
+    /// Has the folder deleted when the last lease ends, by whoever holds that.
     pub(super) fn doom(&self) {
-        self.artifacts.doom(&self.name);
+        if let Some(used) = self.artifacts.uses().get_mut(&self.name) {
+            used.is_doomed = true;
+        }
     }
 }
 
@@ -186,7 +179,7 @@ impl Drop for Lease {
             uses.remove(&self.name);
             drop(uses);
             if is_doomed {
-                self.artifacts.delete(&self.name);
+                delete_folder(&self.path());
             }
         }
     }
