@@ -533,6 +533,12 @@ mod tests {
         let code = options("--data-dir d --code-dir c --restore-root r --max-message 5000", &[]).backend;
         assert_eq!(code.code.code_dir.as_deref(), Some(Path::new("c")));
         assert_eq!((code.code.restore_root.as_path(), code.db.max_page_bytes), (Path::new("r"), 2500));
+        assert!(!code.artifact.allow && code.artifact.sources.is_empty());
+        let artifact = options("--data-dir d --allow-artifacts --artifact-source a --artifact-source b", &[])
+            .backend
+            .artifact;
+        assert_eq!((artifact.allow, artifact.sources), (true, vec![PathBuf::from("a"), PathBuf::from("b")]));
+        assert_eq!(artifact.folder, Path::new("d/artifacts"));
         assert_eq!(from_options.config.limits.rate_max_requests, 7);
         assert_eq!(from_options.config.limits.rate_window, Duration::from_millis(50));
     }

@@ -126,6 +126,7 @@ fn stage(
 
     server.emit("artifact:progress", progress(&manifest.id, "0"));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.folder)?;
+    config.folder.parent().map_or(Ok(()), sync_folder)?;
     let uuid = Uuid::v4();
     let new = artifacts.lease(&format!(".new.{uuid}"));
     // Gone under this name once it has its own.

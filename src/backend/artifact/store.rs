@@ -50,7 +50,11 @@ pub(super) struct Lease {
 
 impl Artifacts {
     /// The artifacts of a database. Nothing is read or written until somebody asks.
-    pub fn new(db: Db, config: ArtifactConfig) -> Artifacts {
+    pub fn new(db: Db, mut config: ArtifactConfig) -> Artifacts {
+        // A program that runs elsewhere would look for a relative name from there.
+        if let Ok(folder) = std::path::absolute(&config.folder) {
+            config.folder = folder;
+        }
         let running = Semaphore::new(config.limits.max_running.clamp(1, Semaphore::MAX_PERMITS));
         Artifacts {
             shared: Arc::new(Shared {
