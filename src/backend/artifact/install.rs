@@ -47,7 +47,7 @@ pub(super) async fn install(
     }
     let stop = StopOnDrop(Arc::default());
     let installed = tokio::spawn(install_whole(artifacts.clone(), source, server, stop.0.clone()));
-    installed.await.map_err(|_| WireError::new("the server stops"))?
+    installed.await.map_err(|_| stopping())?
 }
 
 async fn install_whole(
@@ -56,15 +56,18 @@ async fn install_whole(
     server: Server,
     stop: Arc<AtomicBool>,
 ) -> Result<Payload, WireError> {
-    let permit =
-        artifacts.installing().acquire_owned().await.map_err(|_| WireError::new("the server stops"))?;
+    let permit = artifacts.installing().acquire_owned().await.map_err(|_| stopping())?;
+    // Nobody may wait for it any more when it is its turn.
+    if stop.load(Ordering::Relaxed) {
+        return Err(given_up());
+    }
     let (own, asked, teller, stopped) = (artifacts.clone(), source.clone(), server.clone(), stop.clone());
     let staged = spawn_blocking(move || stage(&own, &asked, &teller, stopped));
-    let staged = staged.await.map_err(|_| WireError::new("the server stops"))??;
+    let staged = staged.await.map_err(|_| stopping())??;
     let folder = staged.folder.name().to_owned();
     let old = Arc::new(Mutex::new(None));
     let written = if stop.load(Ordering::Relaxed) {
-        Err(WireError::new("the request was given up"))
+        Err(given_up())
     } else {
         let (old, max, files) =
             (old.clone(), artifacts.config().limits.max_artifacts, files_json(&staged.files));
@@ -222,7 +225,7 @@ pub(super) async fn remove(
         }
         Ok(removed)
     });
-    removed.await.map_err(|_| WireError::new("the server stops"))?
+    removed.await.map_err(|_| stopping())?
 }
 
 fn files_json(files: &[File]) -> String {
@@ -235,6 +238,14 @@ fn files_json(files: &[File]) -> String {
 
 fn progress(id: &str, progress: &str) -> Payload {
     Payload::trusted(Object::new().text("id", id).raw("progress", progress).finish())
+}
+
+fn given_up() -> WireError {
+    WireError::new("the request was given up")
+}
+
+fn stopping() -> WireError {
+    WireError::new("the server stops")
 }
 
 fn refused(got: &str) -> WireError {

@@ -114,7 +114,7 @@ pub struct ArtifactLimits {
     pub max_timeout: Duration,
     /// Most programs that run at the same time. The next ones wait, within their `timeoutMs`.
     ///
-    /// Default 8.
+    /// Default 8. Each takes a thread of those on which the runtime lets things block, of which tokio has 512.
     pub max_running: usize,
     /// Longest output of a program, in bytes. One that writes more is killed, and the request fails.
     ///
