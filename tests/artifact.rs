@@ -892,6 +892,28 @@ async fn what_a_program_leaves_behind_is_killed_and_holds_nobody_up() {
 }
 
 #[tokio::test]
+async fn one_that_left_the_group_and_writes_without_end_holds_nobody_up() {
+    let mut shop = Shop::new().await;
+    let door = named_pipe(shop.house.folder.path(), "door");
+    let mut witness = Witness::new(shop.house.folder.path(), "witness");
+    let endless = format!(
+        "setsid sh -c '{}; exec yes >&2' & read x < {}; echo 1",
+        witness.open().replace('\'', ""),
+        door.display()
+    );
+    shop.script("endless", json!({}), &endless).await;
+    let id = shop.client.send("artifact:invoke", json!({"id": "endless"})).await;
+    witness.said().await;
+    // Others of the same client have their turn meanwhile.
+    shop.client.call("system:ping", Value::Null).await;
+    let_go(&door);
+    assert_eq!(answer_to(&mut shop.client, &id).await["payload"], 1);
+    // Nobody reads any more what it writes, which ends it.
+    witness.gone().await;
+    shop.close().await;
+}
+
+#[tokio::test]
 async fn a_program_that_runs_keeps_its_version_through_update_and_removal() {
     let mut shop = Shop::new().await;
     let door = named_pipe(shop.house.folder.path(), "door");

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -27,6 +27,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::manifest::SEARCH_PATH;
 
 const CHUNK_BYTES: usize = 64 << 10;
+/// How often a pipe is read or written before others have their turn.
+const TURNS: usize = 8;
+/// What a pipe may hold at most, as Linux allows it to anybody; by default it is 64 KiB.
+const MAX_PIPE_BYTES: usize = 1 << 20;
 /// How long a group that was killed may take to be gone, before the request is answered all the same. The thread that waits
 /// for it goes on.
 const KILL_WAIT: Duration = Duration::from_secs(5);
@@ -196,21 +200,26 @@ impl Running {
     /// Gives the input and takes the output, until the program has ended or written too much.
     async fn talk(&mut self, input: &[u8]) -> io::Result<End> {
         std::future::poll_fn(|cx| {
+            // Its end comes first: somebody may write without end who has left the group.
+            if let Poll::Ready(status) = Pin::new(&mut self.gone).poll(cx) {
+                let status = status.map_err(|_| io::Error::other("the server stops")).flatten();
+                return Poll::Ready(status.map(end_of));
+            }
             self.poll_feed(cx, input);
             if self.stdout.poll_read(cx).is_err() {
                 return Poll::Ready(Ok(End::TooMuchOutput));
             }
             // The end of stderr never is too much.
             let _ = self.stderr.poll_read(cx);
-            let status = ready!(Pin::new(&mut self.gone).poll(cx));
-            Poll::Ready(status.map_err(|_| io::Error::other("the server stops")).flatten().map(end_of))
+            Poll::Pending
         })
         .await
     }
 
     /// Writes the input, and then closes stdin. A program that does not read it to its end need not.
     fn poll_feed(&mut self, cx: &mut Context<'_>, input: &[u8]) {
-        while let Some(stdin) = &mut self.stdin {
+        for _ in 0..TURNS {
+            let Some(stdin) = &mut self.stdin else { return };
             let rest = input.get(self.fed..).unwrap_or_default();
             if rest.is_empty() {
                 self.stdin = None;
@@ -222,6 +231,7 @@ impl Running {
                 Poll::Pending => return,
             }
         }
+        cx.waker().wake_by_ref();
     }
 }
 
@@ -258,27 +268,36 @@ impl Capture {
 
     /// Takes what is there.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<(), TooMuch> {
-        while let Some(from) = &mut self.from {
+        for _ in 0..TURNS {
+            let Some(from) = &mut self.from else { return Ok(()) };
             let mut buffer = ReadBuf::new(&mut self.chunk);
             let count = match Pin::new(from).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) => buffer.filled().len(),
                 Poll::Ready(Err(_)) => 0,
-                Poll::Pending => break,
+                Poll::Pending => return Ok(()),
             };
             if count == 0 {
                 self.from = None;
             }
             self.take(count)?;
         }
+        cx.waker().wake_by_ref();
         Ok(())
     }
 
-    /// Takes what is left in the pipe, without waiting for more.
+    /// Takes what is left in the pipe, without waiting for more, and no more than a pipe holds: that is what was in it when
+    /// the program ended, whoever goes on writing.
     fn drain(&mut self) -> Result<(), TooMuch> {
-        while let Some(from) = &self.from {
+        let mut left = MAX_PIPE_BYTES;
+        while let Some(from) = &self.from
+            && left > 0
+        {
             match rustix::io::read(from, &mut *self.chunk) {
                 Ok(0) => self.from = None,
-                Ok(count) => self.take(count)?,
+                Ok(count) => {
+                    left = left.saturating_sub(count);
+                    self.take(count)?;
+                }
                 Err(Errno::INTR) => {}
                 Err(_) => break,
             }
