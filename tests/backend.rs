@@ -242,7 +242,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         ("chat:add-message", message(json!({"chatId": "nobody"})), "chatId"),
         ("chat:add-message", message(json!({"role": "boss"})), "role"),
         ("chat:add-message", message(json!({"content": null})), "content"),
-        ("chat:add-message", message(json!({"content": ["x"]})), "content[0].type"),
+        ("chat:add-message", message(json!({"content": ["x"]})), "content[0]"),
         (
             "chat:add-message",
             message(json!({"content": [{"type": "text"}, {"text": "x"}]})),

@@ -23,7 +23,8 @@ const SHARED_BY_FAMILIES: [&str; 8] =
 /// What the docs of a family say before the names that its siblings may use. A blank line ends them.
 const FACE: &str = "//! What other families may use:";
 
-/// Files outside of `protocol/` that are as pure: what a provider says, and what an archive holds, is read without a socket or a clock.
+/// Files outside of `protocol/` that are as pure: what a provider says, and what an archive holds, is read without a socket or
+/// a clock.
 const PURE_FILES: [&str; 10] = [
     "backend::ai::anthropic",
     "backend::ai::echo",

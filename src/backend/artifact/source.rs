@@ -58,7 +58,7 @@ pub(super) fn open(name: &str, roots: &[PathBuf], limits: &ArtifactLimits) -> Re
             Some(name)
         };
         let Some(below) = below else { continue };
-        // `strip_prefix` has an opinion of its own on what `.` and `//` mean.
+        // What a source is called is not what its files are called.
         let wide = ArtifactLimits { max_path_bytes: usize::MAX, max_depth: usize::MAX, ..limits.clone() };
         let below = normal(below, &wide).map_err(|refusal| refusal.to_string())?;
         if below.is_empty() {
@@ -80,7 +80,7 @@ pub(super) fn open(name: &str, roots: &[PathBuf], limits: &ArtifactLimits) -> Re
 fn open_below(root: &Path, below: &str) -> Result<Found, Unopened> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
     let root = rustix::fs::open(root, flags, Mode::empty()).map_err(|error| problem(below, error))?;
-    find(root.as_fd(), below)
+    find(root, below)
 }
 
 /// What stands under a name.
@@ -108,21 +108,14 @@ impl From<Unopened> for Problem {
 /// Goes down from a folder, part by part.
 fn find(folder: impl AsFd, path: &str) -> Result<Found, Unopened> {
     let (folders, name) = path.rsplit_once('/').map_or((None, path), |(folders, name)| (Some(folders), name));
-    let mut way: Option<OwnedFd> = None;
+    let mut at = rustix::io::fcntl_dupfd_cloexec(folder, 0).map_err(|error| problem(path, error))?;
     for part in folders.into_iter().flat_map(|folders| folders.split('/')) {
-        let found = match &way {
-            Some(folder) => look(folder, part, path)?,
-            None => look(&folder, part, path)?,
-        };
-        let Found::Folder(next) = found else {
-            return Err(Unopened::Refused(format!("{path:?}: a file on the way")));
-        };
-        way = Some(next);
+        match look(&at, part, path)? {
+            Found::Folder(next) => at = next,
+            Found::File { .. } => return Err(Unopened::Refused(format!("{path:?}: a file on the way"))),
+        }
     }
-    match &way {
-        Some(folder) => look(folder, name, path),
-        None => look(&folder, name, path),
-    }
+    look(&at, name, path)
 }
 
 /// Opens a name in a folder if it is a plain file or a folder. `path` names it in errors.
