@@ -11,11 +11,11 @@ case "${1:-}" in
     shift
     ;;
 esac
-[ $# -gt 0 ] || set -- json envelope frames connection session caller upgrade transcript sse
+[ $# -gt 0 ] || set -- json envelope frames connection session caller upgrade transcript sse tar
 
 for target; do
     case "$target" in
-    connection) longest=4096 ;;
+    connection | tar) longest=4096 ;;
     *) longest=1024 ;;
     esac
     seeds="fuzz/seeds/$target fuzz/regressions/$target"

@@ -81,6 +81,13 @@ fn payloads(Named { chat, session, restore_point }: &Named) -> Vec<(&'static str
         ("credentials:get", json!({"key": "k"})),
         ("credentials:set", json!({"key": "k", "token": "t", "metadata": {"a": 1}})),
         ("credentials:delete", json!({"key": "k"})),
+        ("artifact:list", Value::Null),
+        ("artifact:get", json!({"id": "a"})),
+        ("artifact:install", json!({"source": "a"})),
+        ("artifact:invoke", json!({"id": "a", "input": {}})),
+        ("artifact:enable", json!({"id": "a"})),
+        ("artifact:disable", json!({"id": "a"})),
+        ("artifact:remove", json!({"id": "a"})),
         ("system:ping", Value::Null),
         ("system:channels", Value::Null),
         ("system:stats", Value::Null),
@@ -203,7 +210,7 @@ struct Named {
     restore_point: Value,
 }
 
-/// A house with a chat and a coding session, and a client.
+/// A house with a chat, a coding session and an artifact, and a client.
 async fn furnished() -> (House, Client, Named) {
     let folder = tempfile::tempdir().unwrap();
     let projects = folder.path().join("home/projects");
@@ -219,10 +226,22 @@ async fn furnished() -> (House, Client, Named) {
     let snapshot = json!({"type": "file-history-snapshot", "messageId": "u1", "isSnapshotUpdate": false,
         "snapshot": {"messageId": "u1", "timestamp": time, "trackedFileBackups": {"a.rs": backup}}});
     fs::write(projects.join(format!("p/{session}.jsonl")), format!("{prompt}\n{snapshot}\n")).unwrap();
-    let house = House::open(folder, |backend, _| backend.code.code_dir = Some(projects)).await;
+    let sources = folder.path().join("sources");
+    fs::create_dir_all(sources.join("a")).unwrap();
+    let artifact = json!({"id": "a", "name": "A", "version": "1", "command": ["cat"]});
+    fs::write(sources.join("a/artifact.json"), artifact.to_string()).unwrap();
+    let house = House::open(folder, |backend, _| {
+        backend.code.code_dir = Some(projects);
+        backend.artifact.sources = vec![sources];
+        backend.artifact.allow = true;
+        // The witness hears nothing that is not asked for.
+        backend.heartbeat_interval = std::time::Duration::from_secs(24 * 3600);
+    })
+    .await;
     let mut client = Client::connect(house.port).await;
     let chat = client.call("chat:create", json!({"title": "kept"})).await["id"].clone();
     client.event("chat:created").await;
+    client.call("artifact:install", json!({"source": "a"})).await;
     client.call("code:list-sessions", Value::Null).await;
     let points = client.call("code:list-restore-points", json!({"sessionId": session})).await;
     (house, client, Named { chat, session, restore_point: points[0]["id"].clone() })

@@ -23,14 +23,19 @@ const SHARED_BY_FAMILIES: [&str; 8] =
 /// What the docs of a family say before the names that its siblings may use. A blank line ends them.
 const FACE: &str = "//! What other families may use:";
 
-/// Files outside of `protocol/` that are as pure: what a provider says is read without a socket or a clock.
-const PURE_FILES: [&str; 6] = [
+/// Files outside of `protocol/` that are as pure: what a provider says, and what an archive holds, is read without a socket or
+/// a clock.
+const PURE_FILES: [&str; 10] = [
     "backend::ai::anthropic",
     "backend::ai::echo",
     "backend::ai::exchange",
     "backend::ai::models",
     "backend::ai::openai",
     "backend::ai::sse",
+    "backend::artifact::manifest",
+    "backend::artifact::plan",
+    "backend::artifact::schema",
+    "backend::artifact::tar",
 ];
 
 /// Words and paths that reach for a socket, a clock, a file, a runtime or the terminal.

@@ -30,6 +30,8 @@ const TARGETS: &[(&str, Property)] = &[
     ("transcript", properties::transcript),
     #[cfg(feature = "backend")]
     ("sse", properties::sse),
+    #[cfg(feature = "backend")]
+    ("tar", properties::tar),
 ];
 
 /// Mutated seeds a target; a second or two without optimisation.
@@ -215,6 +217,17 @@ fn each_property_can_fail() {
     });
     #[cfg(feature = "backend")]
     can_fail("sse: memory", |wrong| properties::sse::memory_is_within(if wrong { 5000 } else { 50 }));
+    #[cfg(feature = "backend")]
+    can_fail("tar: the entries", |wrong| {
+        let seed = &inputs("seeds", "tar")[0].1[4..];
+        let mut entries = properties::tar::read(seed, &[0]).unwrap();
+        if wrong {
+            entries[0].0.name.push('x');
+        }
+        properties::tar::entries_are_those_of_the_crate(seed, &entries);
+    });
+    #[cfg(feature = "backend")]
+    can_fail("tar: memory", |wrong| properties::tar::memory_is_within(if wrong { 1 << 20 } else { 50 }));
     can_fail("upgrade: the verdict", |wrong| {
         let headers: Vec<(&str, &[u8])> = vec![
             ("host", b"localhost"),

@@ -36,6 +36,8 @@ Options of serve:
                             [$XDG_DATA_HOME/switchboard, else ~/.local/share/switchboard]
   --code-dir DIR            transcripts of coding sessions, one folder a project [~/.claude/projects]
   --restore-root DIR        code:restore writes below it alone [restored, in the folder of the database]
+  --artifact-source DIR     artifact:install installs from below it alone; may be repeated [none]
+  --allow-artifacts         let artifact:invoke run installed artifacts, as the user whose server this is
   --token-file FILE         file with the token that clients must show (or the token in SWITCHBOARD_TOKEN)
   --insecure                listen beyond loopback without a token
   --no-console              do not serve the console at /
@@ -158,6 +160,7 @@ fn parse_serve(
     let mut data_dir = environment("SWITCHBOARD_DATA_DIR").map(PathBuf::from);
     let mut code_dir = environment("HOME").map(|home| PathBuf::from(home).join(".claude/projects"));
     let mut restore_root = None;
+    let (mut artifact_sources, mut allow_artifacts) = (Vec::new(), false);
     while let Some(argument) = parser.next()? {
         match argument {
             Short('h') | Long("help") => return Ok(Command::Help),
@@ -170,6 +173,8 @@ fn parse_serve(
             Long("data-dir") => data_dir = Some(parser.value()?.into()),
             Long("code-dir") => code_dir = Some(parser.value()?.into()),
             Long("restore-root") => restore_root = Some(parser.value()?.into()),
+            Long("artifact-source") => artifact_sources.push(parser.value()?.into()),
+            Long("allow-artifacts") => allow_artifacts = true,
             Long("token-file") => config.token = Some(read_token(Path::new(&parser.value()?))?),
             Long("insecure") => config.insecure = true,
             Long("no-console") => config.serve_console = false,
@@ -202,6 +207,8 @@ fn parse_serve(
     if let Some(restore_root) = restore_root {
         backend.code.restore_root = restore_root;
     }
+    backend.artifact.sources = artifact_sources;
+    backend.artifact.allow = allow_artifacts;
     Ok(Command::Serve(Box::new(ServeOptions { config, backend })))
 }
 
@@ -526,6 +533,12 @@ mod tests {
         let code = options("--data-dir d --code-dir c --restore-root r --max-message 5000", &[]).backend;
         assert_eq!(code.code.code_dir.as_deref(), Some(Path::new("c")));
         assert_eq!((code.code.restore_root.as_path(), code.db.max_page_bytes), (Path::new("r"), 2500));
+        assert!(!code.artifact.allow && code.artifact.sources.is_empty());
+        let artifact = options("--data-dir d --allow-artifacts --artifact-source a --artifact-source b", &[])
+            .backend
+            .artifact;
+        assert_eq!((artifact.allow, artifact.sources), (true, vec![PathBuf::from("a"), PathBuf::from("b")]));
+        assert_eq!(artifact.folder, Path::new("d/artifacts"));
         assert_eq!(from_options.config.limits.rate_max_requests, 7);
         assert_eq!(from_options.config.limits.rate_window, Duration::from_millis(50));
     }

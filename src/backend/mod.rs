@@ -1,7 +1,7 @@
 //! The channel registry on an embedded SQLite database (feature `backend`).
 //!
 //! ```text
-//! request ─► validate ─► family (chat, ai, code, settings, credentials, system) ─► db ─► disk
+//! request ─► validate ─► family (chat, ai, code, settings, credentials, artifact, system) ─► db ─► disk
 //!                              │                            │
 //!                           registry                  events, after the commit
 //! ```
@@ -22,6 +22,7 @@
 //! ```
 
 pub mod ai;
+pub mod artifact;
 mod call;
 pub mod chat;
 pub mod cli;
@@ -45,12 +46,14 @@ use tokio::task::JoinSet;
 use crate::server::Server;
 
 use ai::AiConfig;
+use artifact::{ArtifactConfig, Artifacts};
 use code::{Code, CodeConfig};
 use db::{Db, DbLimits, OpenError};
 use registry::Channel;
 
 /// The versions of the tables, oldest first. One that was released is never changed.
-const MIGRATIONS: &[&str] = &[chat::TABLES, settings::TABLES, code::TABLES, credentials::TABLES];
+const MIGRATIONS: &[&str] =
+    &[chat::TABLES, settings::TABLES, code::TABLES, credentials::TABLES, artifact::TABLES];
 
 /// Where the backend keeps its data, and how much.
 #[derive(Debug, Clone)]
@@ -67,6 +70,8 @@ pub struct BackendConfig {
     pub ai: AiConfig,
     /// The transcripts of coding sessions, and where their backups may be put back.
     pub code: CodeConfig,
+    /// Whether and from where artifacts are installed and run.
+    pub artifact: ArtifactConfig,
 }
 
 impl BackendConfig {
@@ -78,6 +83,7 @@ impl BackendConfig {
             db: DbLimits::default(),
             ai: AiConfig::default(),
             code: CodeConfig::new(&data_dir),
+            artifact: ArtifactConfig::new(&data_dir),
             data_dir,
         }
     }
@@ -88,6 +94,7 @@ impl BackendConfig {
 pub struct Backend {
     db: Db,
     code: Code,
+    artifacts: Artifacts,
     config: BackendConfig,
     /// Ended when the backend is dropped.
     tasks: Mutex<JoinSet<()>>,
@@ -101,7 +108,8 @@ impl Backend {
     pub fn open(config: BackendConfig) -> Result<Backend, OpenError> {
         let db = Db::open(&config.data_dir, MIGRATIONS, config.db.clone())?;
         let code = Code::new(db.clone(), config.code.clone());
-        Ok(Backend { db, code, config, tasks: Mutex::default() })
+        let artifacts = Artifacts::new(db.clone(), config.artifact.clone());
+        Ok(Backend { db, code, artifacts, config, tasks: Mutex::default() })
     }
 
     /// The database, for registering families one by one.
@@ -112,6 +120,11 @@ impl Backend {
     /// The index of the transcripts.
     pub fn code(&self) -> &Code {
         &self.code
+    }
+
+    /// The installed artifacts.
+    pub fn artifacts(&self) -> &Artifacts {
+        &self.artifacts
     }
 
     /// Finishes the writes that wait, and closes the database.
@@ -129,6 +142,7 @@ pub fn channels() -> Vec<Channel> {
         code::CHANNELS,
         settings::CHANNELS,
         credentials::CHANNELS,
+        artifact::CHANNELS,
         system::CHANNELS,
     ]
     .concat()
@@ -137,7 +151,15 @@ pub fn channels() -> Vec<Channel> {
 /// Every channel and its types in TypeScript, as `src/web/client.d.ts` has them.
 pub fn typescript() -> String {
     registry::typescript(
-        &[chat::TYPES, ai::TYPES, code::TYPES, settings::TYPES, credentials::TYPES, system::TYPES],
+        &[
+            chat::TYPES,
+            ai::TYPES,
+            code::TYPES,
+            settings::TYPES,
+            credentials::TYPES,
+            artifact::TYPES,
+            system::TYPES,
+        ],
         &channels(),
     )
 }
@@ -150,7 +172,10 @@ pub fn register_all(server: &Server, backend: &Backend) {
     code::register(server, &backend.code);
     settings::register(server, &backend.db);
     credentials::register(server, &backend.db);
+    artifact::register(server, &backend.artifacts);
     system::register(server, &channels());
     let beat = system::beat(server.clone(), backend.config.heartbeat_interval);
-    backend.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(beat);
+    let mut tasks = backend.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+    tasks.spawn(beat);
+    tasks.spawn(backend.artifacts.sweep());
 }

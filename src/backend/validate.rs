@@ -35,6 +35,14 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The members of an object that is not the payload itself. `path` names it in errors.
+    ///
+    /// # Errors
+    /// When it is anything else.
+    pub(super) fn within(text: &'a str, path: &str) -> Result<Fields<'a>, WireError> {
+        Fields::of(text, path, format!("{path}."))
+    }
+
     fn of(text: &'a str, path: &str, prefix: String) -> Result<Fields<'a>, WireError> {
         if kind_of(text) != "object" {
             return Err(wrong(path, "object", kind_of(text)));

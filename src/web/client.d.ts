@@ -339,6 +339,34 @@ export interface Credential {
   metadata: Record<string, unknown> | null;
 }
 
+/** `source` is what it was installed from, as it was asked for. */
+export interface ArtifactMetadata {
+  id: string;
+  name: string;
+  version: string;
+  description: string | null;
+  enabled: boolean;
+  source: string;
+  installedAt: number;
+  updatedAt: number;
+}
+
+/** `input` is a part of JSON Schema; a manifest may have further members, which mean nothing. */
+export interface ArtifactManifest {
+  id: string;
+  name: string;
+  version: string;
+  description?: string;
+  command: string[];
+  input?: Record<string, unknown>;
+  timeoutMs?: number;
+}
+
+export interface Artifact extends ArtifactMetadata {
+  manifest: ArtifactManifest;
+  files: { path: string, size: number }[];
+}
+
 /** A line of the registry. Types are written as in TypeScript; `-` is none. */
 export interface Channel {
   channel: string;
@@ -415,6 +443,20 @@ export interface Channels {
   "credentials:set": { payload: { key: string, token: string, metadata?: Record<string, unknown> }; response: undefined };
   /** Delete a credential; answers whether it was there. */
   "credentials:delete": { payload: { key: string }; response: boolean };
+  /** List the installed artifacts, by id. */
+  "artifact:list": { payload: undefined; response: ArtifactMetadata[] };
+  /** Get an artifact with its manifest and the names of its files. */
+  "artifact:get": { payload: { id: string }; response: Artifact | null };
+  /** Install or update an artifact from a folder or a .tar below an artifact source of the server. */
+  "artifact:install": { payload: { source: string }; response: Artifact };
+  /** Run an artifact that is enabled; answers the JSON that it writes. */
+  "artifact:invoke": { payload: { id: string, input?: unknown }; response: unknown };
+  /** Let an artifact be run. */
+  "artifact:enable": { payload: { id: string }; response: undefined };
+  /** Let an artifact not be run; what runs already goes on. */
+  "artifact:disable": { payload: { id: string }; response: undefined };
+  /** Remove an artifact; answers whether it was there. What runs already goes on. */
+  "artifact:remove": { payload: { id: string }; response: boolean };
   /** Get the server's time. */
   "system:ping": { payload: undefined; response: { timestamp: number } };
   /** List the channels of this server. */
@@ -443,6 +485,14 @@ export interface Events extends ConnectionEvents {
   "settings:changed": { key: string, value: unknown };
   /** A credential was stored or deleted. */
   "credentials:changed": { key: string, exists: boolean };
+  /** A new artifact was installed. */
+  "artifact:installed": { artifact: Artifact };
+  /** An artifact was updated, enabled or disabled. */
+  "artifact:updated": { artifact: Artifact };
+  /** How far an installation is, from 0 to 1; one that fails does not come to 1. */
+  "artifact:progress": { id: string, progress: number };
+  /** An artifact was removed. */
+  "artifact:removed": { id: string };
   /** The connection is ready; the first message. */
   "server:connected": { clientId: string, serverTime: number };
   /** The server lives; every 30 s. */

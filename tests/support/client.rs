@@ -70,6 +70,16 @@ impl Client {
         }
     }
 
+    /// The next event, whatever its channel: both.
+    pub async fn any_event(&mut self) -> (String, Value) {
+        let event = match self.events.pop_front() {
+            Some(event) => event,
+            None => self.next().await.expect("an event"),
+        };
+        assert_eq!(event["type"], "event", "{event}");
+        (event["channel"].as_str().expect("a channel").to_owned(), event["payload"].clone())
+    }
+
     /// Events that came before the last response and were not looked at.
     pub fn kept_events(&self) -> usize {
         self.events.len()

@@ -24,6 +24,9 @@ pub mod session;
 #[path = "properties/sse.rs"]
 pub mod sse;
 #[cfg(feature = "backend")]
+#[path = "properties/tar.rs"]
+pub mod tar;
+#[cfg(feature = "backend")]
 #[path = "properties/transcript.rs"]
 pub mod transcript;
 #[path = "properties/upgrade.rs"]
@@ -37,6 +40,8 @@ pub use self::json::json;
 pub use self::session::session;
 #[cfg(feature = "backend")]
 pub use self::sse::sse;
+#[cfg(feature = "backend")]
+pub use self::tar::tar;
 #[cfg(feature = "backend")]
 pub use self::transcript::transcript;
 pub use self::upgrade::upgrade;

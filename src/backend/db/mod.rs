@@ -175,7 +175,10 @@ impl Db {
         if let Some(writer) = writer {
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         }
-        lock(&self.shared.lock).take();
+        if let Some(held) = lock(&self.shared.lock).take() {
+            // A program that is being started has a copy of the handle for a moment, and would keep the lock with it.
+            let _ = held.unlock();
+        }
     }
 
     /// Registers the handler of a channel that only reads.
