@@ -18,19 +18,22 @@ const ROOMS: [(&str, &[&str]); 5] = [
 ];
 
 /// Files of the backend that every family shares.
-const SHARED_BY_FAMILIES: [&str; 8] =
-    ["call", "cli", "db", "encode", "http", "registry", "search", "validate"];
+const SHARED_BY_FAMILIES: [&str; 9] =
+    ["call", "cli", "db", "encode", "http", "provider", "registry", "search", "validate"];
 /// What the docs of a family say before the names that its siblings may use. A blank line ends them.
 const FACE: &str = "//! What other families may use:";
 
 /// Files outside of `protocol/` that are as pure: what a provider says is read without a socket or a clock.
-const PURE_FILES: [&str; 6] = [
+const PURE_FILES: [&str; 9] = [
     "backend::ai::anthropic",
     "backend::ai::echo",
     "backend::ai::exchange",
     "backend::ai::models",
     "backend::ai::openai",
     "backend::ai::sse",
+    "backend::imagegen::job",
+    "backend::imagegen::pattern",
+    "backend::imagegen::picture",
 ];
 
 /// Words and paths that reach for a socket, a clock, a file, a runtime or the terminal.

@@ -1,7 +1,7 @@
 //! The channel registry on an embedded SQLite database (feature `backend`).
 //!
 //! ```text
-//! request ─► validate ─► family (chat, ai, code, settings, credentials, system) ─► db ─► disk
+//! request ─► validate ─► family (chat, ai, code, imagegen, settings, credentials, system) ─► db ─► disk
 //!                              │                            │
 //!                           registry                  events, after the commit
 //! ```
@@ -30,6 +30,8 @@ pub mod credentials;
 pub mod db;
 mod encode;
 mod http;
+pub mod imagegen;
+mod provider;
 pub mod registry;
 mod search;
 pub mod settings;
@@ -47,10 +49,12 @@ use crate::server::Server;
 use ai::AiConfig;
 use code::{Code, CodeConfig};
 use db::{Db, DbLimits, OpenError};
+use imagegen::ImagegenConfig;
 use registry::Channel;
 
 /// The versions of the tables, oldest first. One that was released is never changed.
-const MIGRATIONS: &[&str] = &[chat::TABLES, settings::TABLES, code::TABLES, credentials::TABLES];
+const MIGRATIONS: &[&str] =
+    &[chat::TABLES, settings::TABLES, code::TABLES, credentials::TABLES, imagegen::TABLES];
 
 /// Where the backend keeps its data, and how much.
 #[derive(Debug, Clone)]
@@ -65,6 +69,8 @@ pub struct BackendConfig {
     pub db: DbLimits,
     /// How the family `ai` speaks to providers.
     pub ai: AiConfig,
+    /// How the family `imagegen` works.
+    pub imagegen: ImagegenConfig,
     /// The transcripts of coding sessions, and where their backups may be put back.
     pub code: CodeConfig,
 }
@@ -77,6 +83,7 @@ impl BackendConfig {
             heartbeat_interval: Duration::from_secs(30),
             db: DbLimits::default(),
             ai: AiConfig::default(),
+            imagegen: ImagegenConfig::default(),
             code: CodeConfig::new(&data_dir),
             data_dir,
         }
@@ -127,6 +134,7 @@ pub fn channels() -> Vec<Channel> {
         chat::CHANNELS,
         ai::CHANNELS,
         code::CHANNELS,
+        imagegen::CHANNELS,
         settings::CHANNELS,
         credentials::CHANNELS,
         system::CHANNELS,
@@ -137,20 +145,31 @@ pub fn channels() -> Vec<Channel> {
 /// Every channel and its types in TypeScript, as `src/web/client.d.ts` has them.
 pub fn typescript() -> String {
     registry::typescript(
-        &[chat::TYPES, ai::TYPES, code::TYPES, settings::TYPES, credentials::TYPES, system::TYPES],
+        &[
+            chat::TYPES,
+            ai::TYPES,
+            code::TYPES,
+            imagegen::TYPES,
+            settings::TYPES,
+            credentials::TYPES,
+            system::TYPES,
+        ],
         &channels(),
     )
 }
 
-/// Registers the handlers of every family, and starts the heartbeat (specification, "registerAllHandlers"). To be called
-/// from within a tokio runtime.
+/// Registers the handlers of every family, and starts the heartbeat and the worker of `imagegen` (specification,
+/// "registerAllHandlers"). To be called once for a backend, from within a tokio runtime.
 pub fn register_all(server: &Server, backend: &Backend) {
     chat::register(server, &backend.db);
     ai::register(server, &backend.db, backend.config.ai.clone());
     code::register(server, &backend.code);
+    let worker = imagegen::register(server, &backend.db, backend.config.imagegen.clone());
     settings::register(server, &backend.db);
     credentials::register(server, &backend.db);
     system::register(server, &channels());
     let beat = system::beat(server.clone(), backend.config.heartbeat_interval);
-    backend.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(beat);
+    let mut tasks = backend.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+    tasks.spawn(beat);
+    tasks.spawn(worker);
 }
