@@ -236,7 +236,12 @@ async fn furnished() -> (House, Client, Named) {
     let snapshot = json!({"type": "file-history-snapshot", "messageId": "u1", "isSnapshotUpdate": false,
         "snapshot": {"messageId": "u1", "timestamp": time, "trackedFileBackups": {"a.rs": backup}}});
     fs::write(projects.join(format!("p/{session}.jsonl")), format!("{prompt}\n{snapshot}\n")).unwrap();
-    let house = House::open(folder, |backend, _| backend.code.code_dir = Some(projects)).await;
+    let house = House::open(folder, |backend, _| {
+        backend.code.code_dir = Some(projects);
+        // A slow machine needs longer for all of this than the first heartbeat takes to come.
+        backend.heartbeat_interval = std::time::Duration::from_secs(3600);
+    })
+    .await;
     let mut client = Client::connect(house.port).await;
     let chat = client.call("chat:create", json!({"title": "kept"})).await["id"].clone();
     client.event("chat:created").await;

@@ -40,7 +40,9 @@ where
     let mut connection = pin!(connection.without_shutdown());
     let mut done = tokio::time::timeout(shared.config.handshake_timeout, &mut connection).await;
     if done.is_err() && is_page.load(Ordering::Relaxed) {
-        done = tokio::time::timeout(shared.config.page_timeout, connection).await;
+        // Once for its handler, once for sending it.
+        let limit = shared.config.page_timeout.saturating_mul(2);
+        done = tokio::time::timeout(limit, connection).await;
     }
     // Whoever is too slow, or sends what is not HTTP, has had its answer from hyper, or gets none.
     let Ok(Ok(parts)) = done else { return };
