@@ -120,6 +120,13 @@ async fn failure(client: &mut Client, payload: Value) -> String {
     job["error"].as_str().unwrap().to_owned()
 }
 
+/// Waits until an upstream was asked so often. A batch is begun before it is asked for.
+async fn asked(client: &mut Client, upstream: &Upstream, times: usize) {
+    while upstream.requests().len() < times {
+        client.call("system:ping", Value::Null).await;
+    }
+}
+
 /// The entry as it is now.
 async fn entry(client: &mut Client, id: &Value) -> Value {
     let entries = client.call("imagegen:list-entries", json!({"groupId": "default"})).await;
@@ -441,6 +448,7 @@ async fn an_entry_is_cancelled_while_it_waits_or_runs_and_what_is_done_stays() {
     client.event("imagegen:batch-started").await;
     client.event("imagegen:batch-completed").await;
     client.event("imagegen:batch-started").await;
+    asked(&mut client, &upstream, 2).await;
 
     // One that waits has no job that could end.
     let cancelled = client.call("imagegen:cancel-entry", json!({"id": waiting["id"]})).await;
@@ -669,12 +677,7 @@ async fn an_image_is_served_with_its_type_and_to_those_who_may_see_it_alone() {
     let mut client = Client::connect(house.port).await;
     client.call("auth", json!({"token": TOKEN})).await;
     let queued = client.call("imagegen:create-entry", json!({"prompt": "x"})).await;
-    let (made, _) = loop {
-        if client.kept_events() == 0 {
-            client.call("system:ping", Value::Null).await;
-        }
-        break follow(&mut client, &queued, &[0]).await;
-    };
+    let (made, _) = follow(&mut client, &queued, &[0]).await;
     let url = made[0]["url"].as_str().unwrap();
     let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
     let (head, body) = http(house.port, &format!("GET {url}"), &bearer).await;
@@ -760,6 +763,7 @@ async fn a_job_that_a_kill_cuts_off_is_finished_once_after_the_restart() {
     client.event("imagegen:batch-started").await;
     let kept = client.event("imagegen:batch-completed").await["images"].clone();
     client.event("imagegen:batch-started").await;
+    asked(&mut client, &upstream, 2).await;
     program.kill();
     // What a crash between a file and its row leaves, and what is not ours.
     let stray = "550e8400-e29b-41d4-a716-446655440000";
@@ -770,12 +774,8 @@ async fn a_job_that_a_kill_cuts_off_is_finished_once_after_the_restart() {
     let program = Program::start(&data);
     let mut client = Client::connect(program.port).await;
     // The worker waits at the upstream, so all that follows is heard.
-    let running = loop {
-        let now = entry(&mut client, &queued["id"]).await;
-        if upstream.requests().len() == 3 {
-            break now;
-        }
-    };
+    asked(&mut client, &upstream, 3).await;
+    let running = entry(&mut client, &queued["id"]).await;
     assert_eq!((&running["jobId"], &running["batchesDone"]), (&created["jobId"], &json!(1)));
     client.call("system:ping", Value::Null).await;
     while client.kept_events() > 0 {
@@ -859,6 +859,7 @@ async fn a_server_that_stops_in_mid_job_goes_on_when_it_is_started_again() {
     let queued = client.call("imagegen:create-entry", ask("openai")).await;
     client.event("imagegen:job-created").await;
     client.event("imagegen:batch-started").await;
+    asked(&mut client, &upstream, 1).await;
     drop(client);
     let folder = house.close().await;
     upstream.closed.recv().await.unwrap();

@@ -118,7 +118,8 @@ fn webp_size(bytes: &[u8]) -> Option<Option<(u32, u32)>> {
     let word =
         |at: usize| bytes.get(at..).and_then(|rest| rest.first_chunk::<4>()).map(|b| u32::from_le_bytes(*b));
     let size = match bytes.get(12..16)? {
-        b"VP8X" => word(24).zip(word(27)).map(|(w, h)| ((w & 0xff_ffff) + 1, ((h & 0xff_ffff) + 1))),
+        // Three bytes each, less one.
+        b"VP8X" => word(24).zip(word(26)).map(|(w, h)| ((w & 0xff_ffff) + 1, (h >> 8) + 1)),
         b"VP8L" => word(21).map(|bits| ((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1)),
         b"VP8 " => word(26).map(|bits| (bits & 0x3fff, bits >> 16 & 0x3fff)),
         _ => None,

@@ -62,8 +62,8 @@ async fn attempt(batch: &Batch, access: &Access, config: &ImagegenConfig) -> Res
         };
         (AUTHORIZATION, value)
     })?;
-    // The whole answer comes at once when the images are made.
-    let limit = config.generation_timeout;
+    // The whole answer comes at once when the images are made; how long that takes is limited from outside.
+    let limit = config.generation_timeout.saturating_mul(2);
     let timeouts = Timeouts { connect: config.connect_timeout, head: limit, idle: limit };
     // Base64 is a third longer than what it stands for, and some break it into lines.
     let longest = config.max_image_bytes.saturating_mul(batch.size as usize).saturating_mul(7) / 5;
