@@ -29,7 +29,7 @@ pub(super) fn answer(
     if !known {
         return refuse(Refusal::NotAnUpgrade);
     }
-    if let Err(response) = check_method(head) {
+    if let Some(response) = refuse_method(head) {
         return response;
     }
     match path {
@@ -44,17 +44,14 @@ pub(super) fn answer(
     }
 }
 
-/// Whether a request only reads.
-///
-/// # Errors
-/// With the answer that another one gets.
-pub(super) fn check_method(head: &Head<'_>) -> Result<(), Response<String>> {
+/// The answer to a request that does more than read; `None` for one that only reads.
+pub(super) fn refuse_method(head: &Head<'_>) -> Option<Response<String>> {
     if matches!(head.method, "GET" | "HEAD") {
-        return Ok(());
+        return None;
     }
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are served");
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-    Err(response)
+    Some(response)
 }
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";

@@ -123,34 +123,27 @@ impl Answer {
 /// Answers an ordinary request: with a page of the embedder's, or one of ours.
 pub(super) fn answer(shared: &Shared, head: &Head<'_>, path: &str, rules: &AccessRules<'_>) -> Answer {
     match shared.pages.find(path) {
-        Some(route) => match page_call(route, head, path, rules) {
-            Ok(call) => Answer::Page(call),
-            Err(response) => Answer::Text(response),
-        },
+        Some(route) => page_call(route, head, path, rules),
         None => Answer::Text(http::answer(shared, head, path, rules)),
     }
 }
 
-/// Whether a page of the embedder's may be shown.
-///
-/// # Errors
-/// With the answer that the request gets instead.
-fn page_call(
-    route: Arc<PageRoute>,
-    head: &Head<'_>,
-    path: &str,
-    rules: &AccessRules<'_>,
-) -> Result<PageCall, Response<String>> {
-    handshake::check_host(head, rules).map_err(http::refuse)?;
+/// A page of the embedder's, if it may be shown.
+fn page_call(route: Arc<PageRoute>, head: &Head<'_>, path: &str, rules: &AccessRules<'_>) -> Answer {
     // A page that reads with `fetch` says where it is from; one that was let in is told so, or its browser hides the
     // answer from it.
-    handshake::check_origin(head, rules).map_err(http::refuse)?;
-    http::check_method(head)?;
+    let checked = handshake::check_host(head, rules).and_then(|()| handshake::check_origin(head, rules));
+    if let Err(refusal) = checked {
+        return Answer::Text(http::refuse(refusal));
+    }
+    if let Some(response) = http::refuse_method(head) {
+        return Answer::Text(response);
+    }
     if !handshake::may_see(head, rules) {
-        return Err(http::refuse(Refusal::Token));
+        return Answer::Text(http::refuse(Refusal::Token));
     }
     let value = |name| head.headers.iter().find(|(field, _)| *field == name).map(|(_, value)| *value);
-    Ok(PageCall {
+    Answer::Page(PageCall {
         route,
         path: path.to_owned(),
         known: value("if-none-match").map(<[u8]>::to_vec),

@@ -87,7 +87,7 @@ impl Worker {
         until_done(|| self.write(store::queue_again)).await;
         self.sweep().await;
         loop {
-            match self.db.read(|view| store::next_task(view)).await {
+            match self.db.read(store::next_task).await {
                 Ok(Some(task)) => self.work(&task).await,
                 Ok(None) => self.bell.queued.notified().await,
                 Err(_) => sleep(DATABASE_PAUSE).await,
@@ -173,7 +173,7 @@ impl Worker {
     /// Writes a batch's images to the disk, then their rows.
     async fn keep(&self, task: &Task, index: i64, batch: &Batch, made: Vec<Made>) -> Result<(), Stop> {
         let bytes: usize = made.iter().map(|made| made.picture.bytes.len()).sum();
-        let total = self.db.read(|view| store::total_bytes(view)).await?;
+        let total = self.db.read(store::total_bytes).await?;
         let max = self.config.max_total_bytes;
         if u64::try_from(total).unwrap_or_default().saturating_add(bytes as u64) > max {
             return Err(Stop::Failed(format!("the images would have more than {max} bytes together")));
