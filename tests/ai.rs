@@ -18,7 +18,6 @@ mod skip;
 #[path = "support/upstream.rs"]
 mod upstream;
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -750,10 +749,6 @@ async fn the_key_is_seen_by_the_provider_alone() {
     let error = client.refuse("ai:chat", ask()).await;
     assert!(error["message"].as_str().unwrap().contains("http://"), "{error}");
     house.close().await;
-}
-
-fn path(relative: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
 }
 
 #[tokio::test(flavor = "multi_thread")]
