@@ -8,16 +8,16 @@ mod client;
 #[allow(dead_code)]
 #[path = "support/house.rs"]
 mod house;
+#[path = "support/mock.rs"]
+mod mock;
 #[allow(dead_code)]
 #[path = "support/program.rs"]
 mod program;
 #[path = "support/skip.rs"]
 mod skip;
+#[path = "support/upstream.rs"]
+mod upstream;
 
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,12 +26,13 @@ use switchboard::backend::ai::AiConfig;
 use switchboard::backend::credentials::Token;
 use switchboard::backend::{Backend, BackendConfig, register_all};
 use switchboard::{Config, Server};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 
 use client::Client;
 use house::House;
+use mock::Mock;
+use upstream::{Step, Upstream, play, status};
 
 const TOKEN: &str = "sk-correct-horse-battery-staple";
 
@@ -57,98 +58,6 @@ async fn client_of(house: &House, provider: &str, upstream: &Upstream) -> Client
 async fn point_at(client: &mut Client, provider: &str, url: &str) {
     client.call("settings:set", json!({"key": format!("ai.{provider}.baseUrl"), "value": url})).await;
     client.event("settings:changed").await;
-}
-
-/// What an upstream does with one connection, once it has read the request.
-#[derive(Clone)]
-enum Step {
-    Send(Vec<u8>),
-    /// Byte by byte, each in a packet of its own where the system lets it.
-    Trickle(Vec<u8>),
-    /// Nothing more, until the other side closes.
-    Hold,
-    /// Nothing more, until the test says so.
-    Await(Arc<Notify>),
-}
-
-/// A server that knows nothing of HTTP but where a request ends. It plays one script a connection, in order.
-struct Upstream {
-    url: String,
-    requests: Arc<Mutex<Vec<String>>>,
-    /// A word for each connection that the other side has closed while it was held.
-    closed: mpsc::UnboundedReceiver<()>,
-}
-
-impl Upstream {
-    async fn start(scripts: Vec<Vec<Step>>) -> Upstream {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let (tell, closed) = mpsc::unbounded_channel();
-        let seen = requests.clone();
-        tokio::spawn(async move {
-            let mut scripts: VecDeque<_> = scripts.into();
-            while let Ok((stream, _)) = listener.accept().await {
-                let script = scripts
-                    .pop_front()
-                    .unwrap_or_else(|| vec![Step::Send(status("418 Out of scripts", "", ""))]);
-                tokio::spawn(play(stream, script, seen.clone(), tell.clone()));
-            }
-        });
-        Upstream { url, requests, closed }
-    }
-
-    fn requests(&self) -> Vec<String> {
-        self.requests.lock().unwrap().clone()
-    }
-}
-
-async fn play<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
-    script: Vec<Step>,
-    seen: Arc<Mutex<Vec<String>>>,
-    closed: mpsc::UnboundedSender<()>,
-) {
-    let Some(request) = read_request(&mut stream).await else { return };
-    seen.lock().unwrap().push(request);
-    for step in script {
-        // The other side may have seen enough.
-        match step {
-            Step::Send(bytes) => drop(stream.write_all(&bytes).await),
-            Step::Trickle(bytes) => {
-                for byte in bytes {
-                    let _ = stream.write_all(&[byte]).await;
-                    tokio::task::yield_now().await;
-                }
-            }
-            Step::Hold => {
-                while stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {}
-                let _ = closed.send(());
-            }
-            Step::Await(word) => word.notified().await,
-        }
-    }
-    let _ = stream.shutdown().await;
-}
-
-async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> Option<String> {
-    let mut request = Vec::new();
-    loop {
-        let text = String::from_utf8_lossy(&request).into_owned();
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-            if body.len() >= length.map_or(0, |length| length.parse().unwrap()) {
-                return Some(text);
-            }
-        }
-        let mut buffer = [0; 4096];
-        let count = stream.read(&mut buffer).await.ok().filter(|count| *count > 0)?;
-        request.extend_from_slice(&buffer[..count]);
-    }
-}
-
-fn status(line: &str, headers: &str, body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 {line}\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len()).into_bytes()
 }
 
 /// A stream of events whose end is the end of the connection.
@@ -842,10 +751,6 @@ async fn the_key_is_seen_by_the_provider_alone() {
     house.close().await;
 }
 
-fn path(relative: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn https_trusts_the_certificates_of_the_system_and_no_others() {
     let folder = tempfile::tempdir().unwrap();
@@ -938,55 +843,17 @@ async fn a_crash_in_mid_answer_stores_nothing_and_the_next_answer_whole() {
     program.stop("-INT");
 }
 
-/// The mock server `@copilotkit/aimock`, which nobody here wrote, as a process of its own.
-struct Mock {
-    child: std::process::Child,
-    url: String,
-}
-
-impl Mock {
-    fn start(folder: &Path) -> Option<Mock> {
-        let script = path("target/interop/node_modules/.bin/llmock");
-        if !script.exists() || Command::new("node").arg("--version").output().is_err() {
-            return None;
-        }
-        let fixtures = json!({"fixtures": [
-            {"match": {"userMessage": "say"}, "response": {"content": "Streamed by somebody else's server: Grüße."}},
-            {"match": {"userMessage": "use"}, "response": {"toolCalls": [
-                {"name": "get_weather", "arguments": "{\"city\":\"Berlin\",\"days\":[1,2]}"}]}},
-            {"match": {"userMessage": "think"}, "response": {"content": "Done.", "reasoning": "Let me think."}},
-            {"match": {"userMessage": "fail"}, "response": {"error": {"message": "No such luck", "type": "invalid_request_error"}, "status": 400}},
-        ]});
-        let file = folder.join("fixtures.json");
-        std::fs::write(&file, fixtures.to_string()).unwrap();
-        let mut child = Command::new("node")
-            .arg(script)
-            .args(["--port", "0", "--chunk-size", "5", "--fixtures"])
-            .arg(&file)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let url =
-            lines.find_map(|line| line.split_once("listening on ").map(|(_, url)| url.to_owned())).unwrap();
-        // What it says later must find a reader.
-        std::thread::spawn(move || lines.for_each(drop));
-        Some(Mock { child, url })
-    }
-}
-
-impl Drop for Mock {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[tokio::test]
 async fn a_mock_of_both_providers_by_somebody_else_is_understood() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(mock) = Mock::start(folder.path()) else {
+    let fixtures = json!({"fixtures": [
+        {"match": {"userMessage": "say"}, "response": {"content": "Streamed by somebody else's server: Grüße."}},
+        {"match": {"userMessage": "use"}, "response": {"toolCalls": [
+            {"name": "get_weather", "arguments": "{\"city\":\"Berlin\",\"days\":[1,2]}"}]}},
+        {"match": {"userMessage": "think"}, "response": {"content": "Done.", "reasoning": "Let me think."}},
+        {"match": {"userMessage": "fail"}, "response": {"error": {"message": "No such luck", "type": "invalid_request_error"}, "status": 400}},
+    ]});
+    let Some(mock) = Mock::start(folder.path(), &fixtures) else {
         return skip::skipped("npm's @copilotkit/aimock, which is not installed");
     };
     let house = new_house().await;

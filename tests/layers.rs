@@ -18,14 +18,14 @@ const ROOMS: [(&str, &[&str]); 5] = [
 ];
 
 /// Files of the backend that every family shares.
-const SHARED_BY_FAMILIES: [&str; 8] =
-    ["call", "cli", "db", "encode", "http", "registry", "search", "validate"];
+const SHARED_BY_FAMILIES: [&str; 9] =
+    ["call", "cli", "db", "encode", "http", "provider", "registry", "search", "validate"];
 /// What the docs of a family say before the names that its siblings may use. A blank line ends them.
 const FACE: &str = "//! What other families may use:";
 
 /// Files outside of `protocol/` that are as pure: what a provider says, and what an archive holds, is read without a socket or
 /// a clock.
-const PURE_FILES: [&str; 10] = [
+const PURE_FILES: [&str; 13] = [
     "backend::ai::anthropic",
     "backend::ai::echo",
     "backend::ai::exchange",
@@ -36,6 +36,9 @@ const PURE_FILES: [&str; 10] = [
     "backend::artifact::plan",
     "backend::artifact::schema",
     "backend::artifact::tar",
+    "backend::imagegen::job",
+    "backend::imagegen::pattern",
+    "backend::imagegen::picture",
 ];
 
 /// Words and paths that reach for a socket, a clock, a file, a runtime or the terminal.

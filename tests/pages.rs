@@ -1,17 +1,29 @@
-//! The pages that a server shows beside its WebSocket: off unless asked for, and locked down.
+//! The pages that a server shows beside its WebSocket: off unless asked for, and locked down; and those that the embedder
+//! registers.
 
 #[path = "support/socket.rs"]
 mod socket;
 
 use socket::{config, start, within};
-use switchboard::Config;
+use switchboard::{Config, Page, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// An HTTP request's head and body.
 async fn get(port: u16, request: &str) -> (String, String) {
+    get_with(port, request, "").await
+}
+
+/// The same with further headers.
+async fn get_with(port: u16, request: &str, headers: &str) -> (String, String) {
+    get_as(port, request, "localhost", headers).await
+}
+
+/// The same under another name of the server.
+async fn get_as(port: u16, request: &str, host: &str, headers: &str) -> (String, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    stream.write_all(format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
+    let head = format!("{request} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = String::new();
     within("the answer", stream.read_to_string(&mut answer)).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -96,5 +108,156 @@ async fn nothing_runs_in_the_console_but_its_own() {
     let mut answer = String::new();
     within("the answer", stream.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    server.stop().await;
+}
+
+/// A server with pages of its own: what a path says, one that is large, one that panics, one that never comes.
+async fn shelf(config: Config) -> (Server, u16) {
+    let (server, port) = start(config).await;
+    server.on_get("/shelf/", |path: String| async move {
+        match path.as_str() {
+            "large" => Some(Page::new("application/octet-stream", vec![b'x'; 3 << 20])),
+            "panic" => panic!("on purpose"),
+            "never" => std::future::pending().await,
+            "" => None,
+            _ => Some(Page::new("text/plain", path.clone()).etag("v1").header("cache-control", "private")),
+        }
+    });
+    server.on_get("/shelf/deep/", |path: String| async move {
+        Some(Page::new("image/png", format!("deep {path}")))
+    });
+    (server, port)
+}
+
+#[tokio::test]
+async fn a_registered_page_is_served_as_its_handler_says() {
+    let (server, port) = shelf(config()).await;
+    let (head, body) = get(port, "GET /shelf/a%2Fb/../c?token=x").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!(body, "a%2Fb/../c", "the path comes as it was written");
+    assert_eq!(field(&head, "content-type"), "text/plain");
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("cross-origin-resource-policy", "same-site"),
+        ("cache-control", "private"),
+        ("etag", "\"v1\""),
+        ("vary", "Origin"),
+        ("content-length", "10"),
+    ] {
+        assert_eq!(field(&head, name), value);
+    }
+    assert!(!head.contains("access-control-allow-origin"));
+    assert_eq!(get(port, "GET /shelf/deep/x").await.1, "deep x", "the longest prefix decides");
+    assert_eq!(get(port, "GET /shelf/large").await.1.len(), 3 << 20);
+    let (head, body) = get(port, "HEAD /shelf/large").await;
+    assert_eq!((field(&head, "content-length"), &*body), ("3145728", ""));
+    for (request, status) in [
+        ("GET /shelf/", 404),
+        ("GET /shelf", 426),
+        ("GET /other", 426),
+        ("POST /shelf/x", 405),
+        ("DELETE /shelf/x", 405),
+        ("GET /shelf/panic", 500),
+    ] {
+        let (head, _) = get(port, request).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {head}");
+    }
+    // A second registration takes the place of the first.
+    server.on_get("/shelf/", |_: String| async { None });
+    assert!(get(port, "GET /shelf/x").await.0.starts_with("HTTP/1.1 404 "));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_that_the_client_has_is_not_sent_again() {
+    let (server, port) = shelf(config()).await;
+    for (shown, status) in [
+        ("\"v1\"", 304),
+        ("W/\"v1\"", 304),
+        ("\"v0\", \"v1\"", 304),
+        ("*", 304),
+        ("\"v2\"", 200),
+        ("v1", 200),
+    ] {
+        let (head, body) = get_with(port, "GET /shelf/x", &format!("If-None-Match: {shown}\r\n")).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{shown}: {head}");
+        assert_eq!(body.is_empty(), status == 304);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_is_behind_host_origin_and_token() {
+    let origins = vec!["https://app.example".to_owned()];
+    let (server, port) = shelf(Config { allow_origins: origins, ..config() }.token("s3cret")).await;
+    for (request, headers, status) in [
+        ("GET /shelf/x", "", 401),
+        ("HEAD /shelf/x", "", 401),
+        ("GET /shelf/", "", 401),
+        ("GET /shelf/x?token=s3cres", "", 401),
+        ("GET /shelf/x?token=s3cret", "", 200),
+        ("GET /shelf/x", "Authorization: Bearer s3cret\r\n", 200),
+        ("GET /shelf/x", "Authorization: Bearer wrong\r\n", 401),
+        ("GET /shelf/x?token=s3cret", "Origin: https://evil.example\r\n", 403),
+        ("GET /shelf/x?token=s3cret", "Origin: null\r\n", 403),
+        ("GET /shelf/x?token=s3cret", "Origin: http://localhost:5173\r\n", 200),
+        ("GET /shelf/x?token=s3cret", "Origin: https://app.example\r\n", 200),
+    ] {
+        let (head, _) = get_with(port, request, headers).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{request} {headers}: {head}");
+        let allowed = headers.strip_prefix("Origin: ").map(str::trim_end).filter(|_| status == 200);
+        let told = head.lines().find_map(|line| line.strip_prefix("access-control-allow-origin: "));
+        assert_eq!(told, allowed, "{head}");
+    }
+    let (head, _) = get_as(port, "GET /shelf/x?token=s3cret", "rebound.example", "").await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn only_so_many_pages_are_answered_at_once_and_none_for_ever() {
+    let short = std::time::Duration::from_millis(20);
+    let limits = Config { max_pages: 1, handshake_timeout: std::time::Duration::from_secs(2), ..config() };
+    let (server, port) = shelf(limits).await;
+    let mut held = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    held.write_all(b"GET /shelf/never HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    // The first one may take its time; whoever comes meanwhile is told so as soon as it has the only place.
+    let busy = async { while !get(port, "GET /shelf/x").await.0.starts_with("HTTP/1.1 503 ") {} };
+    within("a refusal", busy).await;
+    drop(held);
+    let free = async { while !get(port, "GET /shelf/x").await.0.starts_with("HTTP/1.1 200 ") {} };
+    within("the place of the one that left", free).await;
+    server.stop().await;
+
+    let (server, port) = shelf(Config { page_timeout: short, ..config() }).await;
+    assert!(get(port, "GET /shelf/never").await.0.starts_with("HTTP/1.1 504 "));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_hyper_server_of_the_embedders_own_serves_pages_too() {
+    let server = Server::new(config());
+    server.on_get("/shelf/", |path: String| async move { Some(Page::new("text/plain", path)) });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let own = server.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let server = own.clone();
+            let service =
+                hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+                    let server = server.clone();
+                    async move { Ok::<_, std::convert::Infallible>(server.answer(&mut request, true).await) }
+                });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades(),
+            );
+        }
+    });
+    assert_eq!(get(port, "GET /shelf/mine").await.1, "mine");
+    assert!(get(port, "GET /other").await.0.starts_with("HTTP/1.1 426 "));
+    let mut client = socket::Client::connect(port).await;
+    client.ask("nobody", serde_json::Value::Null).await;
     server.stop().await;
 }

@@ -106,8 +106,7 @@ fn run(seed: u64, traced: bool) -> Counts {
         );
         resume_unwind(panic);
     }
-    let counts = world.counts.lock().unwrap().clone();
-    counts
+    world.counts.lock().unwrap().clone()
 }
 
 #[test]

@@ -203,6 +203,7 @@ fn parse_serve(
     // A page of messages has to fit into one response.
     backend.db.max_page_bytes = config.limits.max_message_bytes / 2;
     backend.ai.api_keys = api_keys(&environment)?;
+    backend.imagegen.api_keys = backend.ai.api_keys.clone();
     backend.code.code_dir = code_dir;
     if let Some(restore_root) = restore_root {
         backend.code.restore_root = restore_root;

@@ -1,7 +1,7 @@
 //! The channel registry on an embedded SQLite database (feature `backend`).
 //!
 //! ```text
-//! request ─► validate ─► family (chat, ai, code, settings, credentials, artifact, system) ─► db ─► disk
+//! request ─► validate ─► family (chat, ai, code, imagegen, settings, credentials, artifact, system) ─► db ─► disk
 //!                              │                            │
 //!                           registry                  events, after the commit
 //! ```
@@ -31,6 +31,8 @@ pub mod credentials;
 pub mod db;
 mod encode;
 mod http;
+pub mod imagegen;
+mod provider;
 pub mod registry;
 mod search;
 pub mod settings;
@@ -49,11 +51,12 @@ use ai::AiConfig;
 use artifact::{ArtifactConfig, Artifacts};
 use code::{Code, CodeConfig};
 use db::{Db, DbLimits, OpenError};
+use imagegen::ImagegenConfig;
 use registry::Channel;
 
 /// The versions of the tables, oldest first. One that was released is never changed.
 const MIGRATIONS: &[&str] =
-    &[chat::TABLES, settings::TABLES, code::TABLES, credentials::TABLES, artifact::TABLES];
+    &[chat::TABLES, settings::TABLES, code::TABLES, credentials::TABLES, artifact::TABLES, imagegen::TABLES];
 
 /// Where the backend keeps its data, and how much.
 #[derive(Debug, Clone)]
@@ -68,6 +71,8 @@ pub struct BackendConfig {
     pub db: DbLimits,
     /// How the family `ai` speaks to providers.
     pub ai: AiConfig,
+    /// How the family `imagegen` works.
+    pub imagegen: ImagegenConfig,
     /// The transcripts of coding sessions, and where their backups may be put back.
     pub code: CodeConfig,
     /// Whether and from where artifacts are installed and run.
@@ -82,6 +87,7 @@ impl BackendConfig {
             heartbeat_interval: Duration::from_secs(30),
             db: DbLimits::default(),
             ai: AiConfig::default(),
+            imagegen: ImagegenConfig::default(),
             code: CodeConfig::new(&data_dir),
             artifact: ArtifactConfig::new(&data_dir),
             data_dir,
@@ -140,6 +146,7 @@ pub fn channels() -> Vec<Channel> {
         chat::CHANNELS,
         ai::CHANNELS,
         code::CHANNELS,
+        imagegen::CHANNELS,
         settings::CHANNELS,
         credentials::CHANNELS,
         artifact::CHANNELS,
@@ -155,6 +162,7 @@ pub fn typescript() -> String {
             chat::TYPES,
             ai::TYPES,
             code::TYPES,
+            imagegen::TYPES,
             settings::TYPES,
             credentials::TYPES,
             artifact::TYPES,
@@ -164,12 +172,13 @@ pub fn typescript() -> String {
     )
 }
 
-/// Registers the handlers of every family, and starts the heartbeat (specification, "registerAllHandlers"). To be called
-/// from within a tokio runtime.
+/// Registers the handlers of every family, and starts the heartbeat and the worker of `imagegen` (specification,
+/// "registerAllHandlers"). To be called once for a backend, from within a tokio runtime.
 pub fn register_all(server: &Server, backend: &Backend) {
     chat::register(server, &backend.db);
     ai::register(server, &backend.db, backend.config.ai.clone());
     code::register(server, &backend.code);
+    let worker = imagegen::register(server, &backend.db, backend.config.imagegen.clone());
     settings::register(server, &backend.db);
     credentials::register(server, &backend.db);
     artifact::register(server, &backend.artifacts);
@@ -178,4 +187,5 @@ pub fn register_all(server: &Server, backend: &Backend) {
     let mut tasks = backend.tasks.lock().unwrap_or_else(PoisonError::into_inner);
     tasks.spawn(beat);
     tasks.spawn(backend.artifacts.sweep());
+    tasks.spawn(worker);
 }

@@ -90,7 +90,7 @@ export interface Settings {
   "ai.openai.baseUrl": string;
   "analytics.retentionDays": number;
   "imagegen.automatic1111.baseUrl": string;
-  "imagegen.defaultProvider": string;
+  "imagegen.defaultProvider": ImageProvider;
   "imagegen.openai.baseUrl": string;
   language: string;
   theme: "system" | "light" | "dark";
@@ -120,7 +120,7 @@ const KNOWN: &[(&str, Kind, &str)] = &[
     ("ai.openai.baseUrl", Kind::Url, r#""https://api.openai.com/v1""#),
     ("analytics.retentionDays", Kind::Days, "90"),
     ("imagegen.automatic1111.baseUrl", Kind::Url, r#""http://127.0.0.1:7860""#),
-    ("imagegen.defaultProvider", Kind::Name, r#""pattern""#),
+    ("imagegen.defaultProvider", Kind::OneOf(&["openai", "automatic1111", "pattern"]), r#""pattern""#),
     ("imagegen.openai.baseUrl", Kind::Url, r#""https://api.openai.com/v1""#),
     ("language", Kind::Language, r#""en""#),
     ("theme", Kind::OneOf(&["system", "light", "dark"]), r#""system""#),

@@ -164,7 +164,10 @@ pub fn check_host(head: &Head<'_>, rules: &AccessRules<'_>) -> Result<(), Refusa
 }
 
 /// Judges `Origin`. No origin is no browser, and passes.
-fn check_origin(head: &Head<'_>, rules: &AccessRules<'_>) -> Result<(), Refusal> {
+///
+/// # Errors
+/// [`Refusal::Origin`], or [`Refusal::Broken`] if a host is needed and there is not exactly one.
+pub fn check_origin(head: &Head<'_>, rules: &AccessRules<'_>) -> Result<(), Refusal> {
     let Some(origin) = head.single("origin").map_err(|()| Refusal::Origin)? else { return Ok(()) };
     let origin = std::str::from_utf8(origin).map_err(|_| Refusal::Origin)?.trim_ascii();
     let listed = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
@@ -201,6 +204,11 @@ pub fn is_authorized(head: &Head<'_>, token: Option<&str>) -> bool {
         (Some(token), Some(shown)) => same_token(shown, token.as_bytes()),
         (Some(_), None) => false,
     }
+}
+
+/// Whether a request for a page shows the token, or none is needed. `<img>` sends no header, so `?token=` counts too.
+pub fn may_see(head: &Head<'_>, rules: &AccessRules<'_>) -> bool {
+    matches!(check_token(head, rules), Ok(true))
 }
 
 /// Compares in a time that depends on the length of `shown` alone.
@@ -561,6 +569,13 @@ mod tests {
         assert_eq!(query("xtoken=s3cret"), Ok(false));
         assert!(is_authorized(&head(&[("Authorization", b"Bearer s3cret")]), Some("s3cret")));
         assert!(!is_authorized(&head(&[]), Some("s3cret")));
+        let in_query = Head { query: Some("token=s3cret"), ..head(&[]) };
+        assert!(may_see(&in_query, &rules) && !is_authorized(&in_query, Some("s3cret")));
+        assert!(
+            may_see(&head(&[("Authorization", b"Bearer s3cret")]), &rules) && may_see(&head(&[]), &LOCAL)
+        );
+        assert!(!may_see(&head(&[]), &rules));
+        assert!(!may_see(&Head { query: Some("token=s3cres"), ..head(&[]) }, &rules));
         assert!(is_authorized(&head(&[]), None));
     }
 

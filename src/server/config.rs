@@ -65,6 +65,15 @@ pub struct Config {
     ///
     /// Default 16 KiB; nginx takes 8 KiB a line, hyper 400 KiB.
     pub max_head_bytes: usize,
+    /// Most pages of [`Server::on_get`](super::Server::on_get) that are answered at the same time, each in memory until it is
+    /// sent. The next ones wait for `handshake_timeout`, then get 503.
+    ///
+    /// Default 32; a browser opens 6 connections to a server.
+    pub max_pages: usize,
+    /// How long the handler of a page may take, and how long sending the page. Then the connection is cut.
+    ///
+    /// Default 60 s: 32 MiB at 5 Mbit/s.
+    pub page_timeout: Duration,
     /// Serves `/healthz`: 200 while the server runs.
     ///
     /// Default false.
@@ -145,6 +154,8 @@ impl Default for Config {
             max_handshakes: 1_024,
             handshake_timeout: Duration::from_secs(10),
             max_head_bytes: 16 << 10,
+            max_pages: 32,
+            page_timeout: Duration::from_secs(60),
             serve_health: false,
             serve_metrics: false,
             serve_console: false,

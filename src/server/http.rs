@@ -29,9 +29,7 @@ pub(super) fn answer(
     if !known {
         return refuse(Refusal::NotAnUpgrade);
     }
-    if head.method != "GET" && head.method != "HEAD" {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are served");
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    if let Some(response) = refuse_method(head) {
         return response;
     }
     match path {
@@ -44,6 +42,16 @@ pub(super) fn answer(
         _ if !handshake::is_authorized(head, rules.token) => refuse(Refusal::Token),
         _ => typed("text/plain; version=0.0.4; charset=utf-8", &shared.stats().prometheus()),
     }
+}
+
+/// The answer to a request that does more than read; `None` for one that only reads.
+pub(super) fn refuse_method(head: &Head<'_>) -> Option<Response<String>> {
+    if matches!(head.method, "GET" | "HEAD") {
+        return None;
+    }
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are served");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    Some(response)
 }
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";

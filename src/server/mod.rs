@@ -4,7 +4,7 @@
 //! listen ─► upgrade (hyper) ─► driver (one task a client) ─► router ─► handler
 //!              │                  ▲      │
 //!              ▼                  │      ▼
-//!            http               hub     metrics
+//!      pages ─► http            hub     metrics
 //! ```
 //!
 //! After the upgrade hyper is gone: the driver owns the socket and a [`Session`](crate::protocol::session::Session).
@@ -16,6 +16,7 @@ mod http;
 mod hub;
 mod listen;
 mod metrics;
+mod pages;
 mod router;
 mod upgrade;
 
@@ -33,6 +34,7 @@ use tokio::time::Instant;
 
 use crate::protocol::error::WireError;
 use crate::protocol::frame::{Header, Role};
+use crate::protocol::handshake::Refusal;
 use crate::protocol::payload::Payload;
 use crate::protocol::session::{Rules, write_event};
 use crate::protocol::time::{Millis, Now};
@@ -40,11 +42,13 @@ use crate::protocol::uuid::Uuid;
 
 pub use config::{Callback, Config, ServerError};
 pub use metrics::Stats;
+pub use pages::{Content, Page};
 pub use router::RequestContext;
 
 use hub::Hub;
 use listen::Listening;
 use metrics::Metrics;
+use pages::{Answer, PageRoute, Pages};
 use router::{Route, Router};
 
 /// A client's id, made when it connects and told to it in `server:connected`.
@@ -90,6 +94,9 @@ struct Shared {
     config: Config,
     rules: Arc<Rules>,
     router: Router,
+    pages: Pages,
+    /// Places for pages that are being answered.
+    pages_at_once: Arc<Semaphore>,
     hub: Hub,
     metrics: Metrics,
     /// By tokio's clock, which the alarms go by too: a test that pauses one pauses both.
@@ -107,11 +114,14 @@ impl Server {
     pub fn new(config: Config) -> Server {
         let rules = Arc::new(Rules { limits: config.limits.clone(), token: config.token.clone() });
         let handshakes = Arc::new(Semaphore::new(config.max_handshakes.min(Semaphore::MAX_PERMITS)));
+        let pages_at_once = Arc::new(Semaphore::new(config.max_pages.clamp(1, Semaphore::MAX_PERMITS)));
         Server {
             shared: Arc::new(Shared {
                 config,
                 rules,
                 router: Router::default(),
+                pages: Pages::default(),
+                pages_at_once,
                 hub: Hub::default(),
                 metrics: Metrics::default(),
                 started: Instant::now(),
@@ -152,6 +162,39 @@ impl Server {
         self.shared.router.remove(channel)
     }
 
+    /// Serves what is below a path, in place of a handler that may be there for the same prefix: `GET` and `HEAD`, behind the
+    /// same checks of `Host`, `Origin` and token as an upgrade; the token in `Authorization: Bearer`, or, for what cannot
+    /// send headers, in `?token=`. Of several prefixes the longest that fits decides.
+    ///
+    /// The handler gets what follows the prefix just as it came, with its escapes and dots: use it as a key, never as the
+    /// name of a file. `None` is 404. It is dropped when the connection ends, and after
+    /// [`Config::page_timeout`]; it must not block.
+    ///
+    /// A page may be shown by pages of the same site, and read by those that may connect.
+    ///
+    /// ```
+    /// use switchboard::{Config, Page, Server};
+    ///
+    /// let server = Server::new(Config::default());
+    /// server.on_get("/badges/", |name: String| async move {
+    ///     let text = format!("<svg xmlns='http://www.w3.org/2000/svg'><text y='20'>{}</text></svg>", name.len());
+    ///     (name.len() < 100).then(|| {
+    ///         Page::new("image/svg+xml", text).header("content-security-policy", "default-src 'none'; sandbox")
+    ///     })
+    /// });
+    /// ```
+    ///
+    /// # Panics
+    /// When the prefix does not begin with `/`.
+    pub fn on_get<F, Fut>(&self, prefix: &str, handler: F)
+    where
+        F: Fn(String) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Option<Page>> + Send + 'static,
+    {
+        assert!(prefix.starts_with('/'), "a prefix begins with /");
+        self.shared.pages.insert(PageRoute::new(prefix, handler));
+    }
+
     /// Listens on the configured host and port, or on the next free port, and answers which.
     ///
     /// # Errors
@@ -184,8 +227,23 @@ impl Server {
     ///
     /// The connection must be served `with_upgrades()`. `loopback` says whether it came in on a loopback address,
     /// which decides the rules for `Host` and `Origin`.
+    ///
+    /// What [`on_get`](Server::on_get) serves is answered by [`answer`](Server::answer) only.
     pub fn upgrade<B>(&self, request: &mut hyper::Request<B>, loopback: bool) -> hyper::Response<String> {
-        upgrade::answer_embedded(&self.shared, request, loopback)
+        match upgrade::answer_embedded(&self.shared, request, loopback) {
+            Answer::Text(response) => response,
+            Answer::Page(_) => http::refuse(Refusal::NotAnUpgrade),
+        }
+    }
+
+    /// Answers a request of the caller's own hyper server as [`upgrade`](Server::upgrade) does, pages of
+    /// [`on_get`](Server::on_get) included.
+    pub async fn answer<B>(
+        &self,
+        request: &mut hyper::Request<B>,
+        loopback: bool,
+    ) -> hyper::Response<Content> {
+        upgrade::answer_embedded(&self.shared, request, loopback).finish(&self.shared).await
     }
 
     /// Stops: no new clients, `server:shutdown` and `CONNECTION_CLOSED` to those who are there, close 1001. Returns

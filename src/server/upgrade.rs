@@ -1,6 +1,8 @@
 //! The HTTP phase of a connection, on hyper. In: a connection. Out: a driver for it, or an ordinary answer.
 
 use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::header::{self, HeaderValue};
@@ -13,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::protocol::handshake::{self, Accepted, AccessRules, Head, Refusal};
 
 use super::driver::Driver;
+use super::pages::{self, Answer};
 use super::{Shared, Ticket, http};
 
 /// Serves one request, and goes on as a WebSocket if it was an upgrade.
@@ -21,17 +24,26 @@ where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let accepted = Mutex::new(None);
+    let is_page = AtomicBool::new(false);
     let service = service_fn(|request| {
-        let (response, upgrade) = answer(&shared, &request, loopback);
+        let (answer, upgrade) = answer(&shared, &request, loopback);
         *accepted.lock().unwrap_or_else(PoisonError::into_inner) = upgrade;
-        std::future::ready(Ok::<_, Infallible>(response))
+        is_page.store(matches!(answer, Answer::Page(_)), Ordering::Relaxed);
+        let shared = &shared;
+        async move { Ok::<_, Infallible>(answer.finish(shared).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.config.handshake_timeout)
         .max_buf_size(shared.config.max_head_bytes)
         .serve_connection(TokioIo::new(io), service);
-    let done = tokio::time::timeout(shared.config.handshake_timeout, connection.without_shutdown()).await;
+    let mut connection = pin!(connection.without_shutdown());
+    let mut done = tokio::time::timeout(shared.config.handshake_timeout, &mut connection).await;
+    if done.is_err() && is_page.load(Ordering::Relaxed) {
+        // Once for its handler, once for sending it.
+        let limit = shared.config.page_timeout.saturating_mul(2);
+        done = tokio::time::timeout(limit, connection).await;
+    }
     // Whoever is too slow, or sends what is not HTTP, has had its answer from hyper, or gets none.
     let Ok(Ok(parts)) = done else { return };
     let upgrade = accepted.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -43,12 +55,8 @@ where
 }
 
 /// The same for a request of somebody else's hyper server.
-pub(super) fn answer_embedded<B>(
-    shared: &Arc<Shared>,
-    request: &mut Request<B>,
-    loopback: bool,
-) -> Response<String> {
-    let (response, upgrade) = answer(shared, request, loopback);
+pub(super) fn answer_embedded<B>(shared: &Arc<Shared>, request: &mut Request<B>, loopback: bool) -> Answer {
+    let (answer, upgrade) = answer(shared, request, loopback);
     if let Some((accepted, ticket)) = upgrade {
         let upgraded = hyper::upgrade::on(request);
         let shared = shared.clone();
@@ -59,7 +67,7 @@ pub(super) fn answer_embedded<B>(
             }
         });
     }
-    response
+    answer
 }
 
 /// The answer to a request, and what to do after it.
@@ -67,7 +75,7 @@ fn answer<B>(
     shared: &Arc<Shared>,
     request: &Request<B>,
     loopback: bool,
-) -> (Response<String>, Option<(Accepted, Ticket)>) {
+) -> (Answer, Option<(Accepted, Ticket)>) {
     let head = Head {
         method: request.method().as_str(),
         http_1_1: request.version() == Version::HTTP_11,
@@ -83,11 +91,11 @@ fn answer<B>(
     };
     match handshake::check(&head, &rules) {
         Ok(accepted) => match shared.ticket() {
-            Some(ticket) => (switch_protocols(&accepted), Some((accepted, ticket))),
-            None => (http::text(StatusCode::SERVICE_UNAVAILABLE, "Too many clients"), None),
+            Some(ticket) => (Answer::Text(switch_protocols(&accepted)), Some((accepted, ticket))),
+            None => (Answer::Text(http::text(StatusCode::SERVICE_UNAVAILABLE, "Too many clients")), None),
         },
-        Err(Refusal::NotAnUpgrade) => (http::answer(shared, &head, request.uri().path(), &rules), None),
-        Err(refusal) => (http::refuse(refusal), None),
+        Err(Refusal::NotAnUpgrade) => (pages::answer(shared, &head, request.uri().path(), &rules), None),
+        Err(refusal) => (Answer::Text(http::refuse(refusal)), None),
     }
 }
 

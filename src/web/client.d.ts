@@ -318,6 +318,102 @@ export interface RestoreResult {
   skipped: { path: string, reason: string }[];
 }
 
+export type ImageProvider = "openai" | "automatic1111" | "pattern";
+export type QueueStatus = "queued" | "running" | "completed" | "failed" | "cancelled";
+
+export interface QueueGroup {
+  id: string;
+  name: string;
+  createdAt: number;
+  counts: { queued: number, running: number, completed: number, failed: number, cancelled: number };
+}
+
+/** The provider is the setting `imagegen.defaultProvider` unless given. `params` are further members for it. */
+export interface CreateEntryInput {
+  groupId?: string;
+  prompt: string;
+  negativePrompt?: string;
+  provider?: ImageProvider;
+  model?: string;
+  width?: number;
+  height?: number;
+  batchSize?: number;
+  batchCount?: number;
+  steps?: number;
+  cfgScale?: number;
+  seed?: number;
+  params?: Record<string, unknown>;
+}
+
+export interface QueueEntry {
+  id: string;
+  groupId: string;
+  jobId: string | null;
+  status: QueueStatus;
+  prompt: string;
+  negativePrompt: string | null;
+  provider: ImageProvider;
+  model: string | null;
+  width: number;
+  height: number;
+  batchSize: number;
+  batchCount: number;
+  steps: number | null;
+  cfgScale: number | null;
+  seed: number | null;
+  params: Record<string, unknown>;
+  batchesDone: number;
+  error: string | null;
+  createdAt: number;
+  startedAt: number | null;
+  finishedAt: number | null;
+}
+
+/** The work on an entry. */
+export interface Job {
+  id: string;
+  entryId: string;
+  status: QueueStatus;
+  startedAt: number | null;
+  finishedAt: number | null;
+  error: string | null;
+}
+
+/** `url` is a path on this server. Where a token is needed, add `?token=` for what cannot send headers. */
+export interface Image {
+  id: string;
+  entryId: string;
+  jobId: string;
+  groupId: string;
+  batchIndex: number;
+  url: string;
+  mimeType: string;
+  width: number;
+  height: number;
+  seed: number | null;
+  prompt: string;
+  model: string | null;
+  createdAt: number;
+}
+
+/** `from` and `to` are Unix ms, both included. */
+export interface GalleryFilters {
+  groupId?: string;
+  entryId?: string;
+  query?: string;
+  from?: number;
+  to?: number;
+  limit?: number;
+  before?: string;
+}
+
+/** Newest first; `nextBefore` is the `before` of the page that comes behind this one. */
+export interface GalleryPage {
+  images: Image[];
+  hasMore: boolean;
+  nextBefore: string | null;
+}
+
 /** One flat object. Keys that are not listed belong to the frontend and hold any JSON. */
 export interface Settings {
   "ai.anthropic.baseUrl": string;
@@ -326,7 +422,7 @@ export interface Settings {
   "ai.openai.baseUrl": string;
   "analytics.retentionDays": number;
   "imagegen.automatic1111.baseUrl": string;
-  "imagegen.defaultProvider": string;
+  "imagegen.defaultProvider": ImageProvider;
   "imagegen.openai.baseUrl": string;
   language: string;
   theme: "system" | "light" | "dark";
@@ -425,6 +521,18 @@ export interface Channels {
   "code:list-restore-points": { payload: { sessionId: string }; response: RestorePoint[] };
   /** Put the files of a restore point into a folder below the restore root; those that exist are skipped unless told otherwise. */
   "code:restore": { payload: { restorePointId: string, targetDir: string, overwrite?: boolean }; response: RestoreResult };
+  /** List the groups of the queue, the first made first; `default` is always there. */
+  "imagegen:list-groups": { payload: undefined; response: QueueGroup[] };
+  /** Create a group. */
+  "imagegen:create-group": { payload: { name: string }; response: QueueGroup };
+  /** List the entries of a group, last made first: 1..=500 of them, 500 by default, those behind the entry `before`. */
+  "imagegen:list-entries": { payload: { groupId: string, limit?: number, before?: string }; response: QueueEntry[] };
+  /** Queue images to be made. */
+  "imagegen:create-entry": { payload: CreateEntryInput; response: QueueEntry };
+  /** Cancel an entry that waits or runs; batches that are done stay. One that has ended is answered as it is. */
+  "imagegen:cancel-entry": { payload: { id: string }; response: QueueEntry };
+  /** List images, newest first: 1..=500 of them, 50 by default, those older than the image `before`. */
+  "imagegen:list-images": { payload: GalleryFilters; response: GalleryPage };
   /** Get every setting: what is set, and the defaults of what is not. */
   "settings:get-all": { payload: undefined; response: Settings };
   /** Get one setting; null for a key that is not set and has no default. */
@@ -481,6 +589,14 @@ export interface Events extends ConnectionEvents {
   "ai:stream-complete": { requestId: string, response: ChatResponse };
   /** There is no answer, or no more of it; the error response follows. */
   "ai:stream-error": { requestId: string, error: { code: WSErrorCode, message: string, details?: unknown } };
+  /** The worker has begun with an entry. */
+  "imagegen:job-created": { jobId: string, job: Job };
+  /** A job has ended, well or not. */
+  "imagegen:job-completed": { jobId: string, job: Job };
+  /** A batch of images is begun. */
+  "imagegen:batch-started": { jobId: string, batchIndex: number };
+  /** A batch of images is there. */
+  "imagegen:batch-completed": { jobId: string, batchIndex: number, images: Image[] };
   /** A setting has changed. */
   "settings:changed": { key: string, value: unknown };
   /** A credential was stored or deleted. */

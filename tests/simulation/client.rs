@@ -226,7 +226,7 @@ impl Talk {
         if now.at < self.caller.deadline() {
             return false;
         }
-        while let Some((id, error)) = self.caller.expire(now) {
+        if let Some((id, error)) = self.caller.expire(now) {
             panic!("{}: no answer to {id}, which has all the time there is: {error}", self.name());
         }
         let goes_on = self.caller.handle_deadline(now, &mut self.out);

@@ -83,9 +83,8 @@ impl World {
         };
         let has_token = rng.percent(25);
         Arc::new_cyclic(|world: &std::sync::Weak<World>| {
-            let mut config = Config::default();
-            config.limits = limits.clone();
-            config.token = has_token.then(|| TOKEN.to_owned());
+            let token = has_token.then(|| TOKEN.to_owned());
+            let config = Config { limits: limits.clone(), token, ..Config::default() };
             let (joins, leaves) = (world.clone(), world.clone());
             let config = config
                 .on_connection(move |id| joins.upgrade().iter().for_each(|world| world.joined(id)))

@@ -1,11 +1,9 @@
 //! What a model is asked and what it answers, whoever provides it. Pure: no sockets, no clock.
 
-use std::fmt;
-use std::time::Duration;
-
 use serde_json::Value;
 
 use super::super::encode::{Object, array};
+pub(super) use super::super::provider::Failure;
 
 /// Who runs models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -194,29 +192,6 @@ pub(super) trait Reply: Send {
     fn finish(&mut self, chunks: &mut Vec<Chunk>) -> Result<End, Failure>;
 }
 
-/// Why there is no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
-    /// For a person. Neither keys nor messages stand in it.
-    pub(super) message: String,
-    /// Whether the same request may succeed a moment later.
-    pub(super) transient: bool,
-    /// How long the provider asks to wait.
-    pub(super) retry_after: Option<Duration>,
-}
-
-impl Failure {
-    pub(super) fn new(message: impl Into<String>) -> Failure {
-        Failure { message: message.into(), transient: false, retry_after: None }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
 /// What the chunks of an answer add up to.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
@@ -256,27 +231,6 @@ impl Answer {
             .then(|| Object::new().text("type", "text").text("text", &self.text).finish());
         Some(array(&text.into_iter().chain(self.tools.iter().map(ToolUse::to_json)).collect::<Vec<_>>()))
     }
-}
-
-/// A provider's words on one line, short, and without the secret, in case it repeats it.
-pub(super) fn quoted(words: &str, secret: Option<&str>) -> String {
-    const MAX_CHARS: usize = 300;
-    let hidden = match secret {
-        Some(secret) if !secret.is_empty() => words.replace(secret, "***"),
-        _ => words.to_owned(),
-    };
-    hidden.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_CHARS).collect()
-}
-
-/// What the body of a failed response says: the usual members of providers, else its first line.
-pub(super) fn error_text(body: &str) -> String {
-    if let Ok(value) = serde_json::from_str::<Value>(body) {
-        let error = value.get("error").unwrap_or(&value);
-        if let Some(text) = error.as_str().or_else(|| error.get("message").and_then(Value::as_str)) {
-            return text.to_owned();
-        }
-    }
-    body.lines().next().unwrap_or_default().to_owned()
 }
 
 /// A count in a provider's JSON.
@@ -333,20 +287,5 @@ mod tests {
         assert!(answer.take(&Chunk::Thinking("4".to_owned()), 4).is_ok());
         assert!(answer.take(&Chunk::Thinking("5".to_owned()), 4).is_err());
         assert_eq!(answer.text, "123");
-    }
-
-    #[test]
-    fn words_of_a_provider_come_short_and_without_the_key() {
-        for (body, text) in [
-            (r#"{"type":"error","error":{"type":"x","message":"m"}}"#, "m"),
-            (r#"{"error":"m"}"#, "m"),
-            (r#"{"message":"m"}"#, "m"),
-            ("<html>\nlong", "<html>"),
-            ("", ""),
-        ] {
-            assert_eq!(error_text(body), text);
-        }
-        assert_eq!(quoted("bad key sk-1\r\nsk-1!", Some("sk-1")), "bad key ***  ***!");
-        assert_eq!(quoted(&"é".repeat(500), None).chars().count(), 300);
     }
 }

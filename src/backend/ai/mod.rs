@@ -35,6 +35,7 @@ use super::chat;
 use super::credentials::{self, Token};
 use super::db::Db;
 use super::encode::{Object, array};
+use super::provider::Access;
 use super::registry::{Channel, Direction};
 use super::settings;
 use super::validate::Fields;
@@ -42,7 +43,6 @@ use super::validate::Fields;
 use exchange::{Answer, ChatRequest, Chunk, End, Failure, Message, Provider};
 use models::Model;
 use sse::SseLimits;
-use upstream::Access;
 
 /// How the family speaks to providers.
 #[derive(Debug, Clone)]
