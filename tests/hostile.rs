@@ -262,9 +262,7 @@ async fn furnished() -> (House, Client, Named) {
     client.call("code:list-sessions", Value::Null).await;
     let points = client.call("code:list-restore-points", json!({"sessionId": session})).await;
     let entry = client.call("imagegen:create-entry", json!({"prompt": "a lake"})).await["id"].clone();
-    for channel in ["job-created", "batch-started", "batch-completed", "job-completed"] {
-        client.event(&format!("imagegen:{channel}")).await;
-    }
+    while client.any_event().await["channel"] != "imagegen:job-completed" {}
     (house, client, Named { chat, session, restore_point: points[0]["id"].clone(), entry })
 }
 
