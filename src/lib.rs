@@ -102,4 +102,7 @@ pub mod server;
 pub use protocol::error::{ErrorCode, WireError as HandlerError};
 pub use protocol::limits::Limits;
 pub use protocol::payload::Payload;
-pub use server::{Callback, ClientId, ClientInfo, Config, RequestContext, Server, ServerError, Stats};
+pub use server::{
+    Callback, ClientId, ClientInfo, Completed, Config, Observer, RequestContext, Server, ServerError, Stats,
+    Visit,
+};

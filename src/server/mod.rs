@@ -16,6 +16,7 @@ mod http;
 mod hub;
 mod listen;
 mod metrics;
+mod observer;
 mod router;
 mod upgrade;
 
@@ -24,7 +25,7 @@ use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
@@ -40,11 +41,13 @@ use crate::protocol::uuid::Uuid;
 
 pub use config::{Callback, Config, ServerError};
 pub use metrics::Stats;
+pub use observer::{Completed, Observer, Visit};
 pub use router::RequestContext;
 
 use hub::Hub;
 use listen::Listening;
 use metrics::Metrics;
+use observer::Observers;
 use router::{Route, Router};
 
 /// A client's id, made when it connects and told to it in `server:connected`.
@@ -92,6 +95,8 @@ struct Shared {
     router: Router,
     hub: Hub,
     metrics: Metrics,
+    /// Of the clients that connect from now on.
+    observers: RwLock<Observers>,
     /// By tokio's clock, which the alarms go by too: a test that pauses one pauses both.
     started: Instant,
     /// Places for connections whose HTTP request is not answered yet.
@@ -114,6 +119,7 @@ impl Server {
                 router: Router::default(),
                 hub: Hub::default(),
                 metrics: Metrics::default(),
+                observers: RwLock::default(),
                 started: Instant::now(),
                 handshakes,
                 tasks: AtomicUsize::new(0),
@@ -150,6 +156,12 @@ impl Server {
     /// Removes a channel's handler, and says whether there was one. Requests that it is answering go on.
     pub fn off_request(&self, channel: &str) -> bool {
         self.shared.router.remove(channel)
+    }
+
+    /// Has an observer told what clients do that connect from now on. There may be several.
+    pub fn observe(&self, observer: Arc<dyn Observer>) {
+        let mut observers = self.shared.observers.write().unwrap_or_else(PoisonError::into_inner);
+        *observers = observers.with(observer);
     }
 
     /// Listens on the configured host and port, or on the next free port, and answers which.
