@@ -24,13 +24,14 @@ const SHARED_BY_FAMILIES: [&str; 8] =
 const FACE: &str = "//! What other families may use:";
 
 /// Files outside of `protocol/` that are as pure: what a provider says is read without a socket or a clock.
-const PURE_FILES: [&str; 6] = [
+const PURE_FILES: [&str; 7] = [
     "backend::ai::anthropic",
     "backend::ai::echo",
     "backend::ai::exchange",
     "backend::ai::models",
     "backend::ai::openai",
     "backend::ai::sse",
+    "backend::analytics::calendar",
 ];
 
 /// Words and paths that reach for a socket, a clock, a file, a runtime or the terminal.

@@ -39,6 +39,7 @@ Options of serve:
   --token-file FILE         file with the token that clients must show (or the token in SWITCHBOARD_TOKEN)
   --insecure                listen beyond loopback without a token
   --no-console              do not serve the console at /
+  --no-analytics            record nothing for statistics
   --allow-origin ORIGIN     let pages of this origin connect, like https://app.example; may be repeated
   --allow-host HOST         answer to this name in Host; may be repeated
   --rate-limit N[/MS]       messages a client may send in so many ms [100/1000]
@@ -158,6 +159,7 @@ fn parse_serve(
     let mut data_dir = environment("SWITCHBOARD_DATA_DIR").map(PathBuf::from);
     let mut code_dir = environment("HOME").map(|home| PathBuf::from(home).join(".claude/projects"));
     let mut restore_root = None;
+    let mut record = true;
     while let Some(argument) = parser.next()? {
         match argument {
             Short('h') | Long("help") => return Ok(Command::Help),
@@ -173,6 +175,7 @@ fn parse_serve(
             Long("token-file") => config.token = Some(read_token(Path::new(&parser.value()?))?),
             Long("insecure") => config.insecure = true,
             Long("no-console") => config.serve_console = false,
+            Long("no-analytics") => record = false,
             Long("allow-origin") => config.allow_origins.push(parser.value()?.string()?),
             Long("allow-host") => config.allow_hosts.push(parser.value()?.string()?),
             Long("rate-limit") => {
@@ -199,6 +202,7 @@ fn parse_serve(
     backend.db.max_page_bytes = config.limits.max_message_bytes / 2;
     backend.ai.api_keys = api_keys(&environment)?;
     backend.code.code_dir = code_dir;
+    backend.analytics.record = record;
     if let Some(restore_root) = restore_root {
         backend.code.restore_root = restore_root;
     }
@@ -526,6 +530,8 @@ mod tests {
         let code = options("--data-dir d --code-dir c --restore-root r --max-message 5000", &[]).backend;
         assert_eq!(code.code.code_dir.as_deref(), Some(Path::new("c")));
         assert_eq!((code.code.restore_root.as_path(), code.db.max_page_bytes), (Path::new("r"), 2500));
+        assert!(defaults.backend.analytics.record);
+        assert!(!options("--no-analytics", &[home]).backend.analytics.record);
         assert_eq!(from_options.config.limits.rate_max_requests, 7);
         assert_eq!(from_options.config.limits.rate_window, Duration::from_millis(50));
     }

@@ -1,7 +1,7 @@
 //! The channel registry on an embedded SQLite database (feature `backend`).
 //!
 //! ```text
-//! request ─► validate ─► family (chat, ai, code, settings, credentials, system) ─► db ─► disk
+//! request ─► validate ─► family (chat, ai, code, settings, credentials, analytics, system) ─► db ─► disk
 //!                              │                            │
 //!                           registry                  events, after the commit
 //! ```
@@ -22,6 +22,7 @@
 //! ```
 
 pub mod ai;
+pub mod analytics;
 mod call;
 pub mod chat;
 pub mod cli;
@@ -45,12 +46,14 @@ use tokio::task::JoinSet;
 use crate::server::Server;
 
 use ai::AiConfig;
+use analytics::{Analytics, AnalyticsConfig};
 use code::{Code, CodeConfig};
 use db::{Db, DbLimits, OpenError};
 use registry::Channel;
 
 /// The versions of the tables, oldest first. One that was released is never changed.
-const MIGRATIONS: &[&str] = &[chat::TABLES, settings::TABLES, code::TABLES, credentials::TABLES];
+const MIGRATIONS: &[&str] =
+    &[chat::TABLES, settings::TABLES, code::TABLES, credentials::TABLES, analytics::TABLES];
 
 /// Where the backend keeps its data, and how much.
 #[derive(Debug, Clone)]
@@ -67,6 +70,8 @@ pub struct BackendConfig {
     pub ai: AiConfig,
     /// The transcripts of coding sessions, and where their backups may be put back.
     pub code: CodeConfig,
+    /// What is recorded for statistics, and when it is written.
+    pub analytics: AnalyticsConfig,
 }
 
 impl BackendConfig {
@@ -78,6 +83,7 @@ impl BackendConfig {
             db: DbLimits::default(),
             ai: AiConfig::default(),
             code: CodeConfig::new(&data_dir),
+            analytics: AnalyticsConfig::default(),
             data_dir,
         }
     }
@@ -88,6 +94,7 @@ impl BackendConfig {
 pub struct Backend {
     db: Db,
     code: Code,
+    analytics: Analytics,
     config: BackendConfig,
     /// Ended when the backend is dropped.
     tasks: Mutex<JoinSet<()>>,
@@ -101,7 +108,8 @@ impl Backend {
     pub fn open(config: BackendConfig) -> Result<Backend, OpenError> {
         let db = Db::open(&config.data_dir, MIGRATIONS, config.db.clone())?;
         let code = Code::new(db.clone(), config.code.clone());
-        Ok(Backend { db, code, config, tasks: Mutex::default() })
+        let analytics = Analytics::new(db.clone(), config.analytics.clone());
+        Ok(Backend { db, code, analytics, config, tasks: Mutex::default() })
     }
 
     /// The database, for registering families one by one.
@@ -114,9 +122,16 @@ impl Backend {
         &self.code
     }
 
+    /// The statistics.
+    pub fn analytics(&self) -> &Analytics {
+        &self.analytics
+    }
+
     /// Finishes the writes that wait, and closes the database.
     pub async fn close(&self) {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        // What cannot be written now has nowhere to go.
+        let _ = self.analytics.flush().await;
         self.db.close().await;
     }
 }
@@ -129,6 +144,7 @@ pub fn channels() -> Vec<Channel> {
         code::CHANNELS,
         settings::CHANNELS,
         credentials::CHANNELS,
+        analytics::CHANNELS,
         system::CHANNELS,
     ]
     .concat()
@@ -137,7 +153,15 @@ pub fn channels() -> Vec<Channel> {
 /// Every channel and its types in TypeScript, as `src/web/client.d.ts` has them.
 pub fn typescript() -> String {
     registry::typescript(
-        &[chat::TYPES, ai::TYPES, code::TYPES, settings::TYPES, credentials::TYPES, system::TYPES],
+        &[
+            chat::TYPES,
+            ai::TYPES,
+            code::TYPES,
+            settings::TYPES,
+            credentials::TYPES,
+            analytics::TYPES,
+            system::TYPES,
+        ],
         &channels(),
     )
 }
@@ -146,11 +170,14 @@ pub fn typescript() -> String {
 /// from within a tokio runtime.
 pub fn register_all(server: &Server, backend: &Backend) {
     chat::register(server, &backend.db);
-    ai::register(server, &backend.db, backend.config.ai.clone());
+    let recorder = backend.analytics.recorder();
+    ai::register(server, &backend.db, backend.config.ai.clone(), recorder.clone());
     code::register(server, &backend.code);
     settings::register(server, &backend.db);
     credentials::register(server, &backend.db);
+    analytics::register(server, &backend.analytics);
     system::register(server, &channels());
-    let beat = system::beat(server.clone(), backend.config.heartbeat_interval);
-    backend.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(beat);
+    let mut tasks = backend.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+    tasks.spawn(system::beat(server.clone(), backend.config.heartbeat_interval));
+    tasks.spawn(backend.analytics.clone().keep(server.clone()));
 }
