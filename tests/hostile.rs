@@ -38,6 +38,8 @@ enum Step {
 fn payloads(Named { chat, session, restore_point }: &Named) -> Vec<(&'static str, Value)> {
     let id = json!({"id": chat});
     let block = json!({"type": "text", "text": "Hello"});
+    let range = json!({"timeRange": "7d"});
+    let series = json!({"timeRange": "7d", "granularity": "day"});
     let ask = json!({
         "provider": "echo", "model": "echo", "system": "Be brief", "temperature": 0.5, "maxTokens": 100,
         "messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": [block]},
@@ -81,6 +83,19 @@ fn payloads(Named { chat, session, restore_point }: &Named) -> Vec<(&'static str
         ("credentials:get", json!({"key": "k"})),
         ("credentials:set", json!({"key": "k", "token": "t", "metadata": {"a": 1}})),
         ("credentials:delete", json!({"key": "k"})),
+        ("analytics:dashboard", json!({"timeRange": {"from": 5, "to": 6}, "granularity": "hour"})),
+        ("analytics:lifetime-totals", Value::Null),
+        ("analytics:cost-summary", range.clone()),
+        ("analytics:cost-timeseries", series.clone()),
+        ("analytics:error-summary", range.clone()),
+        ("analytics:error-timeseries", series.clone()),
+        ("analytics:token-timeseries", series.clone()),
+        ("analytics:model-usage", range.clone()),
+        ("analytics:imagegen-timeseries", series),
+        ("analytics:tool-usage", range.clone()),
+        ("analytics:session-stats", range),
+        ("analytics:run-aggregation", Value::Null),
+        ("analytics:run-cleanup", Value::Null),
         ("system:ping", Value::Null),
         ("system:channels", Value::Null),
         ("system:stats", Value::Null),
@@ -219,7 +234,13 @@ async fn furnished() -> (House, Client, Named) {
     let snapshot = json!({"type": "file-history-snapshot", "messageId": "u1", "isSnapshotUpdate": false,
         "snapshot": {"messageId": "u1", "timestamp": time, "trackedFileBackups": {"a.rs": backup}}});
     fs::write(projects.join(format!("p/{session}.jsonl")), format!("{prompt}\n{snapshot}\n")).unwrap();
-    let house = House::open(folder, |backend, _| backend.code.code_dir = Some(projects)).await;
+    let house = House::open(folder, |backend, _| {
+        backend.code.code_dir = Some(projects);
+        // Refused requests are counted, which changes the database.
+        backend.analytics.record = false;
+        backend.heartbeat_interval = std::time::Duration::from_secs(3600);
+    })
+    .await;
     let mut client = Client::connect(house.port).await;
     let chat = client.call("chat:create", json!({"title": "kept"})).await["id"].clone();
     client.event("chat:created").await;

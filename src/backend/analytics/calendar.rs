@@ -252,7 +252,7 @@ mod tests {
             for (granularity, start) in Granularity::ALL.into_iter().zip(starts) {
                 assert_eq!(granularity.start(at * 1000) / 1000, start, "{at} {granularity:?}");
                 assert_eq!(granularity.start(start * 1000), start * 1000);
-                assert_eq!(granularity.start(start * 1000 - 1) < start * 1000, true);
+                assert!(granularity.start(start * 1000 - 1) < start * 1000);
             }
         }
     }

@@ -42,7 +42,7 @@ pub use record::{AiCall, ImageBatch, Recorder};
 pub(super) use store::TABLES;
 
 use calendar::DAY_MS;
-use query::Source;
+use query::{Asked, Needs, Source};
 use record::Batch;
 
 /// What is recorded, and when it is written.
@@ -249,20 +249,20 @@ export interface DashboardData {
 "#;
 
 /// How a channel is answered from the database.
-type Query = fn(&Source<'_>, &Fields<'_>) -> Result<Payload, WireError>;
+type Query = fn(&Source<'_>, Asked) -> Result<String, WireError>;
 
-const QUERIES: [(&str, Query); 11] = [
-    ("analytics:dashboard", query::dashboard),
-    ("analytics:lifetime-totals", query::lifetime_totals),
-    ("analytics:cost-summary", query::cost_summary),
-    ("analytics:cost-timeseries", query::cost_timeseries),
-    ("analytics:error-summary", query::error_summary),
-    ("analytics:error-timeseries", query::error_timeseries),
-    ("analytics:token-timeseries", query::token_timeseries),
-    ("analytics:model-usage", query::model_usage),
-    ("analytics:imagegen-timeseries", query::imagegen_timeseries),
-    ("analytics:tool-usage", query::tool_usage),
-    ("analytics:session-stats", query::session_stats),
+const QUERIES: [(&str, Needs, Query); 11] = [
+    ("analytics:dashboard", Needs::Neither, query::dashboard),
+    ("analytics:lifetime-totals", Needs::Nothing, query::lifetime_totals),
+    ("analytics:cost-summary", Needs::Range, query::cost_summary),
+    ("analytics:cost-timeseries", Needs::RangeAndGranularity, query::cost_timeseries),
+    ("analytics:error-summary", Needs::Range, query::error_summary),
+    ("analytics:error-timeseries", Needs::RangeAndGranularity, query::error_timeseries),
+    ("analytics:token-timeseries", Needs::RangeAndGranularity, query::token_timeseries),
+    ("analytics:model-usage", Needs::Range, query::model_usage),
+    ("analytics:imagegen-timeseries", Needs::RangeAndGranularity, query::imagegen_timeseries),
+    ("analytics:tool-usage", Needs::Range, query::tool_usage),
+    ("analytics:session-stats", Needs::Range, query::session_stats),
 ];
 
 /// The records of a backend, in memory and in its database. A clone is another handle to the same ones.
@@ -369,19 +369,18 @@ pub fn register(server: &Server, analytics: &Analytics) {
     if let Some(observer) = analytics.recorder.observer() {
         server.observe(observer);
     }
-    for (channel, query) in QUERIES {
+    for (channel, needs, query) in QUERIES {
         let analytics = analytics.clone();
         server.on_request(channel, move |payload: Payload, _| {
             let analytics = analytics.clone();
             async move {
-                Fields::decode(&payload)?;
+                let asked = Asked::read(&Fields::decode(&payload)?, needs)?;
                 // A database that is full can still be asked, of what it has.
                 let _ = analytics.flush().await;
-                let answer = analytics.db.read(move |view| {
-                    let source = Source { connection: view.connection, now: unix_ms() };
-                    query(&source, &Fields::decode(&payload)?)
-                });
-                answer.await
+                let answer = analytics
+                    .db
+                    .read(move |view| query(&Source { connection: view.connection, now: unix_ms() }, asked));
+                answer.await.map(Payload::trusted)
             }
         });
     }

@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, params};
 
 use crate::protocol::error::WireError;
-use crate::protocol::payload::Payload;
 
 use super::super::encode::{Object, array, quoted};
-use super::super::validate::{Fields, kind_of, one_of, shortened};
+use super::super::validate::{Fields, kind_of, one_of, shortened, wrong};
 use super::calendar::{DAY_MS, END_UNIX_MS, Granularity, HOUR_MS, Span, TimeRange, date};
 use super::record::{Kind, MAX_RECENT_ERRORS, Sums};
 use super::store;
@@ -63,70 +62,87 @@ enum Unit {
     NanoUsd,
 }
 
-pub(super) fn dashboard(source: &Source<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
-    let range = if fields.has("timeRange") { time_range(fields)? } else { DASHBOARD_RANGE };
-    let granularity = if fields.has("granularity") { granularity(fields)? } else { DASHBOARD_GRANULARITY };
-    let span = source.span(range)?;
-    let buckets = buckets(fields, span, granularity)?;
+/// What a channel needs to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    Nothing,
+    Range,
+    RangeAndGranularity,
+    /// Either may be left out.
+    Neither,
+}
+
+/// What a client asks for; what it need not say is the dashboard's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    range: TimeRange,
+    granularity: Granularity,
+}
+
+impl Asked {
+    pub(super) fn read(fields: &Fields<'_>, needs: Needs) -> Result<Asked, WireError> {
+        let is_read = |name: &str, needed: bool| needed || needs == Needs::Neither && fields.has(name);
+        let mut asked = Asked { range: DASHBOARD_RANGE, granularity: DASHBOARD_GRANULARITY };
+        if is_read("timeRange", matches!(needs, Needs::Range | Needs::RangeAndGranularity)) {
+            asked.range = time_range(fields)?;
+        }
+        if is_read("granularity", needs == Needs::RangeAndGranularity) {
+            asked.granularity = granularity(fields)?;
+        }
+        Ok(asked)
+    }
+}
+
+pub(super) fn dashboard(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+    let cut = source.cut(asked)?;
     let dashboard = Object::new()
         .raw("totals", &source.totals()?)
-        .raw("cost", &source.cost(span)?)
-        .raw("errors", &source.errors(span)?)
-        .raw("models", &source.models(span)?)
-        .raw("tokens", &source.tokens(span, granularity, &buckets)?)
-        .raw("requests", &source.requests(span, granularity, &buckets)?);
-    Ok(Payload::trusted(dashboard.finish()))
+        .raw("cost", &source.cost(cut.span)?)
+        .raw("errors", &source.errors(cut.span)?)
+        .raw("models", &source.models(cut.span)?)
+        .raw("tokens", &source.tokens(&cut)?)
+        .raw("requests", &source.requests(&cut)?);
+    Ok(dashboard.finish())
 }
 
-pub(super) fn lifetime_totals(source: &Source<'_>, _: &Fields<'_>) -> Result<Payload, WireError> {
-    source.totals().map(Payload::trusted)
+pub(super) fn lifetime_totals(source: &Source<'_>, _: Asked) -> Result<String, WireError> {
+    source.totals()
 }
 
-pub(super) fn cost_summary(source: &Source<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
-    source.cost(source.span(time_range(fields)?)?).map(Payload::trusted)
+pub(super) fn cost_summary(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+    source.cost(source.span(asked.range)?)
 }
 
-pub(super) fn error_summary(source: &Source<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
-    source.errors(source.span(time_range(fields)?)?).map(Payload::trusted)
+pub(super) fn error_summary(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+    source.errors(source.span(asked.range)?)
 }
 
-pub(super) fn model_usage(source: &Source<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
-    source.models(source.span(time_range(fields)?)?).map(Payload::trusted)
+pub(super) fn model_usage(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+    source.models(source.span(asked.range)?)
 }
 
-pub(super) fn tool_usage(source: &Source<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
-    source.tools(source.span(time_range(fields)?)?).map(Payload::trusted)
+pub(super) fn tool_usage(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+    source.tools(source.span(asked.range)?)
 }
 
-pub(super) fn session_stats(source: &Source<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
-    source.sessions(source.span(time_range(fields)?)?).map(Payload::trusted)
+pub(super) fn session_stats(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+    source.sessions(source.span(asked.range)?)
 }
 
-pub(super) fn cost_timeseries(source: &Source<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
-    timeseries(source, fields, Source::costs)
+pub(super) fn cost_timeseries(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+    source.costs(&source.cut(asked)?)
 }
 
-pub(super) fn error_timeseries(source: &Source<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
-    timeseries(source, fields, Source::codes)
+pub(super) fn error_timeseries(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+    source.codes(&source.cut(asked)?)
 }
 
-pub(super) fn token_timeseries(source: &Source<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
-    timeseries(source, fields, Source::tokens)
+pub(super) fn token_timeseries(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+    source.tokens(&source.cut(asked)?)
 }
 
-pub(super) fn imagegen_timeseries(source: &Source<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
-    timeseries(source, fields, Source::images)
-}
-
-fn timeseries<'a>(
-    source: &Source<'a>,
-    fields: &Fields<'_>,
-    series: fn(&Source<'a>, Span, Granularity, &[i64]) -> Result<String, WireError>,
-) -> Result<Payload, WireError> {
-    let (range, granularity) = (time_range(fields)?, granularity(fields)?);
-    let span = source.span(range)?;
-    let buckets = buckets(fields, span, granularity)?;
-    series(source, span, granularity, &buckets).map(Payload::trusted)
+pub(super) fn imagegen_timeseries(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+    source.images(&source.cut(asked)?)
 }
 
 /// `timeRange`: one of the ranges that have a name, or `{from, to}`, half-open.
@@ -163,11 +179,12 @@ fn granularity(fields: &Fields<'_>) -> Result<Granularity, WireError> {
     Granularity::from_name(name).ok_or_else(|| fields.wrong("granularity", "granularity", name))
 }
 
-fn buckets(fields: &Fields<'_>, span: Span, granularity: Granularity) -> Result<Vec<i64>, WireError> {
-    span.buckets(granularity, MAX_BUCKETS).ok_or_else(|| {
-        let expected = format!("granularity with at most {MAX_BUCKETS} buckets in the range");
-        fields.wrong("granularity", &expected, &format!("\"{}\"", granularity.as_str()))
-    })
+/// A span, cut into buckets.
+struct Cut {
+    span: Span,
+    granularity: Granularity,
+    /// Where they begin.
+    buckets: Vec<i64>,
 }
 
 impl Source<'_> {
@@ -175,6 +192,19 @@ impl Source<'_> {
     fn span(&self, range: TimeRange) -> Result<Span, WireError> {
         let recorded = if range == TimeRange::All { self.recorded()? } else { None };
         Ok(range.span(self.now, recorded))
+    }
+
+    /// The buckets of a range.
+    fn cut(&self, asked: Asked) -> Result<Cut, WireError> {
+        let Asked { range, granularity } = asked;
+        let span = self.span(range)?;
+        match span.buckets(granularity, MAX_BUCKETS) {
+            Some(buckets) => Ok(Cut { span, granularity, buckets }),
+            None => {
+                let expected = format!("granularity with at most {MAX_BUCKETS} buckets in the range");
+                Err(wrong("granularity", &expected, &quoted(granularity.as_str())))
+            }
+        }
     }
 
     /// The hours from the first record to the last.
@@ -416,55 +446,55 @@ impl Source<'_> {
         Ok(stats.finish())
     }
 
-    fn costs(&self, span: Span, granularity: Granularity, buckets: &[i64]) -> Result<String, WireError> {
-        let points = self.points(Kind::Ai, span, granularity, By { start: true, a: true, b: false })?;
+    fn costs(&self, cut: &Cut) -> Result<String, WireError> {
+        let points =
+            self.points(Kind::Ai, cut.span, cut.granularity, By { start: true, a: true, b: false })?;
         let values = |point: &Point| vec![(point.a.clone(), point.sums.nano_usd)];
-        Ok(series(&points, granularity, buckets, &[], Unit::NanoUsd, values))
+        Ok(series(&points, cut, &[], Unit::NanoUsd, values))
     }
 
-    fn codes(&self, span: Span, granularity: Granularity, buckets: &[i64]) -> Result<String, WireError> {
+    fn codes(&self, cut: &Cut) -> Result<String, WireError> {
         let by = By { start: true, a: false, b: true };
-        let mut points = self.points(Kind::Request, span, granularity, by)?;
+        let mut points = self.points(Kind::Request, cut.span, cut.granularity, by)?;
         points.retain(|point| point.sums.failed > 0);
         let values = |point: &Point| vec![(point.b.clone(), point.sums.failed)];
-        Ok(series(&points, granularity, buckets, &[], Unit::Count, values))
+        Ok(series(&points, cut, &[], Unit::Count, values))
     }
 
-    fn tokens(&self, span: Span, granularity: Granularity, buckets: &[i64]) -> Result<String, WireError> {
-        let points = self.points(Kind::Ai, span, granularity, By::START)?;
+    fn tokens(&self, cut: &Cut) -> Result<String, WireError> {
+        let points = self.points(Kind::Ai, cut.span, cut.granularity, By::START)?;
         let names = ["input", "output", "cacheRead", "cacheWrite"];
         let values = |point: &Point| {
             let Sums { input, output, cache_read, cache_write, .. } = point.sums;
             names.into_iter().map(str::to_owned).zip([input, output, cache_read, cache_write]).collect()
         };
-        Ok(series(&points, granularity, buckets, &names, Unit::Count, values))
+        Ok(series(&points, cut, &names, Unit::Count, values))
     }
 
-    fn images(&self, span: Span, granularity: Granularity, buckets: &[i64]) -> Result<String, WireError> {
-        let points = self.points(Kind::Images, span, granularity, By::START)?;
+    fn images(&self, cut: &Cut) -> Result<String, WireError> {
+        let points = self.points(Kind::Images, cut.span, cut.granularity, By::START)?;
         let names = ["images", "batches", "failed"];
         let values = |point: &Point| {
             let Sums { extra, count, failed, .. } = point.sums;
             names.into_iter().map(str::to_owned).zip([extra, count, failed]).collect()
         };
-        Ok(series(&points, granularity, buckets, &names, Unit::Count, values))
+        Ok(series(&points, cut, &names, Unit::Count, values))
     }
 
-    fn requests(&self, span: Span, granularity: Granularity, buckets: &[i64]) -> Result<String, WireError> {
-        let points = self.points(Kind::Request, span, granularity, By::START)?;
+    fn requests(&self, cut: &Cut) -> Result<String, WireError> {
+        let points = self.points(Kind::Request, cut.span, cut.granularity, By::START)?;
         let names = ["requests", "errors"];
         let values = |point: &Point| {
             names.into_iter().map(str::to_owned).zip([point.sums.count, point.sums.failed]).collect()
         };
-        Ok(series(&points, granularity, buckets, &names, Unit::Count, values))
+        Ok(series(&points, cut, &names, Unit::Count, values))
     }
 }
 
 /// `TimeSeriesData`. The series are those named, then those that the points bring, in the order of their names.
 fn series(
     points: &[Point],
-    granularity: Granularity,
-    buckets: &[i64],
+    cut: &Cut,
     named: &[&str],
     unit: Unit,
     values: impl Fn(&Point) -> Values,
@@ -472,7 +502,7 @@ fn series(
     let mut by_bucket: BTreeMap<i64, BTreeMap<String, i64>> = BTreeMap::new();
     let mut total: BTreeMap<String, i64> = BTreeMap::new();
     for point in points {
-        let bucket = by_bucket.entry(granularity.start(point.start)).or_default();
+        let bucket = by_bucket.entry(cut.granularity.start(point.start)).or_default();
         for (name, value) in values(point) {
             *total.entry(name.clone()).or_default() += value;
             *bucket.entry(name).or_default() += value;
@@ -490,13 +520,14 @@ fn series(
         });
         object.finish()
     };
-    let buckets: Vec<String> = buckets
+    let buckets: Vec<String> = cut
+        .buckets
         .iter()
         .map(|start| Object::new().integer("start", *start).raw("values", &of(by_bucket.get(start))).finish())
         .collect();
     let shown: Vec<String> = names.iter().map(|name| quoted(name)).collect();
     Object::new()
-        .text("granularity", granularity.as_str())
+        .text("granularity", cut.granularity.as_str())
         .raw("buckets", &array(&buckets))
         .raw("series", &array(&shown))
         .raw("total", &of(Some(&total)))
