@@ -402,6 +402,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         let routes = self.shared.router.snapshot();
         let begun = out.len();
         let mut used = 0;
+        // One look at the clock a request: where one ends the next begins.
+        let mut clock = self.client.observers.start();
         while used < input.len() && *frames > 0 && out.len() < WRITE_BYTES && self.session.wants_input() {
             *frames -= 1;
             let rest = input.get_mut(used..).unwrap_or_default();
@@ -413,7 +415,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             match step.action {
                 None => {}
                 Some(Action::Authenticated) => self.become_member(),
-                Some(Action::Request(request)) => self.dispatch(now, cx, &routes, request, out),
+                Some(Action::Request(request)) => self.dispatch(now, cx, &routes, request, &mut clock, out),
             }
         }
         self.answer_bytes += out.len() - begun;
@@ -427,6 +429,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         cx: &mut Context<'_>,
         routes: &Routes,
         request: Request,
+        clock: &mut Option<Instant>,
         out: &mut Vec<u8>,
     ) {
         let route = request.channel().and_then(|channel| routes.get_key_value(channel.as_ref()));
@@ -438,7 +441,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             let error = self.session.answer(now, request, Err(error), out);
             return self.client.tell_completed(None, error.as_ref(), Duration::ZERO, now.unix_ms);
         };
-        let begun = self.client.observers.start();
         let context = RequestContext::new(self.client.clone(), request.id());
         let payload = request.payload();
         let started = catch_unwind(AssertUnwindSafe(|| {
@@ -452,14 +454,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             Ok(Ok(result)) => result,
             Ok(Err(running)) => {
                 let timeout = route.timeout.unwrap_or(self.shared.rules.limits.handler_timeout);
+                let begun = std::mem::replace(clock, self.client.observers.start());
                 return self.park(now, request, running, begun, now.at + timeout, out);
             }
             Err(_) => Err(self.panicked(&request)),
         };
         self.deliver_events(out);
         let error = self.session.answer(now, request, result, out);
-        if let Some(begun) = begun {
-            self.client.tell_completed(Some(channel), error.as_ref(), begun.elapsed(), now.unix_ms);
+        if let Some(begun) = clock {
+            let ended = Instant::now();
+            let elapsed = ended - std::mem::replace(begun, ended);
+            self.client.tell_completed(Some(channel), error.as_ref(), elapsed, now.unix_ms);
         }
     }
 

@@ -69,7 +69,7 @@ pub struct Completed<'a> {
     /// The error that the client was told, if it was one. A request that ended with its connection has
     /// `CONNECTION_CLOSED`, though nobody was there to be told.
     pub error: Option<&'a WireError>,
-    /// How long it took, from the call of its handler; zero if none was called.
+    /// How long it took, from when its message was at hand; zero if no handler was called.
     pub elapsed: Duration,
     /// When it ended, in Unix ms.
     pub at_unix_ms: u64,
