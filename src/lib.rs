@@ -103,5 +103,6 @@ pub use protocol::error::{ErrorCode, WireError as HandlerError};
 pub use protocol::limits::Limits;
 pub use protocol::payload::Payload;
 pub use server::{
-    Callback, ClientId, ClientInfo, Config, Content, Page, RequestContext, Server, ServerError, Stats,
+    Callback, ClientId, ClientInfo, Completed, Config, Content, Observer, Page, RequestContext, Server,
+    ServerError, Stats, Visit,
 };

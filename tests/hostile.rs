@@ -38,6 +38,8 @@ enum Step {
 fn payloads(Named { chat, session, restore_point, entry }: &Named) -> Vec<(&'static str, Value)> {
     let id = json!({"id": chat});
     let block = json!({"type": "text", "text": "Hello"});
+    let range = json!({"timeRange": "7d"});
+    let series = json!({"timeRange": "7d", "granularity": "day"});
     let ask = json!({
         "provider": "echo", "model": "echo", "system": "Be brief", "temperature": 0.5, "maxTokens": 100,
         "messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": [block]},
@@ -102,6 +104,19 @@ fn payloads(Named { chat, session, restore_point, entry }: &Named) -> Vec<(&'sta
         ("artifact:enable", json!({"id": "a"})),
         ("artifact:disable", json!({"id": "a"})),
         ("artifact:remove", json!({"id": "a"})),
+        ("analytics:dashboard", json!({"timeRange": {"from": 5, "to": 6}, "granularity": "hour"})),
+        ("analytics:lifetime-totals", Value::Null),
+        ("analytics:cost-summary", range.clone()),
+        ("analytics:cost-timeseries", series.clone()),
+        ("analytics:error-summary", range.clone()),
+        ("analytics:error-timeseries", series.clone()),
+        ("analytics:token-timeseries", series.clone()),
+        ("analytics:model-usage", range.clone()),
+        ("analytics:imagegen-timeseries", series),
+        ("analytics:tool-usage", range.clone()),
+        ("analytics:session-stats", range),
+        ("analytics:run-aggregation", Value::Null),
+        ("analytics:run-cleanup", Value::Null),
         ("system:ping", Value::Null),
         ("system:channels", Value::Null),
         ("system:stats", Value::Null),
@@ -247,12 +262,15 @@ async fn furnished() -> (House, Client, Named) {
     fs::create_dir_all(sources.join("a")).unwrap();
     let artifact = json!({"id": "a", "name": "A", "version": "1", "command": ["cat"]});
     fs::write(sources.join("a/artifact.json"), artifact.to_string()).unwrap();
-    let house = House::open(folder, |backend, _| {
+    let house = House::open(folder, |backend, config| {
         backend.code.code_dir = Some(projects);
         backend.artifact.sources = vec![sources];
         backend.artifact.allow = true;
-        // The witness hears nothing that is not asked for.
-        backend.heartbeat_interval = std::time::Duration::from_secs(24 * 3600);
+        // Refused requests are counted, which changes the database.
+        backend.analytics.record = false;
+        // The witness neither hears heartbeats nor answers pings, however slow the machine is.
+        backend.heartbeat_interval = std::time::Duration::from_secs(3600);
+        config.limits.idle_timeout = std::time::Duration::from_secs(3600);
     })
     .await;
     let mut client = Client::connect(house.port).await;
@@ -262,7 +280,7 @@ async fn furnished() -> (House, Client, Named) {
     client.call("code:list-sessions", Value::Null).await;
     let points = client.call("code:list-restore-points", json!({"sessionId": session})).await;
     let entry = client.call("imagegen:create-entry", json!({"prompt": "a lake"})).await["id"].clone();
-    while client.any_event().await["channel"] != "imagegen:job-completed" {}
+    while client.any_event().await.0 != "imagegen:job-completed" {}
     (house, client, Named { chat, session, restore_point: points[0]["id"].clone(), entry })
 }
 

@@ -25,13 +25,14 @@ const FACE: &str = "//! What other families may use:";
 
 /// Files outside of `protocol/` that are as pure: what a provider says, and what an archive holds, is read without a socket or
 /// a clock.
-const PURE_FILES: [&str; 13] = [
+const PURE_FILES: [&str; 14] = [
     "backend::ai::anthropic",
     "backend::ai::echo",
     "backend::ai::exchange",
     "backend::ai::models",
     "backend::ai::openai",
     "backend::ai::sse",
+    "backend::analytics::calendar",
     "backend::artifact::manifest",
     "backend::artifact::plan",
     "backend::artifact::schema",

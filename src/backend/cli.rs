@@ -41,6 +41,7 @@ Options of serve:
   --token-file FILE         file with the token that clients must show (or the token in SWITCHBOARD_TOKEN)
   --insecure                listen beyond loopback without a token
   --no-console              do not serve the console at /
+  --no-analytics            record nothing for statistics
   --allow-origin ORIGIN     let pages of this origin connect, like https://app.example; may be repeated
   --allow-host HOST         answer to this name in Host; may be repeated
   --rate-limit N[/MS]       messages a client may send in so many ms [100/1000]
@@ -161,6 +162,7 @@ fn parse_serve(
     let mut code_dir = environment("HOME").map(|home| PathBuf::from(home).join(".claude/projects"));
     let mut restore_root = None;
     let (mut artifact_sources, mut allow_artifacts) = (Vec::new(), false);
+    let mut record = true;
     while let Some(argument) = parser.next()? {
         match argument {
             Short('h') | Long("help") => return Ok(Command::Help),
@@ -178,6 +180,7 @@ fn parse_serve(
             Long("token-file") => config.token = Some(read_token(Path::new(&parser.value()?))?),
             Long("insecure") => config.insecure = true,
             Long("no-console") => config.serve_console = false,
+            Long("no-analytics") => record = false,
             Long("allow-origin") => config.allow_origins.push(parser.value()?.string()?),
             Long("allow-host") => config.allow_hosts.push(parser.value()?.string()?),
             Long("rate-limit") => {
@@ -205,6 +208,7 @@ fn parse_serve(
     backend.ai.api_keys = api_keys(&environment)?;
     backend.imagegen.api_keys = backend.ai.api_keys.clone();
     backend.code.code_dir = code_dir;
+    backend.analytics.record = record;
     if let Some(restore_root) = restore_root {
         backend.code.restore_root = restore_root;
     }
@@ -540,6 +544,8 @@ mod tests {
             .artifact;
         assert_eq!((artifact.allow, artifact.sources), (true, vec![PathBuf::from("a"), PathBuf::from("b")]));
         assert_eq!(artifact.folder, Path::new("d/artifacts"));
+        assert!(defaults.backend.analytics.record);
+        assert!(!options("--no-analytics", &[home]).backend.analytics.record);
         assert_eq!(from_options.config.limits.rate_max_requests, 7);
         assert_eq!(from_options.config.limits.rate_window, Duration::from_millis(50));
     }

@@ -1,7 +1,7 @@
 //! The channel registry on an embedded SQLite database (feature `backend`).
 //!
 //! ```text
-//! request ─► validate ─► family (chat, ai, code, imagegen, settings, credentials, artifact, system) ─► db ─► disk
+//! request ─► validate ─► family (chat, ai, code, imagegen, settings, credentials, artifact, analytics, system) ─► db ─► disk
 //!                              │                            │
 //!                           registry                  events, after the commit
 //! ```
@@ -22,6 +22,7 @@
 //! ```
 
 pub mod ai;
+pub mod analytics;
 pub mod artifact;
 mod call;
 pub mod chat;
@@ -48,6 +49,7 @@ use tokio::task::JoinSet;
 use crate::server::Server;
 
 use ai::AiConfig;
+use analytics::{Analytics, AnalyticsConfig};
 use artifact::{ArtifactConfig, Artifacts};
 use code::{Code, CodeConfig};
 use db::{Db, DbLimits, OpenError};
@@ -55,8 +57,15 @@ use imagegen::ImagegenConfig;
 use registry::Channel;
 
 /// The versions of the tables, oldest first. One that was released is never changed.
-const MIGRATIONS: &[&str] =
-    &[chat::TABLES, settings::TABLES, code::TABLES, credentials::TABLES, artifact::TABLES, imagegen::TABLES];
+const MIGRATIONS: &[&str] = &[
+    chat::TABLES,
+    settings::TABLES,
+    code::TABLES,
+    credentials::TABLES,
+    artifact::TABLES,
+    imagegen::TABLES,
+    analytics::TABLES,
+];
 
 /// Where the backend keeps its data, and how much.
 #[derive(Debug, Clone)]
@@ -77,6 +86,8 @@ pub struct BackendConfig {
     pub code: CodeConfig,
     /// Whether and from where artifacts are installed and run.
     pub artifact: ArtifactConfig,
+    /// What is recorded for statistics, and when it is written.
+    pub analytics: AnalyticsConfig,
 }
 
 impl BackendConfig {
@@ -90,6 +101,7 @@ impl BackendConfig {
             imagegen: ImagegenConfig::default(),
             code: CodeConfig::new(&data_dir),
             artifact: ArtifactConfig::new(&data_dir),
+            analytics: AnalyticsConfig::default(),
             data_dir,
         }
     }
@@ -101,6 +113,7 @@ pub struct Backend {
     db: Db,
     code: Code,
     artifacts: Artifacts,
+    analytics: Analytics,
     config: BackendConfig,
     /// Ended when the backend is dropped.
     tasks: Mutex<JoinSet<()>>,
@@ -115,7 +128,8 @@ impl Backend {
         let db = Db::open(&config.data_dir, MIGRATIONS, config.db.clone())?;
         let code = Code::new(db.clone(), config.code.clone());
         let artifacts = Artifacts::new(db.clone(), config.artifact.clone());
-        Ok(Backend { db, code, artifacts, config, tasks: Mutex::default() })
+        let analytics = Analytics::new(db.clone(), config.analytics.clone());
+        Ok(Backend { db, code, artifacts, analytics, config, tasks: Mutex::default() })
     }
 
     /// The database, for registering families one by one.
@@ -133,9 +147,16 @@ impl Backend {
         &self.artifacts
     }
 
+    /// The statistics.
+    pub fn analytics(&self) -> &Analytics {
+        &self.analytics
+    }
+
     /// Finishes the writes that wait, and closes the database.
     pub async fn close(&self) {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        // What cannot be written now has nowhere to go.
+        let _ = self.analytics.flush().await;
         self.db.close().await;
     }
 }
@@ -150,6 +171,7 @@ pub fn channels() -> Vec<Channel> {
         settings::CHANNELS,
         credentials::CHANNELS,
         artifact::CHANNELS,
+        analytics::CHANNELS,
         system::CHANNELS,
     ]
     .concat()
@@ -166,6 +188,7 @@ pub fn typescript() -> String {
             settings::TYPES,
             credentials::TYPES,
             artifact::TYPES,
+            analytics::TYPES,
             system::TYPES,
         ],
         &channels(),
@@ -176,16 +199,18 @@ pub fn typescript() -> String {
 /// "registerAllHandlers"). To be called once for a backend, from within a tokio runtime.
 pub fn register_all(server: &Server, backend: &Backend) {
     chat::register(server, &backend.db);
-    ai::register(server, &backend.db, backend.config.ai.clone());
+    let recorder = backend.analytics.recorder();
+    ai::register(server, &backend.db, backend.config.ai.clone(), recorder.clone());
     code::register(server, &backend.code);
     let worker = imagegen::register(server, &backend.db, backend.config.imagegen.clone());
     settings::register(server, &backend.db);
     credentials::register(server, &backend.db);
     artifact::register(server, &backend.artifacts);
+    analytics::register(server, &backend.analytics);
     system::register(server, &channels());
-    let beat = system::beat(server.clone(), backend.config.heartbeat_interval);
     let mut tasks = backend.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-    tasks.spawn(beat);
+    tasks.spawn(system::beat(server.clone(), backend.config.heartbeat_interval));
+    tasks.spawn(backend.analytics.clone().keep(server.clone()));
     tasks.spawn(backend.artifacts.sweep());
     tasks.spawn(worker);
 }

@@ -4,7 +4,7 @@
 //! Every key whose value really changes is told to everyone with `settings:changed {key, value}`, once it is on the
 //! disk; `value` is null for a key that is not set any more.
 //!
-//! What other families may use: `text`.
+//! What other families may use: `text`, `integer`.
 
 use std::collections::BTreeMap;
 
@@ -157,6 +157,15 @@ pub(super) async fn text(db: &Db, key: &str) -> Result<TextSetting, WireError> {
         Ok(TextSetting { text: text.into_owned(), is_default: same(value, default) })
     })
     .await
+}
+
+/// A setting that is an integer: what is set, else the default.
+///
+/// # Errors
+/// When the database cannot be read.
+pub(super) fn integer(connection: &Connection, key: &str) -> Result<Option<i64>, WireError> {
+    let stored = stored(connection, key)?;
+    Ok(stored.as_deref().or(default_of(key)).and_then(integer_of))
 }
 
 fn get_all(view: &View<'_>, _: &Fields<'_>) -> Result<Payload, WireError> {

@@ -96,6 +96,8 @@ pub struct Step {
     pub consumed: usize,
     /// What the caller has to do.
     pub action: Option<Action>,
+    /// The error that a message was answered with before it came to be a request.
+    pub refused: Option<Box<WireError>>,
 }
 
 /// What the caller of a session has to do.
@@ -270,29 +272,35 @@ impl Session {
     pub fn handle_input(&mut self, now: Now, input: &mut [u8], out: &mut Vec<u8>) -> Step {
         if !self.wants_input() {
             let consumed = if self.connection.is_closed() { input.len() } else { 0 };
-            return Step { consumed, action: None };
+            return Step { consumed, action: None, refused: None };
         }
         self.idle.touch(now.at);
         let received = self.connection.receive(input, out);
-        let action = match received.event {
+        let handled = match received.event {
             Some(Event::Text(text)) => self.handle_message(now, &text, out),
             Some(Event::Binary(bytes)) => match std::str::from_utf8(&bytes) {
                 Ok(text) => self.handle_message(now, text, out),
-                Err(error) => {
-                    self.handle_not_utf8(now, error.valid_up_to(), out);
-                    None
-                }
+                Err(error) => Err(self.handle_not_utf8(now, error.valid_up_to(), out)),
             },
             Some(Event::Closed { .. } | Event::Failed(_)) => {
                 self.forget_parked();
-                None
+                Ok(None)
             }
-            None => None,
+            None => Ok(None),
         };
-        Step { consumed: received.consumed, action }
+        match handled {
+            Ok(action) => Step { consumed: received.consumed, action, refused: None },
+            Err(refused) => Step { consumed: received.consumed, action: None, refused: Some(refused) },
+        }
     }
 
-    fn handle_message(&mut self, now: Now, text: &str, out: &mut Vec<u8>) -> Option<Action> {
+    /// What the caller has to do, or what the message was refused with.
+    fn handle_message(
+        &mut self,
+        now: Now,
+        text: &str,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Action>, Box<WireError>> {
         self.tally.requests += 1;
         let limits = &self.rules.limits;
         let passes = self.rate.check(now.at, limits.rate_max_requests, limits.rate_window);
@@ -302,19 +310,16 @@ impl Session {
                 Ok(envelope) => (envelope.id, Some(envelope.channel)),
                 Err(error) => (error.id, error.channel),
             };
-            self.refuse_rate(now, id, channel, retry_after, out);
-            return None;
+            return Err(self.refuse_rate(now, id, channel, retry_after, out));
         }
         let envelope = match decoded {
             Ok(envelope) if envelope.kind == Kind::Request => envelope,
             Ok(envelope) => {
                 let message = format!("\"type\" must be \"request\", at byte {}", envelope.kind_at);
-                self.refuse_message(now, envelope.id, Some(envelope.channel), message, out);
-                return None;
+                return Err(self.refuse_message(now, envelope.id, Some(envelope.channel), message, out));
             }
             Err(error) => {
-                self.refuse_message(now, error.id, error.channel, error.kind.to_string(), out);
-                return None;
+                return Err(self.refuse_message(now, error.id, error.channel, error.kind.to_string(), out));
             }
         };
         if self.rules.token.is_some() && json::unescape(envelope.channel).as_deref() == Some("auth") {
@@ -322,14 +327,19 @@ impl Session {
         }
         if self.phase != Phase::Open {
             let error = WireError::with_code(ErrorCode::Unauthorized, "Authentication required");
-            self.write_error(now, envelope.id.unwrap_or_default(), envelope.channel, &error, out);
-            return None;
+            let id = envelope.id.unwrap_or_default();
+            return Err(self.write_error(now, id, envelope.channel, error, out));
         }
-        Some(Action::Request(Request::new(text, &envelope)))
+        Ok(Some(Action::Request(Request::new(text, &envelope))))
     }
 
     /// A request on channel `auth`, `{token}`, when a token is set.
-    fn authenticate(&mut self, now: Now, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> Option<Action> {
+    fn authenticate(
+        &mut self,
+        now: Now,
+        envelope: &Envelope<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Action>, Box<WireError>> {
         let id = envelope.id.unwrap_or_default();
         let shown = envelope.payload.and_then(|payload| json::string_member(payload, "token"));
         let token = self.rules.token.as_deref().unwrap_or_default();
@@ -337,15 +347,14 @@ impl Session {
         if !shown.as_deref().is_some_and(right) {
             let message = if shown.is_some() { "Token is wrong" } else { "Payload must be {token: string}" };
             let error = WireError::with_code(ErrorCode::Unauthorized, message);
-            self.write_error(now, id, envelope.channel, &error, out);
-            return None;
+            return Err(self.write_error(now, id, envelope.channel, error, out));
         }
         self.write_response(now, id, envelope.channel, Body::Payload(Some(r#"{"authenticated":true}"#)), out);
         if let Phase::Unauthenticated { .. } = self.phase {
             self.phase = Phase::Open;
-            return Some(Action::Authenticated);
+            return Ok(Some(Action::Authenticated));
         }
-        None
+        Ok(None)
     }
 
     #[cold]
@@ -356,7 +365,7 @@ impl Session {
         channel: Option<&str>,
         retry_after: Duration,
         out: &mut Vec<u8>,
-    ) {
+    ) -> Box<WireError> {
         let member = |name, value: Option<&str>| match value {
             Some(value) => format!("\"{name}\":\"{value}\","),
             None => String::new(),
@@ -369,7 +378,7 @@ impl Session {
         );
         let error = WireError::with_code(ErrorCode::RateLimited, "Too many requests")
             .details(Payload::trusted(details));
-        self.write_error(now, "rate_limited", "system", &error, out);
+        self.write_error(now, "rate_limited", "system", error, out)
     }
 
     #[cold]
@@ -380,35 +389,35 @@ impl Session {
         channel: Option<&str>,
         message: String,
         out: &mut Vec<u8>,
-    ) {
+    ) -> Box<WireError> {
         let error = WireError::with_code(ErrorCode::InvalidMessage, message);
-        self.write_error(now, id.unwrap_or("invalid_message"), channel.unwrap_or("system"), &error, out);
+        self.write_error(now, id.unwrap_or("invalid_message"), channel.unwrap_or("system"), error, out)
     }
 
     /// A binary message that is not UTF-8 counts like any other.
     #[cold]
-    fn handle_not_utf8(&mut self, now: Now, at: usize, out: &mut Vec<u8>) {
+    fn handle_not_utf8(&mut self, now: Now, at: usize, out: &mut Vec<u8>) -> Box<WireError> {
         self.tally.requests += 1;
         let limits = &self.rules.limits;
         match self.rate.check(now.at, limits.rate_max_requests, limits.rate_window) {
             Err(retry_after) => self.refuse_rate(now, None, None, retry_after, out),
             Ok(()) => {
                 let kind = EnvelopeErrorKind::Json(JsonError { kind: JsonErrorKind::NotUtf8, at });
-                self.refuse_message(now, None, None, kind.to_string(), out);
+                self.refuse_message(now, None, None, kind.to_string(), out)
             }
         }
     }
 
-    /// Answers a request.
+    /// Answers a request, and gives back the error that it was answered with, if it was one.
     pub fn answer(
         &mut self,
         now: Now,
         request: Request,
         result: Result<Payload, WireError>,
         out: &mut Vec<u8>,
-    ) {
+    ) -> Option<WireError> {
         if !self.connection.is_open() {
-            return;
+            return result.err();
         }
         let (id, channel) = (request.raw_id(), request.raw_channel());
         let text;
@@ -425,12 +434,13 @@ impl Session {
         let max = self.rules.limits.max_message_bytes;
         if bytes > max {
             let error = WireError::new(format!("response of {bytes} bytes, {max} allowed"));
-            return self.write_error(now, id, channel, &error, out);
+            return Some(*self.write_error(now, id, channel, error, out));
         }
         if let Some(code) = code {
             self.count(code);
         }
         self.connection.write_text(out, &pieces);
+        result.err()
     }
 
     /// Keeps a request whose handler waits, until [`answer_parked`](Session::answer_parked) or its deadline.
@@ -448,21 +458,20 @@ impl Session {
         Slot(self.parked.len() - 1)
     }
 
-    /// Answers a parked request and frees its slot.
+    /// Answers a parked request and frees its slot. As [`answer`](Session::answer).
     pub fn answer_parked(
         &mut self,
         now: Now,
         slot: Slot,
         result: Result<Payload, WireError>,
         out: &mut Vec<u8>,
-    ) {
-        if let Some(parked) = self.parked.get_mut(slot.0).and_then(Option::take) {
-            self.in_flight -= 1;
-            if self.in_flight == 0 {
-                self.forget_parked();
-            }
-            self.answer(now, parked.request, result, out);
+    ) -> Option<WireError> {
+        let parked = self.parked.get_mut(slot.0).and_then(Option::take)?;
+        self.in_flight -= 1;
+        if self.in_flight == 0 {
+            self.forget_parked();
         }
+        self.answer(now, parked.request, result, out)
     }
 
     /// A request that waits.
@@ -489,8 +498,7 @@ impl Session {
             self.parked_deadline = deadlines.min().unwrap_or(Millis(u64::MAX));
             return None;
         };
-        let error = WireError::with_code(ErrorCode::Timeout, "Handler did not finish in time");
-        self.answer_parked(now, Slot(index), Err(error), out);
+        self.answer_parked(now, Slot(index), Err(expired()), out);
         Some(Slot(index))
     }
 
@@ -556,9 +564,17 @@ impl Session {
     }
 
     #[cold]
-    fn write_error(&mut self, now: Now, id: &str, channel: &str, error: &WireError, out: &mut Vec<u8>) {
+    fn write_error(
+        &mut self,
+        now: Now,
+        id: &str,
+        channel: &str,
+        error: WireError,
+        out: &mut Vec<u8>,
+    ) -> Box<WireError> {
         self.count(error.code);
-        self.write_response(now, id, channel, Body::Error(&error_text(error)), out);
+        self.write_response(now, id, channel, Body::Error(&error_text(&error)), out);
+        Box::new(error)
     }
 
     fn count(&mut self, code: ErrorCode) {
@@ -574,6 +590,11 @@ impl Session {
             self.connection.write_text(out, &pieces);
         }
     }
+}
+
+/// What [`Session::expire`] answers a request with.
+pub fn expired() -> WireError {
+    WireError::with_code(ErrorCode::Timeout, "Handler did not finish in time")
 }
 
 /// The text of `{code, message, details?}`.

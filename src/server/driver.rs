@@ -11,15 +11,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::protocol::connection::CloseCode;
 use crate::protocol::error::{ErrorCode, WireError};
 use crate::protocol::outbox::Outbox;
 
-use crate::protocol::session::{Action, Request, Session, Slot};
+use crate::protocol::session::{Action, Request, Session, Slot, expired};
 use crate::protocol::time::{Millis, Now};
 use crate::protocol::uuid::Uuid;
 
@@ -75,6 +76,8 @@ enum Stage {
 struct Handler {
     slot: Slot,
     channel: Box<str>,
+    /// Taken when the request comes to its end; `None` from the beginning if nobody observes.
+    started: Option<Instant>,
     /// Taken when it is dropped.
     running: Option<Running>,
     bell: Arc<HandlerWaker>,
@@ -88,6 +91,11 @@ impl Drop for Handler {
         if catch_unwind(AssertUnwindSafe(|| drop(running))).is_err() {
             let channel = self.channel.to_string();
             self.bell.client.report(ServerError::HandlerPanicked { channel });
+        }
+        if let Some(started) = self.started.take() {
+            let error = WireError::with_code(ErrorCode::ConnectionClosed, "The connection has ended");
+            let client = &self.bell.client;
+            client.tell_completed(Some(&self.channel), Some(&error), started.elapsed(), client.unix_ms());
         }
     }
 }
@@ -194,6 +202,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     fn become_member(&mut self) {
         if self.client.set_member(true) {
             self.shared.call_back(&self.shared.config.on_connection, self.client.id);
+            self.client.tell_membership(self.shared.now().at);
         }
     }
 
@@ -209,6 +218,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         }
         if now.at >= self.session.deadline() {
             while let Some(slot) = self.session.expire(now, out) {
+                if let Some((started, channel)) = self.end_parked(slot.index()) {
+                    let elapsed = started.elapsed();
+                    self.client.tell_completed(Some(&channel), Some(&expired()), elapsed, now.unix_ms);
+                }
                 self.drop_handler(slot.index());
             }
             if !self.session.handle_deadline(now, out) {
@@ -232,6 +245,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         if self.session.in_flight() == 0 && !self.handlers.is_empty() {
             self.handlers = Vec::new();
         }
+    }
+
+    /// When a handler that has ended began, and its channel, for those who observe.
+    fn end_parked(&mut self, index: usize) -> Option<(Instant, Box<str>)> {
+        let handler = self.handlers.get_mut(index)?.as_mut()?;
+        handler.started.take().map(|started| (started, handler.channel.clone()))
     }
 
     fn drop_handler(&mut self, index: usize) {
@@ -386,15 +405,20 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         let routes = self.shared.router.snapshot();
         let begun = out.len();
         let mut used = 0;
+        // One look at the clock a request: where one ends the next begins.
+        let mut clock = self.client.observers.start();
         while used < input.len() && *frames > 0 && out.len() < WRITE_BYTES && self.session.wants_input() {
             *frames -= 1;
             let rest = input.get_mut(used..).unwrap_or_default();
             let step = self.session.handle_input(now, rest, out);
             used += step.consumed;
+            if let Some(error) = &step.refused {
+                self.client.tell_completed(None, Some(error), Duration::ZERO, now.unix_ms);
+            }
             match step.action {
                 None => {}
                 Some(Action::Authenticated) => self.become_member(),
-                Some(Action::Request(request)) => self.dispatch(now, cx, &routes, request, out),
+                Some(Action::Request(request)) => self.dispatch(now, cx, &routes, request, &mut clock, out),
             }
         }
         self.answer_bytes += out.len() - begun;
@@ -408,15 +432,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         cx: &mut Context<'_>,
         routes: &Routes,
         request: Request,
+        clock: &mut Option<Instant>,
         out: &mut Vec<u8>,
     ) {
-        let route = request.channel().and_then(|channel| routes.get(channel.as_ref()));
-        let Some(route) = route else {
+        let route = request.channel().and_then(|channel| routes.get_key_value(channel.as_ref()));
+        let Some((channel, route)) = route else {
             let channel = request.channel();
             let channel = channel.as_deref().unwrap_or(request.raw_channel());
             let message = format!("No handler for: {channel}");
             let error = WireError::with_code(ErrorCode::UnknownChannel, message);
-            return self.session.answer(now, request, Err(error), out);
+            let error = self.session.answer(now, request, Err(error), out);
+            return self.client.tell_completed(None, error.as_ref(), Duration::ZERO, now.unix_ms);
         };
         let context = RequestContext::new(self.client.clone(), request.id());
         let payload = request.payload();
@@ -431,24 +457,44 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             Ok(Ok(result)) => result,
             Ok(Err(running)) => {
                 let timeout = route.timeout.unwrap_or(self.shared.rules.limits.handler_timeout);
-                return self.park(now, request, running, now.at + timeout, out);
+                let begun = std::mem::replace(clock, self.client.observers.start());
+                return self.park(now, request, running, begun, now.at + timeout, out);
             }
             Err(_) => Err(self.panicked(&request)),
         };
         self.deliver_events(now, out);
-        self.session.answer(now, request, result, out);
+        let error = self.session.answer(now, request, result, out);
+        if let Some(begun) = clock {
+            let ended = Instant::now();
+            let elapsed = ended - std::mem::replace(begun, ended);
+            self.client.tell_completed(Some(channel), error.as_ref(), elapsed, now.unix_ms);
+        }
     }
 
     /// Keeps a handler that waits. It is polled once more, since what it waits for must ring its own bell.
-    fn park(&mut self, now: Now, request: Request, running: Running, until: Millis, out: &mut Vec<u8>) {
+    fn park(
+        &mut self,
+        now: Now,
+        request: Request,
+        running: Running,
+        started: Option<Instant>,
+        until: Millis,
+        out: &mut Vec<u8>,
+    ) {
         let slot = self.session.park(request, until);
         let index = slot.index();
         let bell = HandlerWaker { client: self.client.clone(), index, queued: AtomicBool::new(false) };
         let bell = Arc::new(bell);
         let channel = self.session.parked(slot).and_then(Request::channel).unwrap_or_default();
         let channel = Box::from(channel.as_ref());
-        let handler =
-            Handler { slot, channel, running: Some(running), waker: Waker::from(bell.clone()), bell };
+        let handler = Handler {
+            slot,
+            channel,
+            started,
+            running: Some(running),
+            waker: Waker::from(bell.clone()),
+            bell,
+        };
         if self.handlers.len() <= index {
             self.handlers.resize_with(index + 1, || None);
         }
@@ -473,9 +519,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 Err(self.session.parked(slot).map_or_else(internal_error, |request| self.panicked(request)))
             }
         };
+        let ended = self.end_parked(index);
         self.drop_handler(index);
         self.deliver_events(now, out);
-        self.session.answer_parked(now, slot, result, out);
+        let error = self.session.answer_parked(now, slot, result, out);
+        if let Some((started, channel)) = ended {
+            let at_unix_ms = self.shared.now().unix_ms;
+            self.client.tell_completed(Some(&channel), error.as_ref(), started.elapsed(), at_unix_ms);
+        }
         self.drop_orphans();
     }
 
@@ -610,6 +661,7 @@ impl<Io> Driver<Io> {
         self.shared.hub.leave(self.client.id);
         if self.client.set_member(false) {
             self.shared.call_back(&self.shared.config.on_disconnection, self.client.id);
+            self.client.tell_membership(self.shared.now().at);
         }
     }
 }

@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Wake, Waker};
+use std::time::Duration;
 
+use crate::protocol::error::WireError;
 use crate::protocol::session::Session;
 use crate::protocol::time::{Millis, Now};
 
+use super::observer::{Completed, Observers, Panicked, Visit};
 use super::{ClientId, ClientInfo, Server, ServerError, Shared};
 
 /// The clients of a server.
@@ -80,6 +83,7 @@ impl Hub {
 pub(super) struct Client {
     pub(super) id: ClientId,
     shared: Arc<Shared>,
+    pub(super) observers: Observers,
     connected_at_unix_ms: u64,
     connected_at: Millis,
     /// Authenticated, told to `on_connection`, not yet to `on_disconnection`.
@@ -112,8 +116,10 @@ pub(super) struct Mailbox {
 
 impl Client {
     pub(super) fn new(id: ClientId, shared: Arc<Shared>, now: Now) -> Client {
+        let observers = shared.observers.read().unwrap_or_else(PoisonError::into_inner).clone();
         Client {
             id,
+            observers,
             connected_at_unix_ms: now.unix_ms,
             connected_at: now.at,
             member: AtomicBool::new(false),
@@ -135,6 +141,43 @@ impl Client {
     /// Tells the server's owner of a failure.
     pub(super) fn report(&self, error: ServerError) {
         self.shared.report(error);
+    }
+
+    /// Tells the observers that the client is a member now, or is one no more.
+    pub(super) fn tell_membership(&self, now: Millis) {
+        let visit = Visit {
+            client_id: self.id,
+            connected_at_unix_ms: self.connected_at_unix_ms,
+            elapsed: now.since(self.connected_at),
+        };
+        let told = match self.is_member() {
+            true => self.observers.tell(|observer| observer.connected(&visit)),
+            false => self.observers.tell(|observer| observer.disconnected(&visit)),
+        };
+        self.report_panic(told);
+    }
+
+    /// Tells the observers that a request has come to its end.
+    pub(super) fn tell_completed(
+        &self,
+        channel: Option<&str>,
+        error: Option<&WireError>,
+        elapsed: Duration,
+        at_unix_ms: u64,
+    ) {
+        let completed = Completed { client_id: self.id, channel, error, elapsed, at_unix_ms };
+        self.report_panic(self.observers.tell(|observer| observer.completed(&completed)));
+    }
+
+    /// The time, for showing.
+    pub(super) fn unix_ms(&self) -> u64 {
+        self.shared.now().unix_ms
+    }
+
+    fn report_panic(&self, told: Result<(), Panicked>) {
+        if told.is_err() {
+            self.report(ServerError::CallbackPanicked);
+        }
     }
 
     fn is_member(&self) -> bool {

@@ -16,6 +16,7 @@ mod http;
 mod hub;
 mod listen;
 mod metrics;
+mod observer;
 mod pages;
 mod router;
 mod upgrade;
@@ -25,7 +26,7 @@ use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
@@ -42,12 +43,14 @@ use crate::protocol::uuid::Uuid;
 
 pub use config::{Callback, Config, ServerError};
 pub use metrics::Stats;
+pub use observer::{Completed, Observer, Visit};
 pub use pages::{Content, Page};
 pub use router::RequestContext;
 
 use hub::Hub;
 use listen::Listening;
 use metrics::Metrics;
+use observer::Observers;
 use pages::{Answer, PageRoute, Pages};
 use router::{Route, Router};
 
@@ -99,6 +102,8 @@ struct Shared {
     pages_at_once: Arc<Semaphore>,
     hub: Hub,
     metrics: Metrics,
+    /// Of the clients that connect from now on.
+    observers: RwLock<Observers>,
     /// By tokio's clock, which the alarms go by too: a test that pauses one pauses both.
     started: Instant,
     /// Places for connections whose HTTP request is not answered yet.
@@ -124,6 +129,7 @@ impl Server {
                 pages_at_once,
                 hub: Hub::default(),
                 metrics: Metrics::default(),
+                observers: RwLock::default(),
                 started: Instant::now(),
                 handshakes,
                 tasks: AtomicUsize::new(0),
@@ -193,6 +199,12 @@ impl Server {
     {
         assert!(prefix.starts_with('/'), "a prefix begins with /");
         self.shared.pages.insert(PageRoute::new(prefix, handler));
+    }
+
+    /// Has an observer told what clients do that connect from now on. There may be several.
+    pub fn observe(&self, observer: Arc<dyn Observer>) {
+        let mut observers = self.shared.observers.write().unwrap_or_else(PoisonError::into_inner);
+        *observers = observers.with(observer);
     }
 
     /// Listens on the configured host and port, or on the next free port, and answers which.

@@ -9,7 +9,8 @@
 //! Events go to the client that asked, in order, all before the response: `ai:stream-chunk`* and `ai:stream-complete`, or
 //! `ai:stream-error`. A client that leaves drops its handler, and with it the connection to the provider.
 //!
-//! Used of other families: keys of `credentials`, base URLs of `settings`; exchanges are stored by `chat`.
+//! Used of other families: keys of `credentials`, base URLs of `settings`; exchanges are stored by `chat`, calls counted by
+//! `analytics`.
 
 mod anthropic;
 mod echo;
@@ -31,6 +32,7 @@ use crate::protocol::error::{ErrorCode, WireError};
 use crate::protocol::payload::Payload;
 use crate::server::{RequestContext, Server};
 
+use super::analytics::{AiCall, Recorder};
 use super::chat;
 use super::credentials::{self, Token};
 use super::db::Db;
@@ -40,7 +42,7 @@ use super::registry::{Channel, Direction};
 use super::settings;
 use super::validate::Fields;
 
-use exchange::{Answer, ChatRequest, Chunk, End, Failure, Message, Provider};
+use exchange::{Answer, ChatRequest, Chunk, End, Failure, Message, Provider, Usage};
 use models::Model;
 use sse::SseLimits;
 
@@ -233,6 +235,7 @@ export interface ModelConfig {
 struct Ai {
     db: Db,
     config: AiConfig,
+    recorder: Recorder,
     places: Semaphore,
     lists: Mutex<BTreeMap<Provider, List>>,
 }
@@ -245,10 +248,10 @@ struct List {
 }
 
 /// Registers the family's handlers.
-pub fn register(server: &Server, db: &Db, config: AiConfig) {
+pub fn register(server: &Server, db: &Db, config: AiConfig, recorder: Recorder) {
     let deadline = config.max_duration + DEADLINE_SLACK;
     let places = Semaphore::new(config.max_concurrent.clamp(1, Semaphore::MAX_PERMITS));
-    let ai = Arc::new(Ai { db: db.clone(), config, places, lists: Mutex::default() });
+    let ai = Arc::new(Ai { db: db.clone(), config, recorder, places, lists: Mutex::default() });
     let own = ai.clone();
     server.on_request_within("ai:chat", deadline, move |payload: Payload, cx| {
         let ai = own.clone();
@@ -268,6 +271,45 @@ pub fn register(server: &Server, db: &Db, config: AiConfig) {
         let ai = ai.clone();
         async move { ai.has_credentials(&payload).await }
     });
+}
+
+/// A call that is counted when it ends, however it ends: with an answer, with an error, or because the client has left.
+struct Call<'a> {
+    recorder: &'a Recorder,
+    request: &'a ChatRequest,
+    started: Instant,
+    answered: Option<(Usage, Option<f64>, Vec<String>)>,
+}
+
+impl<'a> Call<'a> {
+    fn new(recorder: &'a Recorder, request: &'a ChatRequest, started: Instant) -> Call<'a> {
+        Call { recorder, request, started, answered: None }
+    }
+
+    fn succeed(mut self, answer: &Answer, end: &End) {
+        let cost_usd = models::cost_usd(self.request.provider, &self.request.model, end.usage);
+        let tools = answer.tools.iter().map(|tool| tool.name.clone()).collect();
+        self.answered = Some((end.usage.unwrap_or_default(), cost_usd, tools));
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let failed = self.answered.is_none();
+        let (usage, cost_usd, tools) = self.answered.take().unwrap_or_default();
+        self.recorder.ai_call(&AiCall {
+            provider: self.request.provider.as_str(),
+            model: &self.request.model,
+            input_tokens: usage.input_tokens,
+            output_tokens: usage.output_tokens,
+            cache_read_tokens: usage.cache_read_tokens.unwrap_or_default(),
+            cache_write_tokens: usage.cache_write_tokens.unwrap_or_default(),
+            cost_usd,
+            latency: self.started.elapsed(),
+            failed,
+            tools: &tools.iter().map(String::as_str).collect::<Vec<_>>(),
+        });
+    }
 }
 
 /// A request that was understood.
@@ -315,6 +357,7 @@ impl Ai {
             self.db.read(move |view| chat::has_chat(view, &chat)).await?;
         }
         let Question { request, request_id, chat } = question;
+        let call = Call::new(&self.recorder, &request, started);
         let answered =
             timeout(self.config.max_duration, self.ask(&request, |chunk| tell(&request_id, chunk)));
         let (answer, end) = match answered.await {
@@ -324,6 +367,7 @@ impl Ai {
                 return Err(WireError::with_code(ErrorCode::Timeout, format!("no answer within {limit} ms")));
             }
         };
+        call.succeed(&answer, &end);
         if let Some((chat, asked)) = chat {
             let exchange = stored_exchange(&request, asked, &answer, &end);
             let stored = self.db.write(cx.server(), move |change| chat::store(change, &chat, &exchange));

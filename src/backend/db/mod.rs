@@ -237,13 +237,30 @@ impl Db {
     ///
     /// # Errors
     /// What the job says, or why the database could not write.
-    pub(super) async fn write<F>(&self, server: Server, job: F) -> Result<Payload, WireError>
+    pub(super) async fn write<T, F>(&self, server: Server, job: F) -> Result<T, WireError>
     where
-        F: FnOnce(&mut Change<'_>) -> Result<Payload, WireError> + Send + 'static,
+        T: Send + 'static,
+        F: FnOnce(&mut Change<'_>) -> Result<T, WireError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
         let write =
             Write { job: Some(job), result: Err(internal_error()), events: Vec::new(), server, answer };
+        self.shared.writes.send(Order::Write(Box::new(write))).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+
+    /// Writes what no client asked for, all or nothing. `done` is told on the writing thread whether it is on the disk, even if
+    /// nobody waits here any more.
+    ///
+    /// # Errors
+    /// As [`write`](Db::write). If the database is closed, neither is called.
+    pub(super) async fn write_unasked(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<(), WireError> + Send + 'static,
+        done: impl FnOnce(bool) + Send + 'static,
+    ) -> Result<(), WireError> {
+        let (answer, answered) = oneshot::channel();
+        let write = UnaskedWrite { job: Some(job), result: Err(internal_error()), done, answer };
         self.shared.writes.send(Order::Write(Box::new(write))).await.map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
     }
@@ -272,17 +289,18 @@ fn read<T>(
     result
 }
 
-struct Write<F> {
+struct Write<T, F> {
     job: Option<F>,
-    result: Result<Payload, WireError>,
+    result: Result<T, WireError>,
     events: Vec<(&'static str, Payload)>,
     server: Server,
-    answer: oneshot::Sender<Result<Payload, WireError>>,
+    answer: oneshot::Sender<Result<T, WireError>>,
 }
 
-impl<F> Job for Write<F>
+impl<T, F> Job for Write<T, F>
 where
-    F: FnOnce(&mut Change<'_>) -> Result<Payload, WireError> + Send,
+    T: Send,
+    F: FnOnce(&mut Change<'_>) -> Result<T, WireError> + Send,
 {
     fn run(&mut self, connection: &Connection) -> bool {
         let Some(job) = self.job.take() else { return false };
@@ -305,6 +323,33 @@ where
             (error, _) => error,
         };
         // Nobody listens any more if the client has left. What it wrote stays.
+        let _ = self.answer.send(result);
+    }
+}
+
+struct UnaskedWrite<F, D> {
+    job: Option<F>,
+    result: Result<(), WireError>,
+    done: D,
+    answer: oneshot::Sender<Result<(), WireError>>,
+}
+
+impl<F, D> Job for UnaskedWrite<F, D>
+where
+    F: FnOnce(&Connection) -> Result<(), WireError> + Send,
+    D: FnOnce(bool) + Send,
+{
+    fn run(&mut self, connection: &Connection) -> bool {
+        let Some(job) = self.job.take() else { return false };
+        self.result =
+            catch_unwind(AssertUnwindSafe(|| job(connection))).unwrap_or_else(|_| Err(internal_error()));
+        self.result.is_ok()
+    }
+
+    fn finish(self: Box<Self>, committed: Result<(), &str>) {
+        let not_saved = |cause| WireError::new(format!("nothing was saved: {cause}"));
+        let result = self.result.and(committed.map_err(not_saved));
+        (self.done)(result.is_ok());
         let _ = self.answer.send(result);
     }
 }
