@@ -202,10 +202,10 @@ pub fn register_all(server: &Server, backend: &Backend) {
     let recorder = backend.analytics.recorder();
     ai::register(server, &backend.db, backend.config.ai.clone(), recorder.clone());
     code::register(server, &backend.code);
-    let worker = imagegen::register(server, &backend.db, backend.config.imagegen.clone());
+    let worker = imagegen::register(server, &backend.db, backend.config.imagegen.clone(), recorder.clone());
     settings::register(server, &backend.db);
     credentials::register(server, &backend.db);
-    artifact::register(server, &backend.artifacts);
+    artifact::register(server, &backend.artifacts, recorder.clone());
     analytics::register(server, &backend.analytics);
     system::register(server, &channels());
     let mut tasks = backend.tasks.lock().unwrap_or_else(PoisonError::into_inner);

@@ -461,6 +461,8 @@ export interface ArtifactManifest {
 export interface Artifact extends ArtifactMetadata {
   manifest: ArtifactManifest;
   files: { path: string, size: number }[];
+}
+
 /** `from` and `to` are in Unix ms, `to` not included. Answers are made of the whole hours (UTC) that a range touches. */
 export type TimeRange = "24h" | "7d" | "30d" | "90d" | "all" | { from: number, to: number };
 

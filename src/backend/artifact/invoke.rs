@@ -1,12 +1,14 @@
 //! Running artifacts for clients. In: an id and an input. Out: what the program wrote, if it is JSON, or why there is nothing.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rusqlite::OptionalExtension;
 
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 
+use super::super::analytics::Recorder;
 use super::super::validate::{Fields, wrong};
 use super::ArtifactLimits;
 use super::manifest::{Manifest, Program, SEARCH_PATH, misfit};
@@ -22,7 +24,11 @@ struct Installed {
 }
 
 /// Runs what a payload names.
-pub(super) async fn invoke(artifacts: &Artifacts, payload: &Payload) -> Result<Payload, WireError> {
+pub(super) async fn invoke(
+    artifacts: &Artifacts,
+    payload: &Payload,
+    recorder: &Recorder,
+) -> Result<Payload, WireError> {
     let fields = Fields::decode(payload)?;
     let id = fields.required_id("id")?;
     let input = if fields.has("input") { fields.required_json("input")? } else { "null" };
@@ -39,7 +45,24 @@ pub(super) async fn invoke(artifacts: &Artifacts, payload: &Payload) -> Result<P
     let wide = ArtifactLimits { max_timeout: std::time::Duration::MAX, ..artifacts.config().limits.clone() };
     let manifest = Manifest::decode(installed.manifest.as_bytes(), &wide)?;
     check_input(&manifest, input)?;
-    run(artifacts, manifest, lease, input).await
+    let mut call = Call { recorder, id: &id, started: Instant::now(), failed: true };
+    let result = run(artifacts, manifest, lease, input).await;
+    call.failed = result.is_err();
+    result
+}
+
+/// A call that counts when it is over: as a failed one if its client left.
+struct Call<'a> {
+    recorder: &'a Recorder,
+    id: &'a str,
+    started: Instant,
+    failed: bool,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.recorder.artifact_call(self.id, self.started.elapsed(), self.failed);
+    }
 }
 
 /// The artifact, with its folder kept as it is. The row is looked at once more when the folder is held: the one that it

@@ -15,6 +15,8 @@
 //!
 //! Nothing is run unless [`ArtifactConfig::allow`] says so, and nothing is installed but from [`ArtifactConfig::sources`].
 //! A program runs as the server's own user: what this family does keeps accidents small, and is no sandbox.
+//!
+//! Used of other families: calls are counted by `analytics`.
 
 mod copy;
 mod install;
@@ -38,6 +40,7 @@ use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::server::Server;
 
+use super::analytics::Recorder;
 use super::db::{Change, View};
 use super::encode::{Object, array};
 use super::registry::{Channel, Direction};
@@ -269,7 +272,7 @@ export interface Artifact extends ArtifactMetadata {
 "#;
 
 /// Registers the family's handlers.
-pub fn register(server: &Server, artifacts: &Artifacts) {
+pub fn register(server: &Server, artifacts: &Artifacts, recorder: Recorder) {
     let (db, limits) = (artifacts.db(), &artifacts.config().limits);
     db.on_read(server, "artifact:list", list);
     db.on_read(server, "artifact:get", get);
@@ -283,8 +286,8 @@ pub fn register(server: &Server, artifacts: &Artifacts) {
     let own = artifacts.clone();
     let deadline = limits.max_timeout.saturating_add(DEADLINE_SLACK);
     server.on_request_within("artifact:invoke", deadline, move |payload: Payload, _| {
-        let artifacts = own.clone();
-        async move { invoke::invoke(&artifacts, &payload).await }
+        let (artifacts, recorder) = (own.clone(), recorder.clone());
+        async move { invoke::invoke(&artifacts, &payload, &recorder).await }
     });
     let own = artifacts.clone();
     server.on_request("artifact:remove", move |payload: Payload, cx| {

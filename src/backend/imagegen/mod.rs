@@ -10,7 +10,7 @@
 //! One worker makes one batch after the other, in the order of the entries. Each step is on the disk before it is told:
 //! what a crash cuts off is done again, what is done is neither done nor told again.
 //!
-//! Used of other families: keys of `credentials`, base URLs and the default provider of `settings`.
+//! Used of other families: keys of `credentials`, base URLs and the default provider of `settings`; batches are counted by `analytics`.
 
 mod files;
 mod job;
@@ -29,6 +29,7 @@ use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::server::{Page, Server};
 
+use super::analytics::Recorder;
 use super::credentials::Token;
 use super::db::Db;
 use super::registry::{Channel, Direction};
@@ -324,6 +325,7 @@ pub(super) fn register(
     server: &Server,
     db: &Db,
     config: ImagegenConfig,
+    recorder: Recorder,
 ) -> impl Future<Output = ()> + Send + 'static {
     let config = Arc::new(config);
     let bell = Arc::new(Bell::default());
@@ -351,7 +353,7 @@ pub(super) fn register(
         let (db, folder) = (pages_db.clone(), pages_folder.clone());
         async move { page(&db, &folder, &id, max_bytes).await }
     });
-    Worker { server: server.clone(), db: db.clone(), config, folder, bell }.run()
+    Worker { server: server.clone(), db: db.clone(), config, folder, bell, recorder }.run()
 }
 
 impl Imagegen {

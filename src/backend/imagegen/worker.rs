@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -15,6 +15,7 @@ use crate::protocol::payload::Payload;
 use crate::protocol::uuid::Uuid;
 use crate::server::Server;
 
+use super::super::analytics::{ImageBatch, Recorder};
 use super::super::credentials;
 use super::super::db::{Change, Db};
 use super::super::provider::Access;
@@ -65,6 +66,7 @@ pub(super) struct Worker {
     pub(super) config: Arc<ImagegenConfig>,
     pub(super) folder: Folder,
     pub(super) bell: Arc<Bell>,
+    pub(super) recorder: Recorder,
 }
 
 /// Why a job did not come to its end.
@@ -147,10 +149,31 @@ impl Worker {
             let mut batch = task.batch.clone();
             let before = index.saturating_mul(i64::from(batch.size));
             batch.seed = batch.seed.map(|seed| seed.saturating_add(before));
-            let made = unless(stop, self.make(&batch)).await.ok_or(Stop::Cancelled)??;
-            self.keep(task, index, &batch, made).await?;
+            let started = Instant::now();
+            let made = self.make_batch(task, index, &batch, stop).await;
+            self.record(&batch, started.elapsed(), &made);
+            made?;
         }
         Ok(())
+    }
+
+    /// Makes one batch and keeps it. Answers how many images it has.
+    async fn make_batch(&self, task: &Task, index: i64, batch: &Batch, stop: &Notify) -> Result<u64, Stop> {
+        let made = unless(stop, self.make(batch)).await.ok_or(Stop::Cancelled)??;
+        let images = made.len() as u64;
+        self.keep(task, index, batch, made).await?;
+        Ok(images)
+    }
+
+    /// Counts a batch, unless somebody wanted it no more.
+    fn record(&self, batch: &Batch, took: Duration, made: &Result<u64, Stop>) {
+        let (images, failed) = match made {
+            Ok(images) => (*images, false),
+            Err(Stop::Failed(_)) => (0, true),
+            Err(Stop::Cancelled) => return,
+        };
+        let (provider, model) = (batch.provider.as_str(), batch.model.as_deref().unwrap_or_default());
+        self.recorder.images(&ImageBatch { provider, model, images, took, failed });
     }
 
     async fn make(&self, batch: &Batch) -> Result<Vec<Made>, Stop> {
