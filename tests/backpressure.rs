@@ -312,6 +312,23 @@ async fn stop_does_not_wait_for_a_stuck_client_longer_than_it_says() {
     assert_eq!(server.client_count(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_breaks_the_protocol_after_the_close_frame_gets_no_more_time_for_it() {
+    let server = server(config());
+    let mut pipe = upgraded_pipe(&server, 64 << 10).await;
+    let_it_work().await;
+    let begun = Instant::now();
+    let stopping = tokio::spawn({
+        let server = server.clone();
+        async move { server.stop().await }
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    pipe.write_all(&[0xff; 16]).await.expect("the server reads");
+    stopping.await.expect("stop does not panic");
+    let lasted = begun.elapsed().as_millis();
+    assert!((5_000..=5_003).contains(&lasted), "{lasted} ms");
+}
+
 /// However much is there to be read, a client's turn ends after some frames and bytes.
 #[tokio::test]
 async fn a_turn_is_short_in_frames_and_in_bytes() {

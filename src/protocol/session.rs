@@ -228,6 +228,14 @@ impl Session {
         self.connection.is_failed()
     }
 
+    /// Until when the other end may answer the close frame that this end has sent; `None` if it has sent none first.
+    pub fn closing_until(&self) -> Option<Millis> {
+        match self.phase {
+            Phase::Closing { until } => Some(until),
+            Phase::Unauthenticated { .. } | Phase::Open => None,
+        }
+    }
+
     /// Whether more input may be handled: not while too many requests wait for their handlers.
     pub fn wants_input(&self) -> bool {
         self.in_flight < self.rules.limits.max_in_flight && !self.connection.is_closed()

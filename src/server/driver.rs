@@ -284,7 +284,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     /// Once the session has ended: the client is gone for everybody else, and only the farewell remains.
     fn begin_lingering(&mut self, now: Now) {
         if self.session.is_finished() && self.stage == Stage::Open {
-            let until = now.at + self.shared.rules.limits.close_timeout;
+            // A client that answers our close with something else gets no more time for it.
+            let close_timeout = self.shared.rules.limits.close_timeout;
+            let until = self.session.closing_until().unwrap_or(now.at + close_timeout);
             self.stage = Stage::Lingering { until, shut_down: false };
             self.input = Vec::new();
             self.input_at = 0;
@@ -310,11 +312,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         if self.stage != Stage::Open {
             return progress;
         }
-        for slot in woken {
-            self.resume(now, slot, out);
-        }
         if overflow {
             self.close_slow(now, out);
+        }
+        for slot in woken {
+            self.resume(now, slot, out);
         }
         if stop {
             self.deliver_events(now, out);
