@@ -499,6 +499,16 @@ const EVENTS: &[&str] = &[
     "server:shutdown",
 ];
 
+#[test]
+fn the_readme_lists_the_channels_as_they_are_declared() {
+    let readme = include_str!("../README.md");
+    let tables = switchboard::backend::markdown();
+    assert!(
+        readme.contains(&format!("<!-- channels -->\n\n{tables}\n<!-- /channels -->\n")),
+        "put these there:\n{tables}"
+    );
+}
+
 #[tokio::test]
 async fn the_registry_lists_every_channel_and_every_request_has_a_handler() {
     let channels = channels();

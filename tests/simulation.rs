@@ -49,12 +49,14 @@ async fn play(world: Arc<World>, mut rng: Rng, clients: u64) {
     for _ in 0..clients {
         tasks.spawn(client::live(world.clone(), rng.fork()));
     }
+    // In some worlds there is much to tell.
+    let at_once = if rng.percent(15) { rng.between(5, 30) } else { 1 };
     let end = Instant::now() + Duration::from_millis(rng.between(500, 5000));
     while Instant::now() < end {
         sleep(Duration::from_millis(rng.between(1, 80))).await;
         match rng.below(10) {
             0..3 => world.tell_everyone(),
-            3..6 => world.tell_some(&mut rng),
+            3..6 => (0..at_once).for_each(|_| world.tell_some(&mut rng)),
             _ => {}
         }
         look_after(&world, &mut tasks);

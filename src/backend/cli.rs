@@ -17,16 +17,18 @@ use crate::server::{Config, Server};
 use super::call::{self, Target};
 use super::credentials::Token;
 use super::registry::Channel;
-use super::{Backend, BackendConfig, channels, encode, register_all, typescript};
+use super::{Backend, BackendConfig, channels, encode, markdown, register_all, typescript};
 
 const HELP: &str = "\
-Requests, responses and server-push events over WebSocket, with chats and settings in an embedded database.
+Requests, responses and server-push events over WebSocket, with chats, coding sessions, language models, images, settings,
+credentials, programs and statistics on an embedded database.
 
 Usage: switchboard [serve] [OPTIONS]           serve until SIGINT or SIGTERM
        switchboard call URL CHANNEL [PAYLOAD]  make one request; the response's payload goes to stdout
        switchboard listen URL [CHANNEL...]     write events to stdout, one JSON object {channel, payload} a line
        switchboard channels [URL] [--json]     list the channels, of this program or of a server
        switchboard channels --typescript       write this program's channels as types for the client in JavaScript
+       switchboard channels --markdown         write this program's channels as tables
 
 Options of serve:
   --host HOST               where to listen [localhost] (WS_HOST)
@@ -85,6 +87,7 @@ enum Command {
     },
     /// Of this program.
     Types,
+    Tables,
     Help,
     Version,
 }
@@ -120,6 +123,7 @@ pub fn main() -> ExitCode {
         }
         Command::Channels { target: None, json } => print_listed(&own_channels(), json),
         Command::Types => print(&typescript()),
+        Command::Tables => print(&markdown()),
         Command::Help => print(HELP),
         Command::Version => print(&format!("switchboard {}\n", env!("CARGO_PKG_VERSION"))),
     };
@@ -259,7 +263,9 @@ fn parse_channels(
     let target = Some(target).filter(|target| !target.url.is_empty());
     match (listing, target) {
         (Listing::TypeScript, None) => Ok(Command::Types),
+        (Listing::Markdown, None) => Ok(Command::Tables),
         (Listing::TypeScript, Some(_)) => Err("--typescript: no URL goes with it".into()),
+        (Listing::Markdown, Some(_)) => Err("--markdown: no URL goes with it".into()),
         (listing, target) => Ok(Command::Channels { target, json: listing == Listing::Json }),
     }
 }
@@ -270,6 +276,7 @@ enum Listing {
     Lines,
     Json,
     TypeScript,
+    Markdown,
 }
 
 /// The options of a command that talks to a server, what stands behind the URL, and the form of a list. `None` asks for
@@ -293,6 +300,7 @@ fn parse_target(
             Long("raw") => target.raw = true,
             Long("json") if may_list => listing = Listing::Json,
             Long("typescript") if may_list => listing = Listing::TypeScript,
+            Long("markdown") if may_list => listing = Listing::Markdown,
             Short('h') | Long("help") => return Ok(None),
             other => return Err(other.unexpected().into()),
         }
@@ -572,6 +580,7 @@ mod tests {
             ("listen ws://localhost --timeout 0", "--timeout"),
             ("channels ws://localhost extra", "extra"),
             ("channels ws://localhost --typescript", "--typescript"),
+            ("channels ws://localhost --markdown", "--markdown"),
             ("--port 65536", "--port"),
             ("--port", "--port"),
             ("--colour", "--colour"),

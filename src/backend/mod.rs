@@ -195,6 +195,11 @@ pub fn typescript() -> String {
     )
 }
 
+/// Every channel in Markdown, as `README.md` has them.
+pub fn markdown() -> String {
+    registry::markdown(&channels())
+}
+
 /// Registers the handlers of every family, and starts the heartbeat and the worker of `imagegen` (specification,
 /// "registerAllHandlers"). To be called once for a backend, from within a tokio runtime.
 pub fn register_all(server: &Server, backend: &Backend) {

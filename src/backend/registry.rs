@@ -97,5 +97,27 @@ export interface Events extends ConnectionEvents {{
     )
 }
 
+/// The registry as tables in Markdown: requests, then events.
+pub fn markdown(channels: &[Channel]) -> String {
+    let code = |text: &str| match text {
+        "-" => String::new(),
+        text => format!("`{}`", text.replace('|', "\\|")),
+    };
+    let mut requests = "| request | payload | response | |\n|---|---|---|---|\n".to_owned();
+    let mut events = "| event | payload | |\n|---|---|---|\n".to_owned();
+    for channel in channels {
+        let Channel { name, payload, response, description, .. } = channel;
+        let (payload, response, description) =
+            (code(payload), code(response), description.replace('|', "\\|"));
+        match channel.direction {
+            Direction::Request => {
+                requests.push_str(&format!("| `{name}` | {payload} | {response} | {description} |\n"));
+            }
+            Direction::Event => events.push_str(&format!("| `{name}` | {payload} | {description} |\n")),
+        }
+    }
+    format!("{requests}\n{events}")
+}
+
 /// The first line of what [`typescript`] writes.
 pub const GENERATED: &str = "// Generated from the registry by `switchboard channels --typescript`.\n";

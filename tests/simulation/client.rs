@@ -124,7 +124,12 @@ async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
     let begun = Instant::now();
     let limits = CallerLimits {
         ping_interval: Duration::from_millis(rng.between(300, 2000)),
-        idle_timeout: Duration::from_millis(rng.between(2500, 6000)),
+        // One with endless patience notices what the others would not live to see.
+        idle_timeout: Duration::from_millis(if rng.percent(50) {
+            86_400_000
+        } else {
+            rng.between(2500, 6000)
+        }),
         close_timeout: Duration::from_millis(500),
         ..CallerLimits::default()
     };
