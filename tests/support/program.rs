@@ -35,6 +35,11 @@ impl Program {
         Program { port: port.trim().parse().unwrap(), child, stdout }
     }
 
+    /// Its number among the processes.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// As a crash would end it.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
