@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 #[path = "support/client.rs"]
 mod client;
+#[allow(dead_code)]
 #[path = "support/program.rs"]
 mod program;
 #[path = "support/skip.rs"]

@@ -9,8 +9,6 @@ mod client;
 #[allow(dead_code)]
 #[path = "support/program.rs"]
 mod program;
-#[path = "support/socket.rs"]
-mod socket;
 
 use std::fs;
 use std::path::Path;
@@ -25,7 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use client::Client;
+use client::{Client, socket};
 use program::Program;
 use socket::{calls, config, reset, within};
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 // The path is spelled out because test programs include this file from elsewhere.
 #[path = "socket.rs"]
-mod socket;
+pub mod socket;
 
 pub struct Client {
     socket: socket::Client,
