@@ -159,6 +159,23 @@ async fn a_page_ends_before_it_is_too_long_to_send() {
 }
 
 #[tokio::test]
+async fn search_results_end_before_they_are_too_long_to_send() {
+    let house = small(tempfile::tempdir().unwrap()).await;
+    let mut client = Client::connect(house.port).await;
+    let chat = client.call("chat:create", json!({})).await;
+    for _ in 0..3 {
+        // Snippets have whole words.
+        let content = format!("needle {}", "x".repeat(40_000));
+        client
+            .call("chat:add-message", json!({"chatId": chat["id"], "role": "user", "content": content}))
+            .await;
+    }
+    let found = client.call("chat:search", json!({"query": "needle"})).await;
+    assert_eq!(found.as_array().unwrap().len(), 2);
+    house.close().await;
+}
+
+#[tokio::test]
 async fn search_finds_words_marks_them_and_takes_any_text() {
     let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
