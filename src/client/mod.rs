@@ -242,7 +242,12 @@ impl Client {
         if !self.is_connected() {
             return Err(link::closed("not connected"));
         }
-        let payload = payload.into();
+        // The time that the call waits for its turn counts too.
+        let answered = tokio::time::timeout(timeout, self.call(channel, payload.into(), timeout)).await;
+        answered.unwrap_or_else(|_| Err(link::timed_out(channel)))
+    }
+
+    async fn call(&self, channel: &str, payload: Payload, timeout: Duration) -> Result<Payload, WireError> {
         let _place = self.handle.places.acquire().await.map_err(|_| link::closed("not connected"))?;
         let (answer, answered) = oneshot::channel();
         let call = Call { channel: channel.to_owned(), payload, timeout, answer };
