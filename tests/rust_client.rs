@@ -325,6 +325,10 @@ async fn what_goes_wrong_at_first_is_said_and_not_tried_again() {
     let options = ClientOptions { connect_timeout: Duration::from_millis(10), ..fast() };
     let error = Client::connect(&format!("ws://127.0.0.1:{silent}"), options).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    // Whoever does not wait for the end of the attempt has given it up.
+    let client = Client::new(&format!("ws://127.0.0.1:{silent}"), fast()).unwrap();
+    tokio::time::timeout(Duration::from_millis(10), client.open()).await.unwrap_err();
+    assert_eq!(client.connection_state(), ConnectionState::Closed);
 }
 
 #[tokio::test]
