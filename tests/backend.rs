@@ -159,6 +159,23 @@ async fn a_page_ends_before_it_is_too_long_to_send() {
 }
 
 #[tokio::test]
+async fn search_results_end_before_they_are_too_long_to_send() {
+    let house = small(tempfile::tempdir().unwrap()).await;
+    let mut client = Client::connect(house.port).await;
+    let chat = client.call("chat:create", json!({})).await;
+    for _ in 0..3 {
+        // Snippets have whole words.
+        let content = format!("needle {}", "x".repeat(40_000));
+        client
+            .call("chat:add-message", json!({"chatId": chat["id"], "role": "user", "content": content}))
+            .await;
+    }
+    let found = client.call("chat:search", json!({"query": "needle"})).await;
+    assert_eq!(found.as_array().unwrap().len(), 2);
+    house.close().await;
+}
+
+#[tokio::test]
 async fn search_finds_words_marks_them_and_takes_any_text() {
     let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
@@ -297,9 +314,18 @@ async fn the_largest_things_allowed_are_allowed() {
     let value = json!("x".repeat((64 << 10) - 2));
     client.call("settings:set", json!({"key": "k".repeat(256), "value": value})).await;
     assert_eq!(client.call("settings:get", json!({"key": "k".repeat(256)})).await, value);
-    let thousand: Value =
-        (0..999).map(|n| (format!("k{n}"), json!(n))).collect::<serde_json::Map<_, _>>().into();
-    client.call("settings:update", thousand).await;
+    let keys = |count: u32| -> Value {
+        (0..count).map(|n| (format!("k{n}"), json!(n))).collect::<serde_json::Map<_, _>>().into()
+    };
+    client.call("settings:update", keys(999)).await;
+    // The next one is too many, whichever keys that are known are set.
+    let error = client.refuse("settings:update", keys(1000)).await;
+    assert!(error["details"]["got"].as_str().unwrap().starts_with("1001 keys and "), "{error}");
+    client.call("settings:set", json!({"key": "theme", "value": "dark"})).await;
+    client.refuse("settings:set", json!({"key": "one.more", "value": 1})).await;
+    // Of so many none is even tried, which would hold up everybody else.
+    let error = client.refuse("settings:update", keys(2000)).await;
+    assert_eq!(error["details"]["got"], "2000 keys");
     house.close().await;
 }
 

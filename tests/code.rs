@@ -488,6 +488,25 @@ async fn a_file_that_is_cut_replaced_or_removed_is_noticed() {
 }
 
 #[tokio::test]
+async fn a_session_lives_on_in_the_copy_of_its_transcript() {
+    let agent = Agent::new();
+    let lines = [user("u1", None, 1, "Hello"), assistant("a1", Some("u1"), 2, "World")];
+    agent.write("old/s.jsonl", &lines).write("old/t.jsonl", &[user("v1", None, 1, "Another")]);
+    let mut house = Reader::new(agent.folder).await;
+    assert_eq!(house.session("s").await["project"], "old");
+    let folder = house.house.folder.path().to_owned();
+    write_lines(&folder, "new/s.jsonl", &lines);
+    assert_eq!(house.page(json!({"sessionId": "s"})).await, ["u1", "a1"]);
+    fs::remove_dir_all(projects(&folder).join("old")).unwrap();
+    assert_eq!(house.page(json!({"sessionId": "s"})).await, ["u1", "a1"]);
+    let session = house.session("s").await;
+    assert_eq!((&session["project"], &session["messageCount"]), (&json!("new"), &json!(2)));
+    assert_eq!((&session["title"], &session["model"]), (&json!("Hello"), &json!("model-1")));
+    assert_eq!(house.session("t").await, Value::Null);
+    house.close().await;
+}
+
+#[tokio::test]
 async fn a_scan_that_takes_long_does_not_hold_up_a_request() {
     let agent = Agent::new();
     let lines: Vec<String> =

@@ -10,8 +10,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use switchboard::client::{Client, ClientOptions, ConnectionState, Event};
+use switchboard::protocol::handshake;
 use switchboard::{Config, ErrorCode, HandlerError, Payload, RequestContext, Server};
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -324,6 +325,10 @@ async fn what_goes_wrong_at_first_is_said_and_not_tried_again() {
     let options = ClientOptions { connect_timeout: Duration::from_millis(10), ..fast() };
     let error = Client::connect(&format!("ws://127.0.0.1:{silent}"), options).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    // Whoever does not wait for the end of the attempt has given it up.
+    let client = Client::new(&format!("ws://127.0.0.1:{silent}"), fast()).unwrap();
+    tokio::time::timeout(Duration::from_millis(10), client.open()).await.unwrap_err();
+    assert_eq!(client.connection_state(), ConnectionState::Closed);
 }
 
 #[tokio::test]
@@ -356,6 +361,47 @@ async fn a_call_ends_at_its_timeout_and_the_connection_stays() {
     client.send_message("echo", ()).await.unwrap();
     client.disconnect().await;
     server.stop().await;
+}
+
+/// A server that answers the upgrade and never reads again.
+async fn deaf() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        let at = head.to_ascii_lowercase().find("sec-websocket-key: ").unwrap() + 19;
+        let accept = handshake::accept_key(&head.as_bytes()[at..at + 24]);
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_server_that_reads_nothing_holds_up_neither_timeouts_nor_the_farewell() {
+    let mut options = ClientOptions { request_timeout: Duration::from_millis(200), max_pending: 2, ..fast() };
+    options.limits.close_timeout = Duration::from_millis(50);
+    let client = Client::connect(&url(deaf().await), options).await.unwrap();
+    // More than the system buffers: the first waits for its answer, the next for its turn to be sent, the last for a place.
+    let calls = [12_000_000, 1, 1].map(|bytes| {
+        let client = client.clone();
+        tokio::spawn(async move { client.send_message("echo", json!("x".repeat(bytes))).await })
+    });
+    for call in calls {
+        let error = within("the timeout", call).await.unwrap().unwrap_err();
+        assert_eq!(error.code, ErrorCode::Timeout);
+    }
+    within("the end", client.disconnect()).await;
+    assert_eq!(client.connection_state(), ConnectionState::Closed);
 }
 
 #[tokio::test]

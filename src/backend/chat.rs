@@ -450,7 +450,10 @@ fn search(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
          ORDER BY score, best.seq DESC"
     );
     let mut statement = view.connection.prepare_cached(&sql)?;
-    let results = statement.query_map(params![query, chat, limit], |row| {
+    let mut rows = statement.query(params![query, chat, limit])?;
+    let mut results = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
         let result = Object::new()
             .text("chatId", row.get_ref(0)?.as_str()?)
             .text("chatTitle", row.get_ref(1)?.as_str()?)
@@ -459,10 +462,16 @@ fn search(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
             .text("snippet", &marked_html(row.get_ref(4)?.as_str()?))
             // FTS5 counts downwards: the best match has the smallest rank.
             .number("score", -row.get::<_, f64>(5)?)
-            .integer("createdAt", row.get(6)?);
-        Ok(result.finish())
-    })?;
-    Ok(Payload::trusted(array(&results.collect::<Result<Vec<_>, _>>()?)))
+            .integer("createdAt", row.get(6)?)
+            .finish();
+        // A snippet has so many words, but each may be as long as a message.
+        bytes += result.len();
+        if bytes > view.limits.max_page_bytes && !results.is_empty() {
+            break;
+        }
+        results.push(result);
+    }
+    Ok(Payload::trusted(array(&results)))
 }
 
 /// `systemPrompt`: not given, or a text, or null for none.

@@ -187,6 +187,11 @@ fn set(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Payload, WireErro
 }
 
 fn update(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
+    // Before any is stored: other writes wait as long as this one takes.
+    let given = fields.iter().count() as i64;
+    if given > MAX_FOREIGN_KEYS + KNOWN.len() as i64 {
+        return Err(too_many(&format!("{given} keys")));
+    }
     for (key, value) in fields.iter() {
         if !(1..=MAX_KEY_BYTES).contains(&key.len()) {
             let got = format!("{} bytes", key.len());
@@ -247,15 +252,21 @@ fn check_total(connection: &Connection) -> Result<(), WireError> {
     let (keys, bytes): (i64, i64) = connection
         .prepare_cached("SELECT count(*), coalesce(sum(length(CAST(value AS BLOB))), 0) FROM settings")?
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let known = KNOWN.len() as i64;
-    if keys > MAX_FOREIGN_KEYS + known || bytes > MAX_TOTAL_BYTES {
-        return Err(wrong(
-            "payload",
-            &format!("settings of at most {MAX_FOREIGN_KEYS} keys and {MAX_TOTAL_BYTES} bytes in all"),
-            &format!("{keys} keys and {bytes} bytes"),
-        ));
+    let mut foreign = keys;
+    for (key, ..) in KNOWN {
+        foreign -= i64::from(stored(connection, key)?.is_some());
+    }
+    if foreign > MAX_FOREIGN_KEYS || bytes > MAX_TOTAL_BYTES {
+        return Err(too_many(&format!("{foreign} keys and {bytes} bytes")));
     }
     Ok(())
+}
+
+fn too_many(got: &str) -> WireError {
+    let expected = format!(
+        "settings of at most {MAX_FOREIGN_KEYS} keys that are not known and {MAX_TOTAL_BYTES} bytes in all"
+    );
+    wrong("payload", &expected, got)
 }
 
 /// Every setting, by key.

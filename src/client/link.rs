@@ -1,7 +1,7 @@
 //! The client's task: one connection after the other until it is told to end. In: commands, bytes, time. Out: bytes,
 //! answers, events. What the bytes mean is decided by the [`Caller`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
@@ -156,6 +156,10 @@ pub(super) fn closed(message: &'static str) -> WireError {
     WireError::with_code(ErrorCode::ConnectionClosed, message)
 }
 
+pub(super) fn timed_out(channel: &str) -> WireError {
+    WireError::with_code(ErrorCode::Timeout, format!("no answer in time on {channel}"))
+}
+
 /// One connection.
 struct Link<'a> {
     shared: &'a Shared,
@@ -168,6 +172,8 @@ struct Link<'a> {
     out: Vec<u8>,
     sent: usize,
     answers: HashMap<Uuid, oneshot::Sender<Result<Payload, WireError>>>,
+    /// Calls for which there is no room in `out` yet.
+    waiting: VecDeque<Call>,
     sleep: Pin<Box<Sleep>>,
     /// Set once a handle asked to disconnect, or there is none any more.
     asked: Option<Option<oneshot::Sender<()>>>,
@@ -193,6 +199,7 @@ impl<'a> Link<'a> {
             out: Vec::new(),
             sent: 0,
             answers: HashMap::new(),
+            waiting: VecDeque::new(),
             sleep: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
             asked: None,
             farewell: None,
@@ -239,14 +246,30 @@ impl<'a> Link<'a> {
         })
     }
 
+    /// Takes every command, so that a server that reads nothing does not hold up a farewell.
     fn take_commands(&mut self, now: Now, cx: &mut Context<'_>) {
-        while self.asked.is_none() && self.out.len() - self.sent < MAX_UNSENT_BYTES {
+        while self.asked.is_none() {
             match self.commands.poll_recv(cx) {
-                Poll::Pending => return,
-                Poll::Ready(Some(Command::Call(call))) => self.start(now, call),
+                Poll::Pending => break,
+                Poll::Ready(Some(Command::Call(call))) => {
+                    if self.waiting.len() == self.waiting.capacity() {
+                        // Those that nobody waits for any more make room.
+                        self.waiting.retain(|call| !call.answer.is_closed());
+                    }
+                    self.waiting.push_back(call);
+                    self.start_waiting(now);
+                }
                 Poll::Ready(Some(Command::Disconnect(done))) => self.close(now, Some(done)),
                 Poll::Ready(None) => self.close(now, None),
             }
+        }
+        self.start_waiting(now);
+    }
+
+    fn start_waiting(&mut self, now: Now) {
+        while self.asked.is_none() && self.out.len() - self.sent < MAX_UNSENT_BYTES {
+            let Some(call) = self.waiting.pop_front() else { return };
+            self.start(now, call);
         }
     }
 

@@ -206,12 +206,11 @@ impl Client {
         }
         // A task that waits to try again would open a second connection.
         self.end_task().await;
-        self.shared.enter(ConnectionState::Connecting);
-        let connected =
-            link::open(&self.shared).await.inspect_err(|_| self.shared.enter(ConnectionState::Closed))?;
+        let attempt = Attempt::begin(&self.shared);
+        let connected = link::open(&self.shared).await?;
         let (sender, commands) = mpsc::unbounded_channel();
         *self.commands() = Some(sender);
-        self.shared.enter(ConnectionState::Open);
+        attempt.succeed();
         tokio::spawn(link::run(self.shared.clone(), commands, connected));
         Ok(())
     }
@@ -242,7 +241,12 @@ impl Client {
         if !self.is_connected() {
             return Err(link::closed("not connected"));
         }
-        let payload = payload.into();
+        // The time that the call waits for its turn counts too.
+        let answered = tokio::time::timeout(timeout, self.call(channel, payload.into(), timeout)).await;
+        answered.unwrap_or_else(|_| Err(link::timed_out(channel)))
+    }
+
+    async fn call(&self, channel: &str, payload: Payload, timeout: Duration) -> Result<Payload, WireError> {
         let _place = self.handle.places.acquire().await.map_err(|_| link::closed("not connected"))?;
         let (answer, answered) = oneshot::channel();
         let call = Call { channel: channel.to_owned(), payload, timeout, answer };
@@ -304,6 +308,27 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("state", &self.connection_state()).finish_non_exhaustive()
+    }
+}
+
+/// An attempt to connect. Where it ends without success, as when nobody waits for it any more, there is no connection.
+struct Attempt<'a>(&'a Shared);
+
+impl<'a> Attempt<'a> {
+    fn begin(shared: &'a Shared) -> Attempt<'a> {
+        shared.enter(ConnectionState::Connecting);
+        Attempt(shared)
+    }
+
+    fn succeed(self) {
+        self.0.enter(ConnectionState::Open);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.0.enter(ConnectionState::Closed);
     }
 }
 

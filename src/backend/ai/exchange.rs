@@ -214,6 +214,9 @@ impl Answer {
         if self.bytes > max_bytes {
             return Err(Failure::new(format!("the answer is longer than {max_bytes} bytes")));
         }
+        if matches!(chunk, Chunk::ToolUse(_)) && self.tools.len() >= MAX_TOOLS {
+            return Err(Failure::new(format!("more than {MAX_TOOLS} tools in one answer")));
+        }
         match chunk {
             Chunk::Text(text) => self.text.push_str(text),
             Chunk::ToolUse(tool) => self.tools.push(tool.clone()),
@@ -287,5 +290,10 @@ mod tests {
         assert!(answer.take(&Chunk::Thinking("4".to_owned()), 4).is_ok());
         assert!(answer.take(&Chunk::Thinking("5".to_owned()), 4).is_err());
         assert_eq!(answer.text, "123");
+        // What stands around a tool would add up, however little it says.
+        let tool = Chunk::ToolUse(ToolUse { id: String::new(), name: String::new(), input: String::new() });
+        let mut answer = Answer::default();
+        assert!((0..MAX_TOOLS).all(|_| answer.take(&tool, 4).is_ok()));
+        assert!(answer.take(&tool, 4).is_err());
     }
 }

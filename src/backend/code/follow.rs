@@ -123,14 +123,23 @@ impl Code {
         let walk = tokio::task::spawn_blocking(move || scan::walk(&start, max_files)).await?;
         let known = self.read(index::known).await?;
         let found: HashSet<&str> = walk.found.iter().map(|found| found.path.as_str()).collect();
+        let mut forgotten = HashSet::new();
         for path in known.keys().filter(|path| !found.contains(path.as_str())) {
             // Of what is in a folder that cannot be read nobody knows whether it is gone.
-            if !walk.unreadable.iter().any(|unreadable| path.starts_with(unreadable.as_str())) {
+            if walk.unreadable.iter().any(|unreadable| path.starts_with(unreadable.as_str())) {
+                continue;
+            }
+            let gone = path.clone();
+            let mut beside = self.read(move |view| index::beside(view, &gone)).await?;
+            // What it said may stand in the others of its session too, so they are read again.
+            beside.retain(|other| found.contains(other.as_str()));
+            for path in beside.iter().chain([path]) {
                 self.forget(server, path).await?;
             }
+            forgotten.extend(beside);
         }
         for found in &walk.found {
-            if known.get(&found.path) != Some(&found.stamp) {
+            if forgotten.contains(&found.path) || known.get(&found.path) != Some(&found.stamp) {
                 self.read_file(server, &folder, found).await?;
             }
         }

@@ -137,6 +137,16 @@ pub(super) fn progress(view: &View<'_>, path: &str) -> Result<Option<Progress>, 
     Ok(progress.optional()?)
 }
 
+/// The other files of a file's session. What several of them say is known of the one that was read first.
+pub(super) fn beside(view: &View<'_>, path: &str) -> Result<Vec<String>, WireError> {
+    let mut statement = view.connection.prepare_cached(
+        "SELECT other.path FROM code_files file JOIN code_files other ON other.session = file.session
+         WHERE file.path = ?1 AND other.path <> ?1",
+    )?;
+    let paths = statement.query_map([path], |row| row.get(0))?;
+    Ok(paths.collect::<Result<_, _>>()?)
+}
+
 /// A stamp in three columns.
 fn stamp(row: &Row<'_>, first: usize) -> rusqlite::Result<Stamp> {
     Ok(Stamp {

@@ -64,6 +64,9 @@ impl Default for DbLimits {
 
 /// Most writes that share one transaction.
 const MAX_BATCH: usize = 256;
+/// Where a transaction ends, by the events that its writes have for everyone, in bytes. They go out at once, and a client
+/// for which more waits than its outbox holds (4 MiB) is closed, though it reads as fast as it can.
+const MAX_BATCH_EVENT_BYTES: usize = 256 << 10;
 
 /// An open database. A clone is another handle to the same one.
 #[derive(Clone)]
@@ -90,6 +93,8 @@ enum Order {
 trait Job: Send {
     /// Makes the changes; `false` asks to undo them.
     fn run(&mut self, connection: &Connection) -> bool;
+    /// How much it is going to tell everyone, in bytes.
+    fn event_bytes(&self) -> usize;
     /// Tells what became of it; `Err` says why nothing of it is on the disk.
     fn finish(self: Box<Self>, committed: Result<(), &str>);
 }
@@ -311,6 +316,10 @@ where
         self.result.is_ok()
     }
 
+    fn event_bytes(&self) -> usize {
+        self.events.iter().filter_map(|(_, payload)| payload.as_str()).map(str::len).sum()
+    }
+
     fn finish(self: Box<Self>, committed: Result<(), &str>) {
         let result = match (self.result, committed) {
             (Ok(_), Err(cause)) => Err(WireError::new(format!("nothing was saved: {cause}"))),
@@ -346,6 +355,10 @@ where
         self.result.is_ok()
     }
 
+    fn event_bytes(&self) -> usize {
+        0
+    }
+
     fn finish(self: Box<Self>, committed: Result<(), &str>) {
         let not_saved = |cause| WireError::new(format!("nothing was saved: {cause}"));
         let result = self.result.and(committed.map_err(not_saved));
@@ -379,16 +392,22 @@ fn write_loop(connection: Connection, mut orders: mpsc::Receiver<Order>) {
     }
 }
 
-/// Does the jobs in order, commits, and tells each what became of it.
+/// Does the jobs in order, commits, and tells each what became of it. Those that have much to tell are committed a few at
+/// a time.
 fn write_batch(connection: &Connection, jobs: Vec<Box<dyn Job>>) {
     let mut jobs = jobs.into_iter();
     while let Some(first) = jobs.next() {
         let mut done = vec![first];
+        let mut event_bytes = 0;
         let committed = (|| {
             connection.execute_batch("BEGIN IMMEDIATE")?;
             loop {
                 if let Some(job) = done.last_mut() {
                     run_alone(connection, job.as_mut())?;
+                    event_bytes += job.event_bytes();
+                }
+                if event_bytes >= MAX_BATCH_EVENT_BYTES {
+                    break;
                 }
                 match jobs.next() {
                     Some(job) => done.push(job),
@@ -443,4 +462,51 @@ fn internal_error() -> WireError {
 pub(super) fn unix_ms() -> i64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(unix.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A job that says what is done with it.
+    struct Told {
+        event_bytes: usize,
+        log: Arc<Mutex<String>>,
+    }
+
+    impl Job for Told {
+        fn run(&mut self, connection: &Connection) -> bool {
+            assert!(!connection.is_autocommit());
+            lock(&self.log).push('r');
+            true
+        }
+
+        fn event_bytes(&self) -> usize {
+            self.event_bytes
+        }
+
+        fn finish(self: Box<Self>, committed: Result<(), &str>) {
+            assert_eq!(committed, Ok(()));
+            lock(&self.log).push('f');
+        }
+    }
+
+    #[test]
+    fn writes_share_a_transaction_until_they_have_much_to_tell() {
+        const HALF: usize = MAX_BATCH_EVENT_BYTES / 2;
+        for (event_bytes, expected) in [
+            (&[0; 5][..], "rrrrrfffff"),
+            (&[HALF - 1; 5], "rrrfffrrff"),
+            (&[HALF; 5], "rrffrrffrf"),
+            (&[0, 9 * HALF, 9 * HALF], "rrffrf"),
+        ] {
+            let log = Arc::new(Mutex::new(String::new()));
+            let told = |event_bytes: &usize| -> Box<dyn Job> {
+                Box::new(Told { event_bytes: *event_bytes, log: log.clone() })
+            };
+            let connection = Connection::open_in_memory().unwrap();
+            write_batch(&connection, event_bytes.iter().map(told).collect());
+            assert_eq!(*lock(&log), expected);
+        }
+    }
 }
