@@ -176,7 +176,7 @@ pub fn check_origin(head: &Head<'_>, rules: &AccessRules<'_>) -> Result<(), Refu
     }
     let Some((_, authority)) = origin.split_once("://") else { return Err(Refusal::Origin) };
     let allowed = if rules.loopback {
-        is_loopback(without_port(authority))
+        without_port(authority).is_some_and(is_loopback)
     } else {
         // The server's own pages. A name counts only if it was listed: any name can be made to point here.
         let host = host_name(head)?;
@@ -301,17 +301,19 @@ fn host_name<'a>(head: &Head<'a>) -> Result<&'a str, Refusal> {
     let Ok(Some(host)) = head.single("host") else {
         return Err(Refusal::Broken("Host is missing or twice there"));
     };
-    let host = std::str::from_utf8(host).map_err(|_| Refusal::Host)?;
-    Ok(without_port(host.trim_ascii()))
+    std::str::from_utf8(host).ok().and_then(|host| without_port(host.trim_ascii())).ok_or(Refusal::Host)
 }
 
-/// `[::1]:3001` and `localhost:3001` without the port. Brackets stay.
-fn without_port(authority: &str) -> &str {
-    let end = authority.rfind(']').map_or(0, |bracket| bracket + 1);
-    match authority.get(end..).and_then(|rest| rest.find(':')) {
-        Some(colon) => authority.get(..end + colon).unwrap_or(authority),
-        None => authority,
-    }
+/// The host of `[::1]:3001` or `localhost:3001` (RFC 3986, section 3.2). Brackets stay.
+fn without_port(authority: &str) -> Option<&str> {
+    let end = if authority.starts_with('[') {
+        authority.find(']')? + 1
+    } else {
+        authority.find(':').unwrap_or(authority.len())
+    };
+    let (host, port) = authority.split_at_checked(end)?;
+    let is_port = |port: &str| port.bytes().all(|digit| digit.is_ascii_digit());
+    (port.is_empty() || port.strip_prefix(':').is_some_and(is_port)).then_some(host)
 }
 
 fn address(host: &str) -> Option<IpAddr> {
@@ -502,6 +504,12 @@ mod tests {
             "[::2]",
             "notlocalhost",
             ":80",
+            "::1",
+            "[::1",
+            "[::1]x",
+            "[::1]:1]",
+            "localhost:80x",
+            "localhost:1:1",
         ] {
             assert_eq!(refusal(&[("Host", host.as_bytes())], &LOCAL), Some(Refusal::Host), "{host}");
             let origin = format!("https://{host}");

@@ -135,10 +135,7 @@ fn is_16_bytes(key: &str) -> bool {
 }
 
 fn host_may_pass(host: &str, rules: &AccessRules<'_>) -> bool {
-    let name = name_of(trim(host));
-    if !is_utf8(host) {
-        return false;
-    }
+    let (true, Some(name)) = (is_utf8(host), name_of(trim(host))) else { return false };
     if rules.allow_hosts.iter().any(|allowed| allowed.to_ascii_lowercase() == name) || is_this_machine(&name)
     {
         return true;
@@ -157,10 +154,10 @@ fn origin_may_pass(origin: &str, host: &str, rules: &AccessRules<'_>) -> bool {
     }
     let Some((_, authority)) = origin.split_once("://") else { return false };
     if rules.loopback {
-        return is_this_machine(&name_of(authority));
+        return name_of(authority).is_some_and(|name| is_this_machine(&name));
     }
     let host = trim(host).to_ascii_lowercase();
-    let name = name_of(&host);
+    let Some(name) = name_of(&host) else { return false };
     authority == host && (address(&name).is_some() || rules.allow_hosts.contains(&name))
 }
 
@@ -168,15 +165,20 @@ fn is_utf8(latin1: &str) -> bool {
     String::from_utf8(latin1.chars().map(|c| c as u8).collect()).is_ok()
 }
 
-/// The host in `host:port` or `[address]:port`, in lower case.
-fn name_of(authority: &str) -> String {
-    let end = match authority.find(']') {
-        Some(bracket) => bracket + 1,
-        None => authority.find(':').unwrap_or(authority.len()),
+/// The host in `host:port` or `[address]:port`, in lower case, if nothing but a number stands behind it.
+fn name_of(authority: &str) -> Option<String> {
+    let bracketed = authority.strip_prefix('[').map(|rest| rest.split_once(']'));
+    let (name, rest) = match bracketed {
+        Some(literal) => literal.map(|(literal, rest)| (format!("[{literal}]"), rest))?,
+        None => {
+            let name: String = authority.chars().take_while(|c| *c != ':').collect();
+            let rest = &authority[name.len()..];
+            (name, rest)
+        }
     };
-    let rest = &authority[end..];
-    let odd = !rest.is_empty() && !rest.starts_with(':');
-    if odd { authority } else { &authority[..end] }.to_ascii_lowercase()
+    let port = rest.strip_prefix(':').unwrap_or_default();
+    let whole = rest.is_empty() || rest.starts_with(':');
+    (whole && port.chars().all(|c| c.is_ascii_digit())).then(|| name.to_ascii_lowercase())
 }
 
 /// A name or address that never leaves the machine.
