@@ -222,7 +222,7 @@ async fn under_load_a_signal_ends_every_client_with_its_answers_and_a_close_fram
 /// The server's command under a limit of the shell's.
 fn limited(limit: &str, data: &Path) -> Command {
     let serve = program::command(data);
-    let mut command = Command::new("sh");
+    let mut command = program::without_settings(Command::new("sh"));
     command.arg("-c").arg(format!("trap '' XFSZ; ulimit {limit}; exec \"$0\" \"$@\""));
     command.arg(serve.get_program()).args(serve.get_args());
     command
@@ -283,7 +283,7 @@ async fn a_client_whose_process_stands_still_is_closed_and_comes_back_when_it_go
     config.limits.max_outbox_bytes = 1 << 20;
     config.limits.close_timeout = std::time::Duration::from_millis(100);
     let (server, port) = socket::start(config).await;
-    let mut listener = Command::new(env!("CARGO_BIN_EXE_switchboard"))
+    let mut listener = program::without_settings(Command::new(env!("CARGO_BIN_EXE_switchboard")))
         .args(["listen", &format!("ws://localhost:{port}"), "c"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())

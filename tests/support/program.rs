@@ -12,8 +12,13 @@ pub struct Program {
 
 /// The server's command, with none of this process's settings.
 pub fn command(data_dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));
+    let mut command = without_settings(Command::new(env!("CARGO_BIN_EXE_switchboard")));
     command.args(["serve", "--port", "0", "--rate-limit", "1000000", "--data-dir"]).arg(data_dir);
+    command
+}
+
+/// A command with none of the settings that this process may have in its environment.
+pub fn without_settings(mut command: Command) -> Command {
     for name in ["WS_PORT", "WS_HOST", "SWITCHBOARD_TOKEN", "SWITCHBOARD_DATA_DIR"] {
         command.env_remove(name);
     }
