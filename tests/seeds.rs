@@ -39,13 +39,17 @@ const MUTATIONS: usize = 2000;
 
 /// The inputs of a target by name. A missing folder is an error; files that begin with a dot are no inputs.
 fn inputs(kind: &str, target: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind).join(target);
+    inputs_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind), target)
+}
+
+fn inputs_below(folder: &Path, target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = folder.join(target);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut inputs: Vec<(String, Vec<u8>)> = entries
         .map(|entry| entry.expect("a readable folder"))
         .map(|entry| (entry.file_name().into_string().expect("a name of ASCII"), entry.path()))
         .filter(|(name, _)| !name.starts_with('.'))
-        .map(|(name, path)| (format!("{kind}/{target}/{name}"), fs::read(path).expect("a readable file")))
+        .map(|(_, path)| (path.display().to_string(), fs::read(path).expect("a readable file")))
         .collect();
     inputs.sort();
     inputs
@@ -57,12 +61,17 @@ fn check(property: Property, input: &[u8], name: &str) {
     }
 }
 
+/// `CORPUS=fuzz/corpus` adds what the fuzzers have learned.
 #[test]
 fn every_seed_and_every_old_find_holds() {
+    let corpus = std::env::var_os("CORPUS");
     for &(target, property) in TARGETS {
         let seeds = inputs("seeds", target);
         assert!(!seeds.is_empty(), "{target} has no seeds");
-        for (name, input) in seeds.iter().chain(&inputs("regressions", target)) {
+        let learned = corpus.as_ref().map(|folder| inputs_below(Path::new(folder), target));
+        for (name, input) in
+            seeds.iter().chain(&inputs("regressions", target)).chain(learned.iter().flatten())
+        {
             check(property, input, name);
         }
         check(property, b"", target);
