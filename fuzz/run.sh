@@ -1,5 +1,6 @@
 #!/bin/sh
-# Fuzzes: ./fuzz/run.sh [SECONDS] [TARGET...]; 60 seconds and every target unless told otherwise.
+# Fuzzes: ./fuzz/run.sh [SECONDS] [TARGET...]; 60 seconds and every target unless told otherwise. Then makes each corpus as
+# small as it can be, and says which lines of src/protocol the inputs of all of them reach.
 # Ends at the first finding; libFuzzer prints where the input lies, below fuzz/artifacts.
 set -eu
 cd "$(dirname "$0")/.."
@@ -11,6 +12,7 @@ case "${1:-}" in
     shift
     ;;
 esac
+all=$#
 [ $# -gt 0 ] || set -- json envelope frames connection session caller upgrade transcript sse tar
 
 for target; do
@@ -31,4 +33,15 @@ for target; do
     cargo +nightly fuzz run --sanitizer none "$target" "$corpus" $seeds -- \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len="$longest" \
         -dict=fuzz/dictionary.txt -print_final_stats=1
+    echo "== $target: the corpus made small"
+    rm -rf "$corpus.small"
+    mkdir "$corpus.small"
+    cargo +nightly fuzz run --sanitizer none "$target" "$corpus.small" "$corpus" -- -merge=1 2>&1 | tail -n 1
+    rm -r "$corpus"
+    mv "$corpus.small" "$corpus"
 done
+
+if [ "$all" = 0 ]; then
+    echo "== lines of src/protocol that are reached"
+    fuzz/coverage.sh fuzz/corpus || [ $? = 77 ]
+fi

@@ -14,7 +14,9 @@ use switchboard::protocol::frame::{FrameError, Header, Role};
 use switchboard::protocol::handshake::{self, AccessRules, Head};
 use switchboard::protocol::json::{self, Shape};
 use switchboard::protocol::outbox::Outbox;
+use switchboard::protocol::payload::Payload;
 use switchboard::protocol::time::{Millis, Now};
+use switchboard::protocol::uuid::Uuid;
 
 type Property = fn(&[u8]);
 
@@ -159,6 +161,10 @@ fn each_property_can_fail() {
     can_fail("json: strings", |wrong| {
         properties::json::string_says("\"a\\u000a\"", if wrong { "a" } else { "a\n" });
     });
+    can_fail("json: payloads", |wrong| {
+        let made = Payload::from_json(if wrong { "[1]" } else { "[1,2]" });
+        properties::json::payload_is_the_text("[1,2]", made, Ok(()));
+    });
     can_fail("envelope: members", |wrong| {
         let text = r#"{"type":"event","channel":"c","payload":1,"payload":2}"#;
         let mut decoded = Envelope::decode(text);
@@ -194,6 +200,13 @@ fn each_property_can_fail() {
     can_fail("caller: the end of a call", |wrong| {
         let now = Millis(if wrong { 999 } else { 1000 });
         properties::caller::ended(Some(Millis(1000)), properties::caller::Ending::TimedOut, now);
+    });
+    can_fail("caller: ids", |wrong| {
+        let text = "6ba7b810-9DAD-41d1-80b4-00c04fd430c8";
+        properties::caller::ids_are_read(text.as_bytes(), |text| match wrong {
+            true => "6ba7b810-9dad-41d1-80b4-00c04fd430c9".parse::<Uuid>(),
+            false => text.parse(),
+        });
     });
     can_fail("connection: what tungstenite says", |wrong| {
         let scene =
@@ -252,6 +265,16 @@ fn each_property_can_fail() {
             head.headers.push(("origin", b"https://evil.example"));
         }
         properties::upgrade::verdict_is_right(&head, &rules, &verdict);
+    });
+    can_fail("upgrade: an answer", |wrong| {
+        let head = Head { method: "GET", http_1_1: true, query: None, headers: Vec::new() };
+        let verdict = if wrong { Ok(()) } else { handshake::check_answer(&head, "") };
+        properties::upgrade::answer_is_judged_right(&head, verdict);
+    });
+    can_fail("upgrade: the token", |wrong| {
+        let headers: Vec<(&str, &[u8])> = vec![("authorization", b"Bearer s3cret")];
+        let head = Head { method: "GET", http_1_1: true, query: None, headers };
+        properties::upgrade::token_is_judged_right(&head, Some("s3cret"), (!wrong, true));
     });
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use switchboard::protocol::backoff::{Backoff, MAX_DELAY};
 use switchboard::protocol::caller::{Caller, CallerLimits, Incoming};
 use switchboard::protocol::connection::{Connection, Event};
 use switchboard::protocol::envelope::{Envelope, Kind};
@@ -19,8 +20,11 @@ const MAX_MESSAGE_BYTES: usize = 1 << 10;
 /// server reads as the requests that were made, in order, and nothing follows a close frame. The next deadline is never
 /// in the past once it was served.
 ///
-/// The bytes are steps; what a step is, [`Harness::step`] says.
+/// The bytes are steps; what a step is, [`Harness::step`] says. They are looked at as an id and as chances for the pauses
+/// between attempts to reconnect, too.
 pub fn caller(data: &[u8]) {
+    ids_are_read(data, <Uuid as std::str::FromStr>::from_str);
+    pauses_are_in_bounds(data);
     let mut choices = Choices::new(data);
     let mut harness = Harness::new();
     while !choices.is_empty() && !harness.cut_off {
@@ -225,6 +229,50 @@ impl Harness {
 pub fn ended(until: Option<Millis>, ending: Ending, now: Millis) {
     let until = until.expect("a call ends that is not under way");
     assert!(ending == Ending::Answered || now >= until, "a call has ended before its deadline");
+}
+
+/// RFC 9562, section 4: 8-4-4-4-12 hexadecimal digits, of either case; written in lower case.
+pub fn ids_are_read<E: std::fmt::Display>(data: &[u8], read: impl Fn(&str) -> Result<Uuid, E>) {
+    for length in [36, data.len()] {
+        let text = String::from_utf8_lossy(data.get(..length).unwrap_or_default());
+        let groups: Vec<&str> = text.split('-').collect();
+        let lengths: Vec<usize> = groups.iter().map(|group| group.len()).collect();
+        let hex = groups.concat().bytes().all(|byte| byte.is_ascii_hexdigit());
+        let right = lengths == [8, 4, 4, 4, 12] && hex;
+        match read(&text) {
+            Ok(id) => assert!(right && id.to_string() == text.to_lowercase(), "{text:?} is read as {id}"),
+            Err(error) => assert!(!right && error.to_string().contains("36"), "{text:?} is not read"),
+        }
+    }
+    let random: [u8; 16] = std::array::from_fn(|at| data.get(at).copied().unwrap_or_default());
+    let id = Uuid::from_random(random);
+    assert_eq!(read(&id.to_string()).ok(), Some(id));
+    let kept = |at: usize| [0xff, 0x0f, 0x3f][usize::from(at == 6) + 2 * usize::from(at == 8)];
+    let same = id.as_bytes().iter().zip(random).enumerate();
+    assert!(same.into_iter().all(|(at, (ours, theirs))| (ours ^ theirs) & kept(at) == 0));
+    assert_eq!((id.as_bytes()[6] >> 4, id.as_bytes()[8] >> 6), (4, 2));
+}
+
+/// Each pause is half as long again as the last, give or take a fifth and up to the longest, until it is enough.
+fn pauses_are_in_bounds(data: &[u8]) {
+    let mut choices = Choices::new(data);
+    let interval = choices.pick(&[1000, 1, 0, 20_000, 60_000]);
+    let most = choices.pick(&[10, 0, 1, 200]);
+    let mut backoff = Backoff::new(Duration::from_millis(interval), most);
+    let mut expected = interval as f64;
+    for attempt in 0..250 {
+        assert_eq!(backoff.attempts(), attempt.min(most));
+        let pause = backoff.next_delay(u32::from_be_bytes(choices.word()));
+        assert_eq!(pause.is_some(), attempt < most, "attempt {attempt} of {most}");
+        if let Some(pause) = pause {
+            let (pause, about) = (pause.as_secs_f64() * 1000.0, expected.min(MAX_DELAY.as_millis() as f64));
+            assert!((0.799 * about..=1.201 * about).contains(&pause), "{pause} ms, about {about} are due");
+        }
+        expected *= 1.5;
+    }
+    backoff.reset();
+    assert_eq!(backoff.attempts(), 0);
+    assert_eq!(backoff.next_delay(0).is_some(), most > 0);
 }
 
 fn framed(text: &str) -> Vec<u8> {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use switchboard::protocol::envelope::{
     self, Body, Envelope, EnvelopeError, EnvelopeErrorKind, Kind, MAX_CHANNEL_BYTES, MAX_ID_BYTES, Timestamp,
 };
-use switchboard::protocol::json::{self, Shape};
+use switchboard::protocol::json::{self, JsonError, Shape};
 
 use super::json::mend;
 use super::offset;
@@ -29,6 +29,13 @@ pub fn envelope(data: &[u8]) {
 
 pub fn decoded_is_what_the_text_says(text: &str, decoded: Result<Envelope<'_>, EnvelopeError<'_>>) {
     assert_eq!(decoded, naive(text), "{text:?}");
+    if let Err(EnvelopeError { kind, .. }) = decoded {
+        let at = match kind {
+            EnvelopeErrorKind::Json(JsonError { at, .. }) | EnvelopeErrorKind::NotAnObject { at } => at,
+            EnvelopeErrorKind::Missing { at, .. } | EnvelopeErrorKind::Invalid { at, .. } => at,
+        };
+        assert!(kind.to_string().contains(&format!("byte {at}")), "{kind} does not say where");
+    }
     let (Ok(envelope), Ok(members)) = (decoded, serde_json::from_str::<Map<String, Value>>(&mend(text)))
     else {
         return;

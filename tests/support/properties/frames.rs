@@ -34,6 +34,8 @@ pub fn header_is_right(role: Role, bytes: &[u8], decoded: Result<Option<Header>,
         (Err(fault), parsed) => {
             assert!(faults.contains(&fault), "{bytes:02x?} does not break the rule of {fault:?}");
             assert!(at_once(&fault) || !matches!(parsed, Ok(None)), "{bytes:02x?} is not all there");
+            // Behind the code, as the reason in a close frame.
+            assert!((1..=frame::MAX_CONTROL_BYTES - 2).contains(&fault.as_str().len()));
         }
         (Ok(None), parsed) => {
             assert!(matches!(parsed, Ok(None)), "{bytes:02x?} is all there");

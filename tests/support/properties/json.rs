@@ -1,13 +1,15 @@
 //! The JSON scanner against `serde_json`.
 
 use serde_json::{Deserializer, Map, Value};
+use switchboard::protocol::error::WireError;
 use switchboard::protocol::json::{self, JsonError, JsonErrorKind, MAX_DEPTH, Member, Shape};
+use switchboard::protocol::payload::Payload;
 
 use super::offset;
 
 /// What we accept is what `serde_json` accepts, lone surrogates and one level of depth aside; the place of an error is
-/// the first byte that cannot stand there; members are those of `serde_json`'s map, cut out of the text exactly; and
-/// strings come back as they were written.
+/// the first byte that cannot stand there; members are those of `serde_json`'s map, cut out of the text exactly;
+/// strings come back as they were written; and a payload is its text, and the value that `serde_json` reads in it.
 pub fn json(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let verdict = json::validate(&text);
@@ -24,6 +26,7 @@ pub fn json(data: &[u8]) {
     let mut written = String::new();
     json::write_string(&mut written, &text);
     string_says(&written, &text);
+    payload_is_the_text(&text, Payload::from_json(&*text), verdict);
 }
 
 /// The same text with each lone surrogate escape turned into an `A`. All lengths stay.
@@ -131,6 +134,7 @@ pub fn verdict_is_that_of_serde_json(text: &str, verdict: Result<(), JsonError>)
 pub fn error_stands_at_the_first_wrong_byte(text: &str, verdict: Result<(), JsonError>) {
     let Err(error) = verdict else { return };
     let before = text.get(..error.at).expect("an error stands beside a character");
+    assert!(error.to_string().contains(&format!("byte {}", error.at)), "{error} does not say where");
     match json::validate(before) {
         // `0` before `01`, a value before what follows it.
         Ok(()) => assert!(matches!(error.kind, JsonErrorKind::InvalidNumber | JsonErrorKind::TrailingData)),
@@ -229,4 +233,37 @@ pub fn string_says(written: &str, meaning: &str) {
     assert_eq!(json::validate(written), Ok(()));
     let content = json::string_content(written).expect("it stands in quotes");
     assert_eq!(json::unescape(content).as_deref(), Some(meaning));
+}
+
+/// A payload is made of JSON alone, shows nothing of itself in a log, and a handler's `?` hands its errors on.
+pub fn payload_is_the_text(text: &str, made: Result<Payload, JsonError>, verdict: Result<(), JsonError>) {
+    assert_eq!(made.as_ref().map(|_| ()).map_err(|error| *error), verdict, "{text:?}");
+    let payload = match made {
+        Ok(payload) => payload,
+        Err(error) => return is_handed_on(WireError::from(error), &error.to_string()),
+    };
+    assert_eq!((payload.as_str(), payload.is_none()), (Some(text), false));
+    assert_eq!(format!("{payload:?}"), format!("Payload({} bytes)", text.len()));
+    match (payload.parse(), serde_json::from_str::<Value>(text)) {
+        (Ok(value), Ok(expected)) => {
+            assert_eq!(value, expected, "{text:?}");
+            assert_eq!(Payload::from(value).as_str(), Some(expected.to_string().as_str()));
+        }
+        (Err(error), Err(theirs)) => {
+            is_handed_on(error.into(), &format!("payload cannot be read: {theirs}"));
+        }
+        (ours, theirs) => panic!("{text:?} is {ours:?}, and {theirs:?} to serde_json"),
+    }
+    let none = Payload::from(());
+    assert!(none.is_none() && none.parse().is_ok_and(|value| value.is_null()));
+    assert_eq!(format!("{none:?}"), "Payload(none)");
+}
+
+fn is_handed_on(error: WireError, message: &str) {
+    let (said, shown) = (format!("HANDLER_ERROR: {message}"), format!("{error:?}"));
+    assert_eq!(error.to_string(), said);
+    let any: Box<dyn std::error::Error> = error.clone().into();
+    let on_any_thread: Box<dyn std::error::Error + Send + Sync> = error.into();
+    assert_eq!((any.to_string(), on_any_thread.to_string()), (said.clone(), said));
+    assert_eq!((format!("{any:?}"), format!("{on_any_thread:?}")), (shown.clone(), shown));
 }

@@ -58,6 +58,7 @@ struct Parked {
 
 struct Harness {
     session: Session,
+    id: Uuid,
     rules: Arc<Rules>,
     now: Now,
     /// The same bytes, read by the connection machine alone: it says which messages there are.
@@ -111,6 +112,7 @@ impl Harness {
         let id = Uuid::from_random([setup; 16]);
         let mut harness = Harness {
             session: Session::new(rules.clone(), id, authenticated, START),
+            id,
             shadow: Connection::server(rules.limits.max_message_bytes),
             rules,
             now,
@@ -354,7 +356,9 @@ impl Harness {
         assert_eq!((request.raw_id(), request.raw_channel()), (id, envelope.channel));
         assert_eq!(request.payload().as_str(), envelope.payload);
         assert_eq!(request.channel(), name);
-        assert_eq!(request.id().to_string(), json::unescape(id).as_deref().unwrap_or(id));
+        let meant = json::unescape(id).unwrap_or(id.into());
+        assert_eq!(request.id().to_string(), meant);
+        assert_eq!(format!("{:?}", request.id()), format!("RequestId({meant})"));
         self.accepted += 1;
         self.handle(request, choices);
     }
@@ -644,6 +648,10 @@ impl Harness {
         assert_eq!(self.session.is_finished(), self.shadow.is_closed());
         assert_eq!(self.said_close, !self.shadow.is_open());
         assert_eq!(self.session.last_byte(), self.last_byte);
+        assert_eq!(self.session.id(), self.id);
+        assert_eq!(self.session.is_failed(), self.shadow.is_failed());
+        assert_eq!(self.session.closing_until(), self.closing_until);
+        assert_eq!(self.session.rate().ends_at(), self.window_ends);
         let used = match self.window_ends {
             Some(ends) if self.now.at < ends => self.in_window,
             _ => 0,

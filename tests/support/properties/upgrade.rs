@@ -9,10 +9,15 @@ use switchboard::protocol::handshake::{self, Accepted, AccessRules, Head, Refusa
 use super::Choices;
 
 const TOKEN: &str = "s3cret";
+/// The example of RFC 6455, section 1.3.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// A request is accepted exactly if it is an upgrade by RFC 6455 and its `Host`, `Origin` and token may pass, each
 /// judged by a naive reading; otherwise it is refused for a rule that it breaks. A foreign page never passes on
-/// loopback, a wrong token nowhere. The accept key is the one that other people's code computes.
+/// loopback, a wrong token nowhere. The accept key is the one that other people's code computes. The same head, taken
+/// for a server's answer to a client, is accepted exactly if RFC 6455, section 4.1, read naively, lets it pass; and
+/// taken for a request for a page, it may see it exactly if it shows the token.
 ///
 /// The bytes are: the rules, then the head of a request, as `httparse` reads it.
 pub fn upgrade(data: &[u8]) {
@@ -39,7 +44,63 @@ pub fn upgrade(data: &[u8]) {
         query: target.split_once('?').map(|(_, query)| query),
         headers: request.headers.iter().map(|header| (header.name, header.value)).collect(),
     };
-    verdict_is_right(&head, &rules, &handshake::check(&head, &rules));
+    let verdict = handshake::check(&head, &rules);
+    verdict_is_right(&head, &rules, &verdict);
+    if let Err(refusal) = verdict {
+        assert_eq!(refusal.status(), status(refusal));
+        assert!(!refusal.body().is_empty(), "{refusal:?} says nothing");
+    }
+    answer_is_judged_right(&head, handshake::check_answer(&head, KEY));
+    let tokens = (handshake::is_authorized(&head, rules.token), handshake::may_see(&head, &rules));
+    token_is_judged_right(&head, rules.token, tokens);
+}
+
+/// The values of a field, and the parts of its lists.
+fn values(head: &Head<'_>, name: &str) -> Vec<String> {
+    let named = head.headers.iter().filter(|(field, _)| field.to_ascii_lowercase() == name);
+    named.map(|(_, value)| latin1(value)).collect()
+}
+
+fn lists(head: &Head<'_>, name: &str) -> Vec<String> {
+    let values = values(head, name);
+    // A field of ASCII that is not even UTF-8 says nothing.
+    let readable = values.iter().filter(|value| name != "sec-websocket-protocol" || is_utf8(value));
+    readable.flat_map(|value| value.split(',')).map(|part| trim(part).to_owned()).collect()
+}
+
+fn names(head: &Head<'_>, list: &str, word: &str) -> bool {
+    lists(head, list).iter().any(|part| part.to_ascii_lowercase() == word)
+}
+
+pub fn answer_is_judged_right(head: &Head<'_>, verdict: Result<(), &'static str>) {
+    let fits = match values(head, "sec-websocket-accept").as_slice() {
+        [accept] => trim(accept) == ACCEPT,
+        _ => false,
+    };
+    let passes = names(head, "upgrade", "websocket")
+        && names(head, "connection", "upgrade")
+        && fits
+        && values(head, "sec-websocket-extensions").is_empty();
+    assert_eq!(verdict.is_ok(), passes, "{verdict:?}: {head:?}");
+}
+
+/// What is said of `Authorization` alone, and of all places of the token.
+pub fn token_is_judged_right(head: &Head<'_>, token: Option<&str>, (authorized, may_see): (bool, bool)) {
+    let Some(token) = token else { return assert!(authorized && may_see) };
+    let header = bearer(&values(head, "authorization")).map(|shown| shown == token);
+    assert_eq!(authorized, header == Some(true), "{head:?}");
+    let shown = shown_token(head, &values(head, "authorization"), &lists(head, "sec-websocket-protocol"));
+    assert_eq!(may_see, shown.is_some_and(|shown| shown == token.as_bytes()), "{head:?}");
+}
+
+/// RFC 9110, section 15.5.
+fn status(refusal: Refusal) -> u16 {
+    match refusal {
+        Refusal::NotAnUpgrade | Refusal::Version => 426,
+        Refusal::Broken(_) => 400,
+        Refusal::Host | Refusal::Origin => 403,
+        Refusal::Token => 401,
+    }
 }
 
 pub fn accept_key_is(key: &[u8], accept: &str) {
@@ -49,17 +110,9 @@ pub fn accept_key_is(key: &[u8], accept: &str) {
 }
 
 pub fn verdict_is_right(head: &Head<'_>, rules: &AccessRules<'_>, verdict: &Result<Accepted, Refusal>) {
-    let values = |name: &str| -> Vec<String> {
-        let named = head.headers.iter().filter(|(field, _)| field.to_ascii_lowercase() == name);
-        named.map(|(_, value)| latin1(value)).collect()
-    };
-    let lists = |name: &str| -> Vec<String> {
-        let values = values(name);
-        // A field of ASCII that is not even UTF-8 says nothing.
-        let readable = values.iter().filter(|value| name != "sec-websocket-protocol" || is_utf8(value));
-        readable.flat_map(|value| value.split(',')).map(|part| trim(part).to_owned()).collect()
-    };
-    let names = |list: &str, word: &str| lists(list).iter().any(|part| part.to_ascii_lowercase() == word);
+    let values = |name: &str| values(head, name);
+    let lists = |name: &str| lists(head, name);
+    let names = |list: &str, word: &str| names(head, list, word);
 
     let asks = names("upgrade", "websocket");
     let keys = values("sec-websocket-key");
@@ -203,12 +256,14 @@ fn address(name: &str) -> Option<IpAddr> {
     name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name).parse().ok()
 }
 
+fn bearer(authorization: &[String]) -> Option<String> {
+    let (scheme, token) = trim(authorization.first()?).split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| trim(token).to_owned())
+}
+
 /// The token that counts: of `Authorization`, of the subprotocols, of the query, the first that there is.
 fn shown_token(head: &Head<'_>, authorization: &[String], subprotocols: &[String]) -> Option<Vec<u8>> {
-    let header = authorization.first().map(|value| trim(value)).and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| trim(token).to_owned())
-    });
+    let header = bearer(authorization);
     let subprotocol = || subprotocols.iter().find_map(|name| Some(name.strip_prefix("bearer.")?.to_owned()));
     if let Some(token) = header.or_else(subprotocol) {
         return Some(token.chars().map(|c| c as u8).collect());
