@@ -123,7 +123,9 @@ async fn connection(socket: WebSocket, backend: Arc<Backend>) {
                 Ok(()) => continue,
                 Err(_) => break,
             },
-            Happened::Received(Message::Close(_)) | Happened::Closed => break,
+            // The next read sends the answer to it, and ends.
+            Happened::Received(Message::Close(_)) => continue,
+            Happened::Closed => break,
         };
         match answer {
             Answer::Now(text) => {

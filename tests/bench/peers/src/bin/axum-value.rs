@@ -68,7 +68,8 @@ async fn read(
                 client.last_activity.touch();
                 continue;
             }
-            Message::Close(_) => break,
+            // The next read sends the answer to it, and ends.
+            Message::Close(_) => continue,
         };
         match answer {
             Answer::Now(text) => {

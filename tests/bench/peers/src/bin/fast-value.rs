@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fastwebsockets::upgrade::UpgradeFut;
@@ -17,6 +18,9 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 
 type Backend = switchboard_bench_peers::Backend<Value, Bytes>;
 type Socket = TokioIo<Upgraded>;
+
+/// How long a client that closes may take to read what waits for it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> io::Result<()> {
     start(|options| async move {
@@ -34,7 +38,10 @@ async fn connection(upgrade: UpgradeFut, backend: Arc<Backend>) {
     let (mut client, events) = backend.hub.join();
     let mut writer = tokio::spawn(write(socket, queue, events, client.last_activity.clone()));
     tokio::select! {
-        _ = read(FragmentCollectorRead::new(reader), replies, &mut client, &backend) => {}
+        _ = read(FragmentCollectorRead::new(reader), replies, &mut client, &backend) => {
+            // The answer to a close frame may still be in the queue.
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, &mut writer).await;
+        }
         _ = &mut writer => {}
     }
     writer.abort();
@@ -81,7 +88,10 @@ async fn write(
     let mut heartbeat = heartbeat();
     loop {
         let written = tokio::select! {
-            Some(frame) = replies.recv() => socket.write_frame(frame).await,
+            reply = replies.recv() => match reply {
+                Some(frame) => socket.write_frame(frame).await,
+                None => break,
+            },
             event = events.recv() => match event {
                 Some(text) => socket.write_frame(Frame::text(Payload::Borrowed(&text))).await,
                 None => break,
