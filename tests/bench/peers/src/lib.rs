@@ -8,7 +8,6 @@ pub mod backend;
 pub mod client;
 pub mod http;
 pub mod hub;
-
 pub mod start;
 pub mod wire;
 
@@ -30,7 +29,7 @@ pub const MAX_EVENTS_WAITING: usize = 1024;
 pub const MAX_IN_FLIGHT: usize = 1024;
 
 /// How much of a socket tungstenite reads at once. It clears that much before each read, and keeps it for each client:
-/// with its default of 128 KiB both would cost more than the work itself.
+/// its default of 128 KiB costs an echo of 64 bytes a third more CPU time, and 4 KiB costs one of 16 KiB a tenth more.
 pub const READ_BUFFER_BYTES: usize = 16 << 10;
 
 /// How often a client is pinged.

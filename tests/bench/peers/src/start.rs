@@ -19,10 +19,9 @@ impl Options {
         let port = args.next().ok_or("usage: PORT [THREADS]")?;
         let port = port.parse().map_err(|_| format!("PORT: expected 0..=65535, got {port:?}"))?;
         let threads = args.next().unwrap_or_else(|| "1".to_owned());
-        match threads.parse() {
-            Ok(1..=1024) => Ok(Options { port, threads: threads.parse().unwrap_or(1) }),
-            _ => Err(format!("THREADS: expected 1..=1024, got {threads:?}")),
-        }
+        let count = threads.parse().ok().filter(|count| (1..=1024).contains(count));
+        let threads = count.ok_or(format!("THREADS: expected 1..=1024, got {threads:?}"))?;
+        Ok(Options { port, threads })
     }
 }
 

@@ -43,10 +43,8 @@ async fn split(upgrade: UpgradeFut) -> Result<(Reader, Writer), WebSocketError> 
     let (reader, writer) = parts.io.into_inner().into_split();
     let reader = Cursor::new(parts.read_buf).chain(reader);
     let writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer);
-    let (mut reader, mut writer) = after_handshake_split(reader, writer, Role::Server);
+    let (mut reader, writer) = after_handshake_split(reader, writer, Role::Server);
     reader.set_max_message_size(MAX_MESSAGE_BYTES);
-    // The buffer gathers; a vectored write would first empty it.
-    writer.set_writev(false);
     Ok((FragmentCollectorRead::new(reader), writer))
 }
 
