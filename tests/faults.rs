@@ -9,9 +9,11 @@ mod client;
 #[allow(dead_code)]
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/skip.rs"]
+mod skip;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -266,6 +268,76 @@ async fn a_full_disk_fails_the_write_and_nothing_else() {
     program.stop("-TERM");
     let database = rusqlite::Connection::open(data.join("switchboard.db")).unwrap();
     let check: String = database.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
+}
+
+/// Makes files unchangeable, for those who have them open too, and changeable again when it is dropped.
+struct Frozen(Vec<PathBuf>);
+
+impl Frozen {
+    /// `None` where the file system or our rights do not allow it.
+    fn new(files: Vec<PathBuf>) -> Option<Frozen> {
+        let frozen = Frozen(files);
+        let status = Command::new("chattr").arg("+i").args(&frozen.0).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success()).then_some(frozen)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg("-i").args(&self.0).stderr(Stdio::null()).status();
+    }
+}
+
+/// Whatever keeps the database from being written, clients are told of each write that failed, reads go on, and once it is
+/// over so do writes.
+#[tokio::test]
+async fn a_database_that_cannot_be_written_for_a_while_fails_the_writes_of_that_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let program = Program::start(&data);
+    let mut client = Client::connect(program.port).await;
+    let chat = client.call("chat:create", json!({"title": "kept"})).await["id"].clone();
+    let message = json!({"chatId": chat, "role": "user", "content": "x"});
+    client.call("chat:add-message", message.clone()).await;
+    let mut stored = 1;
+    let files = ["switchboard.db", "switchboard.db-wal"].map(|name| data.join(name));
+
+    // Another program holds it, longer than a write waits for that.
+    let other = rusqlite::Connection::open(&files[0]).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = client.refuse("chat:add-message", message.clone()).await;
+    assert_eq!(error["code"], "HANDLER_ERROR", "{error}");
+    assert_eq!(client.call("chat:get", json!({"id": chat})).await["messageCount"], stored);
+    other.execute_batch("ROLLBACK").unwrap();
+    client.call("chat:add-message", message.clone()).await;
+    stored += 1;
+
+    // The file system refuses.
+    match Frozen::new(files.to_vec()) {
+        None => skip::skipped("a database that becomes read-only: chattr +i is not allowed here"),
+        Some(frozen) => {
+            for _ in 0..3 {
+                let error = client.refuse("chat:add-message", message.clone()).await;
+                assert_eq!(error["code"], "HANDLER_ERROR", "{error}");
+                assert_eq!(client.call("chat:get", json!({"id": chat})).await["messageCount"], stored);
+                client.call("system:ping", Value::Null).await;
+            }
+            drop(frozen);
+            client.call("chat:add-message", message.clone()).await;
+            stored += 1;
+        }
+    }
+    program.kill();
+
+    let program = Program::start(&data);
+    let mut client = Client::connect(program.port).await;
+    assert_eq!(client.call("chat:get", json!({"id": chat})).await["messageCount"], stored);
+    program.stop("-TERM");
+    let check: String = rusqlite::Connection::open(&files[0])
+        .unwrap()
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
     assert_eq!(check, "ok");
 }
 
