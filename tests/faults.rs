@@ -341,6 +341,55 @@ async fn a_database_that_cannot_be_written_for_a_while_fails_the_writes_of_that_
     assert_eq!(check, "ok");
 }
 
+/// Where a library lies that shows a program another wall clock.
+fn libfaketime() -> Option<PathBuf> {
+    let folders = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path().join("faketime"));
+    folders.map(|folder| folder.join("libfaketimeMT.so.1")).find(|library| library.exists())
+}
+
+/// The wall clock is for showing. Whoever sets it closes no client, loses no message, and puts none out of order.
+#[tokio::test]
+async fn a_clock_that_jumps_changes_timestamps_and_nothing_else() {
+    let Some(library) = libfaketime() else {
+        return skip::skipped("a clock that jumps: libfaketime is not installed");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (data, clock) = (folder.path().join("data"), folder.path().join("clock"));
+    fs::write(&clock, "+0").unwrap();
+    let mut serve = program::command(&data);
+    serve.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &clock);
+    serve.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let program = Program::spawn(serve);
+    let mut client = Client::connect(program.port).await;
+
+    let (mut chats, mut days) = (Vec::new(), Vec::new());
+    for jump in ["+0", "-2d", "+3650d", "-1d", "+0"] {
+        fs::write(&clock, jump).unwrap();
+        let chat = client.call("chat:create", json!({"title": jump})).await;
+        for content in ["first", "second"] {
+            let message = json!({"chatId": chat["id"], "role": "user", "content": content});
+            client.call("chat:add-message", message).await;
+        }
+        let page = client.call("chat:get-messages", json!({"chatId": chat["id"]})).await;
+        let contents: Vec<_> =
+            page["messages"].as_array().unwrap().iter().map(|message| &message["content"]).collect();
+        assert_eq!(contents, ["first", "second"], "after {jump}");
+        days.push(chat["createdAt"].as_i64().unwrap() / 86_400_000 - days.first().copied().unwrap_or(0));
+        chats.insert(0, chat["id"].clone());
+        // The newest come first, whatever the clock says.
+        let list = client.call("chat:list", Value::Null).await;
+        let listed: Vec<_> = list.as_array().unwrap().iter().map(|chat| chat["id"].clone()).collect();
+        assert_eq!(listed, chats, "after {jump}");
+    }
+    assert!(
+        (-3..=-1).contains(&days[1]) && (3649..=3651).contains(&days[2]),
+        "the clock did not jump: {days:?}"
+    );
+    client.call("analytics:dashboard", json!({"timeRange": "7d"})).await;
+    let (code, _) = program.stop("-TERM");
+    assert_eq!(code, Some(0));
+}
+
 /// Sends a signal to a process.
 fn signal(name: &str, child: &Child) {
     let sent = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();

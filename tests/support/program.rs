@@ -37,7 +37,8 @@ impl Program {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         let port = line.strip_prefix("[WS] Server listening on ws://localhost:").expect(&line);
-        Program { port: port.trim().parse().unwrap(), child, stdout }
+        let port = port.trim().parse().unwrap();
+        Program { child, stdout, port }
     }
 
     /// Its number among the processes.
@@ -59,6 +60,14 @@ impl Program {
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).unwrap();
         (status.code(), rest)
+    }
+}
+
+impl Drop for Program {
+    /// A test that fails leaves nothing running.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -175,6 +175,9 @@ impl Harness {
             _ => match choices.byte() % 8 {
                 0 => self.close(CloseCode::Policy, "slow consumer"),
                 1 => self.shut_down(),
+                // The wall clock jumps. Deadlines must not care.
+                2 => self.set_wall_clock(0),
+                3 => self.set_wall_clock(10 * 365 * 86_400_000),
                 // Nothing is due, so nothing may happen.
                 _ => self.handle_deadline(),
             },
@@ -494,9 +497,13 @@ impl Harness {
         }
     }
 
+    fn set_wall_clock(&mut self, after_epoch_ms: u64) {
+        self.now.unix_ms = EPOCH - 86_400_000 + after_epoch_ms;
+    }
+
     fn wait(&mut self, time: Duration) {
         self.now.at = self.now.at + time;
-        self.now.unix_ms = EPOCH + (self.now.at.0 - START.0);
+        self.now.unix_ms += time.as_millis() as u64;
         if self.now.at >= self.session.deadline() {
             self.handle_deadline();
         }
