@@ -57,6 +57,7 @@ fn rows() -> Vec<Row> {
         row("64 × 1, 64 B", "µs", requests(64, 1, || text(64))),
         row("64 × 16, 64 B", "µs", requests(64, 16, || text(64))),
         row("16 × 4, 16 KiB, one string", "µs", requests(16, 4, || text(16 << 10))),
+        row("16 × 4, 16 KiB, one string of German", "µs", requests(16, 4, || german(16 << 10))),
         row("16 × 4, 16 KiB, many members", "µs", requests(16, 4, many_members)),
         row(
             "wait 10 ms, 256 in flight",
@@ -78,8 +79,12 @@ fn rows() -> Vec<Row> {
 }
 
 fn text(bytes: usize) -> Value {
-    // Letters, spaces, and now and then a letter of two bytes.
-    Value::String("Grüße von hier aus. ".chars().cycle().take(bytes - bytes / 20 * 2).collect())
+    Value::String("Best wishes from here. ".chars().cycle().take(bytes).collect())
+}
+
+/// As many bytes, with a letter in nine beyond ASCII.
+fn german(bytes: usize) -> Value {
+    Value::String("Grüße von hier aus. ".chars().cycle().take(bytes * 20 / 22).collect())
 }
 
 /// Members of five sorts, about 16 KiB of them.
