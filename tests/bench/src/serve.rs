@@ -24,7 +24,10 @@ async fn run(port: u16) -> Result<(), Box<dyn std::error::Error>> {
     config.max_connections = 20_000;
     config.limits.rate_max_requests = 100_000_000;
     let server = Server::new(config);
-    server.on_request("echo", |payload: Payload, _: RequestContext| async move { Ok::<_, HandlerError>(payload) });
+    server.on_request(
+        "echo",
+        |payload: Payload, _: RequestContext| async move { Ok::<_, HandlerError>(payload) },
+    );
     server.on_request("wait", |payload: Payload, _: RequestContext| async move {
         tokio::time::sleep(Duration::from_millis(10)).await;
         Ok::<_, HandlerError>(payload)

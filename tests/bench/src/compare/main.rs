@@ -17,10 +17,10 @@ use process::Process;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// A window of measuring; what comes before the first one is not counted.
 const WINDOW: Duration = Duration::from_millis(400);
 const WINDOWS: usize = 4;
-const WARM_UP: Duration = Duration::from_millis(500);
+/// What comes before the first window is not counted; compilers just in time need some of it.
+const WARM_UP: Duration = Duration::from_millis(1500);
 
 struct Server {
     name: String,
@@ -50,7 +50,8 @@ enum Work {
 }
 
 fn rows() -> Vec<Row> {
-    let requests = |connections, depth, payload| Work::Requests { channel: "echo", connections, depth, payload };
+    let requests =
+        |connections, depth, payload| Work::Requests { channel: "echo", connections, depth, payload };
     let row = |name, unit, work| Row { name, unit, work };
     vec![
         row("1 × 1, 16 B", "µs", requests(1, 1, || text(16))),
