@@ -56,7 +56,8 @@ impl Program {
         let mut stdout = BufReader::new(child.stdout.take().ok_or("no stdout")?);
         let mut line = String::new();
         stdout.read_line(&mut line)?;
-        let port = line.trim().strip_prefix("[WS] Server listening on ws://localhost:").ok_or(line.clone())?;
+        let port =
+            line.trim().strip_prefix("[WS] Server listening on ws://localhost:").ok_or(line.clone())?;
         Ok(Program { port: port.parse()?, child, _stdout: stdout, folder })
     }
 
@@ -297,7 +298,9 @@ impl Client {
                 self.send(&pong).await?;
             }
             frame::CLOSE => {
-                return Err(format!("closed: {}", String::from_utf8_lossy(payload.get(2..).unwrap_or(b""))).into());
+                return Err(
+                    format!("closed: {}", String::from_utf8_lossy(payload.get(2..).unwrap_or(b""))).into()
+                );
             }
             other => return Err(format!("a frame {other:?}").into()),
         }
@@ -346,7 +349,9 @@ impl Client {
             Some("HANDLER_ERROR") if about_a_chat && message["error"]["details"]["path"] == "chatId" => {
                 count(&soak.gone);
             }
-            None if message["channel"] == asked.channel && payload_is_right(asked.channel, &message["payload"]) => {
+            None if message["channel"] == asked.channel
+                && payload_is_right(asked.channel, &message["payload"]) =>
+            {
                 count(&soak.answered);
             }
             _ => soak.unexpected(&format!("{} answered by {message}", asked.channel)),
@@ -404,7 +409,10 @@ impl Client {
         let chats = self.soak.chats.borrow().len();
         let chat = self.any_chat(dice);
         match dice.below(6) {
-            0 => self.ask("settings:set", json!({"key": "theme", "value": format!("t{}", dice.below(99))})).await,
+            0 => {
+                let theme = ["light", "dark", "system"][dice.below(3)];
+                self.ask("settings:set", json!({"key": "theme", "value": theme})).await
+            }
             _ if chats < CHATS.start => self.ask("chat:create", json!({"title": "A chat"})).await,
             _ if chats > CHATS.end => self.ask("chat:delete", json!({"id": chat})).await,
             1 => self.ask("chat:create", json!({"title": "Another"})).await,
@@ -496,7 +504,9 @@ fn payload_is_right(channel: &str, payload: &Value) -> bool {
         "system:ping" => payload["timestamp"].is_u64(),
         "system:channels" => payload.to_string().len() > 1000,
         "chat:list" => payload.as_array().is_some_and(|chats| chats.len() <= 5),
-        "chat:search" => payload.as_array().is_some_and(|hits| hits.iter().all(|hit| hit["snippet"].is_string())),
+        "chat:search" => {
+            payload.as_array().is_some_and(|hits| hits.iter().all(|hit| hit["snippet"].is_string()))
+        }
         "chat:get-messages" => payload["messages"].as_array().is_some_and(|messages| messages.len() <= 5),
         "chat:create" | "chat:add-message" => payload["id"].is_string(),
         "chat:delete" => payload.is_boolean(),
@@ -568,7 +578,18 @@ impl Drop for Connected<'_> {
 }
 
 const COLUMNS: [&str; 12] = [
-    "seconds", "clients", "answers", "events", "limited", "invalid", "gone", "left", "UNEXPECTED", "MiB", "fds", "threads",
+    "seconds",
+    "clients",
+    "answers",
+    "events",
+    "limited",
+    "invalid",
+    "gone",
+    "left",
+    "UNEXPECTED",
+    "MiB",
+    "fds",
+    "threads",
 ];
 
 fn print_row(start: Instant, soak: &Soak, holds: &Holds) {
@@ -666,7 +687,8 @@ async fn run(program: &Program, minutes: f64, clients: usize) -> Result<bool, Fa
     let after = wait_for_descriptors(program, before.descriptors).await?;
     print_row(start, &soak, &after);
     let third = resident.len() / 3;
-    let [second, last] = [&resident[third..third * 2], &resident[third * 2..]].map(|part| median(part.to_vec()));
+    let [second, last] =
+        [&resident[third..third * 2], &resident[third * 2..]].map(|part| median(part.to_vec()));
     let is_flat = last <= second + second / 20 + 1024;
     println!(
         "memory: median of the second third {:.1} MiB, of the last {:.1} MiB: {}; {:.1} MiB when all had gone, {:.1} before",
