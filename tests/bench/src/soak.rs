@@ -344,7 +344,7 @@ impl Client {
         let soak = &self.soak;
         let about_a_chat = matches!(asked.channel, "chat:get-messages" | "chat:add-message");
         match code {
-            Some("INVALID_MESSAGE") if asked.channel == "" => count(&soak.invalid),
+            Some("INVALID_MESSAGE") if asked.channel.is_empty() => count(&soak.invalid),
             Some("UNKNOWN_CHANNEL") if asked.channel == "no:such" => count(&soak.answered),
             Some("HANDLER_ERROR") if about_a_chat && message["error"]["details"]["path"] == "chatId" => {
                 count(&soak.gone);
@@ -549,8 +549,11 @@ async fn life(soak: &Rc<Soak>, number: usize, dice: &mut Dice) -> Result<(), Fai
         if soak.ending.get() {
             // What was asked is answered before.
             let deadline = Instant::now() + PATIENCE;
-            while !client.asked.is_empty() && Instant::now() < deadline {
+            while client.asked.len() as u64 + client.nameless > 0 && Instant::now() < deadline {
                 client.listen_until(Instant::now() + Duration::from_millis(100)).await?;
+            }
+            if client.nameless > 0 {
+                soak.unexpected("no answer to what is no message");
             }
             return client.close().await;
         }
