@@ -1,0 +1,721 @@
+//! Half an hour (or as long as it is told) of everything at once against the real program: `switchboard serve` runs as a
+//! process of its own, and what it holds - memory, descriptors, threads, its data folder - is read from `/proc`.
+//!
+//! Its clients ask and write, send what is no message, go over the rate limit, stop reading for seconds, and leave in the
+//! middle of a frame, in the middle of a request, with a reset or as they should; each that leaves is followed by another.
+//! Every answer must be to one of the client's own requests, once, and of the right shape.
+//!
+//! `cargo run --release --manifest-path tests/bench/Cargo.toml --bin soak -- target/release/switchboard MINUTES CLIENTS`
+//! (Linux). Ends with 1 when anything unexpected happened, when descriptors are left, or when memory grew.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use switchboard::protocol::frame::{self, Header, OpCode, Role};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// An answer that takes longer is missing.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// More than the server's 100 a second.
+const OVER_THE_RATE: usize = 130;
+/// Chats are made below, and deleted above.
+const CHATS: std::ops::Range<usize> = 10..50;
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// The program under test; ends with this value.
+struct Program {
+    child: Child,
+    /// Kept, so that what it prints has somewhere to go.
+    _stdout: BufReader<ChildStdout>,
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Program {
+    fn start(path: &str) -> Result<Program, Failure> {
+        let folder = std::env::temp_dir().join(format!("switchboard-soak-{}", std::process::id()));
+        let mut command = Command::new(path);
+        for name in ["WS_PORT", "WS_HOST", "SWITCHBOARD_TOKEN", "SWITCHBOARD_DATA_DIR"] {
+            command.env_remove(name);
+        }
+        // Nobody's transcripts are indexed meanwhile.
+        command.env("HOME", &folder).args(["serve", "--port", "0", "--data-dir"]).arg(&folder);
+        let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| format!("{path}: {error}"))?;
+        let mut stdout = BufReader::new(child.stdout.take().ok_or("no stdout")?);
+        let mut line = String::new();
+        stdout.read_line(&mut line)?;
+        let port =
+            line.trim().strip_prefix("[WS] Server listening on ws://localhost:").ok_or(line.clone())?;
+        Ok(Program { port: port.parse()?, child, _stdout: stdout, folder })
+    }
+
+    fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.child.id()))
+    }
+
+    fn holds(&self) -> Result<Holds, Failure> {
+        let status = fs::read_to_string(self.proc("status"))?;
+        let number = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).ok_or(name.to_owned())
+        };
+        Ok(Holds {
+            resident_kib: number("VmRSS:")?,
+            descriptors: fs::read_dir(self.proc("fd"))?.count(),
+            threads: number("Threads:")?,
+            data_kib: bytes_in(&self.folder)? / 1024,
+        })
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Holds {
+    resident_kib: u64,
+    descriptors: usize,
+    threads: u64,
+    data_kib: u64,
+}
+
+fn bytes_in(folder: &Path) -> Result<u64, Failure> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // A file may go between its listing and this.
+        let Ok(metadata) = entry.metadata() else { continue };
+        bytes += if metadata.is_dir() { bytes_in(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
+}
+
+/// What all clients know together.
+struct Soak {
+    port: u16,
+    clients: usize,
+    connected: Cell<usize>,
+    answered: Cell<u64>,
+    events: Cell<u64>,
+    rate_limited: Cell<u64>,
+    invalid: Cell<u64>,
+    /// Requests about a chat that another client has deleted.
+    gone: Cell<u64>,
+    left: Cell<u64>,
+    unexpected: Cell<u64>,
+    ending: Cell<bool>,
+    /// The chats that there are, kept by the first client from the events.
+    chats: RefCell<Vec<String>>,
+}
+
+fn count(cell: &Cell<u64>) {
+    cell.set(cell.get() + 1);
+}
+
+impl Soak {
+    fn unexpected(&self, what: &str) {
+        count(&self.unexpected);
+        if self.unexpected.get() <= 50 {
+            eprintln!("unexpected: {what}");
+        }
+    }
+}
+
+/// Numbers that are the same in every run (xorshift).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) as usize % end.max(1)
+    }
+}
+
+struct Asked {
+    channel: &'static str,
+    at: Instant,
+}
+
+struct Client {
+    soak: Rc<Soak>,
+    stream: TcpStream,
+    received: Vec<u8>,
+    asked: HashMap<String, Asked>,
+    last_id: u64,
+    /// Messages without an id that were sent, and are not answered yet.
+    nameless: u64,
+    /// Until when a request may be over the rate.
+    bursting: Instant,
+    keeps_chats: bool,
+}
+
+impl Client {
+    async fn connect(soak: &Rc<Soak>, small_window: bool) -> Result<Client, Failure> {
+        let socket = TcpSocket::new_v4()?;
+        if small_window {
+            socket.set_recv_buffer_size(4096)?;
+        }
+        let stream = socket.connect(([127, 0, 0, 1], soak.port).into()).await?;
+        stream.set_nodelay(true)?;
+        let mut client = Client {
+            soak: soak.clone(),
+            stream,
+            received: Vec::new(),
+            asked: HashMap::new(),
+            last_id: 0,
+            nameless: 0,
+            bursting: Instant::now(),
+            keeps_chats: false,
+        };
+        let request = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        client.stream.write_all(request.as_bytes()).await?;
+        let head = loop {
+            if let Some(at) = client.received.windows(4).position(|window| window == b"\r\n\r\n") {
+                break client.received.drain(..at + 4).collect::<Vec<_>>();
+            }
+            client.read().await?;
+        };
+        if !head.starts_with(b"HTTP/1.1 101 ") {
+            return Err(String::from_utf8_lossy(&head).into());
+        }
+        let hello = loop {
+            match client.frame()? {
+                Some((frame::TEXT, payload)) => break serde_json::from_slice::<Value>(&payload)?,
+                Some((opcode, _)) => return Err(format!("{opcode:?} before server:connected").into()),
+                None => client.read().await?,
+            }
+        };
+        if hello["channel"] != "server:connected" || !hello["payload"]["clientId"].is_string() {
+            return Err(format!("first came {hello}").into());
+        }
+        Ok(client)
+    }
+
+    async fn read(&mut self) -> Result<(), Failure> {
+        match self.stream.read_buf(&mut self.received).await? {
+            0 => Err("the server ended the connection".into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next whole frame of what was received.
+    fn frame(&mut self) -> Result<Option<(OpCode, Vec<u8>)>, Failure> {
+        let header = Header::decode(Role::Client, &self.received).map_err(|error| error.as_str())?;
+        let Some(header) = header else { return Ok(None) };
+        let end = header.header_bytes + usize::try_from(header.length)?;
+        if self.received.len() < end {
+            return Ok(None);
+        }
+        if !header.fin {
+            return Err("the server sent a fragment".into());
+        }
+        let payload = self.received[header.header_bytes..end].to_vec();
+        self.received.drain(..end);
+        if self.received.is_empty() {
+            // What one great answer needed is not kept by a thousand clients.
+            self.received.shrink_to(16 << 10);
+        }
+        Ok(Some((header.opcode, payload)))
+    }
+
+    /// Adds a request to `out`.
+    fn request(&mut self, out: &mut Vec<u8>, channel: &'static str, payload: Value) {
+        self.last_id += 1;
+        let id = format!("r{}", self.last_id);
+        let text = json!({"type": "request", "id": id, "channel": channel, "payload": payload}).to_string();
+        frame::write_text(out, Some(MASK), &[&text]);
+        self.asked.insert(id, Asked { channel, at: Instant::now() });
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        // The server may read nothing while it waits for us to read: both at once.
+        let (mut reader, mut writer) = self.stream.split();
+        let mut write = std::pin::pin!(writer.write_all(bytes));
+        loop {
+            tokio::select! {
+                written = &mut write => return Ok(written?),
+                read = reader.read_buf(&mut self.received) => if read? == 0 {
+                    return Err("the server ended the connection".into());
+                },
+            }
+        }
+    }
+
+    async fn ask(&mut self, channel: &'static str, payload: Value) -> Result<(), Failure> {
+        let mut out = Vec::new();
+        self.request(&mut out, channel, payload);
+        self.send(&out).await
+    }
+
+    /// Takes what comes until then.
+    async fn listen_until(&mut self, end: Instant) -> Result<(), Failure> {
+        loop {
+            while let Some((opcode, payload)) = self.frame()? {
+                self.take(opcode, &payload).await?;
+            }
+            tokio::select! {
+                read = self.read() => read?,
+                () = sleep_until(end) => break,
+            }
+        }
+        let soak = self.soak.clone();
+        self.asked.retain(|id, asked| {
+            let waits = asked.at.elapsed() < PATIENCE;
+            if !waits {
+                soak.unexpected(&format!("no answer to {id} on {}", asked.channel));
+            }
+            waits
+        });
+        Ok(())
+    }
+
+    async fn take(&mut self, opcode: OpCode, payload: &[u8]) -> Result<(), Failure> {
+        match opcode {
+            frame::TEXT => self.message(&serde_json::from_slice(payload)?),
+            frame::PING => {
+                let mut pong = Vec::new();
+                frame::write(&mut pong, frame::PONG, Some(MASK), [payload]);
+                self.send(&pong).await?;
+            }
+            frame::CLOSE => {
+                return Err(
+                    format!("closed: {}", String::from_utf8_lossy(payload.get(2..).unwrap_or(b""))).into()
+                );
+            }
+            other => return Err(format!("a frame {other:?}").into()),
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, message: &Value) {
+        let soak = self.soak.clone();
+        if message["type"] == "event" {
+            match event_is_right(message) {
+                true => count(&soak.events),
+                false => soak.unexpected(&format!("event {message}")),
+            }
+            if self.keeps_chats {
+                keep_chats(&soak, message);
+            }
+            return;
+        }
+        let error = &message["error"];
+        match (message["id"].as_str(), error["code"].as_str()) {
+            (Some("invalid_message"), Some("INVALID_MESSAGE")) if self.nameless > 0 => {
+                self.nameless -= 1;
+                count(&soak.invalid);
+            }
+            (Some("rate_limited"), Some("RATE_LIMITED")) => {
+                let id = error["details"]["requestId"].as_str().unwrap_or_default();
+                if self.asked.remove(id).is_none() || self.bursting < Instant::now() {
+                    soak.unexpected(&format!("refused {message}"));
+                }
+                count(&soak.rate_limited);
+            }
+            (Some(id), code) => match self.asked.remove(id) {
+                None => soak.unexpected(&format!("answer to nothing {message}")),
+                Some(asked) => self.answer(&asked, code, message),
+            },
+            _ => soak.unexpected(&format!("message {message}")),
+        }
+    }
+
+    fn answer(&mut self, asked: &Asked, code: Option<&str>, message: &Value) {
+        let soak = &self.soak;
+        let about_a_chat = matches!(asked.channel, "chat:get-messages" | "chat:add-message");
+        match code {
+            Some("INVALID_MESSAGE") if asked.channel.is_empty() => count(&soak.invalid),
+            Some("UNKNOWN_CHANNEL") if asked.channel == "no:such" => count(&soak.answered),
+            Some("HANDLER_ERROR") if about_a_chat && message["error"]["details"]["path"] == "chatId" => {
+                count(&soak.gone);
+            }
+            None if message["channel"] == asked.channel
+                && payload_is_right(asked.channel, &message["payload"]) =>
+            {
+                count(&soak.answered);
+            }
+            _ => soak.unexpected(&format!("{} answered by {message}", asked.channel)),
+        }
+    }
+
+    /// One thing that a client does.
+    async fn act(&mut self, dice: &mut Dice) -> Result<Duration, Failure> {
+        let pause = Duration::from_millis(1000 + dice.below(2000) as u64);
+        // About three changes a second whatever the number of clients, since each reaches all of them.
+        if dice.below(self.soak.clients) < 6 {
+            self.change(dice).await?;
+            return Ok(pause);
+        }
+        match dice.below(400) {
+            0 => {
+                let mut out = Vec::new();
+                for _ in 0..OVER_THE_RATE {
+                    self.request(&mut out, "system:ping", Value::Null);
+                }
+                self.bursting = Instant::now() + PATIENCE;
+                self.send(&out).await?;
+                // Until the window is empty again.
+                self.listen_until(Instant::now() + Duration::from_secs(3)).await?;
+            }
+            1..=2 => self.ask("chat:search", json!({"query": "lemon gard"})).await?,
+            3..=20 => self.invalid(dice).await?,
+            21..=22 => {
+                let mut out = Vec::new();
+                for _ in 0..20 {
+                    self.request(&mut out, "system:channels", Value::Null);
+                }
+                self.stream.write_all(&out).await?;
+                sleep(Duration::from_millis(3000 + dice.below(4000) as u64)).await;
+            }
+            23..=60 => self.ask("chat:list", json!({"limit": 5})).await?,
+            61..=100 => {
+                let chat = self.any_chat(dice);
+                self.ask("chat:get-messages", json!({"chatId": chat, "limit": 5})).await?;
+            }
+            101..=150 => self.ask("settings:get", json!({"key": "theme"})).await?,
+            151..=160 => self.ask("settings:get-all", Value::Null).await?,
+            161..=170 => self.ask("no:such", json!([1])).await?,
+            _ => self.ask("system:ping", Value::Null).await?,
+        }
+        Ok(pause)
+    }
+
+    fn any_chat(&self, dice: &mut Dice) -> String {
+        let chats = self.soak.chats.borrow();
+        chats.get(dice.below(chats.len())).cloned().unwrap_or_else(|| "none".to_owned())
+    }
+
+    async fn change(&mut self, dice: &mut Dice) -> Result<(), Failure> {
+        let chats = self.soak.chats.borrow().len();
+        let chat = self.any_chat(dice);
+        match dice.below(6) {
+            0 => {
+                let theme = ["light", "dark", "system"][dice.below(3)];
+                self.ask("settings:set", json!({"key": "theme", "value": theme})).await
+            }
+            _ if chats < CHATS.start => self.ask("chat:create", json!({"title": "A chat"})).await,
+            _ if chats > CHATS.end => self.ask("chat:delete", json!({"id": chat})).await,
+            1 => self.ask("chat:create", json!({"title": "Another"})).await,
+            2 => self.ask("chat:delete", json!({"id": chat})).await,
+            _ => {
+                let words = ["lemon", "garden", "kitchen", "island", "orange", "forest", "morning"];
+                let text: Vec<_> = (0..40).map(|_| words[dice.below(words.len())]).collect();
+                let message = json!({"chatId": chat, "role": "user", "content": text.join(" ")});
+                self.ask("chat:add-message", message).await
+            }
+        }
+    }
+
+    async fn invalid(&mut self, dice: &mut Dice) -> Result<(), Failure> {
+        let mut out = Vec::new();
+        if dice.below(2) == 0 {
+            self.nameless += 1;
+            frame::write_text(&mut out, Some(MASK), &["{\"type\":\"request\",\"id\":"]);
+        } else {
+            self.last_id += 1;
+            let id = format!("r{}", self.last_id);
+            frame::write_text(&mut out, Some(MASK), &["{\"type\":\"request\",\"id\":\"", &id, "\"}"]);
+            self.asked.insert(id, Asked { channel: "", at: Instant::now() });
+        }
+        self.send(&out).await
+    }
+
+    /// As it should be: a close frame, the server's, the end.
+    async fn close(mut self) -> Result<(), Failure> {
+        let mut out = Vec::new();
+        frame::write(&mut out, frame::CLOSE, Some(MASK), [1000_u16.to_be_bytes().as_slice()]);
+        self.send(&out).await?;
+        let closed = async {
+            let mut is_closed = false;
+            loop {
+                while let Some((opcode, payload)) = self.frame()? {
+                    match opcode {
+                        frame::CLOSE => is_closed = payload.starts_with(&1000_u16.to_be_bytes()),
+                        frame::TEXT => self.message(&serde_json::from_slice(&payload)?),
+                        _ => {}
+                    }
+                }
+                match self.stream.read_buf(&mut self.received).await? {
+                    0 if is_closed => return Ok(()),
+                    0 => return Err::<(), Failure>("an end without a close frame".into()),
+                    _ => {}
+                }
+            }
+        };
+        timeout(PATIENCE, closed).await.map_err(|_| "no close frame in answer")?
+    }
+
+    /// In one of the ways in which clients leave.
+    async fn leave(mut self, dice: &mut Dice) -> Result<(), Failure> {
+        let mut out = Vec::new();
+        match dice.below(5) {
+            0 => return self.close().await,
+            1 => {}
+            2 => self.stream.set_zero_linger()?,
+            3 => {
+                self.request(&mut out, "system:ping", Value::Null);
+                out.truncate(2 + dice.below(out.len() - 2));
+                self.send(&out).await?;
+            }
+            _ => {
+                self.request(&mut out, "chat:search", json!({"query": "orange"}));
+                self.request(&mut out, "system:channels", Value::Null);
+                self.send(&out).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn event_is_right(message: &Value) -> bool {
+    let payload = &message["payload"];
+    message["timestamp"].is_u64()
+        && match message["channel"].as_str() {
+            Some("chat:created" | "chat:updated" | "chat:deleted") => payload["id"].is_string(),
+            Some("chat:message-added") => payload["chatId"].is_string() && payload["content"].is_string(),
+            Some("settings:changed") => payload["key"] == "theme",
+            Some("server:heartbeat") => payload["timestamp"].is_u64(),
+            _ => false,
+        }
+}
+
+fn payload_is_right(channel: &str, payload: &Value) -> bool {
+    match channel {
+        "system:ping" => payload["timestamp"].is_u64(),
+        "system:channels" => payload.to_string().len() > 1000,
+        "chat:list" => payload.as_array().is_some_and(|chats| chats.len() <= 5),
+        "chat:search" => {
+            payload.as_array().is_some_and(|hits| hits.iter().all(|hit| hit["snippet"].is_string()))
+        }
+        "chat:get-messages" => payload["messages"].as_array().is_some_and(|messages| messages.len() <= 5),
+        "chat:create" | "chat:add-message" => payload["id"].is_string(),
+        "chat:delete" => payload.is_boolean(),
+        "settings:get" => payload.is_string(),
+        "settings:get-all" => payload["theme"].is_string(),
+        "settings:set" => payload.is_null(),
+        _ => false,
+    }
+}
+
+fn keep_chats(soak: &Soak, message: &Value) {
+    let Some(id) = message["payload"]["id"].as_str() else { return };
+    let mut chats = soak.chats.borrow_mut();
+    if message["channel"] == "chat:created" {
+        chats.push(id.to_owned());
+    } else if message["channel"] == "chat:deleted" {
+        chats.retain(|chat| chat != id);
+    }
+}
+
+/// One client after the other, until the end.
+async fn place(soak: Rc<Soak>, number: usize) {
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (number as u64 + 1) << 20);
+    while !soak.ending.get() {
+        if let Err(error) = life(&soak, number, &mut dice).await {
+            soak.unexpected(&format!("client {number}: {error}"));
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+async fn life(soak: &Rc<Soak>, number: usize, dice: &mut Dice) -> Result<(), Failure> {
+    let connecting = timeout(PATIENCE, Client::connect(soak, number % 10 == 1));
+    let mut client = connecting.await.map_err(|_| "no upgrade")??;
+    client.keeps_chats = number == 0;
+    let _connected = Connected::new(soak);
+    loop {
+        let pause = client.act(dice).await?;
+        client.listen_until(Instant::now() + pause).await?;
+        if soak.ending.get() {
+            // What was asked is answered before.
+            let deadline = Instant::now() + PATIENCE;
+            while client.asked.len() as u64 + client.nameless > 0 && Instant::now() < deadline {
+                client.listen_until(Instant::now() + Duration::from_millis(100)).await?;
+            }
+            if client.nameless > 0 {
+                soak.unexpected("no answer to what is no message");
+            }
+            return client.close().await;
+        }
+        if !client.keeps_chats && dice.below(40) == 0 {
+            count(&soak.left);
+            return client.leave(dice).await;
+        }
+    }
+}
+
+/// Counted while it lives.
+struct Connected<'a>(&'a Soak);
+
+impl<'a> Connected<'a> {
+    fn new(soak: &'a Soak) -> Connected<'a> {
+        soak.connected.set(soak.connected.get() + 1);
+        Connected(soak)
+    }
+}
+
+impl Drop for Connected<'_> {
+    fn drop(&mut self) {
+        self.0.connected.set(self.0.connected.get() - 1);
+    }
+}
+
+const COLUMNS: [&str; 12] = [
+    "seconds",
+    "clients",
+    "answers",
+    "events",
+    "limited",
+    "invalid",
+    "gone",
+    "left",
+    "UNEXPECTED",
+    "MiB",
+    "fds",
+    "threads",
+];
+
+fn print_row(start: Instant, soak: &Soak, holds: &Holds) {
+    let counted = [
+        start.elapsed().as_secs(),
+        soak.connected.get() as u64,
+        soak.answered.get(),
+        soak.events.get(),
+        soak.rate_limited.get(),
+        soak.invalid.get(),
+        soak.gone.get(),
+        soak.left.get(),
+        soak.unexpected.get(),
+    ];
+    println!(
+        "{} {:>10.1} {:>10} {:>10} {:>10}",
+        counted.map(|number| format!("{number:>10}")).join(" "),
+        holds.resident_kib as f64 / 1024.0,
+        holds.descriptors,
+        holds.threads,
+        holds.data_kib
+    );
+}
+
+fn median(mut kib: Vec<u64>) -> u64 {
+    kib.sort_unstable();
+    kib.get(kib.len() / 2).copied().unwrap_or_default()
+}
+
+/// Descriptors when nobody is connected. The database opens some for good when it is first asked.
+async fn at_rest(program: &Program, soak: &Rc<Soak>) -> Result<Holds, Failure> {
+    let mut client = Client::connect(soak, false).await?;
+    let mut out = Vec::new();
+    for _ in 0..20 {
+        client.request(&mut out, "chat:search", json!({"query": "lemon"}));
+        client.request(&mut out, "settings:set", json!({"key": "theme", "value": "dark"}));
+    }
+    client.send(&out).await?;
+    while !client.asked.is_empty() {
+        client.listen_until(Instant::now() + Duration::from_millis(100)).await?;
+    }
+    let with_one = program.holds()?.descriptors;
+    client.close().await?;
+    wait_for_descriptors(program, with_one - 1).await
+}
+
+/// Waits until no more than these are left, at most as long as an answer may take.
+async fn wait_for_descriptors(program: &Program, most: usize) -> Result<Holds, Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let holds = program.holds()?;
+        if holds.descriptors <= most || Instant::now() > deadline {
+            return Ok(holds);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn run(program: &Program, minutes: f64, clients: usize) -> Result<bool, Failure> {
+    let soak = Rc::new(Soak {
+        port: program.port,
+        clients,
+        connected: Cell::default(),
+        answered: Cell::default(),
+        events: Cell::default(),
+        rate_limited: Cell::default(),
+        invalid: Cell::default(),
+        gone: Cell::default(),
+        left: Cell::default(),
+        unexpected: Cell::default(),
+        ending: Cell::default(),
+        chats: RefCell::default(),
+    });
+    let whole = Duration::from_secs_f64(minutes * 60.0);
+    let interval = (whole / 20).max(Duration::from_secs(5));
+    println!("{}    data KiB", COLUMNS.map(|name| format!("{name:>10}")).join(" "));
+    let start = Instant::now();
+    let before = at_rest(program, &soak).await?;
+    print_row(start, &soak, &before);
+    let mut places = JoinSet::new();
+    for number in 0..clients {
+        places.spawn_local(place(soak.clone(), number));
+        // A few hundred a second: a stream of arrivals, no flood.
+        sleep(Duration::from_millis(3)).await;
+    }
+    let mut resident = Vec::new();
+    while start.elapsed() + interval / 2 < whole {
+        sleep_until(start + interval * (resident.len() as u32 + 1)).await;
+        let holds = program.holds()?;
+        print_row(start, &soak, &holds);
+        resident.push(holds.resident_kib);
+    }
+    soak.ending.set(true);
+    while places.join_next().await.transpose()?.is_some() {}
+    let after = wait_for_descriptors(program, before.descriptors).await?;
+    print_row(start, &soak, &after);
+    let third = resident.len() / 3;
+    let [second, last] =
+        [&resident[third..third * 2], &resident[third * 2..]].map(|part| median(part.to_vec()));
+    let is_flat = last <= second + second / 20 + 1024;
+    println!(
+        "memory: median of the second third {:.1} MiB, of the last {:.1} MiB: {}; {:.1} MiB when all had gone, {:.1} before",
+        second as f64 / 1024.0,
+        last as f64 / 1024.0,
+        if is_flat { "flat" } else { "GROWN" },
+        after.resident_kib as f64 / 1024.0,
+        before.resident_kib as f64 / 1024.0
+    );
+    let are_closed = after.descriptors <= before.descriptors;
+    println!("descriptors: {} before, {} after", before.descriptors, after.descriptors);
+    Ok(is_flat && are_closed && soak.unexpected.get() == 0)
+}
+
+fn main() -> Result<ExitCode, Failure> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let (path, minutes, clients) = match arguments.as_slice() {
+        [path] => (path, 30.0, 1000),
+        [path, minutes] => (path, minutes.parse()?, 1000),
+        [path, minutes, clients] => (path, minutes.parse()?, clients.parse()?),
+        _ => return Err("soak SWITCHBOARD [MINUTES [CLIENTS]]".into()),
+    };
+    let program = Program::start(path)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let is_well = LocalSet::new().block_on(&runtime, run(&program, minutes, clients))?;
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
