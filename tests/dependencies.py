@@ -51,7 +51,7 @@ def cargo(*arguments):
 
 
 def without_literals(text):
-    """The source with comments gone and every literal empty."""
+    """The source with comments gone and every literal empty. A literal, however long, is on one line."""
     out, at = [], 0
     while found := LITERAL.search(text, at):
         out.append(text[at : found.start()])
@@ -181,21 +181,30 @@ def kept(text):
 
 def rows(layers, old, sets):
     does, audits = kept(old)
-    seen = set().union(*(tree(LAYERS[layer]) for layer in LAYERS if layer not in layers and layers != ["core"]))
+    seen = set() if layers == ["core"] else set(tree(LAYERS["core"]))
+    figures = []
     for layer in layers:
         crates, sources = tree(LAYERS[layer]), compiled(LAYERS[layer])
-        assert crates.keys() == sources.keys(), f"compiled but not in the tree, or the other way: {crates.keys() ^ sources.keys()}"
+        assert crates.keys() == sources.keys(), f"either compiled or in the tree, not both: {crates.keys() ^ sources.keys()}"
         for name, version in sorted(crates.keys() - seen):
             crate, source = crates[name, version], sources[name, version]
-            lines, total, *kinds = count(sorted(source["files"]))
-            unsafe = f"{total} ({', '.join(map(str, kinds))})" if total else "0"
+            figures.append(count(sorted(source["files"])))
             through = ", ".join(sorted(crate["through"], key=lambda other: other.strip("`")))
+            does_it = does.get((name, version)) or does.get((name, None), "?")
             audit = audits_of(name, version, sets) if sets else audits.get((name, version), "?")
-            does_it = does.get((name, version), does.get((name, None), "?"))
             build = ", ".join(sorted(source["build"])) or "–"
-            cells = [f"`{name}` {version}", through, does_it, f"{lines:,}".replace(",", " "), unsafe, build, crate["licence"], audit]
-            yield "| " + " | ".join(cells) + " |\n"
+            yield row(f"`{name}` {version}", through, does_it, *shown(figures[-1]), build, crate["licence"], audit)
         seen |= crates.keys()
+    yield row(f"**{len(figures)} crates**", "", "", *shown([sum(column) for column in zip(*figures)]), "", "", "")
+
+
+def row(*cells):
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def shown(figures):
+    lines, total, *kinds = (f"{figure:,}".replace(",", " ") for figure in figures)
+    return lines, f"{total} ({', '.join(kinds)})" if total != "0" else "0"
 
 
 def main(arguments):
