@@ -227,14 +227,19 @@ impl Db {
         let permit = self.shared.readers.clone().acquire_owned().await.map_err(|_| closed())?;
         let shared = self.shared.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let mut connection = lock(&shared.idle_readers).pop().ok_or_else(closed)?;
-            let read = AssertUnwindSafe(|| read(&mut connection, &shared.limits, job));
-            let result = catch_unwind(read).unwrap_or_else(|_| Err(internal_error()));
-            lock(&shared.idle_readers).push(connection);
-            drop(permit);
-            result
+            let idle = lock(&shared.idle_readers).pop();
+            let result = idle.ok_or_else(closed).and_then(|mut connection| {
+                let read = AssertUnwindSafe(|| read(&mut connection, &shared.limits, job));
+                let result = catch_unwind(read).unwrap_or_else(|_| Err(internal_error()));
+                lock(&shared.idle_readers).push(connection);
+                result
+            });
+            // It goes out with the result: given back in here, the next job could find this thread still busy, and start
+            // one more.
+            (result, permit)
         });
-        read.await.map_err(|_| closed())?
+        let (result, _permit) = read.await.map_err(|_| closed())?;
+        result
     }
 
     /// Writes, all or nothing. The answer comes when it is on the disk, behind the events of this write. A write that
