@@ -108,10 +108,9 @@ pub enum Shape {
 /// # Errors
 /// With the first byte that is wrong.
 pub fn validate(text: &str) -> Result<(), JsonError> {
-    let mut scanner = Scanner::new(text);
-    scanner.space();
-    scanner.value(0)?;
-    scanner.end()
+    let bytes = text.as_bytes();
+    let end = value(bytes, space(bytes, 0), 0)?;
+    nothing_after(bytes, end)
 }
 
 /// Checks a text like [`validate`], and shows each member of its outermost object, in order, duplicates too.
@@ -128,39 +127,45 @@ pub fn validate(text: &str) -> Result<(), JsonError> {
 /// assert_eq!(seen, [("a", "1"), ("b", "[2, 3]")]);
 /// ```
 pub fn members<'a>(text: &'a str, mut visit: impl FnMut(Member<'a>)) -> Result<Shape, JsonError> {
-    let mut scanner = Scanner::new(text);
-    scanner.space();
-    if scanner.peek() != Some(b'{') {
-        let at = scanner.at;
-        scanner.value(0)?;
-        scanner.end()?;
-        return Ok(Shape::Other { at });
+    // Both ends of every range stand beside ASCII, so there is always such a slice.
+    let slice = |range: Range<usize>| text.get(range).unwrap_or_default();
+    member_ranges(text.as_bytes(), |name, value| {
+        let at = value.start;
+        visit(Member { name: slice(name), value: slice(value), at });
+    })
+}
+
+/// As [`members`], with the places of each name (between its quotes) and of its value.
+#[inline(always)]
+pub(super) fn member_ranges(
+    bytes: &[u8],
+    mut visit: impl FnMut(Range<usize>, Range<usize>),
+) -> Result<Shape, JsonError> {
+    let start = space(bytes, 0);
+    if byte(bytes, start) != b'{' {
+        let end = value(bytes, start, 0)?;
+        nothing_after(bytes, end)?;
+        return Ok(Shape::Other { at: start });
     }
-    scanner.at += 1;
-    scanner.space();
-    if scanner.peek() == Some(b'}') {
-        scanner.at += 1;
-    } else {
+    let mut at = space(bytes, start + 1);
+    if byte(bytes, at) != b'}' {
         loop {
-            let name = scanner.name()?;
-            let at = scanner.at;
-            let value = scanner.value(1)?;
-            visit(Member { name: scanner.slice(name), value: scanner.slice(value), at });
-            scanner.space();
-            match scanner.peek() {
-                Some(b',') => scanner.at += 1,
-                Some(b'}') => {
-                    scanner.at += 1;
-                    break;
-                }
-                _ => return scanner.fail(JsonErrorKind::ExpectedCommaOrBrace),
+            let (name, start) = name(bytes, at)?;
+            let end = match byte(bytes, start) {
+                b'"' => string(bytes, start)?,
+                _ => value(bytes, start, 1)?,
+            };
+            visit(name, start..end);
+            at = space(bytes, end);
+            match byte(bytes, at) {
+                b',' => at = space(bytes, at + 1),
+                b'}' => break,
+                _ => return Err(error(bytes, at, JsonErrorKind::ExpectedCommaOrBrace)),
             }
-            scanner.space();
         }
     }
-    let end = scanner.at - 1;
-    scanner.end()?;
-    Ok(Shape::Object { end })
+    nothing_after(bytes, at + 1)?;
+    Ok(Shape::Object { end: at })
 }
 
 /// The text between the quotes of a string value; `None` for any other value.
@@ -218,215 +223,187 @@ pub fn write_string(out: &mut String, content: &str) {
     out.push('"');
 }
 
-/// A place in a text. Each method passes over one thing and leaves `at` behind it.
-struct Scanner<'a> {
-    text: &'a str,
-    bytes: &'a [u8],
-    at: usize,
+// What follows passes over one thing each: in, the text and where the thing begins; out, where it ends.
+
+/// The byte at a place; 0 behind the end, where 0 may stand as little as anywhere outside a string.
+#[inline(always)]
+fn byte(bytes: &[u8], at: usize) -> u8 {
+    bytes.get(at).copied().unwrap_or(0)
 }
 
-impl<'a> Scanner<'a> {
-    fn new(text: &'a str) -> Scanner<'a> {
-        Scanner { text, bytes: text.as_bytes(), at: 0 }
-    }
-
-    #[inline(always)]
-    fn peek(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
-    }
-
-    /// Both ends of every range that is asked for stand beside ASCII, so there is always such a slice.
-    fn slice(&self, range: Range<usize>) -> &'a str {
-        self.text.get(range).unwrap_or_default()
-    }
-
-    /// The error for what stands here, or for the end of the text.
-    #[inline(always)]
-    fn fail<T>(&self, kind: JsonErrorKind) -> Result<T, JsonError> {
-        Err(error_at(self.at, self.bytes.len(), kind))
-    }
-
-    #[inline(always)]
-    fn space(&mut self) {
-        // One comparison settles the usual case: no white space follows.
-        while self.peek().is_some_and(|byte| byte <= b' ' && matches!(byte, b' ' | b'\n' | b'\r' | b'\t')) {
-            self.at += 1;
-        }
-    }
-
-    fn end(&mut self) -> Result<(), JsonError> {
-        self.space();
-        if self.at < self.bytes.len() { self.fail(JsonErrorKind::TrailingData) } else { Ok(()) }
-    }
-
-    /// A member's name with its colon; the range is what stands between the quotes.
-    #[inline(always)]
-    fn name(&mut self) -> Result<Range<usize>, JsonError> {
-        if self.peek() != Some(b'"') {
-            return self.fail(JsonErrorKind::ExpectedName);
-        }
-        let start = self.at + 1;
-        self.string()?;
-        let end = self.at - 1;
-        self.space();
-        if self.peek() != Some(b':') {
-            return self.fail(JsonErrorKind::ExpectedColon);
-        }
-        self.at += 1;
-        self.space();
-        Ok(start..end)
-    }
-
-    /// A value that begins here, inside `depth` containers.
-    fn value(&mut self, depth: usize) -> Result<Range<usize>, JsonError> {
-        let start = self.at;
-        // The containers that are open: one bit each, the innermost lowest, set for an object.
-        let mut objects = 0_u128;
-        let mut open = 0;
-        'value: loop {
-            match self.peek() {
-                Some(b'"') => self.string()?,
-                Some(b'-' | b'0'..=b'9') => self.number()?,
-                Some(bracket @ (b'{' | b'[')) => {
-                    if depth + open == MAX_DEPTH {
-                        return self.fail(JsonErrorKind::TooDeep);
-                    }
-                    let object = bracket == b'{';
-                    self.at += 1;
-                    self.space();
-                    if self.peek() == Some(if object { b'}' } else { b']' }) {
-                        self.at += 1;
-                    } else {
-                        objects = objects << 1 | u128::from(object);
-                        open += 1;
-                        if object {
-                            self.name()?;
-                        }
-                        continue 'value;
-                    }
-                }
-                Some(b't') => self.literal(b"true")?,
-                Some(b'f') => self.literal(b"false")?,
-                Some(b'n') => self.literal(b"null")?,
-                _ => return self.fail(JsonErrorKind::ExpectedValue),
-            }
-            // A value has ended: close what ends with it, up to the next value or to the end of the outermost one.
-            loop {
-                if open == 0 {
-                    return Ok(start..self.at);
-                }
-                self.space();
-                let object = objects & 1 == 1;
-                match self.peek() {
-                    Some(b',') => {
-                        self.at += 1;
-                        self.space();
-                        if object {
-                            self.name()?;
-                        }
-                        continue 'value;
-                    }
-                    Some(b'}') if object => {}
-                    Some(b']') if !object => {}
-                    _ if object => return self.fail(JsonErrorKind::ExpectedCommaOrBrace),
-                    _ => return self.fail(JsonErrorKind::ExpectedCommaOrBracket),
-                }
-                self.at += 1;
-                objects >>= 1;
-                open -= 1;
-            }
-        }
-    }
-
-    fn literal(&mut self, word: &[u8]) -> Result<(), JsonError> {
-        for &letter in word {
-            if self.peek() != Some(letter) {
-                return self.fail(JsonErrorKind::ExpectedValue);
-            }
-            self.at += 1;
-        }
-        Ok(())
-    }
-
-    /// A string that begins with the quote here.
-    #[inline(always)]
-    fn string(&mut self) -> Result<(), JsonError> {
-        self.at += 1;
-        loop {
-            self.at = plain(self.bytes, self.at);
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                Some(b'\\') => self.at = escape(self.bytes, self.at)?,
-                _ => return self.fail(JsonErrorKind::ControlCharacter),
-            }
-        }
-    }
-
-    /// A number that begins with the minus or digit here (RFC 8259, section 6).
-    #[inline(always)]
-    fn number(&mut self) -> Result<(), JsonError> {
-        let start = self.at;
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
-        if self.peek() == Some(b'0') {
-            self.at += 1;
-            if matches!(self.peek(), Some(b'0'..=b'9')) {
-                return self.fail(JsonErrorKind::InvalidNumber);
-            }
-        } else {
-            self.digits()?;
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        let mut exponent = false;
-        if let Some(b'e' | b'E') = self.peek() {
-            exponent = true;
-            self.at += 1;
-            if let Some(b'+' | b'-') = self.peek() {
-                self.at += 1;
-            }
-            self.digits()?;
-        }
-        // Without an exponent it takes 309 digits to leave the range of a double.
-        if exponent || self.at - start > 300 {
-            in_range(self.slice(start..self.at), start)?;
-        }
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn digits(&mut self) -> Result<(), JsonError> {
-        let start = self.at;
-        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-            self.at += 1;
-            if self.at - start == 4 {
-                self.at = digits_end(self.bytes, self.at);
-                return Ok(());
-            }
-        }
-        if self.at == start {
-            return self.fail(JsonErrorKind::InvalidNumber);
-        }
-        Ok(())
-    }
-}
-
+/// The error for what stands at a place, or for the end of the text.
 #[cold]
-fn error_at(at: usize, length: usize, kind: JsonErrorKind) -> JsonError {
-    let kind = if at < length { kind } else { JsonErrorKind::UnexpectedEnd };
-    JsonError { kind, at: at.min(length) }
+fn error(bytes: &[u8], at: usize, kind: JsonErrorKind) -> JsonError {
+    let kind = if at < bytes.len() { kind } else { JsonErrorKind::UnexpectedEnd };
+    JsonError { kind, at: at.min(bytes.len()) }
+}
+
+/// White space, mostly none.
+#[inline(always)]
+fn space(bytes: &[u8], at: usize) -> usize {
+    if byte(bytes, at) > b' ' { at } else { some_space(bytes, at) }
+}
+
+#[inline(never)]
+fn some_space(bytes: &[u8], mut at: usize) -> usize {
+    while let b' ' | b'\n' | b'\r' | b'\t' = byte(bytes, at) {
+        at += 1;
+    }
+    at
+}
+
+fn nothing_after(bytes: &[u8], at: usize) -> Result<(), JsonError> {
+    let at = space(bytes, at);
+    if at < bytes.len() { Err(error(bytes, at, JsonErrorKind::TrailingData)) } else { Ok(()) }
+}
+
+/// A member's name with its colon, and the white space behind. Also answers what stands between the quotes.
+#[inline(always)]
+fn name(bytes: &[u8], at: usize) -> Result<(Range<usize>, usize), JsonError> {
+    if byte(bytes, at) != b'"' {
+        return Err(error(bytes, at, JsonErrorKind::ExpectedName));
+    }
+    let end = string(bytes, at)?;
+    let colon = space(bytes, end);
+    if byte(bytes, colon) != b':' {
+        return Err(error(bytes, colon, JsonErrorKind::ExpectedColon));
+    }
+    Ok((at + 1..end - 1, space(bytes, colon + 1)))
+}
+
+/// A value inside `depth` containers.
+#[inline(never)]
+fn value(bytes: &[u8], start: usize, depth: usize) -> Result<usize, JsonError> {
+    let mut at = start;
+    // The containers that are open: one bit each, the innermost lowest, set for an object.
+    let mut objects = 0_u128;
+    let mut open = 0;
+    'value: loop {
+        at = match byte(bytes, at) {
+            b'"' => string(bytes, at)?,
+            b'-' | b'0'..=b'9' => number(bytes, at)?,
+            bracket @ (b'{' | b'[') => {
+                if depth + open == MAX_DEPTH {
+                    return Err(error(bytes, at, JsonErrorKind::TooDeep));
+                }
+                let object = bracket == b'{';
+                at = space(bytes, at + 1);
+                if byte(bytes, at) == if object { b'}' } else { b']' } {
+                    at + 1
+                } else {
+                    objects = objects << 1 | u128::from(object);
+                    open += 1;
+                    if object {
+                        at = name(bytes, at)?.1;
+                    }
+                    continue 'value;
+                }
+            }
+            b't' => literal(bytes, at, b"true")?,
+            b'f' => literal(bytes, at, b"false")?,
+            b'n' => literal(bytes, at, b"null")?,
+            _ => return Err(error(bytes, at, JsonErrorKind::ExpectedValue)),
+        };
+        // A value has ended: close what ends with it, up to the next value or to the end of the outermost one.
+        loop {
+            if open == 0 {
+                return Ok(at);
+            }
+            at = space(bytes, at);
+            let object = objects & 1 == 1;
+            match byte(bytes, at) {
+                b',' => {
+                    at = space(bytes, at + 1);
+                    if object {
+                        at = name(bytes, at)?.1;
+                    }
+                    continue 'value;
+                }
+                b'}' if object => {}
+                b']' if !object => {}
+                _ if object => return Err(error(bytes, at, JsonErrorKind::ExpectedCommaOrBrace)),
+                _ => return Err(error(bytes, at, JsonErrorKind::ExpectedCommaOrBracket)),
+            }
+            at += 1;
+            objects >>= 1;
+            open -= 1;
+        }
+    }
+}
+
+#[inline(always)]
+fn literal<const N: usize>(bytes: &[u8], at: usize, word: &[u8; N]) -> Result<usize, JsonError> {
+    if bytes.get(at..).and_then(|rest| rest.first_chunk()) == Some(word) {
+        return Ok(at + N);
+    }
+    let same = word.iter().zip(bytes.get(at..).unwrap_or_default()).take_while(|(a, b)| a == b).count();
+    Err(error(bytes, at + same, JsonErrorKind::ExpectedValue))
+}
+
+/// A string, from quote to quote.
+#[inline(always)]
+fn string(bytes: &[u8], start: usize) -> Result<usize, JsonError> {
+    let mut at = start + 1;
+    loop {
+        at = plain(bytes, at);
+        match byte(bytes, at) {
+            b'"' => return Ok(at + 1),
+            b'\\' => at = escape(bytes, at)?,
+            _ => return Err(error(bytes, at, JsonErrorKind::ControlCharacter)),
+        }
+    }
+}
+
+/// A number that begins with a minus or digit (RFC 8259, section 6).
+#[inline(always)]
+fn number(bytes: &[u8], start: usize) -> Result<usize, JsonError> {
+    let mut at = start;
+    if byte(bytes, at) == b'-' {
+        at += 1;
+    }
+    if byte(bytes, at) == b'0' {
+        at += 1;
+        if byte(bytes, at).is_ascii_digit() {
+            return Err(error(bytes, at, JsonErrorKind::InvalidNumber));
+        }
+    } else {
+        at = digits(bytes, at)?;
+    }
+    if byte(bytes, at) == b'.' {
+        at = digits(bytes, at + 1)?;
+    }
+    let exponent = matches!(byte(bytes, at), b'e' | b'E');
+    if exponent {
+        at += 1;
+        if let b'+' | b'-' = byte(bytes, at) {
+            at += 1;
+        }
+        at = digits(bytes, at)?;
+    }
+    // Without an exponent it takes 309 digits to leave the range of a double.
+    if exponent || at - start > 300 {
+        in_range(bytes.get(start..at).unwrap_or_default(), start)?;
+    }
+    Ok(at)
+}
+
+/// One digit or more.
+#[inline(always)]
+fn digits(bytes: &[u8], start: usize) -> Result<usize, JsonError> {
+    let mut at = start;
+    while byte(bytes, at).is_ascii_digit() {
+        at += 1;
+        if at - start == 8 {
+            return Ok(more_digits(bytes, at));
+        }
+    }
+    if at == start { Err(error(bytes, at, JsonErrorKind::InvalidNumber)) } else { Ok(at) }
 }
 
 /// Whether a double can hold the number: what `serde_json` says, so that it can be read later.
 #[cold]
-fn in_range(number: &str, at: usize) -> Result<(), JsonError> {
-    match serde_json::from_str::<f64>(number) {
+fn in_range(number: &[u8], at: usize) -> Result<(), JsonError> {
+    match serde_json::from_slice::<f64>(number) {
         Ok(_) => Ok(()),
         Err(_) => Err(JsonError { kind: JsonErrorKind::NumberOutOfRange, at }),
     }
@@ -439,18 +416,18 @@ fn escape(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
         Some(b'u') => {
             for digit in at + 2..at + 6 {
                 if !bytes.get(digit).is_some_and(|digit| digit.is_ascii_hexdigit()) {
-                    return Err(error_at(digit, bytes.len(), JsonErrorKind::InvalidEscape));
+                    return Err(error(bytes, digit, JsonErrorKind::InvalidEscape));
                 }
             }
             Ok(at + 6)
         }
-        _ => Err(error_at(at + 1, bytes.len(), JsonErrorKind::InvalidEscape)),
+        _ => Err(error(bytes, at + 1, JsonErrorKind::InvalidEscape)),
     }
 }
 
-/// The first byte from `at` on that is no digit.
-#[inline(always)]
-fn digits_end(bytes: &[u8], mut at: usize) -> usize {
+/// Digits, or none.
+#[inline(never)]
+fn more_digits(bytes: &[u8], mut at: usize) -> usize {
     while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         // A digit becomes 0 to 9, everything else is above.
         let word = u64::from_le_bytes(*word) ^ (ONES * b'0' as u64);
@@ -460,7 +437,7 @@ fn digits_end(bytes: &[u8], mut at: usize) -> usize {
         }
         at += 8;
     }
-    while bytes.get(at).is_some_and(u8::is_ascii_digit) {
+    while byte(bytes, at).is_ascii_digit() {
         at += 1;
     }
     at
@@ -506,19 +483,17 @@ fn plain_blocks(bytes: &[u8], mut at: usize) -> usize {
 
 #[inline(always)]
 fn is_special(byte: u8) -> bool {
-    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
+    // The control characters and the quote, 0x22: nothing else comes to lie below 0x21.
+    (byte ^ 0x02 < 0x21) | (byte == b'\\')
 }
 
-/// A word whose lowest set bit lies in the first of the eight bytes that is special; 0 if none is. (Bits above the
+/// [`is_special`] of eight bytes: a word whose lowest set bit lies in the first that is; 0 if none is. (Bits above the
 /// lowest may be wrong: a borrow runs upwards.)
 #[inline(always)]
 fn special_bytes(word: u64) -> u64 {
-    let quote = word ^ (ONES * b'"' as u64);
-    let backslash = word ^ (ONES * b'\\' as u64);
-    let control = word.wrapping_sub(ONES * 0x20) & !word;
-    let quote = quote.wrapping_sub(ONES) & !quote;
-    let backslash = backslash.wrapping_sub(ONES) & !backslash;
-    (control | quote | backslash) & HIGHS
+    let low = (word ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
+    let backslash = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
+    (low | backslash) & !word & HIGHS
 }
 
 #[cfg(test)]
