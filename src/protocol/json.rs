@@ -109,7 +109,7 @@ pub enum Shape {
 /// With the first byte that is wrong.
 pub fn validate(text: &str) -> Result<(), JsonError> {
     let bytes = text.as_bytes();
-    let end = value(bytes, space(bytes, 0), 0)?;
+    let end = value(bytes, 0, 0)?;
     nothing_after(bytes, end)
 }
 
@@ -141,24 +141,25 @@ pub(super) fn member_ranges(
     bytes: &[u8],
     mut visit: impl FnMut(Range<usize>, Range<usize>),
 ) -> Result<Shape, JsonError> {
-    let start = space(bytes, 0);
-    if byte(bytes, start) != b'{' {
+    let (start, first) = next(bytes, 0);
+    if first != b'{' {
         let end = value(bytes, start, 0)?;
         nothing_after(bytes, end)?;
         return Ok(Shape::Other { at: start });
     }
-    let mut at = space(bytes, start + 1);
-    if byte(bytes, at) != b'}' {
+    let (mut at, mut byte) = next(bytes, start + 1);
+    if byte != b'}' {
         loop {
-            let (name, start) = name(bytes, at)?;
-            let end = match byte(bytes, start) {
+            let (name, colon) = name(bytes, at)?;
+            let (start, first) = next(bytes, colon + 1);
+            let end = match first {
                 b'"' => string(bytes, start)?,
                 _ => value(bytes, start, 1)?,
             };
             visit(name, start..end);
-            at = space(bytes, end);
-            match byte(bytes, at) {
-                b',' => at = space(bytes, at + 1),
+            (at, byte) = next(bytes, end);
+            match byte {
+                b',' => at += 1,
                 b'}' => break,
                 _ => return Err(error(bytes, at, JsonErrorKind::ExpectedCommaOrBrace)),
             }
@@ -223,8 +224,6 @@ pub fn write_string(out: &mut String, content: &str) {
     out.push('"');
 }
 
-// What follows passes over one thing each: in, the text and where the thing begins; out, where it ends.
-
 /// The byte at a place; 0 behind the end, where 0 may stand as little as anywhere outside a string.
 #[inline(always)]
 fn byte(bytes: &[u8], at: usize) -> u8 {
@@ -238,93 +237,96 @@ fn error(bytes: &[u8], at: usize, kind: JsonErrorKind) -> JsonError {
     JsonError { kind, at: at.min(bytes.len()) }
 }
 
-/// White space, mostly none.
+/// The place and the byte behind white space, of which there mostly is none.
 #[inline(always)]
-fn space(bytes: &[u8], at: usize) -> usize {
-    if byte(bytes, at) > b' ' { at } else { some_space(bytes, at) }
+fn next(bytes: &[u8], at: usize) -> (usize, u8) {
+    match byte(bytes, at) {
+        byte if byte > b' ' => (at, byte),
+        _ => next_after_space(bytes, at),
+    }
 }
 
 #[inline(never)]
-fn some_space(bytes: &[u8], mut at: usize) -> usize {
-    while let b' ' | b'\n' | b'\r' | b'\t' = byte(bytes, at) {
-        at += 1;
+fn next_after_space(bytes: &[u8], mut at: usize) -> (usize, u8) {
+    loop {
+        match byte(bytes, at) {
+            b' ' | b'\n' | b'\r' | b'\t' => at += 1,
+            byte => return (at, byte),
+        }
     }
-    at
 }
 
 fn nothing_after(bytes: &[u8], at: usize) -> Result<(), JsonError> {
-    let at = space(bytes, at);
+    let (at, _) = next(bytes, at);
     if at < bytes.len() { Err(error(bytes, at, JsonErrorKind::TrailingData)) } else { Ok(()) }
 }
 
-/// A member's name with its colon, and the white space behind. Also answers what stands between the quotes.
+/// A member's name, from white space to its colon. Answers what stands between the quotes, and where the colon is.
 #[inline(always)]
 fn name(bytes: &[u8], at: usize) -> Result<(Range<usize>, usize), JsonError> {
-    if byte(bytes, at) != b'"' {
-        return Err(error(bytes, at, JsonErrorKind::ExpectedName));
+    let (start, quote) = next(bytes, at);
+    if quote != b'"' {
+        return Err(error(bytes, start, JsonErrorKind::ExpectedName));
     }
-    let end = string(bytes, at)?;
-    let colon = space(bytes, end);
-    if byte(bytes, colon) != b':' {
-        return Err(error(bytes, colon, JsonErrorKind::ExpectedColon));
+    let end = string(bytes, start)?;
+    let (at, colon) = next(bytes, end);
+    if colon != b':' {
+        return Err(error(bytes, at, JsonErrorKind::ExpectedColon));
     }
-    Ok((at + 1..end - 1, space(bytes, colon + 1)))
+    Ok((start + 1..end - 1, at))
 }
 
-/// A value inside `depth` containers.
+/// A value inside `depth` containers, with the white space before it. Answers where it ends.
 #[inline(never)]
-fn value(bytes: &[u8], start: usize, depth: usize) -> Result<usize, JsonError> {
-    let mut at = start;
+fn value(bytes: &[u8], mut at: usize, depth: usize) -> Result<usize, JsonError> {
     // The containers that are open: one bit each, the innermost lowest, set for an object.
     let mut objects = 0_u128;
     let mut open = 0;
     'value: loop {
-        at = match byte(bytes, at) {
-            b'"' => string(bytes, at)?,
-            b'-' | b'0'..=b'9' => number(bytes, at)?,
-            bracket @ (b'{' | b'[') => {
+        let (start, first) = next(bytes, at);
+        at = match first {
+            b'"' => string(bytes, start)?,
+            b'-' | b'0'..=b'9' => number(bytes, start)?,
+            b'{' | b'[' => {
                 if depth + open == MAX_DEPTH {
-                    return Err(error(bytes, at, JsonErrorKind::TooDeep));
+                    return Err(error(bytes, start, JsonErrorKind::TooDeep));
                 }
-                let object = bracket == b'{';
-                at = space(bytes, at + 1);
-                if byte(bytes, at) == if object { b'}' } else { b']' } {
-                    at + 1
+                let object = first == b'{';
+                let (inside, byte) = next(bytes, start + 1);
+                if byte == if object { b'}' } else { b']' } {
+                    inside + 1
                 } else {
                     objects = objects << 1 | u128::from(object);
                     open += 1;
-                    if object {
-                        at = name(bytes, at)?.1;
-                    }
+                    at = if object { name(bytes, inside)?.1 + 1 } else { inside };
                     continue 'value;
                 }
             }
-            b't' => literal(bytes, at, b"true")?,
-            b'f' => literal(bytes, at, b"false")?,
-            b'n' => literal(bytes, at, b"null")?,
-            _ => return Err(error(bytes, at, JsonErrorKind::ExpectedValue)),
+            b't' => literal(bytes, start, b"true")?,
+            b'f' => literal(bytes, start, b"false")?,
+            b'n' => literal(bytes, start, b"null")?,
+            _ => return Err(error(bytes, start, JsonErrorKind::ExpectedValue)),
         };
         // A value has ended: close what ends with it, up to the next value or to the end of the outermost one.
         loop {
             if open == 0 {
                 return Ok(at);
             }
-            at = space(bytes, at);
+            let (end, byte) = next(bytes, at);
+            at = end + 1;
             let object = objects & 1 == 1;
-            match byte(bytes, at) {
+            match byte {
                 b',' => {
-                    at = space(bytes, at + 1);
                     if object {
-                        at = name(bytes, at)?.1;
+                        at = name(bytes, at)?.1 + 1;
                     }
                     continue 'value;
                 }
                 b'}' if object => {}
                 b']' if !object => {}
-                _ if object => return Err(error(bytes, at, JsonErrorKind::ExpectedCommaOrBrace)),
-                _ => return Err(error(bytes, at, JsonErrorKind::ExpectedCommaOrBracket)),
+                _ if object => return Err(error(bytes, end, JsonErrorKind::ExpectedCommaOrBrace)),
+                _ => return Err(error(bytes, end, JsonErrorKind::ExpectedCommaOrBracket)),
             }
-            at += 1;
             objects >>= 1;
             open -= 1;
         }
