@@ -133,7 +133,7 @@ impl Caller {
         }
         let timestamp = Timestamp::new(now.unix_ms);
         let text = id.to_string();
-        let pieces = envelope::request(&text, raw, payload.as_str(), timestamp.as_str());
+        let pieces = envelope::request(&text, raw, payload.as_str(), &timestamp);
         self.connection.write_text(out, &pieces);
         let until = now.at + timeout;
         self.pending.insert(id, Pending { channel: channel.to_owned(), until });

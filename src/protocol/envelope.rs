@@ -2,8 +2,9 @@
 //! text of a message. Out: its members as slices of that text, and back. The payload is checked but never built.
 
 use std::fmt;
+use std::ops::Range;
 
-use super::json::{self, JsonError, Member, Shape};
+use super::json::{self, JsonError, Shape};
 
 /// Longest `id`, in bytes of its JSON text between the quotes. A UUID takes 36.
 pub const MAX_ID_BYTES: usize = 128;
@@ -20,6 +21,28 @@ pub enum Kind {
     Response,
     /// From the server, unasked.
     Event,
+}
+
+impl Kind {
+    /// What the value of `type` says, quotes included.
+    fn of(value: &str) -> Option<Kind> {
+        match value {
+            "\"request\"" => Some(Kind::Request),
+            "\"response\"" => Some(Kind::Response),
+            "\"event\"" => Some(Kind::Event),
+            _ => Kind::of_escaped(value),
+        }
+    }
+
+    #[cold]
+    fn of_escaped(value: &str) -> Option<Kind> {
+        match json::string_content(value).and_then(json::unescape)?.as_ref() {
+            "request" => Some(Kind::Request),
+            "response" => Some(Kind::Response),
+            "event" => Some(Kind::Event),
+            _ => None,
+        }
+    }
 }
 
 /// A message, as slices of its own text.
@@ -96,39 +119,40 @@ impl fmt::Display for EnvelopeErrorKind {
     }
 }
 
-/// The members of an envelope as the text has them; of duplicates the last, as in `JSON.parse`.
+/// Where a text has the values of an envelope's members, `0..0` for those it has not; of duplicates the last, as in
+/// `JSON.parse`.
 #[derive(Default)]
-struct Members<'a> {
-    kind: Option<(&'a str, usize)>,
-    id: Option<(&'a str, usize)>,
-    channel: Option<(&'a str, usize)>,
-    payload: Option<&'a str>,
-    error: Option<&'a str>,
-    timestamp: Option<(&'a str, usize)>,
+struct Members {
+    kind: Range<usize>,
+    id: Range<usize>,
+    channel: Range<usize>,
+    payload: Range<usize>,
+    error: Range<usize>,
+    timestamp: Range<usize>,
 }
 
-impl<'a> Members<'a> {
+impl Members {
     #[inline(always)]
-    fn see(&mut self, member: Member<'a>) {
-        match member.name {
-            "type" => self.kind = Some((member.value, member.at)),
-            "id" => self.id = Some((member.value, member.at)),
-            "channel" => self.channel = Some((member.value, member.at)),
-            "payload" => self.payload = Some(member.value),
-            "error" => self.error = Some(member.value),
-            "timestamp" => self.timestamp = Some((member.value, member.at)),
-            name if name.contains('\\') => self.see_escaped(member),
+    fn see(&mut self, name: &[u8], value: Range<usize>) {
+        match name {
+            b"type" => self.kind = value,
+            b"id" => self.id = value,
+            b"channel" => self.channel = value,
+            b"payload" => self.payload = value,
+            b"error" => self.error = value,
+            b"timestamp" => self.timestamp = value,
+            name if name.contains(&b'\\') => self.see_escaped(name, value),
             _ => {}
         }
     }
 
     /// `{"\u0069d": …}` is an id too.
     #[cold]
-    fn see_escaped(&mut self, member: Member<'a>) {
-        let Some(name) = json::unescape(member.name) else { return };
+    fn see_escaped(&mut self, name: &[u8], value: Range<usize>) {
+        let name = std::str::from_utf8(name).ok().and_then(json::unescape);
         let known = ["type", "id", "channel", "payload", "error", "timestamp"];
-        if let Some(name) = known.into_iter().find(|known| *known == name) {
-            self.see(Member { name, ..member });
+        if let Some(name) = known.into_iter().find(|known| Some(*known) == name.as_deref()) {
+            self.see(name.as_bytes(), value);
         }
     }
 }
@@ -148,51 +172,45 @@ impl<'a> Envelope<'a> {
     /// assert_eq!(Envelope::decode("[]").unwrap_err().kind.to_string(), "expected an object at byte 0");
     /// ```
     pub fn decode(text: &'a str) -> Result<Envelope<'a>, EnvelopeError<'a>> {
+        let bytes = text.as_bytes();
         let mut members = Members::default();
-        let end = match json::members(text, |member| members.see(member)) {
+        let see = |name, value| members.see(bytes.get::<Range<usize>>(name).unwrap_or_default(), value);
+        let end = match json::member_ranges(bytes, see) {
             Ok(Shape::Object { end }) => end,
             Ok(Shape::Other { at }) => return Err(bare(EnvelopeErrorKind::NotAnObject { at })),
             Err(error) => return Err(bare(EnvelopeErrorKind::Json(error))),
         };
-        let id = members.id.and_then(|(value, _)| name_within(value, MAX_ID_BYTES));
-        let channel = members.channel.and_then(|(value, _)| name_within(value, MAX_CHANNEL_BYTES));
-        let fault = |found: Option<(&str, usize)>, name, expected| {
-            let kind = match found {
-                Some((_, at)) => EnvelopeErrorKind::Invalid { name, expected, at },
-                None => EnvelopeErrorKind::Missing { name, at: end },
+        // No value is empty.
+        let value = |place: &Range<usize>| text.get(place.clone()).filter(|value| !value.is_empty());
+        let id = value(&members.id).and_then(|value| name_within(value, MAX_ID_BYTES));
+        let channel = value(&members.channel).and_then(|value| name_within(value, MAX_CHANNEL_BYTES));
+        let fault = |place: &Range<usize>, name, expected| {
+            let kind = match place.is_empty() {
+                false => EnvelopeErrorKind::Invalid { name, expected, at: place.start },
+                true => EnvelopeErrorKind::Missing { name, at: end },
             };
             EnvelopeError { kind, id, channel }
         };
 
-        let kind = match members.kind.and_then(|(value, _)| json::string_content(value)) {
-            Some("request") => Kind::Request,
-            Some("response") => Kind::Response,
-            Some("event") => Kind::Event,
-            Some(escaped) if escaped.contains('\\') => match json::unescape(escaped).as_deref() {
-                Some("request") => Kind::Request,
-                Some("response") => Kind::Response,
-                Some("event") => Kind::Event,
-                _ => return Err(fault(members.kind, "type", KINDS)),
-            },
-            _ => return Err(fault(members.kind, "type", KINDS)),
+        let Some(kind) = value(&members.kind).and_then(Kind::of) else {
+            return Err(fault(&members.kind, "type", "\"request\", \"response\" or \"event\""));
         };
         // An event needs no id, but one that is there must be an id.
-        if id.is_none() && (kind != Kind::Event || members.id.is_some()) {
-            return Err(fault(members.id, "id", "a non-empty string of at most 128 bytes"));
+        if id.is_none() && (kind != Kind::Event || !members.id.is_empty()) {
+            return Err(fault(&members.id, "id", "a non-empty string of at most 128 bytes"));
         }
         let Some(channel) = channel else {
-            return Err(fault(members.channel, "channel", "a non-empty string of at most 256 bytes"));
+            return Err(fault(&members.channel, "channel", "a non-empty string of at most 256 bytes"));
         };
-        let timestamp = members.timestamp.map(|(value, _)| value);
+        let timestamp = value(&members.timestamp);
         if timestamp.is_some_and(|value| !value.starts_with(|c: char| c == '-' || c.is_ascii_digit())) {
-            return Err(fault(members.timestamp, "timestamp", "a number"));
+            return Err(fault(&members.timestamp, "timestamp", "a number"));
         }
-        let kind_at = members.kind.map_or(0, |(_, at)| at);
-        Ok(Envelope { kind, kind_at, id, channel, payload: members.payload, error: members.error, timestamp })
+        let kind_at = members.kind.start;
+        let (payload, error) = (value(&members.payload), value(&members.error));
+        Ok(Envelope { kind, kind_at, id, channel, payload, error, timestamp })
     }
 }
-
-const KINDS: &str = "\"request\", \"response\" or \"event\"";
 
 fn bare<'a>(kind: EnvelopeErrorKind) -> EnvelopeError<'a> {
     EnvelopeError { kind, id: None, channel: None }
@@ -214,12 +232,12 @@ pub enum Body<'a> {
 
 /// The pieces of an encoded message, in order. Their sum is known before the first byte is copied, so a frame's
 /// header can be written ahead of them.
-pub type Pieces<'a> = [&'a str; 9];
+pub type Pieces<'a> = [&'a str; 7];
 
 /// A response in pieces. `id` and `channel` are JSON text without the quotes.
-pub fn response<'a>(id: &'a str, channel: &'a str, body: Body<'a>, timestamp: &'a str) -> Pieces<'a> {
+pub fn response<'a>(id: &'a str, channel: &'a str, body: Body<'a>, timestamp: &'a Timestamp) -> Pieces<'a> {
     let (name, value) = member(body);
-    [r#"{"type":"response","id":""#, id, r#"","channel":""#, channel, "\"", name, value, TIMESTAMP, timestamp]
+    [r#"{"type":"response","id":""#, id, r#"","channel":""#, channel, name, value, timestamp.as_str()]
 }
 
 /// A request in pieces. `id` and `channel` are JSON text without the quotes.
@@ -227,56 +245,72 @@ pub fn request<'a>(
     id: &'a str,
     channel: &'a str,
     payload: Option<&'a str>,
-    timestamp: &'a str,
+    timestamp: &'a Timestamp,
 ) -> Pieces<'a> {
     let (name, value) = member(Body::Payload(payload));
-    [r#"{"type":"request","id":""#, id, r#"","channel":""#, channel, "\"", name, value, TIMESTAMP, timestamp]
+    [r#"{"type":"request","id":""#, id, r#"","channel":""#, channel, name, value, timestamp.as_str()]
 }
 
 /// An event in pieces. `channel` is JSON text without the quotes.
-pub fn event<'a>(channel: &'a str, payload: Option<&'a str>, timestamp: &'a str) -> Pieces<'a> {
+pub fn event<'a>(channel: &'a str, payload: Option<&'a str>, timestamp: &'a Timestamp) -> Pieces<'a> {
     let (name, value) = member(Body::Payload(payload));
-    [r#"{"type":"event","channel":""#, channel, "\"", name, value, TIMESTAMP, timestamp, "", ""]
+    [r#"{"type":"event","channel":""#, channel, name, value, timestamp.as_str(), "", ""]
 }
 
-const TIMESTAMP: &str = ",\"timestamp\":";
-
+/// What stands between the channel and the value, the channel's closing quote included; and the value.
 fn member(body: Body<'_>) -> (&'static str, &str) {
     match body {
-        Body::Payload(None) => ("", ""),
-        Body::Payload(Some(payload)) => (",\"payload\":", payload),
-        Body::Error(error) => (",\"error\":", error),
+        Body::Payload(None) => ("\"", ""),
+        Body::Payload(Some(payload)) => ("\",\"payload\":", payload),
+        Body::Error(error) => ("\",\"error\":", error),
     }
 }
 
-/// A Unix time in ms as the last piece of a message: its digits and the closing brace.
+/// How each message ends: `,"timestamp":` with a Unix time in ms, and the closing brace.
 #[derive(Debug, Clone, Copy)]
 pub struct Timestamp {
-    text: [u8; 21],
+    /// The text stands at the end.
+    text: [u8; 40],
     start: usize,
 }
 
 impl Timestamp {
-    /// Writes the digits.
+    /// Writes the digits, two at a time.
     pub fn new(unix_ms: u64) -> Timestamp {
-        let mut text = [b'}'; 21];
-        let mut start = 20;
+        const NAME: &[u8; 13] = b",\"timestamp\":";
+        let mut text = [b'}'; 40];
+        let mut start = text.len() - 1;
         let mut rest = unix_ms;
-        loop {
-            start -= 1;
-            text[start] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                return Timestamp { text, start };
-            }
+        while rest >= 10 {
+            start -= 2;
+            text[start..start + 2].copy_from_slice(&PAIRS[(rest % 100) as usize]);
+            rest /= 100;
         }
+        if rest > 0 || unix_ms == 0 {
+            start -= 1;
+            text[start] = b'0' + rest as u8;
+        }
+        start -= NAME.len();
+        text[start..start + NAME.len()].copy_from_slice(NAME);
+        Timestamp { text, start }
     }
 
-    /// The digits with the brace.
+    /// The text of the end.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.text[self.start..]).expect("digits and a brace are ASCII")
+        std::str::from_utf8(&self.text[self.start..]).expect("it is ASCII")
     }
 }
+
+/// `00` to `99`.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut n = 0;
+    while n < 100 {
+        pairs[n] = [b'0' + n as u8 / 10, b'0' + n as u8 % 10];
+        n += 1;
+    }
+    pairs
+};
 
 #[cfg(test)]
 mod tests {
@@ -352,24 +386,23 @@ mod tests {
     }
 
     #[test]
-    fn timestamps_are_written_to_the_last_digit() {
-        for (unix_ms, text) in
-            [(0, "0}"), (1_704_067_200_000, "1704067200000}"), (u64::MAX, "18446744073709551615}")]
-        {
-            assert_eq!(Timestamp::new(unix_ms).as_str(), text);
+    fn a_timestamp_is_written_to_the_last_digit() {
+        let powers = (0..20).map(|n| 10_u64.pow(n));
+        for unix_ms in powers.flat_map(|n| [n - 1, n, n + 1]).chain([1_704_067_200_000, u64::MAX]) {
+            assert_eq!(Timestamp::new(unix_ms).as_str(), format!(",\"timestamp\":{unix_ms}}}"));
         }
     }
 
     #[test]
     fn members_stand_in_the_order_of_the_specification() {
         let timestamp = Timestamp::new(5);
-        let text = response("i", "c", Body::Error("{}"), timestamp.as_str()).concat();
+        let text = response("i", "c", Body::Error("{}"), &timestamp).concat();
         assert_eq!(text, r#"{"type":"response","id":"i","channel":"c","error":{},"timestamp":5}"#);
-        let text = response("i", "c", Body::Payload(None), timestamp.as_str()).concat();
+        let text = response("i", "c", Body::Payload(None), &timestamp).concat();
         assert_eq!(text, r#"{"type":"response","id":"i","channel":"c","timestamp":5}"#);
-        let text = request("i", "c", Some("1"), timestamp.as_str()).concat();
+        let text = request("i", "c", Some("1"), &timestamp).concat();
         assert_eq!(text, r#"{"type":"request","id":"i","channel":"c","payload":1,"timestamp":5}"#);
-        let text = event("c", Some("null"), timestamp.as_str()).concat();
+        let text = event("c", Some("null"), &timestamp).concat();
         assert_eq!(text, r#"{"type":"event","channel":"c","payload":null,"timestamp":5}"#);
     }
 }

@@ -437,7 +437,7 @@ impl Session {
             }
         };
         let timestamp = Timestamp::new(now.unix_ms);
-        let pieces = envelope::response(id, channel, body, timestamp.as_str());
+        let pieces = envelope::response(id, channel, body, &timestamp);
         let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
         let max = self.rules.limits.max_message_bytes;
         if bytes > max {
@@ -594,7 +594,7 @@ impl Session {
     fn write_response(&mut self, now: Now, id: &str, channel: &str, body: Body<'_>, out: &mut Vec<u8>) {
         if self.connection.is_open() {
             let timestamp = Timestamp::new(now.unix_ms);
-            let pieces = envelope::response(id, channel, body, timestamp.as_str());
+            let pieces = envelope::response(id, channel, body, &timestamp);
             self.connection.write_text(out, &pieces);
         }
     }
@@ -623,5 +623,5 @@ pub fn write_event(out: &mut Vec<u8>, channel: &str, payload: Option<&str>, unix
     let mut quoted = String::new();
     json::write_string(&mut quoted, channel);
     let channel = json::string_content(&quoted).unwrap_or_default();
-    frame::write_text(out, None, &envelope::event(channel, payload, timestamp.as_str()));
+    frame::write_text(out, None, &envelope::event(channel, payload, &timestamp));
 }

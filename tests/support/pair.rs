@@ -322,7 +322,7 @@ impl Pair {
     /// Sends a request.
     pub fn request(&mut self, id: &str, channel: &str, payload: Option<&str>) {
         let timestamp = Timestamp::new(EPOCH_MS + self.now_ms);
-        self.send(envelope::request(id, channel, payload, timestamp.as_str()).concat());
+        self.send(envelope::request(id, channel, payload, &timestamp).concat());
     }
 
     pub fn send_binary(&mut self, bytes: &[u8]) {

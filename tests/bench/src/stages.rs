@@ -80,7 +80,7 @@ fn response(times: usize) {
         out.clear();
         let timestamp = envelope::Timestamp::new(black_box(NOW.unix_ms));
         let body = Body::Payload(Some(black_box(&payload)));
-        frame::write_text(&mut out, None, &envelope::response("10000000", "echo", body, timestamp.as_str()));
+        frame::write_text(&mut out, None, &envelope::response("10000000", "echo", body, &timestamp));
     }
 }
 

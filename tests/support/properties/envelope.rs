@@ -116,7 +116,7 @@ fn naive(text: &str) -> Result<Envelope<'_>, EnvelopeError<'_>> {
 
 fn encode(envelope: &Envelope<'_>, unix_ms: u64) -> String {
     let timestamp = Timestamp::new(unix_ms);
-    let (id, channel, timestamp) = (envelope.id.unwrap_or_default(), envelope.channel, timestamp.as_str());
+    let (id, channel, timestamp) = (envelope.id.unwrap_or_default(), envelope.channel, &timestamp);
     let body = envelope.error.map_or(Body::Payload(envelope.payload), Body::Error);
     match envelope.kind {
         Kind::Request => envelope::request(id, channel, envelope.payload, timestamp).concat(),
