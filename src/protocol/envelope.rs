@@ -134,21 +134,25 @@ struct Members {
 impl Members {
     #[inline(always)]
     fn see(&mut self, name: &[u8], value: Range<usize>) {
-        match name {
-            b"type" => self.kind = value,
-            b"id" => self.id = value,
-            b"channel" => self.channel = value,
-            b"payload" => self.payload = value,
-            b"error" => self.error = value,
-            b"timestamp" => self.timestamp = value,
-            name if name.contains(&b'\\') => self.see_escaped(name, value),
-            _ => {}
-        }
+        // Compared whole: the patterns of a `match` would be compared byte by byte.
+        let place = match name.len() {
+            2 if name == b"id" => &mut self.id,
+            4 if name == b"type" => &mut self.kind,
+            5 if name == b"error" => &mut self.error,
+            7 if name == b"channel" => &mut self.channel,
+            7 if name == b"payload" => &mut self.payload,
+            9 if name == b"timestamp" => &mut self.timestamp,
+            _ => return self.see_other(name, value),
+        };
+        *place = value;
     }
 
     /// `{"\u0069d": …}` is an id too.
     #[cold]
-    fn see_escaped(&mut self, name: &[u8], value: Range<usize>) {
+    fn see_other(&mut self, name: &[u8], value: Range<usize>) {
+        if !name.contains(&b'\\') {
+            return;
+        }
         let name = std::str::from_utf8(name).ok().and_then(json::unescape);
         let known = ["type", "id", "channel", "payload", "error", "timestamp"];
         if let Some(name) = known.into_iter().find(|known| Some(*known) == name.as_deref()) {
