@@ -392,14 +392,8 @@ fn number(bytes: &[u8], start: usize) -> Result<usize, JsonError> {
 /// One digit or more.
 #[inline(always)]
 fn digits(bytes: &[u8], start: usize) -> Result<usize, JsonError> {
-    let mut at = start;
-    while byte(bytes, at).is_ascii_digit() {
-        at += 1;
-        if at - start == 8 {
-            return Ok(more_digits(bytes, at));
-        }
-    }
-    if at == start { Err(error(bytes, at, JsonErrorKind::InvalidNumber)) } else { Ok(at) }
+    let end = digits_end(bytes, start);
+    if end == start { Err(error(bytes, end, JsonErrorKind::InvalidNumber)) } else { Ok(end) }
 }
 
 /// Whether a double can hold the number: what `serde_json` says, so that it can be read later.
@@ -428,8 +422,8 @@ fn escape(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
 }
 
 /// Digits, or none.
-#[inline(never)]
-fn more_digits(bytes: &[u8], mut at: usize) -> usize {
+#[inline(always)]
+fn digits_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         // A digit becomes 0 to 9, everything else is above.
         let word = u64::from_le_bytes(*word) ^ (ONES * b'0' as u64);
@@ -452,15 +446,18 @@ const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
 /// the end of the text.
 #[inline(always)]
 fn plain(bytes: &[u8], mut at: usize) -> usize {
-    let mut words = 0;
-    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let special = special_bytes(u64::from_le_bytes(*word));
-        if special != 0 {
-            return at + special.trailing_zeros() as usize / 8;
+    let mut pairs = 0;
+    while let Some(pair) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) {
+        let pair = u128::from_le_bytes(*pair);
+        let (low, high) = (special_bytes(pair as u64), special_bytes((pair >> 64) as u64));
+        // Without a branch on where in the sixteen bytes it lies, which nobody could foretell.
+        let (first, skipped) = if low == 0 { (high, 8) } else { (low, 0) };
+        if first != 0 {
+            return at + skipped + first.trailing_zeros() as usize / 8;
         }
-        at += 8;
-        words += 1;
-        if words == 4 {
+        at += 16;
+        pairs += 1;
+        if pairs == 2 {
             at = plain_blocks(bytes, at);
         }
     }
