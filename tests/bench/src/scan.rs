@@ -58,13 +58,29 @@ fn members(dice: &mut Dice) -> String {
     format!("{{{members}}}")
 }
 
+/// A list of chats, as `chat:list` answers.
+fn chats(dice: &mut Dice) -> String {
+    let chat = || {
+        let title = words(dice, " ", 40);
+        let id = format!("{:08x}-1c2d-4e3f-8a4b-{:012x}", dice.below(1 << 32), dice.below(1 << 48));
+        let (created, count) = (1_767_000_000_000 + dice.below(10_000_000_000), dice.below(400));
+        let pinned = dice.below(8) == 0;
+        format!(
+            "{{\"id\":\"{id}\",\"title\":{title},\"createdAt\":{created},\"updatedAt\":{},\"messageCount\":{count},\
+             \"pinned\":{pinned},\"model\":null}}",
+            created + dice.number()
+        )
+    };
+    format!("[{}]", list(chat))
+}
+
 fn numbers(dice: &mut Dice) -> String {
     format!("[{}]", list(|| dice.number().to_string()))
 }
 
-fn words(dice: &mut Dice, end: &str) -> String {
+fn words(dice: &mut Dice, end: &str, bytes: usize) -> String {
     let mut text = String::new();
-    while text.len() < BYTES {
+    while text.len() < bytes {
         text += &"abcdefghijklmnop"[..1 + dice.below(16) as usize];
         text += end;
     }
@@ -91,9 +107,10 @@ fn main() {
         (0..TEXTS).map(|_| one(dice)).collect()
     };
     let rows = [
+        ("chats", many(Box::new(chats))),
         ("many small members", many(Box::new(members))),
-        ("one long string", many(Box::new(|dice| words(dice, " ")))),
-        ("text with escapes", many(Box::new(|dice| words(dice, "\\n")))),
+        ("one long string", many(Box::new(|dice| words(dice, " ", BYTES)))),
+        ("text with escapes", many(Box::new(|dice| words(dice, "\\n", BYTES)))),
         ("numbers", many(Box::new(numbers))),
     ];
     println!("{:<20} {:>12} {:>12} {:>12}   GB/s", "16 KiB of", "scanner", "IgnoredAny", "Value");

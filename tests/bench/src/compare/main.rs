@@ -88,17 +88,24 @@ fn german(bytes: usize) -> Value {
     Value::String("Grüße von hier aus. ".chars().cycle().take(bytes * 20 / 22).collect())
 }
 
-/// Members of five sorts, about 16 KiB of them.
+/// Members of five sorts in no order that a processor could learn, about 16 KiB of them.
 fn many_members() -> Value {
-    let members = (0..900).map(|i| {
-        let (name, value) = match i % 5 {
-            0 => (format!("k{i}"), json!(i * 37)),
-            1 => (format!("name{i}"), json!(format!("value {i}"))),
-            2 => (format!("f{i}"), json!(true)),
-            3 => (format!("x{i}"), json!(f64::from(i) + 0.5)),
-            _ => (format!("arr{i}"), json!([1, 2, 3])),
-        };
-        (name, value)
+    let mut dice = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |end: u64| {
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        (dice >> 16) % end
+    };
+    let members = (0..850).map(|i| {
+        let number = below(10_u64.pow(1 + i % 6));
+        match below(5) {
+            0 => (format!("k{i}"), json!(number)),
+            1 => (format!("name{i}"), json!(format!("value {number}"))),
+            2 => (format!("f{i}"), json!(number % 2 == 0)),
+            3 => (format!("x{i}"), json!(number as f64 + 0.5)),
+            _ => (format!("arr{i}"), json!([1, number, 3])),
+        }
     });
     Value::Object(members.collect())
 }
