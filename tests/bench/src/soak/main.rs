@@ -3,10 +3,13 @@
 //!
 //! Its clients ask and write, send what is no message, go over the rate limit, stop reading for seconds, and leave in the
 //! middle of a frame, in the middle of a request, with a reset or as they should; each that leaves is followed by another.
-//! Every answer must be to one of the client's own requests, once, and of the right shape.
+//! Every answer must be to one of the client's own requests, once, and of the right shape; every client must get every
+//! event, once, in the same order.
 //!
 //! `cargo run --release --manifest-path tests/bench/Cargo.toml --bin soak -- target/release/switchboard MINUTES CLIENTS`
 //! (Linux). Ends with 1 when anything unexpected happened, when descriptors are left, or when memory grew.
+
+mod order;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -23,6 +26,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use order::{Order, Reader};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -123,6 +128,7 @@ struct Soak {
     ending: Cell<bool>,
     /// The chats that there are, kept by the first client from the events.
     chats: RefCell<Vec<String>>,
+    order: RefCell<Order>,
 }
 
 fn count(cell: &Cell<u64>) {
@@ -166,6 +172,7 @@ struct Client {
     /// Until when a request may be over the rate.
     bursting: Instant,
     keeps_chats: bool,
+    reader: Reader,
 }
 
 impl Client {
@@ -185,6 +192,7 @@ impl Client {
             nameless: 0,
             bursting: Instant::now(),
             keeps_chats: false,
+            reader: Reader::default(),
         };
         let request = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -286,12 +294,15 @@ impl Client {
             }
             waits
         });
+        if soak.order.borrow().is_missing(&mut self.reader, PATIENCE) {
+            soak.unexpected("an event that others have had long since");
+        }
         Ok(())
     }
 
     async fn take(&mut self, opcode: OpCode, payload: &[u8]) -> Result<(), Failure> {
         match opcode {
-            frame::TEXT => self.message(&serde_json::from_slice(payload)?),
+            frame::TEXT => self.message(payload)?,
             frame::PING => {
                 let mut pong = Vec::new();
                 frame::write(&mut pong, frame::PONG, Some(MASK), [payload]);
@@ -307,17 +318,24 @@ impl Client {
         Ok(())
     }
 
-    fn message(&mut self, message: &Value) {
+    fn message(&mut self, text: &[u8]) -> Result<(), Failure> {
+        let message: &Value = &serde_json::from_slice(text)?;
         let soak = self.soak.clone();
         if message["type"] == "event" {
             match event_is_right(message) {
                 true => count(&soak.events),
                 false => soak.unexpected(&format!("event {message}")),
             }
+            // A heartbeat comes from elsewhere than the changes, so it may stand here for one client and there for another.
+            if message["channel"] != "server:heartbeat"
+                && let Err(fault) = soak.order.borrow_mut().see(&mut self.reader, text)
+            {
+                soak.unexpected(&format!("{fault}: {message}"));
+            }
             if self.keeps_chats {
                 keep_chats(&soak, message);
             }
-            return;
+            return Ok(());
         }
         let error = &message["error"];
         match (message["id"].as_str(), error["code"].as_str()) {
@@ -338,6 +356,7 @@ impl Client {
             },
             _ => soak.unexpected(&format!("message {message}")),
         }
+        Ok(())
     }
 
     fn answer(&mut self, asked: &Asked, code: Option<&str>, message: &Value) {
@@ -451,7 +470,7 @@ impl Client {
                 while let Some((opcode, payload)) = self.frame()? {
                     match opcode {
                         frame::CLOSE => is_closed = payload.starts_with(&1000_u16.to_be_bytes()),
-                        frame::TEXT => self.message(&serde_json::from_slice(&payload)?),
+                        frame::TEXT => self.message(&payload)?,
                         _ => {}
                     }
                 }
@@ -665,6 +684,7 @@ async fn run(program: &Program, minutes: f64, clients: usize) -> Result<bool, Fa
         unexpected: Cell::default(),
         ending: Cell::default(),
         chats: RefCell::default(),
+        order: RefCell::default(),
     });
     let whole = Duration::from_secs_f64(minutes * 60.0);
     let interval = (whole / 20).max(Duration::from_secs(5));
