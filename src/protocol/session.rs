@@ -73,7 +73,7 @@ struct Parked {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Data messages received.
-    pub requests: u64,
+    pub requests: u32,
     /// Error responses, by `ErrorCode as usize`.
     pub errors: [u32; 7],
 }
@@ -309,7 +309,7 @@ impl Session {
         text: &str,
         out: &mut Vec<u8>,
     ) -> Result<Option<Action>, Box<WireError>> {
-        self.tally.requests += 1;
+        self.tally.requests = self.tally.requests.saturating_add(1);
         let limits = &self.rules.limits;
         let passes = self.rate.check(now.at, limits.rate_max_requests, limits.rate_window);
         let decoded = Envelope::decode(text);
@@ -405,7 +405,7 @@ impl Session {
     /// A binary message that is not UTF-8 counts like any other.
     #[cold]
     fn handle_not_utf8(&mut self, now: Now, at: usize, out: &mut Vec<u8>) -> Box<WireError> {
-        self.tally.requests += 1;
+        self.tally.requests = self.tally.requests.saturating_add(1);
         let limits = &self.rules.limits;
         match self.rate.check(now.at, limits.rate_max_requests, limits.rate_window) {
             Err(retry_after) => self.refuse_rate(now, None, None, retry_after, out),
@@ -587,7 +587,7 @@ impl Session {
 
     fn count(&mut self, code: ErrorCode) {
         if let Some(count) = self.tally.errors.get_mut(code as usize) {
-            *count += 1;
+            *count = count.saturating_add(1);
         }
     }
 

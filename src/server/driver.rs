@@ -40,25 +40,40 @@ const READS_PER_POLL: usize = 8;
 /// A client's task.
 pub(super) struct Driver<Io> {
     io: Io,
-    shared: Arc<Shared>,
     session: Session,
     client: Arc<Client>,
     stage: Stage,
+    backlog: Option<Box<Backlog>>,
+    /// How much of what waits answers what was read last. Nothing more is read until it is sent, so it has a limit of
+    /// its own: `WRITE_BYTES` and one message.
+    answer_bytes: usize,
+    handlers: Vec<Option<Handler>>,
+    waker: Option<Waker>,
+    alarm: Option<Alarm>,
+    _ticket: Ticket,
+}
+
+/// What could not be handled or sent at once. Few clients have any, so that the others need not own a place for it.
+#[derive(Default)]
+struct Backlog {
     /// Input that was read and could not be handled yet, from `input_at` on.
     input: Vec<u8>,
     input_at: usize,
     outbox: Outbox,
-    /// How much of what waits answers what was read last. Nothing more is read until it is sent, so it has a limit of
-    /// its own: `WRITE_BYTES` and one message.
-    answer_bytes: usize,
     /// Since when the client has taken nothing of what waits for it.
     stalled_since: Option<Millis>,
-    handlers: Vec<Option<Handler>>,
     /// Whether events were left in the mailbox because the socket was blocked.
     mail_left: bool,
-    waker: Option<Waker>,
-    alarm: Option<Alarm>,
-    _ticket: Ticket,
+}
+
+impl Backlog {
+    fn has_input(&self) -> bool {
+        self.input_at < self.input.len()
+    }
+
+    fn is_over(&self) -> bool {
+        !self.has_input() && self.outbox.is_empty() && !self.mail_left
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -126,22 +141,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     ) -> Driver<Io> {
         let now = shared.now();
         let id = Uuid::v4();
+        let session = Session::new(shared.rules.clone(), id, authenticated, now.at);
         let client = Arc::new(Client::new(id, shared.clone(), now));
         shared.hub.join(&client);
         shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
         Driver {
             io,
-            session: Session::new(shared.rules.clone(), id, authenticated, now.at),
-            shared,
+            session,
             client,
             stage: Stage::New,
-            input: early,
-            input_at: 0,
-            outbox: Outbox::default(),
+            backlog: (!early.is_empty()).then(|| Box::new(Backlog { input: early, ..Backlog::default() })),
             answer_bytes: 0,
-            stalled_since: None,
             handlers: Vec::new(),
-            mail_left: false,
             waker: None,
             alarm: None,
             _ticket: ticket,
@@ -155,7 +166,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             self.waker = Some(cx.waker().clone());
             self.alarm = None;
         }
-        let now = self.shared.now();
+        let now = self.client.shared.now();
         let out = &mut scratch.out;
         if self.stage == Stage::New {
             self.session.open(now, out);
@@ -172,7 +183,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             if self.handle_mail(now, out) == Progress::Some {
                 progress = Progress::Some;
             }
-            if self.input_at < self.input.len() {
+            if self.backlog.as_ref().is_some_and(|backlog| backlog.has_input()) {
                 if self.handle_held_input(now, cx, &mut frames, out) == Progress::Some {
                     progress = Progress::Some;
                 }
@@ -194,22 +205,32 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             }
         }
         self.check_outbox(now, out);
+        self.backlog.take_if(|backlog| backlog.is_over());
         self.publish();
         self.set_alarm(now, cx);
         Ok(())
     }
 
+    fn backlog(&mut self) -> &mut Backlog {
+        self.backlog.get_or_insert_default()
+    }
+
+    /// Whether bytes wait for the client.
+    fn is_blocked(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| !backlog.outbox.is_empty())
+    }
+
     fn become_member(&mut self) {
         if self.client.set_member(true) {
-            self.shared.call_back(&self.shared.config.on_connection, self.client.id);
-            self.client.tell_membership(self.shared.now().at);
+            self.client.shared.call_back(&self.client.shared.config.on_connection, self.client.id);
+            self.client.tell_membership(self.client.shared.now().at);
         }
     }
 
     /// Whether the next bytes may be read: everything read before was handled, and nothing waits for the client.
     fn may_read(&self) -> bool {
         let lingering = matches!(self.stage, Stage::Lingering { .. });
-        self.outbox.is_empty() && (lingering || self.session.wants_input())
+        !self.is_blocked() && (lingering || self.session.wants_input())
     }
 
     fn handle_deadlines(&mut self, now: Now, out: &mut Vec<u8>) -> Result<(), Over> {
@@ -236,8 +257,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     }
 
     fn stalled_until(&self) -> Option<Millis> {
-        let since = self.stalled_since.filter(|_| self.session.is_open())?;
-        Some(since + self.shared.rules.limits.send_timeout)
+        let since = self.backlog.as_ref()?.stalled_since.filter(|_| self.session.is_open())?;
+        Some(since + self.client.shared.rules.limits.send_timeout)
     }
 
     /// A session that has ended has no more requests: their handlers go.
@@ -261,8 +282,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
 
     fn close_slow(&mut self, now: Now, out: &mut Vec<u8>) {
         if self.session.is_open() {
-            self.outbox.keep_begun();
-            self.stalled_since = None;
+            if let Some(backlog) = &mut self.backlog {
+                backlog.outbox.keep_begun();
+                backlog.stalled_since = None;
+            }
             self.session.close(now.at, CloseCode::Policy, "slow consumer", out);
             self.handlers = Vec::new();
         }
@@ -270,13 +293,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
 
     /// What waits behind the message that is being written, apart from answers to what was read last.
     fn waiting_bytes(&self) -> usize {
-        self.outbox.waiting_bytes().saturating_sub(self.answer_bytes)
+        let waiting = self.backlog.as_ref().map_or(0, |backlog| backlog.outbox.waiting_bytes());
+        waiting.saturating_sub(self.answer_bytes)
     }
 
     fn check_outbox(&mut self, now: Now, out: &mut Vec<u8>) {
-        if self.waiting_bytes() > self.shared.rules.limits.max_outbox_bytes {
+        if self.waiting_bytes() > self.client.shared.rules.limits.max_outbox_bytes {
             self.close_slow(now, out);
-            self.outbox.push(out, 0);
+            self.backlog().outbox.push(out, 0);
             out.clear();
         }
     }
@@ -285,11 +309,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     fn begin_lingering(&mut self, now: Now) {
         if self.session.is_finished() && self.stage == Stage::Open {
             // A client that answers our close with something else gets no more time for it.
-            let close_timeout = self.shared.rules.limits.close_timeout;
+            let close_timeout = self.client.shared.rules.limits.close_timeout;
             let until = self.session.closing_until().unwrap_or(now.at + close_timeout);
             self.stage = Stage::Lingering { until, shut_down: false };
-            self.input = Vec::new();
-            self.input_at = 0;
+            if let Some(backlog) = &mut self.backlog {
+                backlog.input = Vec::new();
+                backlog.input_at = 0;
+            }
             self.leave();
         }
     }
@@ -298,12 +324,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     fn handle_mail(&mut self, now: Now, out: &mut Vec<u8>) -> Progress {
         // While the socket is blocked, events are better left where all clients share them.
         let mut progress = Progress::None;
-        if self.outbox.is_empty() {
+        if !self.is_blocked() {
             if self.deliver_events(now, out) {
                 progress = Progress::Some;
             }
-        } else {
-            self.mail_left |= self.client.has_mail();
+        } else if self.client.has_mail() {
+            self.backlog().mail_left = true;
         }
         let orders = self
             .client
@@ -329,10 +355,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     /// Appends the events that wait in the mailbox, so that what follows comes behind them. If some are lost, nothing may
     /// follow but the close frame. Says whether there was anything.
     fn deliver_events(&mut self, now: Now, out: &mut Vec<u8>) -> bool {
-        if !self.mail_left && !self.client.has_mail() {
+        let were_left = self.backlog.as_mut().is_some_and(|backlog| std::mem::take(&mut backlog.mail_left));
+        if !were_left && !self.client.has_mail() {
             return false;
         }
-        self.mail_left = false;
         let Some(frames) = self.client.take_frames() else {
             self.close_slow(now, out);
             return true;
@@ -355,14 +381,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         if !self.may_read() {
             return Progress::None;
         }
-        let mut input = std::mem::take(&mut self.input);
-        let held = input.get_mut(self.input_at..).unwrap_or_default();
-        let used = self.handle_input(now, cx, held, frames, out);
-        self.input_at += used;
-        if self.input_at < input.len() {
-            self.input = input;
+        let backlog = self.backlog();
+        let (mut input, begun) = (std::mem::take(&mut backlog.input), backlog.input_at);
+        let used = self.handle_input(now, cx, input.get_mut(begun..).unwrap_or_default(), frames, out);
+        let backlog = self.backlog();
+        if begun + used < input.len() {
+            backlog.input_at = begun + used;
+            backlog.input = input;
         } else {
-            self.input_at = 0;
+            backlog.input_at = 0;
         }
         if used > 0 { Progress::Some } else { Progress::None }
     }
@@ -387,10 +414,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         if let Stage::Lingering { .. } = self.stage {
             return Ok(Progress::Some);
         }
-        self.shared.metrics.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
+        self.client.shared.metrics.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
         let input = buffer.get_mut(..count).unwrap_or_default();
         let used = self.handle_input(now, cx, input, frames, out);
-        self.input.extend_from_slice(input.get(used..).unwrap_or_default());
+        if used < count {
+            self.backlog().input.extend_from_slice(input.get(used..).unwrap_or_default());
+        }
         Ok(Progress::Some)
     }
 
@@ -404,7 +433,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         frames: &mut usize,
         out: &mut Vec<u8>,
     ) -> usize {
-        let routes = self.shared.router.snapshot();
+        let routes = self.client.shared.router.snapshot();
         let begun = out.len();
         let mut used = 0;
         // One look at the clock a request: where one ends the next begins.
@@ -458,7 +487,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         let result = match started {
             Ok(Ok(result)) => result,
             Ok(Err(running)) => {
-                let timeout = route.timeout.unwrap_or(self.shared.rules.limits.handler_timeout);
+                let timeout = route.timeout.unwrap_or(self.client.shared.rules.limits.handler_timeout);
                 let begun = std::mem::replace(clock, self.client.observers.start());
                 return self.park(now, request, running, begun, now.at + timeout, out);
             }
@@ -526,7 +555,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         self.deliver_events(now, out);
         let error = self.session.answer_parked(now, slot, result, out);
         if let Some((started, channel)) = ended {
-            let at_unix_ms = self.shared.now().unix_ms;
+            let at_unix_ms = self.client.shared.now().unix_ms;
             self.client.tell_completed(Some(&channel), error.as_ref(), started.elapsed(), at_unix_ms);
         }
         self.drop_orphans();
@@ -534,71 +563,72 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
 
     fn panicked(&self, request: &Request) -> WireError {
         let channel = request.channel().map(String::from).unwrap_or_default();
-        self.shared.report(ServerError::HandlerPanicked { channel });
+        self.client.shared.report(ServerError::HandlerPanicked { channel });
         internal_error()
     }
 
     /// Sends what waits. Answers whether the client took any.
     fn flush(&mut self, now: Now, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Result<Progress, Over> {
-        if self.outbox.is_empty() {
+        let Some(mut backlog) = self.backlog.take_if(|backlog| !backlog.outbox.is_empty()) else {
             return Ok(Progress::None);
-        }
-        self.outbox.push(out, 0);
+        };
+        backlog.outbox.push(out, 0);
         out.clear();
         let mut progress = Progress::None;
-        while !self.outbox.is_empty() {
-            match self.try_write(cx, None)? {
+        while !backlog.outbox.is_empty() {
+            match self.try_write(cx, backlog.outbox.unsent())? {
                 0 => break,
                 sent => {
-                    self.outbox.advance(sent);
+                    backlog.outbox.advance(sent);
                     self.session.touch(now.at);
                     progress = Progress::Some;
                 }
             }
         }
-        if self.outbox.is_empty() {
-            self.answer_bytes = 0;
-        }
-        self.stalled_since = match (self.outbox.is_empty(), progress) {
+        backlog.stalled_since = match (backlog.outbox.is_empty(), progress) {
             (true, _) => None,
             (false, Progress::Some) => Some(now.at),
-            (false, Progress::None) => self.stalled_since.or(Some(now.at)),
+            (false, Progress::None) => backlog.stalled_since.or(Some(now.at)),
         };
+        if backlog.outbox.is_empty() {
+            self.answer_bytes = 0;
+        }
+        self.backlog = Some(backlog);
         Ok(progress)
     }
 
     /// Sends what has come together; what the socket does not take goes to the outbox.
     fn write(&mut self, now: Now, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Result<(), Over> {
-        if !self.outbox.is_empty() {
-            self.outbox.push(out, 0);
+        if self.is_blocked() {
+            self.backlog().outbox.push(out, 0);
             out.clear();
         }
         let mut sent = 0;
         while sent < out.len() {
-            match self.try_write(cx, out.get(sent..))? {
+            match self.try_write(cx, out.get(sent..).unwrap_or_default())? {
                 0 => break,
                 count => sent += count,
             }
         }
         if sent < out.len() {
-            self.outbox.push(out, sent);
-            self.stalled_since = Some(now.at);
+            let backlog = self.backlog();
+            backlog.outbox.push(out, sent);
+            backlog.stalled_since = Some(now.at);
         }
-        if self.outbox.is_empty() {
+        if !self.is_blocked() {
             self.answer_bytes = 0;
         }
         out.clear();
         self.shut_down(cx)
     }
 
-    /// The socket's answer to some bytes, or to the outbox's: how many it took, 0 if it is full.
-    fn try_write(&mut self, cx: &mut Context<'_>, bytes: Option<&[u8]>) -> Result<usize, Over> {
-        let bytes = bytes.unwrap_or(self.outbox.unsent());
+    /// The socket's answer to some bytes: how many it took, 0 if it is full.
+    fn try_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<usize, Over> {
         match Pin::new(&mut self.io).poll_write(cx, bytes) {
             Poll::Pending => Ok(0),
             Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => Err(Over),
             Poll::Ready(Ok(sent)) => {
-                self.shared.metrics.bytes_out.fetch_add(sent as u64, Ordering::Relaxed);
+                self.client.shared.metrics.bytes_out.fetch_add(sent as u64, Ordering::Relaxed);
                 Ok(sent)
             }
         }
@@ -607,7 +637,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     /// Ends our half of the socket once the farewell is written.
     fn shut_down(&mut self, cx: &mut Context<'_>) -> Result<(), Over> {
         let Stage::Lingering { until, shut_down: false } = self.stage else { return Ok(()) };
-        if !self.outbox.is_empty() {
+        if self.is_blocked() {
             return Ok(());
         }
         match Pin::new(&mut self.io).poll_shutdown(cx) {
@@ -623,9 +653,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
 
     fn publish(&mut self) {
         let tally = self.session.take_tally();
-        self.shared.metrics.add(tally);
-        let waiting_bytes = (!self.outbox.is_empty()).then(|| self.waiting_bytes());
-        self.client.publish(&self.session, tally.requests, waiting_bytes);
+        self.client.shared.metrics.add(tally);
+        let waiting_bytes = self.is_blocked().then(|| self.waiting_bytes());
+        self.client.publish(&self.session, tally.requests.into(), waiting_bytes);
     }
 
     /// Sees to it that the task wakes at its next deadline. An alarm that is set too early is left: it costs less to
@@ -660,10 +690,10 @@ impl<Io> Driver<Io> {
     /// Drops the handlers and tells everybody else, once.
     fn leave(&mut self) {
         self.handlers = Vec::new();
-        self.shared.hub.leave(self.client.id);
+        self.client.shared.hub.leave(self.client.id);
         if self.client.set_member(false) {
-            self.shared.call_back(&self.shared.config.on_disconnection, self.client.id);
-            self.client.tell_membership(self.shared.now().at);
+            self.client.shared.call_back(&self.client.shared.config.on_disconnection, self.client.id);
+            self.client.tell_membership(self.client.shared.now().at);
         }
     }
 }
@@ -713,5 +743,16 @@ struct Scratch {
 impl Default for Scratch {
     fn default() -> Scratch {
         Scratch { input: vec![0; READ_BYTES], out: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Tokio allocates for a task comes in steps of 128 bytes: with more than this, each client takes 640 instead of 512.
+    #[test]
+    fn a_client_is_small() {
+        assert!(size_of::<Driver<tokio::net::TcpStream>>() <= 408);
     }
 }

@@ -82,7 +82,7 @@ impl Hub {
 /// One client as everybody else sees it.
 pub(super) struct Client {
     pub(super) id: ClientId,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     pub(super) observers: Observers,
     connected_at_unix_ms: u64,
     connected_at: Millis,

@@ -41,7 +41,7 @@ pub struct Stats {
 impl Metrics {
     pub(super) fn add(&self, tally: Tally) {
         if tally.requests > 0 {
-            self.requests.fetch_add(tally.requests, Ordering::Relaxed);
+            self.requests.fetch_add(tally.requests.into(), Ordering::Relaxed);
         }
         for (total, count) in self.errors.iter().zip(tally.errors) {
             if count > 0 {

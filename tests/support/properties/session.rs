@@ -698,7 +698,7 @@ impl Harness {
         assert_eq!(self.accepted, self.answered + self.dropped, "one answer a request");
         assert!(self.dropped == 0 || self.said_close, "a request is lost on an open connection");
         let tally = self.session.take_tally();
-        assert_eq!((tally.requests, tally.errors), (self.messages, self.errors));
+        assert_eq!((u64::from(tally.requests), tally.errors), (self.messages, self.errors));
     }
 
     /// Whatever is still done to a session that has ended, it says nothing more.
