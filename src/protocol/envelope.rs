@@ -24,19 +24,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What the value of `type` says, quotes included.
-    fn of(value: &str) -> Option<Kind> {
-        match value {
-            "\"request\"" => Some(Kind::Request),
-            "\"response\"" => Some(Kind::Response),
-            "\"event\"" => Some(Kind::Event),
-            _ => Kind::of_escaped(value),
-        }
-    }
-
-    #[cold]
-    fn of_escaped(value: &str) -> Option<Kind> {
-        match json::string_content(value).and_then(json::unescape)?.as_ref() {
+    fn of(name: &str) -> Option<Kind> {
+        match name {
             "request" => Some(Kind::Request),
             "response" => Some(Kind::Response),
             "event" => Some(Kind::Event),
@@ -196,7 +185,9 @@ impl<'a> Envelope<'a> {
             EnvelopeError { kind, id, channel }
         };
 
-        let Some(kind) = value(&members.kind).and_then(Kind::of) else {
+        let kind = value(&members.kind).and_then(json::string_content);
+        let kind = kind.and_then(|name| Kind::of(name).or_else(|| Kind::of(&json::unescape(name)?)));
+        let Some(kind) = kind else {
             return Err(fault(&members.kind, "type", "\"request\", \"response\" or \"event\""));
         };
         // An event needs no id, but one that is there must be an id.

@@ -555,7 +555,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         self.deliver_events(now, out);
         let error = self.session.answer_parked(now, slot, result, out);
         if let Some((started, channel)) = ended {
-            let at_unix_ms = self.client.shared.now().unix_ms;
+            let at_unix_ms = self.client.unix_ms();
             self.client.tell_completed(Some(&channel), error.as_ref(), started.elapsed(), at_unix_ms);
         }
         self.drop_orphans();
@@ -563,7 +563,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
 
     fn panicked(&self, request: &Request) -> WireError {
         let channel = request.channel().map(String::from).unwrap_or_default();
-        self.client.shared.report(ServerError::HandlerPanicked { channel });
+        self.client.report(ServerError::HandlerPanicked { channel });
         internal_error()
     }
 

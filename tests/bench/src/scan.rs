@@ -5,32 +5,24 @@
 //!
 //! `cargo run --release --manifest-path tests/bench/Cargo.toml --bin scan`
 
+mod dice;
+
 use std::hint::black_box;
 use std::time::Instant;
 
 use serde::de::IgnoredAny;
 use switchboard::protocol::json;
 
+use dice::Dice;
+
 const BYTES: usize = 16 << 10;
 
 const TEXTS: usize = 256;
 
-/// Numbers that are the same in every run (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) % end
-    }
-
-    /// A number of one to six digits.
-    fn number(&mut self) -> u64 {
-        let end = 10_u64.pow(1 + self.below(6) as u32);
-        self.below(end)
-    }
+/// A number of one to six digits.
+fn number(dice: &mut Dice) -> usize {
+    let end = 10_usize.pow(1 + dice.below(6) as u32);
+    dice.below(end)
 }
 
 /// About 16 KiB of what `part` makes, with commas between.
@@ -45,12 +37,12 @@ fn list(mut part: impl FnMut() -> String) -> String {
 
 fn members(dice: &mut Dice) -> String {
     let members = list(|| {
-        let n = dice.number();
+        let n = number(dice);
         match dice.below(6) {
-            0 => format!("\"k{n}\":{}", dice.number()),
-            1 => format!("\"name{n}\":\"value {}\"", dice.number()),
+            0 => format!("\"k{n}\":{}", number(dice)),
+            1 => format!("\"name{n}\":\"value {}\"", number(dice)),
             2 => format!("\"is{n}\":{}", dice.below(2) == 0),
-            3 => format!("\"x{n}\":-{n}.{}", dice.number()),
+            3 => format!("\"x{n}\":-{n}.{}", number(dice)),
             4 => format!("\"list{n}\":[1,{n},3]"),
             _ => format!("\"in{n}\":{{\"a\":null,\"b\":{n}}}"),
         }
@@ -68,20 +60,20 @@ fn chats(dice: &mut Dice) -> String {
         format!(
             "{{\"id\":\"{id}\",\"title\":{title},\"createdAt\":{created},\"updatedAt\":{},\"messageCount\":{count},\
              \"pinned\":{pinned},\"model\":null}}",
-            created + dice.number()
+            created + number(dice)
         )
     };
     format!("[{}]", list(chat))
 }
 
 fn numbers(dice: &mut Dice) -> String {
-    format!("[{}]", list(|| dice.number().to_string()))
+    format!("[{}]", list(|| number(dice).to_string()))
 }
 
 fn words(dice: &mut Dice, end: &str, bytes: usize) -> String {
     let mut text = String::new();
     while text.len() < bytes {
-        text += &"abcdefghijklmnop"[..1 + dice.below(16) as usize];
+        text += &"abcdefghijklmnop"[..1 + dice.below(16)];
         text += end;
     }
     format!("\"{text}\"")

@@ -4,6 +4,8 @@
 //!
 //! `compare [--rounds N] [--rows WORD,…] [--servers WORD,…] NAME=WIRE:COMMAND …`; `tests/bench/run.sh` calls it.
 
+#[path = "../dice.rs"]
+mod dice;
 mod load;
 mod process;
 
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use dice::Dice;
 use load::{Load, Request, Wire};
 use process::Process;
 
@@ -90,19 +93,13 @@ fn german(bytes: usize) -> Value {
 
 /// Members of five sorts in no order that a processor could learn, about 16 KiB of them.
 fn many_members() -> Value {
-    let mut dice = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut below = |end: u64| {
-        dice ^= dice << 13;
-        dice ^= dice >> 7;
-        dice ^= dice << 17;
-        (dice >> 16) % end
-    };
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let members = (0..850).map(|i| {
-        let number = below(10_u64.pow(1 + i % 6));
-        match below(5) {
+        let number = dice.below(10_usize.pow(1 + i % 6));
+        match dice.below(5) {
             0 => (format!("k{i}"), json!(number)),
             1 => (format!("name{i}"), json!(format!("value {number}"))),
-            2 => (format!("f{i}"), json!(number % 2 == 0)),
+            2 => (format!("f{i}"), json!(number.is_multiple_of(2))),
             3 => (format!("x{i}"), json!(number as f64 + 0.5)),
             _ => (format!("arr{i}"), json!([1, number, 3])),
         }

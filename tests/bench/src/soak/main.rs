@@ -9,6 +9,8 @@
 //! `cargo run --release --manifest-path tests/bench/Cargo.toml --bin soak -- target/release/switchboard MINUTES CLIENTS`
 //! (Linux). Ends with 1 when anything unexpected happened, when descriptors are left, or when memory grew.
 
+#[path = "../dice.rs"]
+mod dice;
 mod order;
 
 use std::cell::{Cell, RefCell};
@@ -27,6 +29,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use dice::Dice;
 use order::{Order, Reader};
 
 type Failure = Box<dyn std::error::Error>;
@@ -141,18 +144,6 @@ impl Soak {
         if self.unexpected.get() <= 50 {
             eprintln!("unexpected: {what}");
         }
-    }
-}
-
-/// Numbers that are the same in every run (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as usize % end.max(1)
     }
 }
 
