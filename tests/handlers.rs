@@ -598,7 +598,7 @@ impl Observer for Panics {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_observer_that_panics_is_reported_and_the_others_are_told() {
     let (failed, mut failures) = calls();
     let server = server(config().on_error(failed));
@@ -614,15 +614,15 @@ async fn an_observer_that_panics_is_reported_and_the_others_are_told() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_observer_is_told_of_requests_that_the_servers_end_cuts_off() {
-    let (server, port) = start(config()).await;
+    let server = server(config());
     let (told, mut tales) = calls();
-    let mut before = Client::connect(port).await;
+    let mut before = Client::through_pipe(&server, 64 << 10).await;
     before.assert_alive().await;
     server.observe(Arc::new(Witness(told)));
     let (_gate, mut began) = waiting(&server, "wait");
-    let mut client = Client::connect(port).await;
+    let mut client = Client::through_pipe(&server, 64 << 10).await;
     assert_eq!(tales.next().await, format!("{} connected", client.id));
     for client in [&mut client, &mut before] {
         client.send("1", "wait", Value::Null).await;
