@@ -151,13 +151,9 @@ pub(super) fn member_ranges(
     if byte != b'}' {
         loop {
             let (name, colon) = name(bytes, at)?;
-            let (start, first) = next(bytes, colon + 1);
-            let end = match first {
-                b'"' => string(bytes, start)?,
-                _ => value(bytes, start, 1)?,
-            };
-            visit(name, start..end);
-            (at, byte) = next(bytes, end);
+            let value = member_value(bytes, colon + 1)?;
+            (at, byte) = next(bytes, value.end);
+            visit(name, value);
             match byte {
                 b',' => at += 1,
                 b'}' => break,
@@ -167,6 +163,23 @@ pub(super) fn member_ranges(
     }
     nothing_after(bytes, at + 1)?;
     Ok(Shape::Object { end: at })
+}
+
+/// The value of a member of the outermost object, behind its colon.
+#[inline(always)]
+pub(super) fn member_value(bytes: &[u8], at: usize) -> Result<Range<usize>, JsonError> {
+    let (start, first) = next(bytes, at);
+    let end = match first {
+        b'"' => string(bytes, start)?,
+        _ => value(bytes, start, 1)?,
+    };
+    Ok(start..end)
+}
+
+/// What stands plainly in a string from here on: up to a quote, an escape, or what must not stand there.
+#[inline(always)]
+pub(super) fn plain_run(bytes: &[u8], at: usize) -> Range<usize> {
+    at..plain(bytes, at)
 }
 
 /// The text between the quotes of a string value; `None` for any other value.
@@ -423,7 +436,7 @@ fn escape(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
 
 /// Digits, or none.
 #[inline(always)]
-fn digits_end(bytes: &[u8], mut at: usize) -> usize {
+pub(super) fn digits_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         // A digit becomes 0 to 9, everything else is above.
         let word = u64::from_le_bytes(*word) ^ (ONES * b'0' as u64);
