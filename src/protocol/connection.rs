@@ -180,7 +180,7 @@ impl Connection {
     }
 
     /// Appends a text message. Only while [`is_open`](Connection::is_open).
-    pub fn write_text(&self, out: &mut Vec<u8>, pieces: &[&str]) {
+    pub fn write_text(&self, out: &mut Vec<u8>, pieces: &[impl AsRef<[u8]>]) {
         debug_assert!(self.is_open(), "RFC 6455 5.5.1: nothing is sent after a close frame");
         frame::write_text(out, self.mask(), pieces);
     }

@@ -193,7 +193,8 @@ impl<'a> Envelope<'a> {
             }
             timestamp = Some(value);
         }
-        let names_fit = (1..=MAX_ID_BYTES).contains(&id.len()) && (1..=MAX_CHANNEL_BYTES).contains(&channel.len());
+        let names_fit =
+            (1..=MAX_ID_BYTES).contains(&id.len()) && (1..=MAX_CHANNEL_BYTES).contains(&channel.len());
         if behind(bytes, at, b"}") != Some(bytes.len()) || !names_fit {
             return None;
         }
@@ -270,12 +271,12 @@ pub enum Body<'a> {
 
 /// The pieces of an encoded message, in order. Their sum is known before the first byte is copied, so a frame's
 /// header can be written ahead of them.
-pub type Pieces<'a> = [&'a str; 7];
+pub type Pieces<'a> = [&'a [u8]; 7];
 
 /// A response in pieces. `id` and `channel` are JSON text without the quotes.
 pub fn response<'a>(id: &'a str, channel: &'a str, body: Body<'a>, timestamp: &'a Timestamp) -> Pieces<'a> {
-    let (name, value) = member(body);
-    [r#"{"type":"response","id":""#, id, r#"","channel":""#, channel, name, value, timestamp.as_str()]
+    let (id, channel, (name, value)) = (id.as_bytes(), channel.as_bytes(), member(body));
+    [br#"{"type":"response","id":""#, id, br#"","channel":""#, channel, name, value, timestamp.as_bytes()]
 }
 
 /// A request in pieces. `id` and `channel` are JSON text without the quotes.
@@ -285,22 +286,22 @@ pub fn request<'a>(
     payload: Option<&'a str>,
     timestamp: &'a Timestamp,
 ) -> Pieces<'a> {
-    let (name, value) = member(Body::Payload(payload));
-    [r#"{"type":"request","id":""#, id, r#"","channel":""#, channel, name, value, timestamp.as_str()]
+    let (id, channel, (name, value)) = (id.as_bytes(), channel.as_bytes(), member(Body::Payload(payload)));
+    [br#"{"type":"request","id":""#, id, br#"","channel":""#, channel, name, value, timestamp.as_bytes()]
 }
 
 /// An event in pieces. `channel` is JSON text without the quotes.
 pub fn event<'a>(channel: &'a str, payload: Option<&'a str>, timestamp: &'a Timestamp) -> Pieces<'a> {
     let (name, value) = member(Body::Payload(payload));
-    [r#"{"type":"event","channel":""#, channel, name, value, timestamp.as_str(), "", ""]
+    [br#"{"type":"event","channel":""#, channel.as_bytes(), name, value, timestamp.as_bytes(), b"", b""]
 }
 
 /// What stands between the channel and the value, the channel's closing quote included; and the value.
-fn member(body: Body<'_>) -> (&'static str, &str) {
+fn member(body: Body<'_>) -> (&'static [u8], &[u8]) {
     match body {
-        Body::Payload(None) => ("\"", ""),
-        Body::Payload(Some(payload)) => ("\",\"payload\":", payload),
-        Body::Error(error) => ("\",\"error\":", error),
+        Body::Payload(None) => (b"\"", b""),
+        Body::Payload(Some(payload)) => (b"\",\"payload\":", payload.as_bytes()),
+        Body::Error(error) => (b"\",\"error\":", error.as_bytes()),
     }
 }
 
@@ -334,8 +335,8 @@ impl Timestamp {
     }
 
     /// The text of the end.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.text[self.start..]).expect("it is ASCII")
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[self.start..]
     }
 }
 
@@ -461,20 +462,22 @@ mod tests {
     fn a_timestamp_is_written_to_the_last_digit() {
         let powers = (0..20).map(|n| 10_u64.pow(n));
         for unix_ms in powers.flat_map(|n| [n - 1, n, n + 1]).chain([1_704_067_200_000, u64::MAX]) {
-            assert_eq!(Timestamp::new(unix_ms).as_str(), format!(",\"timestamp\":{unix_ms}}}"));
+            let text = format!(",\"timestamp\":{unix_ms}}}");
+            assert_eq!(Timestamp::new(unix_ms).as_bytes(), text.as_bytes());
         }
     }
 
     #[test]
     fn members_stand_in_the_order_of_the_specification() {
         let timestamp = Timestamp::new(5);
-        let text = response("i", "c", Body::Error("{}"), &timestamp).concat();
-        assert_eq!(text, r#"{"type":"response","id":"i","channel":"c","error":{},"timestamp":5}"#);
-        let text = response("i", "c", Body::Payload(None), &timestamp).concat();
-        assert_eq!(text, r#"{"type":"response","id":"i","channel":"c","timestamp":5}"#);
-        let text = request("i", "c", Some("1"), &timestamp).concat();
-        assert_eq!(text, r#"{"type":"request","id":"i","channel":"c","payload":1,"timestamp":5}"#);
-        let text = event("c", Some("null"), &timestamp).concat();
-        assert_eq!(text, r#"{"type":"event","channel":"c","payload":null,"timestamp":5}"#);
+        let text = |pieces: Pieces<'_>| String::from_utf8(pieces.concat()).unwrap();
+        let written = text(response("i", "c", Body::Error("{}"), &timestamp));
+        assert_eq!(written, r#"{"type":"response","id":"i","channel":"c","error":{},"timestamp":5}"#);
+        let written = text(response("i", "c", Body::Payload(None), &timestamp));
+        assert_eq!(written, r#"{"type":"response","id":"i","channel":"c","timestamp":5}"#);
+        let written = text(request("i", "c", Some("1"), &timestamp));
+        assert_eq!(written, r#"{"type":"request","id":"i","channel":"c","payload":1,"timestamp":5}"#);
+        let written = text(event("c", Some("null"), &timestamp));
+        assert_eq!(written, r#"{"type":"event","channel":"c","payload":null,"timestamp":5}"#);
     }
 }

@@ -166,8 +166,8 @@ pub fn write<'a>(
 }
 
 /// Appends one whole text frame.
-pub fn write_text(out: &mut Vec<u8>, mask: Option<[u8; 4]>, pieces: &[&str]) {
-    write(out, TEXT, mask, pieces.iter().map(|piece| piece.as_bytes()));
+pub fn write_text(out: &mut Vec<u8>, mask: Option<[u8; 4]>, pieces: &[impl AsRef<[u8]>]) {
+    write(out, TEXT, mask, pieces.iter().map(AsRef::as_ref));
 }
 
 /// How many bytes are left of the frame at which a writer stands that has sent `sent` bytes of these whole, unmasked

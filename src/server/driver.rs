@@ -25,7 +25,7 @@ use crate::protocol::time::{Millis, Now};
 use crate::protocol::uuid::Uuid;
 
 use super::hub::{Client, HandlerWaker};
-use super::router::{RequestContext, Routes, Running};
+use super::router::{Lookup, RequestContext, Running};
 use super::{ServerError, Shared, Ticket};
 
 /// How much is read at once.
@@ -434,6 +434,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         out: &mut Vec<u8>,
     ) -> usize {
         let routes = self.client.shared.router.snapshot();
+        let mut routes = Lookup::new(&routes);
         let begun = out.len();
         let mut used = 0;
         // One look at the clock a request: where one ends the next begins.
@@ -449,7 +450,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             match step.action {
                 None => {}
                 Some(Action::Authenticated) => self.become_member(),
-                Some(Action::Request(request)) => self.dispatch(now, cx, &routes, request, &mut clock, out),
+                Some(Action::Request(request)) => {
+                    self.dispatch(now, cx, &mut routes, request, &mut clock, out)
+                }
             }
         }
         self.answer_bytes += out.len() - begun;
@@ -461,13 +464,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         &mut self,
         now: Now,
         cx: &mut Context<'_>,
-        routes: &Routes,
+        routes: &mut Lookup<'_>,
         request: Request,
         clock: &mut Option<Instant>,
         out: &mut Vec<u8>,
     ) {
-        let route = request.channel().and_then(|channel| routes.get_key_value(channel.as_ref()));
-        let Some((channel, route)) = route else {
+        let Some((channel, route)) = routes.find(&request) else {
             let channel = request.channel();
             let channel = channel.as_deref().unwrap_or(request.raw_channel());
             let message = format!("No handler for: {channel}");

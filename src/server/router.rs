@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
-use crate::protocol::session::RequestId;
+use crate::protocol::session::{Request, RequestId};
 
 use super::hub::Client;
 use super::{ClientId, Server};
@@ -45,6 +45,35 @@ impl Route {
 
 /// The handlers by channel.
 pub(super) type Routes = HashMap<String, Arc<Route>>;
+
+/// The handlers as a batch of requests finds them. Requests that come together mostly are for one channel: its route is
+/// kept at hand.
+pub(super) struct Lookup<'a> {
+    routes: &'a Routes,
+    last: Option<(&'a str, &'a Route)>,
+}
+
+impl<'a> Lookup<'a> {
+    pub(super) fn new(routes: &'a Routes) -> Lookup<'a> {
+        Lookup { routes, last: None }
+    }
+
+    /// The name of a request's channel, and what is known of it.
+    pub(super) fn find(&mut self, request: &Request) -> Option<(&'a str, &'a Route)> {
+        if let Some((channel, _)) = self.last
+            && channel == request.raw_channel()
+        {
+            return self.last;
+        }
+        let (channel, route) = self.routes.get_key_value(request.channel()?.as_ref())?;
+        let found = Some((channel.as_str(), route.as_ref()));
+        // What is written with escapes is not compared with names.
+        if channel == request.raw_channel() {
+            self.last = found;
+        }
+        found
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Router {

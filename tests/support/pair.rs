@@ -322,7 +322,8 @@ impl Pair {
     /// Sends a request.
     pub fn request(&mut self, id: &str, channel: &str, payload: Option<&str>) {
         let timestamp = Timestamp::new(EPOCH_MS + self.now_ms);
-        self.send(envelope::request(id, channel, payload, &timestamp).concat());
+        let text = envelope::request(id, channel, payload, &timestamp).concat();
+        self.send(String::from_utf8(text).expect("it is made of text"));
     }
 
     pub fn send_binary(&mut self, bytes: &[u8]) {

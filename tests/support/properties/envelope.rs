@@ -118,11 +118,12 @@ fn encode(envelope: &Envelope<'_>, unix_ms: u64) -> String {
     let timestamp = Timestamp::new(unix_ms);
     let (id, channel, timestamp) = (envelope.id.unwrap_or_default(), envelope.channel, &timestamp);
     let body = envelope.error.map_or(Body::Payload(envelope.payload), Body::Error);
-    match envelope.kind {
-        Kind::Request => envelope::request(id, channel, envelope.payload, timestamp).concat(),
-        Kind::Response => envelope::response(id, channel, body, timestamp).concat(),
-        Kind::Event => envelope::event(channel, envelope.payload, timestamp).concat(),
-    }
+    let pieces = match envelope.kind {
+        Kind::Request => envelope::request(id, channel, envelope.payload, timestamp),
+        Kind::Response => envelope::response(id, channel, body, timestamp),
+        Kind::Event => envelope::event(channel, envelope.payload, timestamp),
+    };
+    String::from_utf8(pieces.concat()).expect("it is made of text")
 }
 
 pub fn text_reads_as(written: &str, meant: &Envelope<'_>, unix_ms: u64) {
