@@ -56,6 +56,8 @@ pub(super) struct Driver<Io> {
 /// What could not be handled or sent at once. Few clients have any, so that the others need not own a place for it.
 #[derive(Default)]
 struct Backlog {
+    /// The answer to the upgrade, until the first message goes out with it.
+    answer: Vec<u8>,
     /// Input that was read and could not be handled yet, from `input_at` on.
     input: Vec<u8>,
     input_at: usize,
@@ -131,12 +133,14 @@ enum Progress {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
-    /// A client whose upgrade was answered. `early` is what it sent behind its request.
+    /// A client whose upgrade was accepted. `early` is what it sent behind its request, `answer` what is still to be sent
+    /// before anything else.
     pub(super) fn new(
         shared: Arc<Shared>,
         ticket: Ticket,
         io: Io,
         early: Vec<u8>,
+        answer: Vec<u8>,
         authenticated: bool,
     ) -> Driver<Io> {
         let now = shared.now();
@@ -145,12 +149,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         let client = Arc::new(Client::new(id, shared.clone(), now));
         shared.hub.join(&client);
         shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
+        let has_backlog = !early.is_empty() || !answer.is_empty();
         Driver {
             io,
             session,
             client,
             stage: Stage::New,
-            backlog: (!early.is_empty()).then(|| Box::new(Backlog { input: early, ..Backlog::default() })),
+            backlog: has_backlog.then(|| Box::new(Backlog { input: early, answer, ..Backlog::default() })),
             answer_bytes: 0,
             handlers: Vec::new(),
             waker: None,
@@ -169,6 +174,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         let now = self.client.shared.now();
         let out = &mut scratch.out;
         if self.stage == Stage::New {
+            if let Some(backlog) = &mut self.backlog {
+                out.append(&mut backlog.answer);
+            }
             self.session.open(now, out);
             self.stage = Stage::Open;
             if self.session.is_open() {

@@ -1,16 +1,18 @@
 //! The HTTP phase of a connection, on hyper. In: a connection. Out: a driver for it, or an ordinary answer.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::protocol::handshake::{self, Accepted, AccessRules, Head, Refusal};
 
@@ -24,9 +26,10 @@ where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let accepted = Mutex::new(None);
-    let is_page = AtomicBool::new(false);
+    let (is_page, is_upgrade) = (AtomicBool::new(false), AtomicBool::new(false));
     let service = service_fn(|request| {
         let (answer, upgrade) = answer(&shared, &request, loopback);
+        is_upgrade.store(upgrade.is_some(), Ordering::Relaxed);
         *accepted.lock().unwrap_or_else(PoisonError::into_inner) = upgrade;
         is_page.store(matches!(answer, Answer::Page(_)), Ordering::Relaxed);
         let shared = &shared;
@@ -36,7 +39,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(shared.config.handshake_timeout)
         .max_buf_size(shared.config.max_head_bytes)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(Cork { io, is_upgrade: &is_upgrade, held: Vec::new() }), service);
     let mut connection = pin!(connection.without_shutdown());
     let mut done = tokio::time::timeout(shared.config.handshake_timeout, &mut connection).await;
     if done.is_err() && is_page.load(Ordering::Relaxed) {
@@ -49,8 +52,57 @@ where
     let upgrade = accepted.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some((accepted, ticket)) = upgrade {
         let early = parts.read_buf.to_vec();
-        let io = parts.io.into_inner();
-        tokio::spawn(Driver::new(shared.clone(), ticket, io, early, accepted.authenticated));
+        let Cork { io, held, .. } = parts.io.into_inner();
+        tokio::spawn(Driver::new(shared.clone(), ticket, io, early, held, accepted.authenticated));
+    }
+}
+
+/// A connection that keeps the answer to an upgrade back: it goes out with `server:connected`, in one write.
+struct Cork<'a, Io> {
+    io: Io,
+    is_upgrade: &'a AtomicBool,
+    held: Vec<u8>,
+}
+
+impl<Io: AsyncRead + Unpin> AsyncRead for Cork<'_, Io> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_read(cx, buffer)
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> AsyncWrite for Cork<'_, Io> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if !this.is_upgrade.load(Ordering::Relaxed) {
+            return Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        }
+        let before = this.held.len();
+        slices.iter().for_each(|slice| this.held.extend_from_slice(slice));
+        Poll::Ready(Ok(this.held.len() - before))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }
 
@@ -63,7 +115,7 @@ pub(super) fn answer_embedded<B>(shared: &Arc<Shared>, request: &mut Request<B>,
         tokio::spawn(async move {
             if let Ok(upgraded) = upgraded.await {
                 let io = TokioIo::new(upgraded);
-                Driver::new(shared, ticket, io, Vec::new(), accepted.authenticated).await;
+                Driver::new(shared, ticket, io, Vec::new(), Vec::new(), accepted.authenticated).await;
             }
         });
     }
