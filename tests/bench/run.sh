@@ -4,7 +4,7 @@
 # the servers on the second. What is not installed is left out by name.
 set -eu
 cd "$(dirname "$0")"
-cargo build --locked --release --no-default-features --bin compare --bin serve --bin yardstick
+cargo build --locked --release --bin compare --bin serve --bin yardstick
 cargo build --locked --release --manifest-path peers/Cargo.toml
 set -- "$@" yardstick=canned:target/release/yardstick switchboard=envelopes:target/release/serve
 if npm ci --no-audit --no-fund --prefix peers/js >/dev/null 2>&1 && peers/js/node_modules/.bin/bun --version >/dev/null; then

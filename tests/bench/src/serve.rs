@@ -1,9 +1,11 @@
 //! The server that is measured: channels `echo`, `wait` and `broadcast`, on as many worker threads as are asked for.
 //!
-//! `serve PORT [WORKERS]` (0 lets the system choose a port); says `listening on PORT`.
+//! `serve PORT [WORKERS]` (0 lets the system choose a port); says `listening on PORT`. With a folder in `CHATS` it has
+//! the channels of the backend too, and its database there.
 
 use std::time::Duration;
 
+use switchboard::backend::{Backend, BackendConfig, register_all};
 use switchboard::{Config, HandlerError, Payload, RequestContext, Server};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,9 +39,17 @@ async fn run(port: u16) -> Result<(), Box<dyn std::error::Error>> {
         server.emit("tick", payload);
         Ok::<_, HandlerError>(serde_json::json!({ "sent": server.client_count() }))
     });
+    let backend = match std::env::var_os("CHATS") {
+        Some(folder) => Some(Backend::open(BackendConfig::new(folder))?),
+        None => None,
+    };
+    backend.iter().for_each(|backend| register_all(&server, backend));
     let port = server.start().await?;
     println!("listening on {port}");
     tokio::signal::ctrl_c().await?;
     server.stop().await;
+    if let Some(backend) = backend {
+        backend.close().await;
+    }
     Ok(())
 }

@@ -1,5 +1,6 @@
 // The specification's own server, on Bun.
 
+import { registerChats } from "./chats.mjs";
 import { announce, portFromArguments } from "./start.mjs";
 import { createClientData, WSServer } from "./server.mjs";
 
@@ -32,4 +33,5 @@ class BunServer extends WSServer {
 }
 
 const server = new BunServer();
+if (process.env.CHATS) await registerChats(server, process.env.CHATS);
 announce(server.start({ port: portFromArguments(), host: "127.0.0.1" }));

@@ -1,6 +1,7 @@
 //! The channels. In: a request. Out: its response, now or later.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use crate::chats;
 use crate::client::Client;
 use crate::hub::Hub;
 use crate::wire::{self, ErrorCode, Payload, Request, WireError};
@@ -30,7 +32,7 @@ pub struct Backend<P, M> {
 }
 
 impl<P: Payload, M: Clone + From<String> + Send + 'static> Backend<P, M> {
-    /// With the three channels that are measured.
+    /// With the channels that are measured; those of chats if `CHATS` names a folder for them.
     pub fn new() -> Backend<P, M> {
         let mut backend = Backend { handlers: HashMap::new(), hub: Arc::default() };
         backend.on_request("echo", |payload, _| async move { Ok(payload) });
@@ -41,10 +43,13 @@ impl<P: Payload, M: Clone + From<String> + Send + 'static> Backend<P, M> {
         backend.on_request("broadcast", |payload: Option<P>, hub| async move {
             Ok(Some(P::sent(hub.broadcast(wire::event("tick", &payload)))))
         });
+        if let Some(folder) = std::env::var_os("CHATS") {
+            chats::register(&mut backend, Path::new(&folder));
+        }
         backend
     }
 
-    fn on_request<F, R>(&mut self, channel: &'static str, handler: F)
+    pub(crate) fn on_request<F, R>(&mut self, channel: &'static str, handler: F)
     where
         F: Fn(Option<P>, Arc<Hub<M>>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Option<P>, String>> + Send + 'static,

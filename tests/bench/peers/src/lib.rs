@@ -5,6 +5,7 @@
 //! cheap to clone), reads messages, asks [`Backend::answer`], and writes what comes back.
 
 pub mod backend;
+pub mod chats;
 pub mod client;
 pub mod http;
 pub mod hub;

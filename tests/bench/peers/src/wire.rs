@@ -12,6 +12,12 @@ use serde_json::{Value, json};
 pub trait Payload: Serialize + DeserializeOwned + Send + 'static {
     /// `{"sent": n}`.
     fn sent(n: usize) -> Self;
+
+    /// What a handler answers.
+    fn of(value: &impl Serialize) -> Self;
+
+    /// What a handler expects.
+    fn read<T: DeserializeOwned>(&self) -> serde_json::Result<T>;
 }
 
 /// As a tree, which a handler can walk.
@@ -19,12 +25,28 @@ impl Payload for Value {
     fn sent(n: usize) -> Value {
         json!({ "sent": n })
     }
+
+    fn of(value: &impl Serialize) -> Value {
+        serde_json::to_value(value).expect("it has names for members")
+    }
+
+    fn read<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        T::deserialize(self)
+    }
 }
 
 /// As its text, which is checked and copied, never built.
 impl Payload for Box<RawValue> {
     fn sent(n: usize) -> Box<RawValue> {
         RawValue::from_string(format!("{{\"sent\":{n}}}")).expect("it is JSON")
+    }
+
+    fn of(value: &impl Serialize) -> Box<RawValue> {
+        serde_json::value::to_raw_value(value).expect("it has names for members")
+    }
+
+    fn read<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_str(self.get())
     }
 }
 

@@ -17,6 +17,8 @@ use crate::Failure;
 const FIRST_ID: u32 = 10_000_000;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How many chats `chat:list` answers unless asked for another number.
+const CHATS_LISTED: usize = 50;
 
 /// What a server speaks.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,20 +77,45 @@ impl Request {
         }
     }
 
-    /// The pattern of the answers, learned from the first one, which is read with care.
-    fn learn(&self, text: &[u8]) -> Result<(Pattern, u32), Failure> {
-        let value: Value = serde_json::from_slice(text)?;
-        let (id, payload) = match self.wire {
-            Wire::JsonRpc => (value["id"].as_u64().map(|id| id as u32), &value["result"]),
-            _ if value["type"] == "response" && value["channel"] == self.channel => {
-                (value["id"].as_str().and_then(|id| id.parse().ok()), &value["payload"])
+    /// Whether no two answers are alike.
+    fn varies(&self) -> bool {
+        self.channel.starts_with("chat:")
+    }
+
+    fn is_answered_by(&self, payload: &Value) -> bool {
+        match self.channel {
+            "broadcast" => true,
+            "chat:create" => payload["id"].is_string() && payload["title"] == self.payload["title"],
+            "chat:list" => payload.as_array().is_some_and(|chats| {
+                chats.len() == CHATS_LISTED && chats.iter().all(|chat| chat["id"].is_string())
+            }),
+            "chat:add-message" => {
+                let same = |name| payload[name] == self.payload[name];
+                payload["id"].is_string() && same("chatId") && same("role") && same("content")
             }
-            _ => (None, &value),
+            _ => *payload == self.payload,
+        }
+    }
+
+    /// Reads an answer with care: its id, and its payload.
+    fn read(&self, text: &[u8]) -> Result<(u32, Value), Failure> {
+        let mut value: Value = serde_json::from_slice(text)?;
+        let (id, payload) = match self.wire {
+            Wire::JsonRpc => (value["id"].as_u64().map(|id| id as u32), value["result"].take()),
+            _ if value["type"] == "response" && value["channel"] == self.channel => {
+                (value["id"].as_str().and_then(|id| id.parse().ok()), value["payload"].take())
+            }
+            _ => (None, Value::Null),
         };
-        let payload_is = self.channel == "broadcast" || *payload == self.payload;
-        let Some(id) = id.filter(|_| payload_is) else {
-            return Err(format!("a wrong answer: {}", String::from_utf8_lossy(text)).into());
-        };
+        match id {
+            Some(id) if self.is_answered_by(&payload) => Ok((id, payload)),
+            _ => Err(format!("a wrong answer: {}", String::from_utf8_lossy(text)).into()),
+        }
+    }
+
+    /// The pattern of the answers, learned from the first one.
+    fn learn(&self, text: &[u8]) -> Result<(Pattern, u32), Failure> {
+        let (id, _) = self.read(text)?;
         let find = |word: &[u8]| text.windows(word.len()).position(|window| window == word);
         let id_at = find(&digits(id)).ok_or("no id")?;
         let time_at = find(b"\"timestamp\":").map(|at| at + 12);
@@ -172,6 +199,8 @@ pub struct Load {
     wire: Wire,
     connections: Vec<Connection>,
     pattern: Option<Pattern>,
+    /// What was last answered, where no two answers are alike.
+    last: Value,
     scratch: Vec<u8>,
     /// Answers that came.
     pub answers: u64,
@@ -190,6 +219,7 @@ impl Load {
             wire,
             connections: Vec::new(),
             pattern: None,
+            last: Value::Null,
             scratch: vec![0; 256 << 10],
             answers: 0,
             events_seen: 0,
@@ -322,6 +352,15 @@ impl Load {
             self.turn(request, None, Duration::from_millis(100))?;
         }
         Ok(())
+    }
+
+    /// One answer to the first connection.
+    pub fn call(&mut self, channel: &'static str, payload: Value) -> Result<Value, Failure> {
+        let request = Request::new(self.wire, channel, payload);
+        self.connections[0].ask(&request, Instant::now());
+        self.connections[0].flush()?;
+        self.drain(&request)?;
+        Ok(self.last.take())
     }
 
     /// Lets the first connection ask for a broadcast, and waits until every connection has its event.
@@ -466,6 +505,11 @@ impl Load {
             (_, None) => return Err("an answer without a question".into()),
             (_, Some(&(first, _))) if self.wire == Wire::Canned => {
                 (text.len() == request.answer_bytes).then_some(first)
+            }
+            _ if request.varies() => {
+                let (id, payload) = request.read(text)?;
+                self.last = payload;
+                Some(id)
             }
             (Some(pattern), _) => pattern.id(text),
             (None, _) => {

@@ -10,6 +10,8 @@ mod load;
 mod process;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -40,6 +42,8 @@ struct Row {
 enum Work {
     /// Microseconds of CPU a request.
     Requests { channel: &'static str, connections: usize, depth: usize, payload: fn() -> Value },
+    /// Microseconds of CPU a request for chats in a database of SQLite.
+    Chats { channel: &'static str },
     /// Microseconds of CPU an event.
     Broadcast { connections: usize },
     /// Microseconds of CPU a connection.
@@ -68,6 +72,8 @@ fn rows() -> Vec<Row> {
             "µs",
             Work::Requests { channel: "wait", connections: 16, depth: 16, payload: || text(64) },
         ),
+        row("chat:list, 4 × 4", "µs", Work::Chats { channel: "chat:list" }),
+        row("chat:add-message, 4 × 4", "µs", Work::Chats { channel: "chat:add-message" }),
         row("broadcast to 1 000", "µs", Work::Broadcast { connections: 1000 }),
         row("set-up", "µs", Work::SetUp),
         row("idle, of 15 000", "B", Work::Idle { connections: 15_000 }),
@@ -80,6 +86,13 @@ fn rows() -> Vec<Row> {
         row("broadcast to 10", "µs", Work::Broadcast { connections: 10 }),
         row("broadcast to 10 000", "µs", Work::Broadcast { connections: 10_000 }),
     ]
+}
+
+impl Work {
+    /// Whether a server does it at all.
+    fn is_for(&self, server: &Server) -> bool {
+        !matches!(self, Work::Chats { .. }) || (server.wire == Wire::Envelopes && server.name != "ws")
+    }
 }
 
 fn text(bytes: usize) -> Value {
@@ -110,18 +123,35 @@ fn many_members() -> Value {
 /// What a row's work costs on a server, once for each window.
 fn measure(server: &Server, work: &Work, workers: usize) -> Result<Vec<f64>, Failure> {
     let cores = if workers == 1 { "1" } else { "0,1" };
-    let process = Process::start(&server.command, cores, workers)?;
+    let folder = match work {
+        Work::Chats { .. } => Some(Folder::new()?),
+        _ => None,
+    };
+    let chats = folder.as_ref().map(|folder| folder.0.as_path());
+    let process = Process::start(&server.command, cores, workers, chats)?;
     let mut load = Load::new(server.wire, process.port)?;
     let mut costs = Vec::new();
     match *work {
         Work::Requests { channel, connections, depth, payload } => {
-            let request = Request::new(server.wire, channel, payload());
             load.open(connections)?;
-            load.pump(&request, depth, WARM_UP)?;
-            for _ in 0..WINDOWS {
-                let (cpu, answers) = (process.cpu_ns()?, load.answers);
-                load.pump(&request, depth, WINDOW)?;
-                costs.push((process.cpu_ns()? - cpu) as f64 / 1000.0 / (load.answers - answers) as f64);
+            costs = pump(&process, &mut load, &Request::new(server.wire, channel, payload()), depth)?;
+        }
+        Work::Chats { channel } => {
+            load.open(4)?;
+            let mut chat = Value::Null;
+            for n in 0..200 {
+                chat = load.call("chat:create", json!({ "title": format!("Chat {n}") }))?["id"].take();
+            }
+            let message = json!({ "chatId": chat, "role": "user", "content": text(400) });
+            let payload = if channel == "chat:list" { json!({}) } else { message };
+            let before = load.answers;
+            let request = Request::new(server.wire, channel, payload);
+            costs = pump(&process, &mut load, &request, 4)?;
+            load.drain(&request)?;
+            let expected = if channel == "chat:list" { 0 } else { load.answers - before };
+            let stored = load.call("chat:list", json!({}))?[0]["messageCount"].take();
+            if stored != expected {
+                return Err(format!("{expected} messages were answered, {stored} are there").into());
             }
         }
         Work::Broadcast { connections } => {
@@ -180,6 +210,35 @@ fn measure(server: &Server, work: &Work, workers: usize) -> Result<Vec<f64>, Fai
         }
     }
     Ok(costs)
+}
+
+/// What a request costs, once for each window.
+fn pump(process: &Process, load: &mut Load, request: &Request, depth: usize) -> Result<Vec<f64>, Failure> {
+    load.pump(request, depth, WARM_UP)?;
+    let mut costs = Vec::new();
+    for _ in 0..WINDOWS {
+        let (cpu, answers) = (process.cpu_ns()?, load.answers);
+        load.pump(request, depth, WINDOW)?;
+        costs.push((process.cpu_ns()? - cpu) as f64 / 1000.0 / (load.answers - answers) as f64);
+    }
+    Ok(costs)
+}
+
+/// A folder for a server's database.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Folder, Failure> {
+        let folder = std::env::temp_dir().join(format!("switchboard-compare-{}", std::process::id()));
+        fs::create_dir(&folder)?;
+        Ok(Folder(folder))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Resident memory once it has stayed the same for a second.
@@ -245,7 +304,7 @@ fn main() -> Result<(), Failure> {
         let mut ratios: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
         for _ in 0..rounds {
             let mut yardstick = None;
-            for (index, server) in servers.iter().enumerate() {
+            for (index, server) in servers.iter().enumerate().filter(|(_, server)| row.work.is_for(server)) {
                 match measure(server, &row.work, workers) {
                     Ok(windows) => {
                         let cost = median(&windows);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::Failure;
@@ -12,9 +13,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command PORT WORKERS` on these cores, and waits until it says where it listens.
-    pub fn start(command: &[String], cores: &str, workers: usize) -> Result<Process, Failure> {
+    /// Starts `command PORT WORKERS` on these cores, and waits until it says where it listens. With a folder for it, it
+    /// keeps chats.
+    pub fn start(
+        command: &[String],
+        cores: &str,
+        workers: usize,
+        chats: Option<&Path>,
+    ) -> Result<Process, Failure> {
         let mut child = Command::new("taskset")
+            .envs(chats.map(|folder| ("CHATS", folder)))
             .args(["-c", cores])
             .args(command)
             .args(["0", &workers.to_string()])
