@@ -1,7 +1,12 @@
 //! JSON objects with parts that are JSON already. What a client has stored goes back to it as it came: member order
 //! and numbers of any size survive, which they would not as a `Value`.
 
+use std::fmt::Write;
+
 use crate::protocol::json;
+
+/// What most objects take.
+const USUAL_BYTES: usize = 256;
 
 /// An object that is being written, member by member.
 #[derive(Debug)]
@@ -10,7 +15,9 @@ pub(super) struct Object(String);
 impl Object {
     /// An object without members.
     pub(super) fn new() -> Object {
-        Object(String::from("{"))
+        let mut text = String::with_capacity(USUAL_BYTES);
+        text.push('{');
+        Object(text)
     }
 
     fn name(&mut self, name: &str) {
@@ -37,8 +44,10 @@ impl Object {
     }
 
     /// Adds an integer.
-    pub(super) fn integer(self, name: &str, value: i64) -> Object {
-        self.raw(name, &value.to_string())
+    pub(super) fn integer(mut self, name: &str, value: i64) -> Object {
+        self.name(name);
+        let _ = write!(self.0, "{value}");
+        self
     }
 
     /// Adds a number, or null.
@@ -74,7 +83,17 @@ pub(super) fn quoted(text: &str) -> String {
 
 /// A JSON array of what is JSON already.
 pub(super) fn array(elements: &[String]) -> String {
-    format!("[{}]", elements.join(","))
+    let bytes: usize = elements.iter().map(|element| element.len() + 1).sum();
+    let mut text = String::with_capacity(bytes + 1);
+    text.push('[');
+    for (index, element) in elements.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        text.push_str(element);
+    }
+    text.push(']');
+    text
 }
 
 #[cfg(test)]

@@ -223,16 +223,21 @@ pub(super) fn range_in(text: &str, part: &str) -> Range<usize> {
 /// Appends a JSON string, quotes included.
 pub fn write_string(out: &mut String, content: &str) {
     out.push('"');
-    for c in content.chars() {
-        match c {
+    let mut rest = content;
+    loop {
+        let (run, behind) = rest.split_at(plain(rest.as_bytes(), 0));
+        out.push_str(run);
+        // What stands behind a run is ASCII.
+        let Some(special) = behind.chars().next() else { break };
+        match special {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            c if c < ' ' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
+            c => out.push_str(&format!("\\u{:04x}", u32::from(c))),
         }
+        rest = behind.split_at(1).1;
     }
     out.push('"');
 }
