@@ -165,3 +165,69 @@ fn switch_protocols(accepted: &Accepted) -> Response<String> {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::{self, UnboundedSender};
+
+    use super::super::{Config, Server};
+    use super::*;
+
+    /// A client that asks and then says nothing, and shows each write.
+    struct Silent {
+        request: &'static [u8],
+        writes: UnboundedSender<Vec<u8>>,
+    }
+
+    impl AsyncRead for Silent {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let request = std::mem::take(&mut self.request);
+            buffer.put_slice(request);
+            if request.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) }
+        }
+    }
+
+    impl AsyncWrite for Silent {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.writes.send(bytes.to_vec()).expect("somebody looks");
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    async fn first_write(request: &'static [u8]) -> String {
+        let server = Server::new(Config::default());
+        let (writes, mut seen) = mpsc::unbounded_channel();
+        serve(server.shared.clone(), Silent { request, writes }, true).await;
+        String::from_utf8_lossy(&seen.recv().await.expect("an answer")).into_owned()
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_an_upgrade_and_the_first_event_are_one_write() {
+        let written = first_write(
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        )
+        .await;
+        let (head, event) = written.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert!(event.contains("server:connected"), "{event}");
+    }
+
+    #[tokio::test]
+    async fn any_other_answer_is_not_kept_back() {
+        let written = first_write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert!(written.starts_with("HTTP/1.1 426 "), "{written}");
+    }
+}

@@ -89,7 +89,7 @@ fn rows() -> Vec<Row> {
 }
 
 impl Work {
-    /// Whether a server does it at all.
+    /// Whether a server does it at all. (Node's `ws` has no SQLite beside it.)
     fn is_for(&self, server: &Server) -> bool {
         !matches!(self, Work::Chats { .. }) || (server.wire == Wire::Envelopes && server.name != "ws")
     }
