@@ -12,6 +12,7 @@ pub mod limits;
 pub mod outbox;
 pub mod payload;
 pub mod rate;
+pub mod request;
 pub mod session;
 pub mod time;
 pub mod uuid;

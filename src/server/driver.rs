@@ -4,29 +4,30 @@
 //! While bytes wait for the client nothing is read from it, so that its requests cannot pile up answers. An idle
 //! client owns no buffer: reads go to one that the worker thread's clients share, and answers are written from one.
 
+mod handlers;
+mod sending;
+
 use std::cell::Cell;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use crate::protocol::connection::CloseCode;
-use crate::protocol::error::{ErrorCode, WireError};
 use crate::protocol::outbox::Outbox;
-
-use crate::protocol::session::{Action, Request, Session, Slot, expired};
+use crate::protocol::session::{Action, Session, expired};
 use crate::protocol::time::{Millis, Now};
 use crate::protocol::uuid::Uuid;
 
-use super::hub::{Client, HandlerWaker};
-use super::router::{Lookup, RequestContext, Running};
-use super::{ServerError, Shared, Ticket};
+use super::hub::Client;
+use super::router::Lookup;
+use super::{Shared, Ticket};
+use handlers::Handler;
 
 /// How much is read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -56,8 +57,6 @@ pub(super) struct Driver<Io> {
 /// What could not be handled or sent at once. Few clients have any, so that the others need not own a place for it.
 #[derive(Default)]
 struct Backlog {
-    /// The answer to the upgrade, until the first message goes out with it.
-    answer: Vec<u8>,
     /// Input that was read and could not be handled yet, from `input_at` on.
     input: Vec<u8>,
     input_at: usize,
@@ -78,43 +77,15 @@ impl Backlog {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 enum Stage {
-    /// `server:connected` is to be sent.
-    New,
+    /// `server:connected` is to be sent, behind what is still to be sent of the answer to the upgrade.
+    New { answer: Box<[u8]> },
     /// Messages go both ways.
     Open,
     /// Nothing more is handled. What waits is written and the socket shut down. A client that has not said that it is
     /// done is read until it has seen that, so that no reset overtakes the close frame.
     Lingering { until: Millis, shut_down: bool },
-}
-
-/// A handler that waits, and how it says that it can go on.
-struct Handler {
-    slot: Slot,
-    channel: Box<str>,
-    /// Taken when the request comes to its end; `None` from the beginning if nobody observes.
-    started: Option<Instant>,
-    /// Taken when it is dropped.
-    running: Option<Running>,
-    bell: Arc<HandlerWaker>,
-    waker: Waker,
-}
-
-impl Drop for Handler {
-    /// A handler may panic while it is dropped, too. Two such at once would end the whole program.
-    fn drop(&mut self) {
-        let running = self.running.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(running))).is_err() {
-            let channel = self.channel.to_string();
-            self.bell.client.report(ServerError::HandlerPanicked { channel });
-        }
-        if let Some(started) = self.started.take() {
-            let error = WireError::with_code(ErrorCode::ConnectionClosed, "The connection has ended");
-            let client = &self.bell.client;
-            client.tell_completed(Some(&self.channel), Some(&error), started.elapsed(), client.unix_ms());
-        }
-    }
 }
 
 struct Alarm {
@@ -149,13 +120,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         let client = Arc::new(Client::new(id, shared.clone(), now));
         shared.hub.join(&client);
         shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
-        let has_backlog = !early.is_empty() || !answer.is_empty();
         Driver {
             io,
             session,
             client,
-            stage: Stage::New,
-            backlog: has_backlog.then(|| Box::new(Backlog { input: early, answer, ..Backlog::default() })),
+            stage: Stage::New { answer: answer.into() },
+            backlog: (!early.is_empty()).then(|| Box::new(Backlog { input: early, ..Backlog::default() })),
             answer_bytes: 0,
             handlers: Vec::new(),
             waker: None,
@@ -173,10 +143,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         }
         let now = self.client.shared.now();
         let out = &mut scratch.out;
-        if self.stage == Stage::New {
-            if let Some(backlog) = &mut self.backlog {
-                out.append(&mut backlog.answer);
-            }
+        if let Stage::New { answer } = &mut self.stage {
+            out.extend_from_slice(&std::mem::take(answer));
             self.session.open(now, out);
             self.stage = Stage::Open;
             if self.session.is_open() {
@@ -267,25 +235,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     fn stalled_until(&self) -> Option<Millis> {
         let since = self.backlog.as_ref()?.stalled_since.filter(|_| self.session.is_open())?;
         Some(since + self.client.shared.rules.limits.send_timeout)
-    }
-
-    /// A session that has ended has no more requests: their handlers go.
-    fn drop_orphans(&mut self) {
-        if self.session.in_flight() == 0 && !self.handlers.is_empty() {
-            self.handlers = Vec::new();
-        }
-    }
-
-    /// When a handler that has ended began, and its channel, for those who observe.
-    fn end_parked(&mut self, index: usize) -> Option<(Instant, Box<str>)> {
-        let handler = self.handlers.get_mut(index)?.as_mut()?;
-        handler.started.take().map(|started| (started, handler.channel.clone()))
-    }
-
-    fn drop_handler(&mut self, index: usize) {
-        if let Some(handler) = self.handlers.get_mut(index) {
-            *handler = None;
-        }
     }
 
     fn close_slow(&mut self, now: Now, out: &mut Vec<u8>) {
@@ -467,200 +416,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         used
     }
 
-    /// Starts a handler. One that is ready at once is answered at once.
-    fn dispatch(
-        &mut self,
-        now: Now,
-        cx: &mut Context<'_>,
-        routes: &mut Lookup<'_>,
-        request: Request,
-        clock: &mut Option<Instant>,
-        out: &mut Vec<u8>,
-    ) {
-        let Some((channel, route)) = routes.find(&request) else {
-            let channel = request.channel();
-            let channel = channel.as_deref().unwrap_or(request.raw_channel());
-            let message = format!("No handler for: {channel}");
-            let error = WireError::with_code(ErrorCode::UnknownChannel, message);
-            let error = self.session.answer(now, request, Err(error), out);
-            return self.client.tell_completed(None, error.as_ref(), Duration::ZERO, now.unix_ms);
-        };
-        let context = RequestContext::new(self.client.clone(), request.id());
-        let payload = request.payload();
-        let started = catch_unwind(AssertUnwindSafe(|| {
-            let mut running = route.call(payload, context);
-            match running.as_mut().poll(cx) {
-                Poll::Ready(result) => Ok(result),
-                Poll::Pending => Err(running),
-            }
-        }));
-        let result = match started {
-            Ok(Ok(result)) => result,
-            Ok(Err(running)) => {
-                let timeout = route.timeout.unwrap_or(self.client.shared.rules.limits.handler_timeout);
-                let begun = std::mem::replace(clock, self.client.observers.start());
-                return self.park(now, request, running, begun, now.at + timeout, out);
-            }
-            Err(_) => Err(self.panicked(&request)),
-        };
-        self.deliver_events(now, out);
-        let error = self.session.answer(now, request, result, out);
-        if let Some(begun) = clock {
-            let ended = Instant::now();
-            let elapsed = ended - std::mem::replace(begun, ended);
-            self.client.tell_completed(Some(channel), error.as_ref(), elapsed, now.unix_ms);
-        }
-    }
-
-    /// Keeps a handler that waits. It is polled once more, since what it waits for must ring its own bell.
-    fn park(
-        &mut self,
-        now: Now,
-        request: Request,
-        running: Running,
-        started: Option<Instant>,
-        until: Millis,
-        out: &mut Vec<u8>,
-    ) {
-        let slot = self.session.park(request, until);
-        let index = slot.index();
-        let bell = HandlerWaker { client: self.client.clone(), index, queued: AtomicBool::new(false) };
-        let bell = Arc::new(bell);
-        let channel = self.session.parked(slot).and_then(Request::channel).unwrap_or_default();
-        let channel = Box::from(channel.as_ref());
-        let handler = Handler {
-            slot,
-            channel,
-            started,
-            running: Some(running),
-            waker: Waker::from(bell.clone()),
-            bell,
-        };
-        if self.handlers.len() <= index {
-            self.handlers.resize_with(index + 1, || None);
-        }
-        if let Some(place) = self.handlers.get_mut(index) {
-            *place = Some(handler);
-        }
-        self.resume(now, index, out);
-    }
-
-    /// Polls a handler that waits.
-    fn resume(&mut self, now: Now, index: usize, out: &mut Vec<u8>) {
-        let Some(Some(handler)) = self.handlers.get_mut(index) else { return };
-        let slot = handler.slot;
-        handler.bell.queued.store(false, Ordering::Release);
-        let Some(running) = &mut handler.running else { return };
-        let mut context = Context::from_waker(&handler.waker);
-        let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(&mut context)));
-        let result = match polled {
-            Ok(Poll::Pending) => return,
-            Ok(Poll::Ready(result)) => result,
-            Err(_) => {
-                Err(self.session.parked(slot).map_or_else(internal_error, |request| self.panicked(request)))
-            }
-        };
-        let ended = self.end_parked(index);
-        self.drop_handler(index);
-        self.deliver_events(now, out);
-        let error = self.session.answer_parked(now, slot, result, out);
-        if let Some((started, channel)) = ended {
-            let at_unix_ms = self.client.unix_ms();
-            self.client.tell_completed(Some(&channel), error.as_ref(), started.elapsed(), at_unix_ms);
-        }
-        self.drop_orphans();
-    }
-
-    fn panicked(&self, request: &Request) -> WireError {
-        let channel = request.channel().map(String::from).unwrap_or_default();
-        self.client.report(ServerError::HandlerPanicked { channel });
-        internal_error()
-    }
-
-    /// Sends what waits. Answers whether the client took any.
-    fn flush(&mut self, now: Now, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Result<Progress, Over> {
-        let Some(mut backlog) = self.backlog.take_if(|backlog| !backlog.outbox.is_empty()) else {
-            return Ok(Progress::None);
-        };
-        backlog.outbox.push(out, 0);
-        out.clear();
-        let mut progress = Progress::None;
-        while !backlog.outbox.is_empty() {
-            match self.try_write(cx, backlog.outbox.unsent())? {
-                0 => break,
-                sent => {
-                    backlog.outbox.advance(sent);
-                    self.session.touch(now.at);
-                    progress = Progress::Some;
-                }
-            }
-        }
-        backlog.stalled_since = match (backlog.outbox.is_empty(), progress) {
-            (true, _) => None,
-            (false, Progress::Some) => Some(now.at),
-            (false, Progress::None) => backlog.stalled_since.or(Some(now.at)),
-        };
-        if backlog.outbox.is_empty() {
-            self.answer_bytes = 0;
-        }
-        self.backlog = Some(backlog);
-        Ok(progress)
-    }
-
-    /// Sends what has come together; what the socket does not take goes to the outbox.
-    fn write(&mut self, now: Now, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Result<(), Over> {
-        if self.is_blocked() {
-            self.backlog().outbox.push(out, 0);
-            out.clear();
-        }
-        let mut sent = 0;
-        while sent < out.len() {
-            match self.try_write(cx, out.get(sent..).unwrap_or_default())? {
-                0 => break,
-                count => sent += count,
-            }
-        }
-        if sent < out.len() {
-            let backlog = self.backlog();
-            backlog.outbox.push(out, sent);
-            backlog.stalled_since = Some(now.at);
-        }
-        if !self.is_blocked() {
-            self.answer_bytes = 0;
-        }
-        out.clear();
-        self.shut_down(cx)
-    }
-
-    /// The socket's answer to some bytes: how many it took, 0 if it is full.
-    fn try_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<usize, Over> {
-        match Pin::new(&mut self.io).poll_write(cx, bytes) {
-            Poll::Pending => Ok(0),
-            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => Err(Over),
-            Poll::Ready(Ok(sent)) => {
-                self.client.shared.metrics.bytes_out.fetch_add(sent as u64, Ordering::Relaxed);
-                Ok(sent)
-            }
-        }
-    }
-
-    /// Ends our half of the socket once the farewell is written.
-    fn shut_down(&mut self, cx: &mut Context<'_>) -> Result<(), Over> {
-        let Stage::Lingering { until, shut_down: false } = self.stage else { return Ok(()) };
-        if self.is_blocked() {
-            return Ok(());
-        }
-        match Pin::new(&mut self.io).poll_shutdown(cx) {
-            Poll::Pending => Ok(()),
-            Poll::Ready(Ok(())) if !self.session.is_failed() => Err(Over),
-            Poll::Ready(Ok(())) => {
-                self.stage = Stage::Lingering { until, shut_down: true };
-                Ok(())
-            }
-            Poll::Ready(Err(_)) => Err(Over),
-        }
-    }
-
     fn publish(&mut self) {
         let tally = self.session.take_tally();
         self.client.shared.metrics.add(tally);
@@ -736,10 +491,6 @@ impl<Io> Drop for Driver<Io> {
     }
 }
 
-fn internal_error() -> WireError {
-    WireError::new("Internal error")
-}
-
 thread_local! {
     static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
 }
@@ -763,6 +514,6 @@ mod tests {
     /// What Tokio allocates for a task comes in steps of 128 bytes: with more than this, each client takes 640 instead of 512.
     #[test]
     fn a_client_is_small() {
-        assert!(size_of::<Driver<tokio::net::TcpStream>>() <= 408);
+        assert!(size_of::<Driver<tokio::net::TcpStream>>() <= 416);
     }
 }

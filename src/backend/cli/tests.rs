@@ -1,0 +1,94 @@
+use super::*;
+
+fn parse_line(line: &str, variables: &[(&str, &str)]) -> Result<Command, String> {
+    let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+    let environment = |name: &str| {
+        let found = variables.iter().find(|(variable, _)| *variable == name);
+        found.map(|(_, value)| OsString::from(value)).filter(|value| !value.is_empty())
+    };
+    parse(arguments, environment).map_err(|error| error.to_string())
+}
+
+fn options(line: &str, variables: &[(&str, &str)]) -> ServeOptions {
+    match parse_line(line, variables) {
+        Ok(Command::Serve(options)) => *options,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn options_come_before_the_environment_and_that_before_the_defaults() {
+    let home = ("HOME", "/home/me");
+    let defaults = options("", &[home]);
+    assert_eq!((defaults.config.host.as_str(), defaults.config.port), ("localhost", 3001));
+    assert_eq!(defaults.backend.data_dir, Path::new("/home/me/.local/share/switchboard"));
+    let set = [home, ("WS_PORT", "4000"), ("WS_HOST", "::1"), ("XDG_DATA_HOME", "/data"), ("WS_X", "")];
+    let from_environment = options("serve", &set);
+    assert_eq!((from_environment.config.host.as_str(), from_environment.config.port), ("::1", 4000));
+    assert_eq!(from_environment.backend.data_dir, Path::new("/data/switchboard"));
+    let from_options = options("serve --port=5 --host h --data-dir d --rate-limit 7/50", &set);
+    assert_eq!((from_options.config.host.as_str(), from_options.config.port), ("h", 5));
+    assert_eq!(from_options.backend.data_dir, Path::new("d"));
+    assert_eq!(defaults.backend.code.code_dir.as_deref(), Some(Path::new("/home/me/.claude/projects")));
+    assert_eq!(from_environment.backend.code.restore_root, Path::new("/data/switchboard/restored"));
+    let code = options("--data-dir d --code-dir c --restore-root r --max-message 5000", &[]).backend;
+    assert_eq!(code.code.code_dir.as_deref(), Some(Path::new("c")));
+    assert_eq!((code.code.restore_root.as_path(), code.db.max_page_bytes), (Path::new("r"), 2500));
+    assert!(!code.artifact.allow && code.artifact.sources.is_empty());
+    let artifact = options("--data-dir d --allow-artifacts --artifact-source a --artifact-source b", &[])
+        .backend
+        .artifact;
+    assert_eq!((artifact.allow, artifact.sources), (true, vec![PathBuf::from("a"), PathBuf::from("b")]));
+    assert_eq!(artifact.folder, Path::new("d/artifacts"));
+    assert!(defaults.backend.analytics.record);
+    assert!(!options("--no-analytics", &[home]).backend.analytics.record);
+    assert_eq!(from_options.config.limits.rate_max_requests, 7);
+    assert_eq!(from_options.config.limits.rate_window, Duration::from_millis(50));
+}
+
+#[test]
+fn keys_of_providers_come_from_the_environment_and_stay_hidden() {
+    let options = options("", &[("HOME", "/"), ("OPENAI_API_KEY", " sk-1\n"), ("ANTHROPIC_API_KEY", "")]);
+    assert_eq!(options.backend.ai.api_keys, BTreeMap::from([("openai".to_owned(), Token::new("sk-1"))]));
+    assert!(!format!("{options:?}").contains("sk-1"));
+}
+
+#[test]
+fn wrong_usage_is_refused_with_the_name_of_what_is_wrong() {
+    for (line, name) in [
+        ("sevre", "sevre"),
+        ("serve twice", "twice"),
+        ("call", "URL CHANNEL"),
+        ("call ws://localhost", "URL CHANNEL"),
+        ("call ws://localhost c {", "byte 1"),
+        ("call ws://localhost c @/nowhere/at/all", "/nowhere/at/all"),
+        ("call ws://localhost c 1 2", "\"2\""),
+        ("call ws://localhost c --json", "--json"),
+        ("listen", "URL"),
+        ("listen ws://localhost --timeout 0", "--timeout"),
+        ("channels ws://localhost extra", "extra"),
+        ("channels ws://localhost --typescript", "--typescript"),
+        ("channels ws://localhost --markdown", "--markdown"),
+        ("--port 65536", "--port"),
+        ("--port", "--port"),
+        ("--colour", "--colour"),
+        ("--idle-timeout 0", "--idle-timeout"),
+        ("--rate-limit 0", "--rate-limit"),
+        ("--rate-limit 5/", "--rate-limit"),
+        ("--token-file /nowhere/at/all", "--token-file"),
+        ("channels --port 1", "--port"),
+    ] {
+        let error = parse_line(line, &[("HOME", "/")]).unwrap_err();
+        assert!(error.contains(name), "{line}: {error}");
+    }
+    assert!(parse_line("", &[]).unwrap_err().contains("--data-dir"));
+    let error = parse_line("", &[("HOME", "/"), ("SWITCHBOARD_TOKEN", "two words")]).unwrap_err();
+    assert!(error.contains("SWITCHBOARD_TOKEN") && !error.contains("two words"), "{error}");
+}
+
+#[test]
+fn an_ipv6_host_stands_in_brackets() {
+    assert_eq!(in_url("::1"), "[::1]");
+    assert_eq!(in_url("[::1]"), "[::1]");
+    assert_eq!(in_url("localhost"), "localhost");
+}
