@@ -83,17 +83,7 @@ pub(super) fn quoted(text: &str) -> String {
 
 /// A JSON array of what is JSON already.
 pub(super) fn array(elements: &[String]) -> String {
-    let bytes: usize = elements.iter().map(|element| element.len() + 1).sum();
-    let mut text = String::with_capacity(bytes + 1);
-    text.push('[');
-    for (index, element) in elements.iter().enumerate() {
-        if index > 0 {
-            text.push(',');
-        }
-        text.push_str(element);
-    }
-    text.push(']');
-    text
+    ["[", &elements.join(","), "]"].concat()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ export async function registerChats(server, folder) {
   const { Database } = await import("bun:sqlite");
   const db = new Database(join(folder, "chats.db"), { create: true });
   db.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = true;");
-  db.exec(readFileSync(new URL("../src/chats.sql", import.meta.url), "utf8"));
+  db.exec(readFileSync(new URL("../../../../src/backend/chat.sql", import.meta.url), "utf8"));
 
   const insertChat = db.query(
     `INSERT INTO chats (id, title, moved, created_at, updated_at)

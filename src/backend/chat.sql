@@ -1,4 +1,4 @@
--- Switchboard's tables of chats and messages.
+-- `moved` orders chats by their last change even where two changes fall on the same millisecond or the clock is set back.
 CREATE TABLE chats (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
