@@ -1,3 +1,5 @@
+//! How command lines and variables are read.
+
 use super::*;
 
 fn parse_line(line: &str, variables: &[(&str, &str)]) -> Result<Command, String> {

@@ -1,3 +1,5 @@
+//! Which upgrades are accepted and which refused, and the vectors of the RFCs.
+
 use super::*;
 
 const UPGRADE: [(&str, &[u8]); 5] = [

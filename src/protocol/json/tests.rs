@@ -1,3 +1,5 @@
+//! The grammar of RFC 8259, with the byte of each error.
+
 use super::*;
 
 fn check(text: &str, expected: Result<(), (JsonErrorKind, usize)>) {

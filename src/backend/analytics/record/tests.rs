@@ -1,3 +1,5 @@
+//! What is added up, what is cut, and what is kept of an error.
+
 use crate::protocol::payload::Payload;
 
 use super::super::calendar::HOUR_MS;

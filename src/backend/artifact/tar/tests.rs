@@ -1,3 +1,5 @@
+//! Which archives are read, however they are cut, and which are refused.
+
 use super::*;
 
 /// A header with a right checksum.
@@ -107,7 +109,8 @@ fn what_is_no_plain_archive_is_refused() {
         ("a pipe", header(b"a", b'6', b"0", |_| {}), TarError::Special),
         ("a contiguous file", header(b"a", b'7', b"0", |_| {}), TarError::Special),
         ("a sparse file", header(b"a", b'S', b"0", |_| {}), TarError::Special),
-        ("an old sparse file", ext(b'x', b"25 GNU.sparse.size=1000000\n"), TarError::Extension),
+        ("an old sparse file", ext(b'x', b"27 GNU.sparse.size=1000000\n"), TarError::Special),
+        ("a sparse file in a short record", ext(b'x', b"25 GNU.sparse.size=1000000\n"), TarError::Extension),
         ("a sparse file of pax", ext(b'x', b"22 GNU.sparse.major=1\n"), TarError::Special),
         ("a volume", header(b"a", b'V', b"0", |_| {}), TarError::Special),
         ("a solaris header", header(b"a", b'X', b"0", |_| {}), TarError::Special),
@@ -129,7 +132,8 @@ fn what_is_no_plain_archive_is_refused() {
         ("an empty long name", ext(b'L', b"\0"), TarError::Extension),
         ("a long name of two", ext(b'L', b"a\0b\0"), TarError::Extension),
         ("a path twice", ext(b'x', b"9 path=a\n9 path=b\n"), TarError::Extension),
-        ("a path with an end in it", ext(b'x', b"11 path=a\0b\n"), TarError::Extension),
+        ("a path with an end in it", ext(b'x', b"12 path=a\0b\n"), TarError::Extension),
+        ("such a path in a short record", ext(b'x', b"11 path=a\0b\n"), TarError::Extension),
         ("an empty path", ext(b'x', b"8 path=\n"), TarError::Extension),
         ("another size", ext(b'x', b"10 size=1\n"), TarError::Extension),
         ("a path for all", ext(b'g', b"9 path=a\n"), TarError::Extension),

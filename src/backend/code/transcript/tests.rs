@@ -1,3 +1,5 @@
+//! What is read of a transcript, however its lines are cut.
+
 use super::*;
 
 fn entry(line: &str) -> Entry<'_> {
