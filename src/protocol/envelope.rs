@@ -199,6 +199,7 @@ impl<'a> Envelope<'a> {
             return None;
         }
         let (id, channel) = (text.get(id), text.get(channel)?);
+        // What `{"type":` takes is 8 bytes.
         Some(Envelope { kind: Kind::Request, kind_at: 8, id, channel, payload, error: None, timestamp })
     }
 

@@ -12,7 +12,7 @@ pub mod limits;
 pub mod outbox;
 pub mod payload;
 pub mod rate;
-pub mod request;
+mod request;
 pub mod session;
 pub mod time;
 pub mod uuid;

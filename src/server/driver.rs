@@ -80,7 +80,7 @@ impl Backlog {
 #[derive(PartialEq, Eq)]
 enum Stage {
     /// `server:connected` is to be sent, behind what is still to be sent of the answer to the upgrade.
-    New { answer: Box<[u8]> },
+    New { answer: Vec<u8> },
     /// Messages go both ways.
     Open,
     /// Nothing more is handled. What waits is written and the socket shut down. A client that has not said that it is
@@ -124,7 +124,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             io,
             session,
             client,
-            stage: Stage::New { answer: answer.into() },
+            stage: Stage::New { answer },
             backlog: (!early.is_empty()).then(|| Box::new(Backlog { input: early, ..Backlog::default() })),
             answer_bytes: 0,
             handlers: Vec::new(),
@@ -144,7 +144,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         let now = self.client.shared.now();
         let out = &mut scratch.out;
         if let Stage::New { answer } = &mut self.stage {
-            out.extend_from_slice(&std::mem::take(answer));
+            out.append(answer);
             self.session.open(now, out);
             self.stage = Stage::Open;
             if self.session.is_open() {

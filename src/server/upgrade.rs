@@ -26,10 +26,9 @@ where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let accepted = Mutex::new(None);
-    let (is_page, is_upgrade) = (AtomicBool::new(false), AtomicBool::new(false));
+    let is_page = AtomicBool::new(false);
     let service = service_fn(|request| {
         let (answer, upgrade) = answer(&shared, &request, loopback);
-        is_upgrade.store(upgrade.is_some(), Ordering::Relaxed);
         *accepted.lock().unwrap_or_else(PoisonError::into_inner) = upgrade;
         is_page.store(matches!(answer, Answer::Page(_)), Ordering::Relaxed);
         let shared = &shared;
@@ -39,7 +38,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(shared.config.handshake_timeout)
         .max_buf_size(shared.config.max_head_bytes)
-        .serve_connection(TokioIo::new(Cork { io, is_upgrade: &is_upgrade, held: Vec::new() }), service);
+        .serve_connection(TokioIo::new(Cork { io, upgrade: &accepted, held: Vec::new() }), service);
     let mut connection = pin!(connection.without_shutdown());
     let mut done = tokio::time::timeout(shared.config.handshake_timeout, &mut connection).await;
     if done.is_err() && is_page.load(Ordering::Relaxed) {
@@ -60,7 +59,7 @@ where
 /// A connection that keeps the answer to an upgrade back: it goes out with `server:connected`, in one write.
 struct Cork<'a, Io> {
     io: Io,
-    is_upgrade: &'a AtomicBool,
+    upgrade: &'a Mutex<Option<(Accepted, Ticket)>>,
     held: Vec<u8>,
 }
 
@@ -85,7 +84,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Cork<'_, Io> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if !this.is_upgrade.load(Ordering::Relaxed) {
+        if this.upgrade.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
             return Pin::new(&mut this.io).poll_write_vectored(cx, slices);
         }
         let before = this.held.len();
