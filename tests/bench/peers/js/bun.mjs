@@ -33,5 +33,5 @@ class BunServer extends WSServer {
 }
 
 const server = new BunServer();
-if (process.env.CHATS) await registerChats(server, process.env.CHATS);
+if (process.env.CHATS) registerChats(server, process.env.CHATS);
 announce(server.start({ port: portFromArguments(), host: "127.0.0.1" }));

@@ -1,10 +1,10 @@
 // Chats in a database of SQLite, as src/chats.rs has them, with Bun's own driver, which works on the thread of JavaScript.
 
+import { Database } from "bun:sqlite";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
-export async function registerChats(server, folder) {
-  const { Database } = await import("bun:sqlite");
+export function registerChats(server, folder) {
   const db = new Database(join(folder, "chats.db"), { create: true });
   db.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = true;");
   db.exec(readFileSync(new URL("../../../../src/backend/chat.sql", import.meta.url), "utf8"));
