@@ -1,0 +1,17 @@
+//! The HTTP request that opens a connection. Input: the head of a request, parsed by the caller. Output: the upgrade
+//! that was accepted, or why the request is refused.
+
+mod access;
+mod answer;
+mod head;
+mod sha1;
+mod upgrade;
+
+pub use access::{AccessRules, check_host, check_origin, is_authorized, may_see, same_token};
+pub use answer::check_answer;
+pub use head::{Head, Refusal};
+pub use sha1::sha1;
+pub use upgrade::{Accepted, SUBPROTOCOL, accept_key, base64, check};
+
+#[cfg(test)]
+mod tests;
