@@ -1,9 +1,7 @@
 //! What indexing a large transcript costs. One test alone in its program, because it measures the program.
 #![cfg(target_os = "linux")]
 
-#[allow(dead_code)]
-#[path = "support/client.rs"]
-mod client;
+mod support;
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -13,7 +11,7 @@ use serde_json::json;
 use switchboard::backend::{Backend, BackendConfig, register_all};
 use switchboard::{Config, Server};
 
-use client::Client;
+use support::client::Client;
 
 const MIB: usize = 1 << 20;
 const FILE_BYTES: usize = 50 * MIB;

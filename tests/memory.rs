@@ -1,8 +1,7 @@
 //! What connections cost. One test alone in its program, because it measures the program.
 #![cfg(target_os = "linux")]
 
-#[path = "support/socket.rs"]
-mod socket;
+mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +10,7 @@ use switchboard::{HandlerError, Payload, RequestContext};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use socket::{calls, config, start, within};
+use support::socket::{self, calls, config, start, within};
 
 const CONNECTIONS: usize = 10_000;
 /// Both ends of each connection are in this program, and many systems allow it 1 024 descriptors.

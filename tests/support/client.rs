@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 
 use serde_json::Value;
 
-// The path is spelled out because test programs include this file from elsewhere.
-#[path = "socket.rs"]
-pub mod socket;
+use super::socket;
 
 pub struct Client {
     socket: socket::Client,

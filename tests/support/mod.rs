@@ -1,3 +1,20 @@
-//! What the test programs share.
+//! What the test programs share. Each program includes all of it and uses a part.
+#![allow(dead_code, unused_imports, reason = "each test program uses its own part of this")]
 
+#[cfg(feature = "backend")]
+pub mod certificate;
+pub mod client;
+#[cfg(feature = "backend")]
+pub mod house;
+#[cfg(feature = "backend")]
+pub mod mock;
+pub mod pair;
+#[cfg(feature = "backend")]
+pub mod program;
 pub mod properties;
+pub mod skip;
+pub mod socket;
+#[cfg(feature = "backend")]
+pub mod typescript;
+#[cfg(feature = "backend")]
+pub mod upstream;

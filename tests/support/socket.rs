@@ -1,5 +1,4 @@
 //! Servers and clients on sockets, and on pipes of a known size. The client is a WebSocket library that is not ours.
-#![allow(dead_code, reason = "each test program uses its own part of this")]
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,10 +1,7 @@
 //! The pages that a server shows beside its WebSocket: off unless asked for, and locked down; and those that the embedder
 //! registers.
 
-#[path = "support/socket.rs"]
-mod socket;
-
-use socket::{config, start, within};
+use crate::support::socket::{self, config, start, within};
 use switchboard::{Config, Page, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

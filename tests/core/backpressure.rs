@@ -1,9 +1,6 @@
 //! A client that does not read costs a bounded amount of memory, is closed with 1008 at its limit, and delays nobody; a
 //! client that never stops sending does not keep the others from their turn.
 
-#[path = "support/socket.rs"]
-mod socket;
-
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
-use socket::{Client, calls, config, server, start, within};
+use crate::support::socket::{self, Client, calls, config, server, start, within};
 
 /// How much of a frame is header when its payload takes 126 to 65 535 bytes.
 const HEADER: usize = 4;

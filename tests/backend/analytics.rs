@@ -1,18 +1,6 @@
 //! Statistics over a real socket, on a real database file: what is counted, what is never kept, and that nothing is counted
 //! twice whatever ends the process.
 
-#[allow(dead_code)]
-#[path = "support/client.rs"]
-mod client;
-#[allow(dead_code)]
-#[path = "support/house.rs"]
-mod house;
-#[allow(dead_code)]
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,9 +16,10 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use client::Client;
-use house::House;
-use program::Program;
+use crate::support::client::Client;
+use crate::support::house::House;
+use crate::support::program::{self, Program};
+use crate::support::skip;
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;

@@ -9,15 +9,11 @@
 //! `SIMULATION_SEEDS=10000 cargo test --profile fast --test simulation` runs so many worlds, `SIMULATION_SEED=7` the one, and
 //! shows it with `-- --nocapture`.
 
-#[path = "simulation/client.rs"]
 mod client;
-#[path = "simulation/random.rs"]
 mod random;
-#[path = "support/socket.rs"]
-mod socket;
-#[path = "simulation/wire.rs"]
+#[path = "../support/mod.rs"]
+mod support;
 mod wire;
-#[path = "simulation/world.rs"]
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -30,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use random::Rng;
-use socket::serve_hyper;
+use support::socket::serve_hyper;
 use world::{Counts, World};
 
 /// One world in so many has thousands of clients.

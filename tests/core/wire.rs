@@ -1,9 +1,6 @@
 //! The wire rules, in virtual time: each rule on both sides of its boundary, each script on a network that delivers
 //! whole, byte by byte, and in seeded pieces.
 
-#[path = "support/pair.rs"]
-mod pair;
-
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -12,7 +9,7 @@ use switchboard::protocol::error::{ErrorCode, WireError};
 use switchboard::protocol::payload::Payload;
 use switchboard::protocol::session::Rules;
 
-use pair::{EPOCH_MS, Message, Network, Pair, Rng};
+use crate::support::pair::{EPOCH_MS, Message, Network, Pair, Rng};
 
 const MS: Duration = Duration::from_millis(1);
 

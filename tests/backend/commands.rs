@@ -1,13 +1,5 @@
 //! `switchboard call`, `listen` and `channels` as an operator uses them: JSON on stdout, words on stderr, exit codes.
 
-#[path = "support/certificate.rs"]
-mod certificate;
-#[allow(dead_code)]
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -15,7 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use program::Program;
+use crate::support::program::{self, Program};
+use crate::support::{certificate, skip};
 
 fn switchboard(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));

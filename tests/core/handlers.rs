@@ -1,9 +1,6 @@
 //! What a handler may do, and what becomes of it: it answers at once or later, fails, panics, takes too long, is
 //! dropped with its client; and nobody else notices.
 
-#[path = "support/socket.rs"]
-mod socket;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,7 +12,7 @@ use switchboard::{
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use socket::{Client, calls, config, server, start, within};
+use crate::support::socket::{self, Client, calls, config, server, start, within};
 
 /// A server, and a client whose bytes travel through memory: under a paused clock time passes only when both wait.
 async fn in_memory() -> (Server, Client<tokio::io::DuplexStream>) {

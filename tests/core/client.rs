@@ -1,8 +1,5 @@
 //! The client in Rust against the server in Rust, over sockets: calls, events, losses and how it comes back.
 
-#[path = "support/socket.rs"]
-mod socket;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use socket::{config, within};
+use crate::support::socket::{self, config, within};
 
 async fn start(config: Config) -> (Server, u16) {
     let server = socket::server(config);

@@ -1,20 +1,13 @@
 //! The channel registry over a real socket, on a real database file.
 
-#[allow(dead_code)]
-#[path = "support/client.rs"]
-mod client;
-#[allow(dead_code)]
-#[path = "support/house.rs"]
-mod house;
-
 use serde_json::{Value, json};
 use switchboard::backend::registry::{Channel, Direction};
 use switchboard::backend::{Backend, BackendConfig, channels, register_all};
 use switchboard::{Config, Server};
 use tempfile::TempDir;
 
-use client::Client;
-use house::House;
+use crate::support::client::Client;
+use crate::support::house::House;
 
 /// A house whose pages end early.
 async fn small(folder: TempDir) -> House {
@@ -527,7 +520,7 @@ const EVENTS: &[&str] = &[
 
 #[test]
 fn the_readme_lists_the_channels_as_they_are_declared() {
-    let readme = include_str!("../README.md");
+    let readme = include_str!("../../README.md");
     let tables = switchboard::backend::markdown();
     assert!(
         readme.contains(&format!("<!-- channels -->\n\n{tables}\n<!-- /channels -->\n")),

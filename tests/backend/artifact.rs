@@ -1,15 +1,4 @@
 //! The channel family `artifact` over a real socket, on a real database file: real folders, real archives, real programs.
-#![cfg(unix)]
-
-#[allow(dead_code)]
-#[path = "support/client.rs"]
-mod client;
-#[allow(dead_code)]
-#[path = "support/house.rs"]
-mod house;
-#[allow(dead_code)]
-#[path = "support/program.rs"]
-mod program;
 
 use std::fs;
 use std::future::Future;
@@ -26,9 +15,9 @@ use switchboard::backend::BackendConfig;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use client::Client;
-use house::House;
-use program::Program;
+use crate::support::client::Client;
+use crate::support::house::House;
+use crate::support::program::{self, Program};
 
 /// A house that installs from a folder and runs what it has installed, and a client of it.
 struct Shop {

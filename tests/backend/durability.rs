@@ -1,23 +1,15 @@
 //! What the `switchboard` command has answered survives whatever ends it, and a database that it cannot use is left
 //! alone. Each test runs the command as a process of its own.
 
-#[allow(dead_code)]
-#[path = "support/client.rs"]
-mod client;
-#[allow(dead_code)]
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use client::Client;
-use program::{Program, refused};
+use crate::support::client::Client;
+use crate::support::program::{Program, refused};
+use crate::support::skip;
 
 fn sqlite3(database: &Path, sql: &str) -> Option<String> {
     let output = Command::new("sqlite3").arg(database).arg(sql).output().ok()?;

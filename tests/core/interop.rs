@@ -1,14 +1,10 @@
 //! Clients that nobody here wrote understand the server: Python's `websockets` and Node's `ws`. Where one is not
 //! installed its part is skipped, and says so; `.ci/run` installs both below `target/interop`.
 
-#[path = "support/skip.rs"]
-mod skip;
-#[path = "support/socket.rs"]
-mod socket;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::{skip, socket};
 use switchboard::{HandlerError, Payload, RequestContext, Server};
 
 fn path(relative: &str) -> PathBuf {

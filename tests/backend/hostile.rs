@@ -4,15 +4,6 @@
 //! What is forbidden is read from the declarations in TypeScript, so a declaration that promises less than the handler
 //! takes, or more, fails here too.
 
-#[allow(dead_code)]
-#[path = "support/client.rs"]
-mod client;
-#[allow(dead_code)]
-#[path = "support/house.rs"]
-mod house;
-#[path = "support/typescript.rs"]
-mod typescript;
-
 use std::fs;
 use std::path::Path;
 
@@ -20,9 +11,9 @@ use serde_json::{Value, json};
 use switchboard::backend;
 use switchboard::backend::registry::Direction;
 
-use client::Client;
-use house::House;
-use typescript::{Type, Types};
+use crate::support::client::Client;
+use crate::support::house::House;
+use crate::support::typescript::{Type, Types};
 
 /// Longer than any text may be.
 const HUGE_BYTES: usize = (1 << 20) + 1;

@@ -1,13 +1,11 @@
 //! The client in JavaScript, its React hooks and its types: `tests/web` has the tests, which Node's own runner runs against
 //! the real server. Where Node, its packages or Chromium are not installed, what needs them is skipped, and says so.
 
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::skip;
 use switchboard::backend::{registry, typescript};
 
 const REGENERATE: &str = "sed -i '/^\\/\\/ Generated from the registry/,$d' src/web/client.d.ts && \
@@ -77,7 +75,7 @@ fn calls_and_events_are_checked_and_completed_by_their_types() {
 
 #[test]
 fn the_types_of_the_client_are_those_of_the_registry() {
-    let file = include_str!("../src/web/client.d.ts");
+    let file = include_str!("../../src/web/client.d.ts");
     let at = file.find(registry::GENERATED).expect("client.d.ts has a generated section");
     assert!(
         file.get(at..) == Some(&*typescript()),
@@ -89,7 +87,7 @@ fn the_types_of_the_client_are_those_of_the_registry() {
 fn every_type_has_a_name_of_its_own() {
     // TypeScript would merge two interfaces of one name without a word.
     let mut names = HashSet::new();
-    for line in include_str!("../src/web/client.d.ts").lines() {
+    for line in include_str!("../../src/web/client.d.ts").lines() {
         let declared = line.strip_prefix("export interface ").or(line.strip_prefix("export type "));
         let name = declared.and_then(|rest| rest.split([' ', '<']).next());
         assert!(name.is_none_or(|name| names.insert(name)), "{name:?} stands twice");

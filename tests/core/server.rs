@@ -1,8 +1,5 @@
 //! A server's life: it finds a port, serves, tells who comes and goes, reaches its clients, stops, and starts again.
 
-#[path = "support/socket.rs"]
-mod socket;
-
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,7 +8,7 @@ use switchboard::{ClientId, Config, HandlerError, Payload, RequestContext, Serve
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use socket::{Client, calls, config, pipe, reset, serve_hyper, server, start, within};
+use crate::support::socket::{self, Client, calls, config, pipe, reset, serve_hyper, server, start, within};
 
 #[tokio::test]
 async fn a_server_listens_where_it_says_and_knows_its_clients() {

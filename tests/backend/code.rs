@@ -1,15 +1,5 @@
 //! The channel family `code` over a real socket, on a real database file and transcripts on the disk.
 
-#[allow(dead_code)]
-#[path = "support/client.rs"]
-mod client;
-#[allow(dead_code)]
-#[path = "support/house.rs"]
-mod house;
-#[allow(dead_code)]
-#[path = "support/program.rs"]
-mod program;
-
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -20,8 +10,9 @@ use switchboard::backend::BackendConfig;
 use switchboard::backend::code::CodeStats;
 use tempfile::TempDir;
 
-use client::Client;
-use house::House;
+use crate::support::client::Client;
+use crate::support::house::House;
+use crate::support::program;
 
 /// A house that follows a folder of transcripts, and a client of it.
 struct Reader {

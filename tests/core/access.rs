@@ -1,9 +1,6 @@
 //! Who may connect, and what everybody else is told: `Host`, `Origin`, token, the upgrade's form, the limits of the
 //! HTTP phase, and the pages beside the upgrade.
 
-#[path = "support/socket.rs"]
-mod socket;
-
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -14,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use socket::{Client, config, start, within};
+use crate::support::socket::{self, Client, config, start, within};
 
 /// A connection on which bytes are written as they are.
 struct Raw(TcpStream);

@@ -7,29 +7,18 @@
 // Each fuzz target and each test program uses a part of what stands here.
 #![allow(dead_code, unused_imports)]
 
-// The paths are spelled out because `fuzz/` includes this file from elsewhere.
-#[path = "properties/caller.rs"]
 pub mod caller;
-#[path = "properties/connection.rs"]
 pub mod connection;
-#[path = "properties/envelope.rs"]
 pub mod envelope;
-#[path = "properties/frames.rs"]
 pub mod frames;
-#[path = "properties/json.rs"]
 pub mod json;
-#[path = "properties/session.rs"]
 pub mod session;
 #[cfg(feature = "backend")]
-#[path = "properties/sse.rs"]
 pub mod sse;
 #[cfg(feature = "backend")]
-#[path = "properties/tar.rs"]
 pub mod tar;
 #[cfg(feature = "backend")]
-#[path = "properties/transcript.rs"]
 pub mod transcript;
-#[path = "properties/upgrade.rs"]
 pub mod upgrade;
 
 pub use self::caller::caller;

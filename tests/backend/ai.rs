@@ -1,23 +1,5 @@
 //! The AI channels over a real socket: the echo provider, and an upstream that plays every fault from a script.
 
-#[path = "support/certificate.rs"]
-mod certificate;
-#[allow(dead_code)]
-#[path = "support/client.rs"]
-mod client;
-#[allow(dead_code)]
-#[path = "support/house.rs"]
-mod house;
-#[path = "support/mock.rs"]
-mod mock;
-#[allow(dead_code)]
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/skip.rs"]
-mod skip;
-#[path = "support/upstream.rs"]
-mod upstream;
-
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -29,10 +11,11 @@ use switchboard::{Config, Server};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 
-use client::Client;
-use house::House;
-use mock::Mock;
-use upstream::{Step, Upstream, play, status};
+use crate::support::client::Client;
+use crate::support::house::House;
+use crate::support::mock::Mock;
+use crate::support::upstream::{Step, Upstream, play, status};
+use crate::support::{certificate, program, skip};
 
 const TOKEN: &str = "sk-correct-horse-battery-staple";
 

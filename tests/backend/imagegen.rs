@@ -1,23 +1,6 @@
 //! The image channels over a real socket, on a real database file: the built-in provider, upstreams that play every fault
 //! from a script, a server that nobody here wrote, and a program that is killed in mid-job.
 
-#[allow(dead_code)]
-#[path = "support/client.rs"]
-mod client;
-#[allow(dead_code)]
-#[path = "support/house.rs"]
-mod house;
-#[path = "support/mock.rs"]
-mod mock;
-#[allow(dead_code)]
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/skip.rs"]
-mod skip;
-#[allow(dead_code)]
-#[path = "support/upstream.rs"]
-mod upstream;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -31,11 +14,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use client::Client;
-use house::House;
-use mock::Mock;
-use program::Program;
-use upstream::{Step, Upstream, status};
+use crate::support::client::Client;
+use crate::support::house::House;
+use crate::support::mock::Mock;
+use crate::support::program::Program;
+use crate::support::skip;
+use crate::support::upstream::{Step, Upstream, status};
 
 const TOKEN: &str = "sk-correct-horse-battery-staple";
 /// A PNG of one pixel.

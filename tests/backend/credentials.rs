@@ -1,21 +1,12 @@
 //! Credentials over a real socket, on a real database file: a token goes in and never comes out.
 
-#[allow(dead_code)]
-#[path = "support/client.rs"]
-mod client;
-#[allow(dead_code)]
-#[path = "support/house.rs"]
-mod house;
-#[allow(dead_code)]
-#[path = "support/program.rs"]
-mod program;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use client::Client;
-use house::House;
+use crate::support::client::Client;
+use crate::support::house::House;
+use crate::support::program;
 use serde_json::{Value, json};
 
 const TOKEN: &str = "sk-correct-horse-battery-staple";

@@ -1,17 +1,6 @@
 //! Faults of the world, on real sockets and real processes: connections that break in every state, no file descriptors,
 //! no room on the disk, and the end of the program under load.
 
-#![cfg(unix)]
-
-#[allow(dead_code)]
-#[path = "support/client.rs"]
-mod client;
-#[allow(dead_code)]
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -25,9 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use client::{Client, socket};
-use program::Program;
-use socket::{calls, config, reset, within};
+use crate::support::client::Client;
+use crate::support::program::{self, Program};
+use crate::support::skip;
+use crate::support::socket::{self, calls, config, reset, within};
 
 const REQUEST: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";

@@ -6,9 +6,6 @@
 //! `allocation-counter`, as one of our own would need `unsafe`; it counts each thread by itself, so tests do not disturb
 //! each other. How often the bytes of a text are looked at is counted beside the machine, in `src/protocol/connection.rs`.
 
-#[path = "support/socket.rs"]
-mod socket;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 
-use socket::{config, pipe, server, within};
+use crate::support::socket::{self, config, pipe, server, within};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;

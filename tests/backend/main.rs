@@ -1,0 +1,20 @@
+//! The channel registry, its families and the `switchboard` command, over real sockets and on real database files.
+//! `cargo test --all-features --test backend chat::` runs one module.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod ai;
+mod analytics;
+#[cfg(unix)]
+mod artifact;
+mod code;
+mod commands;
+mod credentials;
+mod durability;
+#[cfg(unix)]
+mod faults;
+mod hostile;
+mod imagegen;
+mod registry;
+mod web;

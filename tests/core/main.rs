@@ -1,0 +1,16 @@
+//! The protocol, the server and the client in Rust. `cargo test --test core access::` runs one module.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access;
+mod advisories;
+mod backpressure;
+#[cfg(feature = "client")]
+mod client;
+mod handlers;
+mod handshake;
+mod interop;
+mod pages;
+mod server;
+mod wire;
