@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::{CloseCode, Connection, Event, MaskSource};
-use super::envelope::{self, Envelope, Kind, MAX_CHANNEL_BYTES, Timestamp};
+use super::envelope::{self, Kind, MAX_CHANNEL_BYTES, Members, Timestamp};
 use super::error::{ErrorCode, WireError};
 use super::idle::{IdleAction, IdleTimer};
 use super::json;
@@ -231,20 +231,17 @@ impl Caller {
 /// What a message means. One that is no answer to a pending call and no event means nothing: the answer may have come
 /// after its deadline.
 fn take(pending: &mut HashMap<Uuid, Pending>, text: &str) -> Option<Incoming> {
-    let envelope = Envelope::decode(text).ok()?;
+    let (kind, members) = Members::decode(text).ok()?;
     let message: Arc<str> = Arc::from(text);
-    let part = |value: Option<&str>| match value {
-        Some(value) => Payload::part(message.clone(), json::range_in(text, value)),
-        None => Payload::none(),
-    };
-    match envelope.kind {
+    let envelope = members.envelope(kind, &message);
+    match kind {
         Kind::Request => None,
         Kind::Event => Some(Incoming::Event {
             channel: json::unescape(envelope.channel)?.into_owned(),
-            payload: part(envelope.payload),
+            payload: Payload::part(&message, &members.payload),
         }),
         Kind::Response => {
-            let error = envelope.error.map(|error| read_error(error, |details| part(Some(details))));
+            let error = envelope.error.map(|error| read_error(error, &message, members.error.start));
             // A call that was refused before the server looked at ids is named in the details.
             let id = match envelope.id?.parse() {
                 Ok(id) => id,
@@ -255,7 +252,7 @@ fn take(pending: &mut HashMap<Uuid, Pending>, text: &str) -> Option<Incoming> {
             pending.remove(&id)?;
             let result = match error {
                 Some(error) => Err(error),
-                None => Ok(part(envelope.payload)),
+                None => Ok(Payload::part(&message, &members.payload)),
             };
             Some(Incoming::Response { id, result })
         }
@@ -263,7 +260,7 @@ fn take(pending: &mut HashMap<Uuid, Pending>, text: &str) -> Option<Incoming> {
 }
 
 /// The `error` member of a response. A code that is not known here is as good as `HANDLER_ERROR`.
-fn read_error(error: &str, details: impl Fn(&str) -> Payload) -> WireError {
+fn read_error(error: &str, message: &Arc<str>, error_at: usize) -> WireError {
     let mut read = WireError::new("the server gave no reason");
     // The text was checked when the envelope was decoded.
     let _ = json::members(error, |member| match member.name {
@@ -276,7 +273,10 @@ fn read_error(error: &str, details: impl Fn(&str) -> Payload) -> WireError {
                 read.message = message.into_owned().into();
             }
         }
-        "details" => read.details = details(member.value),
+        "details" => {
+            let start = error_at + member.at;
+            read.details = Payload::part(message, &(start..start + member.value.len()));
+        }
         _ => {}
     });
     read

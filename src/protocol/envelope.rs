@@ -1,5 +1,5 @@
-//! The envelope: `{type, id, channel, payload, error, timestamp}` (specification, "Protocol Specification"). In: the
-//! text of a message. Out: its members as slices of that text, and back. The payload is checked but never built.
+//! The envelope: `{type, id, channel, payload, error, timestamp}` (specification, "Protocol Specification"). Input: the
+//! text of a message. Output: its members as slices of that text, and back. The payload is checked but never parsed.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,19 +12,19 @@ pub const MAX_ID_BYTES: usize = 128;
 /// Longest `channel`, in bytes of its JSON text between the quotes.
 pub const MAX_CHANNEL_BYTES: usize = 256;
 
-/// What a message is.
+/// The type of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// From the client; a response with the same id answers it.
     Request,
     /// From the server, to the request with the same id.
     Response,
-    /// From the server, unasked.
+    /// From the server, without a request.
     Event,
 }
 
 impl Kind {
-    fn of(name: &str) -> Option<Kind> {
+    fn from_wire(name: &str) -> Option<Kind> {
         match name {
             "request" => Some(Kind::Request),
             "response" => Some(Kind::Response),
@@ -36,34 +36,34 @@ impl Kind {
 
 /// A message, as slices of its own text.
 ///
-/// `id` and `channel` are what stands between the quotes, escapes untouched: echoed like that, they come back as the
-/// client wrote them. [`json::unescape`] says what they mean.
+/// `id` and `channel` are the text between the quotes, escapes not resolved, so that an answer repeats them exactly as
+/// the client wrote them. [`json::unescape`] resolves them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Envelope<'a> {
-    /// What the message is.
+    /// The type of the message.
     pub kind: Kind,
-    /// Where the value of `type` begins, in bytes.
+    /// The index of the first byte of the value of `type`.
     pub kind_at: usize,
-    /// The id; always there in a request and a response.
+    /// The id; always present in a request and a response.
     pub id: Option<&'a str>,
     /// The channel.
     pub channel: &'a str,
-    /// The payload's text, if there is one.
+    /// The payload's text.
     pub payload: Option<&'a str>,
-    /// The error's text, if there is one.
+    /// The error's text.
     pub error: Option<&'a str>,
-    /// The sender's clock in Unix ms, if it said.
+    /// The sender's clock in Unix ms.
     pub timestamp: Option<&'a str>,
 }
 
-/// Why a message cannot be read, with as much of it as can be used to answer.
+/// Why a message cannot be read, and the members that an answer can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EnvelopeError<'a> {
     /// What is wrong.
     pub kind: EnvelopeErrorKind,
-    /// The message's id, if it has a usable one.
+    /// The message's id, if it is valid.
     pub id: Option<&'a str>,
-    /// The message's channel, if it has a usable one.
+    /// The message's channel, if it is valid.
     pub channel: Option<&'a str>,
 }
 
@@ -74,23 +74,23 @@ pub enum EnvelopeErrorKind {
     Json(JsonError),
     /// It is JSON, but not an object.
     NotAnObject {
-        /// Where the value begins.
+        /// The index of the value's first byte.
         at: usize,
     },
     /// A member is missing.
     Missing {
         /// The member's name.
         name: &'static str,
-        /// Where the object ends.
+        /// The index of the object's closing brace.
         at: usize,
     },
-    /// A member is not of its type or over its limit.
+    /// A member has the wrong type or is over its limit.
     Invalid {
         /// The member's name.
         name: &'static str,
         /// What was expected.
         expected: &'static str,
-        /// Where its value begins.
+        /// The index of the value's first byte.
         at: usize,
     },
 }
@@ -108,53 +108,25 @@ impl fmt::Display for EnvelopeErrorKind {
     }
 }
 
-/// Where a text has the values of an envelope's members, `0..0` for those it has not; of duplicates the last, as in
-/// `JSON.parse`.
-#[derive(Default)]
-struct Members {
-    kind: Range<usize>,
-    id: Range<usize>,
-    channel: Range<usize>,
-    payload: Range<usize>,
-    error: Range<usize>,
+/// The ranges of a message's members in its text. A range is empty for an absent member: no value is empty. Of
+/// duplicates the last one counts, as in `JSON.parse`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Members {
+    pub kind: Range<usize>,
+    /// Once decoded, without the quotes.
+    pub id: Range<usize>,
+    /// Once decoded, without the quotes.
+    pub channel: Range<usize>,
+    pub payload: Range<usize>,
+    pub error: Range<usize>,
     timestamp: Range<usize>,
-}
-
-impl Members {
-    #[inline(always)]
-    fn see(&mut self, name: &[u8], value: Range<usize>) {
-        // Compared whole: the patterns of a `match` would be compared byte by byte.
-        let place = match name.len() {
-            2 if name == b"id" => &mut self.id,
-            4 if name == b"type" => &mut self.kind,
-            5 if name == b"error" => &mut self.error,
-            7 if name == b"channel" => &mut self.channel,
-            7 if name == b"payload" => &mut self.payload,
-            9 if name == b"timestamp" => &mut self.timestamp,
-            _ => return self.see_other(name, value),
-        };
-        *place = value;
-    }
-
-    /// `{"\u0069d": …}` is an id too.
-    #[cold]
-    fn see_other(&mut self, name: &[u8], value: Range<usize>) {
-        if !name.contains(&b'\\') {
-            return;
-        }
-        let name = std::str::from_utf8(name).ok().and_then(json::unescape);
-        let known = ["type", "id", "channel", "payload", "error", "timestamp"];
-        if let Some(name) = known.into_iter().find(|known| Some(*known) == name.as_deref()) {
-            self.see(name.as_bytes(), value);
-        }
-    }
 }
 
 impl<'a> Envelope<'a> {
     /// Reads a message.
     ///
     /// # Errors
-    /// When it is not JSON, or not an envelope. A missing `timestamp` and unknown members are no error.
+    /// When the text is not JSON, or not an envelope. A missing `timestamp` and unknown members are allowed.
     ///
     /// ```
     /// use switchboard::protocol::envelope::{Envelope, Kind};
@@ -165,103 +137,165 @@ impl<'a> Envelope<'a> {
     /// assert_eq!(Envelope::decode("[]").unwrap_err().kind.to_string(), "expected an object at byte 0");
     /// ```
     pub fn decode(text: &'a str) -> Result<Envelope<'a>, EnvelopeError<'a>> {
-        match Envelope::decode_usual(text) {
-            Some(envelope) => Ok(envelope),
-            None => Envelope::decode_any(text),
+        if let Some(members) = Members::decode_fast_path(text.as_bytes()) {
+            return Ok(members.envelope(Kind::Request, text));
         }
-    }
-
-    /// Reads a request as this crate's clients and the specification's write it: its members in this order, with nothing
-    /// between them. `None` says nothing about the text.
-    fn decode_usual(text: &'a str) -> Option<Envelope<'a>> {
-        let bytes = text.as_bytes();
-        let id = json::plain_run(bytes, behind(bytes, 0, br#"{"type":"request","id":""#)?);
-        let channel = json::plain_run(bytes, behind(bytes, id.end, br#"","channel":""#)?);
-        let mut at = behind(bytes, channel.end, b"\"")?;
-        let (mut payload, mut timestamp) = (None, None);
-        if let Some(start) = behind(bytes, at, br#","payload":"#) {
-            let value = json::member_value(bytes, start).ok()?;
-            at = value.end;
-            payload = text.get(value);
-        }
-        if let Some(start) = behind(bytes, at, br#","timestamp":"#) {
-            at = json::digits_end(bytes, start);
-            let value = text.get(start..at)?;
-            // What `Date.now()` is until the year 2286. All other numbers are for the general way.
-            if value.len() != 13 || value.starts_with('0') {
-                return None;
-            }
-            timestamp = Some(value);
-        }
-        let names_fit =
-            (1..=MAX_ID_BYTES).contains(&id.len()) && (1..=MAX_CHANNEL_BYTES).contains(&channel.len());
-        if behind(bytes, at, b"}") != Some(bytes.len()) || !names_fit {
-            return None;
-        }
-        let (id, channel) = (text.get(id), text.get(channel)?);
-        // What `{"type":` takes is 8 bytes.
-        Some(Envelope { kind: Kind::Request, kind_at: 8, id, channel, payload, error: None, timestamp })
-    }
-
-    fn decode_any(text: &'a str) -> Result<Envelope<'a>, EnvelopeError<'a>> {
-        let bytes = text.as_bytes();
-        let mut members = Members::default();
-        let see = |name, value| members.see(bytes.get::<Range<usize>>(name).unwrap_or_default(), value);
-        let end = match json::member_ranges(bytes, see) {
-            Ok(Shape::Object { end }) => end,
-            Ok(Shape::Other { at }) => return Err(bare(EnvelopeErrorKind::NotAnObject { at })),
-            Err(error) => return Err(bare(EnvelopeErrorKind::Json(error))),
-        };
-        // No value is empty.
-        let value = |place: &Range<usize>| text.get(place.clone()).filter(|value| !value.is_empty());
-        let id = value(&members.id).and_then(|value| name_within(value, MAX_ID_BYTES));
-        let channel = value(&members.channel).and_then(|value| name_within(value, MAX_CHANNEL_BYTES));
-        let fault = |place: &Range<usize>, name, expected| {
-            let kind = match place.is_empty() {
-                false => EnvelopeErrorKind::Invalid { name, expected, at: place.start },
-                true => EnvelopeErrorKind::Missing { name, at: end },
-            };
-            EnvelopeError { kind, id, channel }
-        };
-
-        let kind = value(&members.kind).and_then(json::string_content);
-        let kind = kind.and_then(|name| Kind::of(name).or_else(|| Kind::of(&json::unescape(name)?)));
-        let Some(kind) = kind else {
-            return Err(fault(&members.kind, "type", "\"request\", \"response\" or \"event\""));
-        };
-        // An event needs no id, but one that is there must be an id.
-        if id.is_none() && (kind != Kind::Event || !members.id.is_empty()) {
-            return Err(fault(&members.id, "id", "a non-empty string of at most 128 bytes"));
-        }
-        let Some(channel) = channel else {
-            return Err(fault(&members.channel, "channel", "a non-empty string of at most 256 bytes"));
-        };
-        let timestamp = value(&members.timestamp);
-        if timestamp.is_some_and(|value| !value.starts_with(|c: char| c == '-' || c.is_ascii_digit())) {
-            return Err(fault(&members.timestamp, "timestamp", "a number"));
-        }
-        let kind_at = members.kind.start;
-        let (payload, error) = (value(&members.payload), value(&members.error));
-        Ok(Envelope { kind, kind_at, id, channel, payload, error, timestamp })
+        let (kind, members) = Members::decode_general(text)?;
+        Ok(members.envelope(kind, text))
     }
 }
 
-/// Where some text ends, if it stands at this place.
+impl Members {
+    /// Reads a message. See [`Envelope::decode`].
+    #[inline(always)]
+    pub fn decode(text: &str) -> Result<(Kind, Members), EnvelopeError<'_>> {
+        match Members::decode_fast_path(text.as_bytes()) {
+            Some(members) => Ok((Kind::Request, members)),
+            None => Members::decode_general(text),
+        }
+    }
+
+    /// The members as slices of the text that they were decoded from.
+    #[inline(always)]
+    pub fn envelope<'a>(&self, kind: Kind, text: &'a str) -> Envelope<'a> {
+        let part = |range: &Range<usize>| (!range.is_empty()).then(|| json::part(text, range.clone()));
+        Envelope {
+            kind,
+            kind_at: self.kind.start,
+            id: part(&self.id),
+            channel: json::part(text, self.channel.clone()),
+            payload: part(&self.payload),
+            error: part(&self.error),
+            timestamp: part(&self.timestamp),
+        }
+    }
+
+    /// Reads a request as the specification's clients and this crate's write it: members in this order, without white
+    /// space. `None` for every other text, valid or not.
+    #[inline(always)]
+    fn decode_fast_path(bytes: &[u8]) -> Option<Members> {
+        let id = json::unescaped_run(bytes, skip_literal(bytes, 0, br#"{"type":"request","id":""#)?);
+        let channel = json::unescaped_run(bytes, skip_literal(bytes, id.end, br#"","channel":""#)?);
+        let mut at = skip_literal(bytes, channel.end, b"\"")?;
+        let (mut payload, mut timestamp) = (0..0, 0..0);
+        if let Some(start) = skip_literal(bytes, at, br#","payload":"#) {
+            payload = json::member_value(bytes, start).ok()?;
+            at = payload.end;
+        }
+        if let Some(start) = skip_literal(bytes, at, br#","timestamp":"#) {
+            at = json::digits_end(bytes, start);
+            timestamp = start..at;
+            // The length of `Date.now()` until the year 2286. `decode_general` reads all other numbers.
+            if timestamp.len() != 13 || bytes.get(start) == Some(&b'0') {
+                return None;
+            }
+        }
+        let lengths_fit =
+            (1..=MAX_ID_BYTES).contains(&id.len()) && (1..=MAX_CHANNEL_BYTES).contains(&channel.len());
+        if skip_literal(bytes, at, b"}") != Some(bytes.len()) || !lengths_fit {
+            return None;
+        }
+        // `{"type":` has 8 bytes, `"request"` has 9.
+        Some(Members { kind: 8..17, id, channel, payload, error: 0..0, timestamp })
+    }
+
+    #[inline(never)]
+    fn decode_general(text: &str) -> Result<(Kind, Members), EnvelopeError<'_>> {
+        let bytes = text.as_bytes();
+        let mut members = Members::default();
+        let end = match json::member_ranges(bytes, |name, value| members.record(bytes, name, value)) {
+            Ok(Shape::Object { end }) => end,
+            Ok(Shape::Other { at }) => return Err(error_without_id(EnvelopeErrorKind::NotAnObject { at })),
+            Err(error) => return Err(error_without_id(EnvelopeErrorKind::Json(error))),
+        };
+        let id = name_within(bytes, &members.id, MAX_ID_BYTES);
+        let channel = name_within(bytes, &members.channel, MAX_CHANNEL_BYTES);
+        let fail = |value: &Range<usize>, name, expected| {
+            let kind = match value.is_empty() {
+                false => EnvelopeErrorKind::Invalid { name, expected, at: value.start },
+                true => EnvelopeErrorKind::Missing { name, at: end },
+            };
+            let part = |range: &Option<Range<usize>>| range.clone().map(|range| json::part(text, range));
+            Err(EnvelopeError { kind, id: part(&id), channel: part(&channel) })
+        };
+
+        let kind = json::string_content(json::part(text, members.kind.clone()));
+        let kind =
+            kind.and_then(|name| Kind::from_wire(name).or_else(|| Kind::from_wire(&json::unescape(name)?)));
+        let Some(kind) = kind else {
+            return fail(&members.kind, "type", "\"request\", \"response\" or \"event\"");
+        };
+        // An event needs no id, but if it has one, it must be valid.
+        if id.is_none() && (kind != Kind::Event || !members.id.is_empty()) {
+            return fail(&members.id, "id", "a non-empty string of at most 128 bytes");
+        }
+        let Some(channel) = channel.clone() else {
+            return fail(&members.channel, "channel", "a non-empty string of at most 256 bytes");
+        };
+        // Of all JSON values only a number begins with a minus or a digit.
+        let first = bytes.get(members.timestamp.start).filter(|_| !members.timestamp.is_empty());
+        if first.is_some_and(|first| *first != b'-' && !first.is_ascii_digit()) {
+            return fail(&members.timestamp, "timestamp", "a number");
+        }
+        Ok((kind, Members { id: id.unwrap_or_default(), channel, ..members }))
+    }
+
+    #[inline(always)]
+    fn record(&mut self, bytes: &[u8], name: Range<usize>, value: Range<usize>) {
+        let name = bytes.get(name);
+        debug_assert!(name.is_some(), "the range belongs to this text");
+        let name = name.unwrap_or_default();
+        match self.member(name) {
+            Some(member) => *member = value,
+            None => self.record_escaped_name(name, value),
+        }
+    }
+
+    #[inline(always)]
+    fn member(&mut self, name: &[u8]) -> Option<&mut Range<usize>> {
+        // Compared whole: the patterns of a `match` would be compared byte by byte.
+        match name.len() {
+            2 if name == b"id" => Some(&mut self.id),
+            4 if name == b"type" => Some(&mut self.kind),
+            5 if name == b"error" => Some(&mut self.error),
+            7 if name == b"channel" => Some(&mut self.channel),
+            7 if name == b"payload" => Some(&mut self.payload),
+            9 if name == b"timestamp" => Some(&mut self.timestamp),
+            _ => None,
+        }
+    }
+
+    /// `{"\u0069d": …}` has an id too.
+    #[cold]
+    fn record_escaped_name(&mut self, name: &[u8], value: Range<usize>) {
+        if !name.contains(&b'\\') {
+            return;
+        }
+        let name = std::str::from_utf8(name).ok().and_then(json::unescape);
+        if let Some(member) = name.and_then(|name| self.member(name.as_bytes())) {
+            *member = value;
+        }
+    }
+}
+
+/// The index after `text`, if `bytes[at..]` starts with it.
 #[inline(always)]
-fn behind<const N: usize>(bytes: &[u8], at: usize, text: &[u8; N]) -> Option<usize> {
+fn skip_literal<const N: usize>(bytes: &[u8], at: usize, text: &[u8; N]) -> Option<usize> {
     (bytes.get(at..)?.first_chunk() == Some(text)).then_some(at + N)
 }
 
-fn bare<'a>(kind: EnvelopeErrorKind) -> EnvelopeError<'a> {
+fn error_without_id<'a>(kind: EnvelopeErrorKind) -> EnvelopeError<'a> {
     EnvelopeError { kind, id: None, channel: None }
 }
 
-/// The content of a string value that is not empty and not longer than `limit`.
-fn name_within(value: &str, limit: usize) -> Option<&str> {
-    json::string_content(value).filter(|content| !content.is_empty() && content.len() <= limit)
+/// The range between the quotes of a string value with 1 to `limit` bytes of content.
+fn name_within(bytes: &[u8], value: &Range<usize>, limit: usize) -> Option<Range<usize>> {
+    let is_string = bytes.get(value.start) == Some(&b'"') && !value.is_empty();
+    let content = value.start + 1..value.end.saturating_sub(1);
+    (is_string && (1..=limit).contains(&content.len())).then_some(content)
 }
 
-/// What a response carries besides its id and channel: a payload (or none), or an error's JSON text.
+/// The body of a response.
 #[derive(Debug, Clone, Copy)]
 pub enum Body<'a> {
     /// The response's payload; `None` leaves the member out.
@@ -270,8 +304,8 @@ pub enum Body<'a> {
     Error(&'a str),
 }
 
-/// The pieces of an encoded message, in order. Their sum is known before the first byte is copied, so a frame's
-/// header can be written ahead of them.
+/// The pieces of an encoded message, in order. Their total length is known before the first byte is copied, so a frame's
+/// header can be written before them.
 pub type Pieces<'a> = [&'a [u8]; 7];
 
 /// A response in pieces. `id` and `channel` are JSON text without the quotes.
@@ -297,7 +331,7 @@ pub fn event<'a>(channel: &'a str, payload: Option<&'a str>, timestamp: &'a Time
     [br#"{"type":"event","channel":""#, channel.as_bytes(), name, value, timestamp.as_bytes(), b"", b""]
 }
 
-/// What stands between the channel and the value, the channel's closing quote included; and the value.
+/// The text between the channel and the value, starting with the channel's closing quote; and the value.
 fn member(body: Body<'_>) -> (&'static [u8], &[u8]) {
     match body {
         Body::Payload(None) => (b"\"", b""),
@@ -306,16 +340,16 @@ fn member(body: Body<'_>) -> (&'static [u8], &[u8]) {
     }
 }
 
-/// How each message ends: `,"timestamp":` with a Unix time in ms, and the closing brace.
+/// The end of every message: `,"timestamp":` with a Unix time in ms, and the closing brace.
 #[derive(Debug, Clone, Copy)]
 pub struct Timestamp {
-    /// The text stands at the end.
+    /// Right-aligned.
     text: [u8; 40],
     start: usize,
 }
 
 impl Timestamp {
-    /// Writes the digits, two at a time.
+    /// Formats a Unix time in ms.
     pub fn new(unix_ms: u64) -> Timestamp {
         const NAME: &[u8; 13] = b",\"timestamp\":";
         let mut text = [b'}'; 40];
@@ -335,7 +369,7 @@ impl Timestamp {
         Timestamp { text, start }
     }
 
-    /// The text of the end.
+    /// The text.
     pub fn as_bytes(&self) -> &[u8] {
         &self.text[self.start..]
     }
@@ -395,13 +429,13 @@ mod tests {
             r#"{"type":"request","id":"1","channel":"c","payload":null}"#,
         ];
         for text in texts {
-            assert!(Envelope::decode_usual(text).is_some(), "{text}");
+            assert!(Members::decode_fast_path(text.as_bytes()).is_some(), "{text}");
         }
         let long = [("1".repeat(128), 256, true), ("1".repeat(129), 1, false), ("1".into(), 257, false)];
         for (id, channel, fits) in long {
             let channel = "c".repeat(channel);
             let text = format!(r#"{{"type":"request","id":"{id}","channel":"{channel}"}}"#);
-            assert_eq!(Envelope::decode_usual(&text).is_some(), fits, "{text}");
+            assert_eq!(Members::decode_fast_path(text.as_bytes()).is_some(), fits, "{text}");
         }
         // Every text that is one byte off.
         let mut off = Vec::new();
@@ -414,8 +448,8 @@ mod tests {
             }
         }
         for text in off {
-            if let Some(envelope) = Envelope::decode_usual(&text) {
-                assert_eq!(Envelope::decode_any(&text), Ok(envelope), "{text}");
+            if let Some(members) = Members::decode_fast_path(text.as_bytes()) {
+                assert_eq!(Members::decode_general(&text), Ok((Kind::Request, members)), "{text}");
             }
         }
     }
@@ -436,7 +470,7 @@ mod tests {
 
         let expected_kind = r#""type" must be "request", "response" or "event", at byte 8"#;
         for (text, message, id, channel) in [
-            ("{", "not JSON: the text ends too early, at byte 1", None, None),
+            ("{", "not JSON: unexpected end of text at byte 1", None, None),
             (" 7", "expected an object at byte 1", None, None),
             ("{}", "\"type\" is missing, at byte 1", None, None),
             (r#"{"type":1,"id":"a","channel":"c"}"#, expected_kind, Some("a"), Some("c")),

@@ -1,15 +1,15 @@
-//! The JSON scanner (RFC 8259). In: text. Out: where the values begin and end. Builds nothing, copies nothing, never
+//! The JSON scanner (RFC 8259). Input: text. Output: the ranges of its values. It never builds a value, copies text or
 //! recurses.
 //!
-//! It accepts exactly the documents that `serde_json` reads into a `Value`, with two differences on purpose: a lone
-//! surrogate escape (`"\ud800"`) is accepted, because JavaScript sends it, and [`MAX_DEPTH`] is one more than
-//! `serde_json` allows, so that the payload inside an envelope may be as deep as `serde_json` reads it.
+//! It accepts exactly the documents that `serde_json` reads into a `Value`, with two intended differences. A lone
+//! surrogate escape (`"\ud800"`) is accepted, because JavaScript sends it. [`MAX_DEPTH`] is one more than in
+//! `serde_json`, so that the payload inside an envelope can be as deep as `serde_json` reads.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-/// Most arrays and objects inside one another, the outermost counted. As in `serde_json`, plus the envelope itself.
+/// Maximum nesting of arrays and objects, including the outermost. As in `serde_json`, plus the envelope itself.
 pub const MAX_DEPTH: usize = 128;
 
 /// Where and why a text is not JSON.
@@ -17,7 +17,7 @@ pub const MAX_DEPTH: usize = 128;
 pub struct JsonError {
     /// What is wrong.
     pub kind: JsonErrorKind,
-    /// The first byte that is wrong, counted from 0; the length of the text when it ends too early.
+    /// The index of the first wrong byte; the length of the text if the text ends too early.
     pub at: usize,
 }
 
@@ -26,25 +26,25 @@ pub struct JsonError {
 pub enum JsonErrorKind {
     /// The text ends inside a value, or has none.
     UnexpectedEnd,
-    /// Something else stands where a value must begin.
+    /// A value must begin here.
     ExpectedValue,
-    /// Something else stands where a member's name must begin.
+    /// A member's name must begin here.
     ExpectedName,
-    /// Something else stands between a member's name and its value.
+    /// A colon must follow the member's name.
     ExpectedColon,
-    /// Something else stands after a member of an object.
+    /// A comma or a closing brace must follow the member.
     ExpectedCommaOrBrace,
-    /// Something else stands after an element of an array.
+    /// A comma or a closing bracket must follow the element.
     ExpectedCommaOrBracket,
-    /// More follows after the value.
+    /// Only white space may follow the value.
     TrailingData,
-    /// A control character stands unescaped in a string.
+    /// A string contains an unescaped control character.
     ControlCharacter,
     /// A backslash is not followed by an escape of RFC 8259, section 7.
     InvalidEscape,
-    /// A number is not of the form of RFC 8259, section 6.
+    /// A number breaks the grammar of RFC 8259, section 6.
     InvalidNumber,
-    /// A number is too large for a double, as in `1e999`.
+    /// A number is too large for a double, such as `1e999`.
     NumberOutOfRange,
     /// Arrays and objects are nested deeper than [`MAX_DEPTH`].
     TooDeep,
@@ -56,13 +56,13 @@ impl fmt::Display for JsonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.at;
         match self.kind {
-            JsonErrorKind::UnexpectedEnd => write!(f, "the text ends too early, at byte {at}"),
+            JsonErrorKind::UnexpectedEnd => write!(f, "unexpected end of text at byte {at}"),
             JsonErrorKind::ExpectedValue => write!(f, "expected a value at byte {at}"),
             JsonErrorKind::ExpectedName => write!(f, "expected a member's name in quotes at byte {at}"),
             JsonErrorKind::ExpectedColon => write!(f, "expected `:` at byte {at}"),
             JsonErrorKind::ExpectedCommaOrBrace => write!(f, "expected `,` or `}}` at byte {at}"),
             JsonErrorKind::ExpectedCommaOrBracket => write!(f, "expected `,` or `]` at byte {at}"),
-            JsonErrorKind::TrailingData => write!(f, "more follows after the value, at byte {at}"),
+            JsonErrorKind::TrailingData => write!(f, "unexpected data after the value at byte {at}"),
             JsonErrorKind::ControlCharacter => write!(f, "unescaped control character at byte {at}"),
             JsonErrorKind::InvalidEscape => write!(f, "invalid escape at byte {at}"),
             JsonErrorKind::InvalidNumber => write!(f, "invalid number at byte {at}"),
@@ -77,48 +77,48 @@ impl fmt::Display for JsonError {
 
 impl std::error::Error for JsonError {}
 
-/// One member of an object, as it stands in the text.
+/// One member of an object, as written in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member<'a> {
-    /// The name between its quotes, escapes untouched. See [`unescape`].
+    /// The name without its quotes, escapes not resolved. See [`unescape`].
     pub name: &'a str,
     /// The value's text.
     pub value: &'a str,
-    /// Where the value begins in the whole text, in bytes.
+    /// The index of the value's first byte in the whole text.
     pub at: usize,
 }
 
 /// What the outermost value of a text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// An object, ending with the brace at this byte.
+    /// An object.
     Object {
-        /// Where the closing brace is.
+        /// The index of the closing brace.
         end: usize,
     },
-    /// Any other value, which begins at this byte.
+    /// Any other value.
     Other {
-        /// Where the value begins.
+        /// The index of the value's first byte.
         at: usize,
     },
 }
 
-/// Checks that a text is one JSON value with nothing but white space around it.
+/// Checks that a text is one JSON value, with only white space around it.
 ///
 /// # Errors
-/// With the first byte that is wrong.
+/// With the first wrong byte.
 pub fn validate(text: &str) -> Result<(), JsonError> {
     let bytes = text.as_bytes();
     let end = value(bytes, 0, 0)?;
     nothing_after(bytes, end)
 }
 
-/// Checks a text like [`validate`], and shows each member of its outermost object, in order, duplicates too.
+/// Checks a text like [`validate`] and visits each member of its outermost object, in order, duplicates included.
 ///
-/// The members seen before an error are worth nothing: only `Ok` says that the text is JSON.
+/// Discard the members visited before an error: only `Ok` means that the text is JSON.
 ///
 /// # Errors
-/// With the first byte that is wrong.
+/// With the first wrong byte.
 ///
 /// ```
 /// use switchboard::protocol::json;
@@ -127,15 +127,21 @@ pub fn validate(text: &str) -> Result<(), JsonError> {
 /// assert_eq!(seen, [("a", "1"), ("b", "[2, 3]")]);
 /// ```
 pub fn members<'a>(text: &'a str, mut visit: impl FnMut(Member<'a>)) -> Result<Shape, JsonError> {
-    // Both ends of every range stand beside ASCII, so there is always such a slice.
-    let slice = |range: Range<usize>| text.get(range).unwrap_or_default();
     member_ranges(text.as_bytes(), |name, value| {
         let at = value.start;
-        visit(Member { name: slice(name), value: slice(value), at });
+        visit(Member { name: part(text, name), value: part(text, value), at });
     })
 }
 
-/// As [`members`], with the places of each name (between its quotes) and of its value.
+/// The part of a text at a range that the scanner found in it. The bytes next to both ends are ASCII, so the range never
+/// cuts a character.
+pub(super) fn part(text: &str, range: Range<usize>) -> &str {
+    let part = text.get(range);
+    debug_assert!(part.is_some(), "the range belongs to this text");
+    part.unwrap_or_default()
+}
+
+/// Like [`members`], with the range of each name (without its quotes) and of its value.
 #[inline(always)]
 pub(super) fn member_ranges(
     bytes: &[u8],
@@ -165,7 +171,7 @@ pub(super) fn member_ranges(
     Ok(Shape::Object { end: at })
 }
 
-/// The value of a member of the outermost object, behind its colon.
+/// The value of a member of the outermost object; `at` is after the colon.
 #[inline(always)]
 pub(super) fn member_value(bytes: &[u8], at: usize) -> Result<Range<usize>, JsonError> {
     let (start, first) = next(bytes, at);
@@ -176,10 +182,10 @@ pub(super) fn member_value(bytes: &[u8], at: usize) -> Result<Range<usize>, Json
     Ok(start..end)
 }
 
-/// What stands plainly in a string from here on: up to a quote, an escape, or what must not stand there.
+/// The run of unescaped string bytes starting at `at`: up to a quote, a backslash or a control byte.
 #[inline(always)]
-pub(super) fn plain_run(bytes: &[u8], at: usize) -> Range<usize> {
-    at..plain(bytes, at)
+pub(super) fn unescaped_run(bytes: &[u8], at: usize) -> Range<usize> {
+    at..unescaped_end(bytes, at)
 }
 
 /// The text between the quotes of a string value; `None` for any other value.
@@ -187,7 +193,7 @@ pub fn string_content(value: &str) -> Option<&str> {
     value.strip_prefix('"')?.strip_suffix('"')
 }
 
-/// What a string's content means, escapes resolved; `None` if it has a lone surrogate, which no Rust string can hold.
+/// Resolves the escapes of a string's content; `None` for a lone surrogate, which no Rust string can hold.
 pub fn unescape(content: &str) -> Option<Cow<'_, str>> {
     if !content.contains('\\') {
         return Some(Cow::Borrowed(content));
@@ -195,8 +201,8 @@ pub fn unescape(content: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str(&format!("\"{content}\"")).ok().map(Cow::Owned)
 }
 
-/// The string that a member of an object is, or `None` if it is something else or not there. Nothing is built of the rest,
-/// so that it may come from anybody.
+/// The string value of an object's member; `None` if the member is absent or not a string. Nothing is built from the
+/// other members, so the text can be untrusted.
 ///
 /// ```
 /// use switchboard::protocol::json;
@@ -214,21 +220,14 @@ pub fn string_member<'a>(object: &'a str, name: &str) -> Option<Cow<'a, str>> {
     found.and_then(unescape)
 }
 
-/// Where a part of a text stands in it.
-pub(super) fn range_in(text: &str, part: &str) -> Range<usize> {
-    let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
-    start..start + part.len()
-}
-
 /// Appends a JSON string, quotes included.
 pub fn write_string(out: &mut String, content: &str) {
     out.push('"');
     let mut rest = content;
     loop {
-        let (run, behind) = rest.split_at(plain(rest.as_bytes(), 0));
+        let (run, after) = rest.split_at(unescaped_end(rest.as_bytes(), 0));
         out.push_str(run);
-        // What stands behind a run is ASCII.
-        let Some(special) = behind.chars().next() else { break };
+        let Some(special) = after.chars().next() else { break };
         match special {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
@@ -237,25 +236,26 @@ pub fn write_string(out: &mut String, content: &str) {
             '\t' => out.push_str("\\t"),
             c => out.push_str(&format!("\\u{:04x}", u32::from(c))),
         }
-        rest = behind.split_at(1).1;
+        // Every special character is ASCII.
+        rest = after.split_at(1).1;
     }
     out.push('"');
 }
 
-/// The byte at a place; 0 behind the end, where 0 may stand as little as anywhere outside a string.
+/// The byte at `at`, or 0 past the end (0 is never valid outside a string).
 #[inline(always)]
 fn byte(bytes: &[u8], at: usize) -> u8 {
     bytes.get(at).copied().unwrap_or(0)
 }
 
-/// The error for what stands at a place, or for the end of the text.
+/// The error of this kind at a byte, or `UnexpectedEnd` past the end of the text.
 #[cold]
 fn error(bytes: &[u8], at: usize, kind: JsonErrorKind) -> JsonError {
     let kind = if at < bytes.len() { kind } else { JsonErrorKind::UnexpectedEnd };
     JsonError { kind, at: at.min(bytes.len()) }
 }
 
-/// The place and the byte behind white space, of which there mostly is none.
+/// The first byte from `at` on that is not white space, with its index. Usually that is the byte at `at`.
 #[inline(always)]
 fn next(bytes: &[u8], at: usize) -> (usize, u8) {
     match byte(bytes, at) {
@@ -279,7 +279,7 @@ fn nothing_after(bytes: &[u8], at: usize) -> Result<(), JsonError> {
     if at < bytes.len() { Err(error(bytes, at, JsonErrorKind::TrailingData)) } else { Ok(()) }
 }
 
-/// A member's name, from white space to its colon. Answers what stands between the quotes, and where the colon is.
+/// Reads a member's name, from white space to its colon. Returns the range without the quotes, and the colon's index.
 #[inline(always)]
 fn name(bytes: &[u8], at: usize) -> Result<(Range<usize>, usize), JsonError> {
     let (start, quote) = next(bytes, at);
@@ -294,10 +294,10 @@ fn name(bytes: &[u8], at: usize) -> Result<(Range<usize>, usize), JsonError> {
     Ok((start + 1..end - 1, at))
 }
 
-/// A value inside `depth` containers, with the white space before it. Answers where it ends.
+/// Reads a value inside `depth` containers, with the white space before it. Returns the index after its end.
 #[inline(never)]
 fn value(bytes: &[u8], mut at: usize, depth: usize) -> Result<usize, JsonError> {
-    // The containers that are open: one bit each, the innermost lowest, set for an object.
+    // One bit per open container, the innermost lowest; 1 is an object.
     let mut objects = 0_u128;
     let mut open = 0;
     'value: loop {
@@ -325,7 +325,7 @@ fn value(bytes: &[u8], mut at: usize, depth: usize) -> Result<usize, JsonError> 
             b'n' => literal(bytes, start, b"null")?,
             _ => return Err(error(bytes, start, JsonErrorKind::ExpectedValue)),
         };
-        // A value has ended: close what ends with it, up to the next value or to the end of the outermost one.
+        // A value has ended. Close the containers that end after it, until the next value or the end of the outermost.
         loop {
             if open == 0 {
                 return Ok(at);
@@ -356,16 +356,16 @@ fn literal<const N: usize>(bytes: &[u8], at: usize, word: &[u8; N]) -> Result<us
     if bytes.get(at..).and_then(|rest| rest.first_chunk()) == Some(word) {
         return Ok(at + N);
     }
-    let same = word.iter().zip(bytes.get(at..).unwrap_or_default()).take_while(|(a, b)| a == b).count();
+    let same = word.iter().zip(bytes.iter().skip(at)).take_while(|(a, b)| a == b).count();
     Err(error(bytes, at + same, JsonErrorKind::ExpectedValue))
 }
 
-/// A string, from quote to quote.
+/// Reads a string, from quote to quote. Returns the index after it.
 #[inline(always)]
 fn string(bytes: &[u8], start: usize) -> Result<usize, JsonError> {
     let mut at = start + 1;
     loop {
-        at = plain(bytes, at);
+        at = unescaped_end(bytes, at);
         match byte(bytes, at) {
             b'"' => return Ok(at + 1),
             b'\\' => at = escape(bytes, at)?,
@@ -374,7 +374,7 @@ fn string(bytes: &[u8], start: usize) -> Result<usize, JsonError> {
     }
 }
 
-/// A number that begins with a minus or digit (RFC 8259, section 6).
+/// Reads a number that begins with a minus or digit (RFC 8259, section 6). Returns the index after it.
 #[inline(always)]
 fn number(bytes: &[u8], start: usize) -> Result<usize, JsonError> {
     let mut at = start;
@@ -402,28 +402,29 @@ fn number(bytes: &[u8], start: usize) -> Result<usize, JsonError> {
     }
     // Without an exponent it takes 309 digits to leave the range of a double.
     if exponent || at - start > 300 {
-        in_range(bytes.get(start..at).unwrap_or_default(), start)?;
+        check_range(bytes, start..at)?;
     }
     Ok(at)
 }
 
-/// One digit or more.
+/// Reads one or more digits.
 #[inline(always)]
 fn digits(bytes: &[u8], start: usize) -> Result<usize, JsonError> {
     let end = digits_end(bytes, start);
     if end == start { Err(error(bytes, end, JsonErrorKind::InvalidNumber)) } else { Ok(end) }
 }
 
-/// Whether a double can hold the number: what `serde_json` says, so that it can be read later.
+/// Refuses a number that a double cannot hold. `serde_json` decides, because it may read the number later.
 #[cold]
-fn in_range(number: &[u8], at: usize) -> Result<(), JsonError> {
-    match serde_json::from_slice::<f64>(number) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(JsonError { kind: JsonErrorKind::NumberOutOfRange, at }),
+fn check_range(bytes: &[u8], number: Range<usize>) -> Result<(), JsonError> {
+    let at = number.start;
+    match bytes.get(number).map(serde_json::from_slice::<f64>) {
+        Some(Ok(_)) => Ok(()),
+        _ => Err(JsonError { kind: JsonErrorKind::NumberOutOfRange, at }),
     }
 }
 
-/// Where the escape ends that begins with the backslash at `at` (RFC 8259, section 7).
+/// Reads the escape that begins with the backslash at `at` (RFC 8259, section 7). Returns the index after it.
 fn escape(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
     match bytes.get(at + 1) {
         Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 2),
@@ -439,11 +440,11 @@ fn escape(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
     }
 }
 
-/// Digits, or none.
+/// Skips digits.
 #[inline(always)]
 pub(super) fn digits_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        // A digit becomes 0 to 9, everything else is above.
+        // The xor maps digits to 0..=9 and all other bytes to larger values.
         let word = u64::from_le_bytes(*word) ^ (ONES * b'0' as u64);
         let others = (((word & !HIGHS) + ONES * 0x76) | word) & HIGHS;
         if others != 0 {
@@ -460,15 +461,14 @@ pub(super) fn digits_end(bytes: &[u8], mut at: usize) -> usize {
 const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
 const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
 
-/// The first byte from `at` on that may not stand plainly in a string: a quote, a backslash, a control character, or
-/// the end of the text.
+/// The index of the first special byte from `at` on: a quote, a backslash, a control character, or the end of the text.
 #[inline(always)]
-fn plain(bytes: &[u8], mut at: usize) -> usize {
+fn unescaped_end(bytes: &[u8], mut at: usize) -> usize {
     let mut pairs = 0;
     while let Some(pair) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) {
         let pair = u128::from_le_bytes(*pair);
         let (low, high) = (special_bytes(pair as u64), special_bytes((pair >> 64) as u64));
-        // Without a branch on where in the sixteen bytes it lies, which nobody could foretell.
+        // Branch-free: the position within the 16 bytes is unpredictable.
         let (first, skipped) = if low == 0 { (high, 8) } else { (low, 0) };
         if first != 0 {
             return at + skipped + first.trailing_zeros() as usize / 8;
@@ -476,7 +476,7 @@ fn plain(bytes: &[u8], mut at: usize) -> usize {
         at += 16;
         pairs += 1;
         if pairs == 2 {
-            at = plain_blocks(bytes, at);
+            at = skip_unescaped_blocks(bytes, at);
         }
     }
     while bytes.get(at).is_some_and(|&byte| !is_special(byte)) {
@@ -485,9 +485,9 @@ fn plain(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Passes over whole blocks without a special byte. Written so that the compiler turns it into vector instructions.
+/// Skips whole blocks without a special byte. Written so that the compiler emits vector instructions.
 #[inline(never)]
-fn plain_blocks(bytes: &[u8], mut at: usize) -> usize {
+fn skip_unescaped_blocks(bytes: &[u8], mut at: usize) -> usize {
     while let Some(block) = bytes.get(at..).and_then(|rest| rest.first_chunk::<64>()) {
         let special = block.iter().fold(0_u8, |found, &byte| found | u8::from(is_special(byte)));
         if special != 0 {
@@ -500,12 +500,12 @@ fn plain_blocks(bytes: &[u8], mut at: usize) -> usize {
 
 #[inline(always)]
 fn is_special(byte: u8) -> bool {
-    // The control characters and the quote, 0x22: nothing else comes to lie below 0x21.
+    // The xor maps exactly the control characters and the quote (0x22) below 0x21.
     (byte ^ 0x02 < 0x21) | (byte == b'\\')
 }
 
-/// [`is_special`] of eight bytes: a word whose lowest set bit lies in the first that is; 0 if none is. (Bits above the
-/// lowest may be wrong: a borrow runs upwards.)
+/// [`is_special`] for eight bytes at once: the lowest set bit is in the first special byte; 0 if there is none. Higher
+/// bits can be wrong, because a borrow propagates upwards.
 #[inline(always)]
 fn special_bytes(word: u64) -> u64 {
     let low = (word ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);

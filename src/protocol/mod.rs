@@ -1,4 +1,5 @@
-//! The protocol, pure: bytes and time in, messages and bytes out. Nothing here knows a socket or a clock.
+//! The protocol without I/O: bytes and time in, messages and bytes out. Nothing here uses a socket or a clock.
+
 pub mod backoff;
 pub mod caller;
 pub mod connection;
@@ -14,5 +15,6 @@ pub mod payload;
 pub mod rate;
 mod request;
 pub mod session;
+mod shared_str;
 pub mod time;
 pub mod uuid;

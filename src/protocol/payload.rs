@@ -1,5 +1,5 @@
-//! The `payload` member of a message. In: JSON text, or a `serde_json::Value`. Out: the text, or a `Value` when
-//! somebody asks. Never parses on its own: an echo costs no more than the copy.
+//! The `payload` member of a message. Input: JSON text, or a `serde_json::Value`. Output: the text, or a `Value` on
+//! request. It is never parsed unless asked, so an echo only copies bytes.
 
 use std::fmt;
 use std::ops::Range;
@@ -8,8 +8,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::json::{self, JsonError};
+use super::shared_str::SharedStr;
 
-/// Immutable JSON text, or nothing (JavaScript's `undefined`, which is not `null`).
+/// Immutable JSON text, or nothing (JavaScript's `undefined`, which is not `null`). Clones share the text.
 ///
 /// ```
 /// use switchboard::Payload;
@@ -29,9 +30,10 @@ enum Text {
     #[default]
     None,
     Static(&'static str),
-    Owned(String),
-    /// A part of a received message, which it keeps alive.
-    Part(Arc<str>, Range<usize>),
+    /// Not an `Arc<str>`: that would copy the text once.
+    Owned(Arc<String>),
+    /// A part of a received message.
+    Part(SharedStr),
 }
 
 impl Payload {
@@ -40,24 +42,27 @@ impl Payload {
         Payload(Text::None)
     }
 
-    /// JSON text that is taken as it is, after it was checked.
+    /// Checks JSON text and keeps it unchanged.
     ///
     /// # Errors
-    /// When the text is not one JSON value, with the byte at which it stops being one.
+    /// When the text is not one JSON value, with the first wrong byte.
     pub fn from_json(text: impl Into<String>) -> Result<Payload, JsonError> {
         let text = text.into();
         json::validate(&text)?;
-        Ok(Payload(Text::Owned(text)))
+        Ok(Payload::trusted(text))
     }
 
-    /// JSON that the program itself wrote. The caller answers for it: it is not checked.
+    /// JSON that this program wrote itself. It is not checked.
     pub(crate) fn trusted(text: String) -> Payload {
-        Payload(Text::Owned(text))
+        Payload(Text::Owned(Arc::new(text)))
     }
 
-    /// A part of a message that was checked when it was decoded.
-    pub(crate) fn part(message: Arc<str>, range: Range<usize>) -> Payload {
-        Payload(Text::Part(message, range))
+    /// A member's value in a decoded message; an empty range is no payload.
+    pub(super) fn part(message: &Arc<str>, range: &Range<usize>) -> Payload {
+        match range.is_empty() {
+            true => Payload::none(),
+            false => Payload(Text::Part(SharedStr::new(message.clone(), range.clone()))),
+        }
     }
 
     /// The JSON text; `None` for no payload.
@@ -66,11 +71,11 @@ impl Payload {
             Text::None => None,
             Text::Static(text) => Some(text),
             Text::Owned(text) => Some(text),
-            Text::Part(message, range) => message.get(range.clone()),
+            Text::Part(part) => Some(part.as_str()),
         }
     }
 
-    /// Whether there is no payload at all. `null` is a payload.
+    /// Whether there is no payload. `null` is a payload.
     pub fn is_none(&self) -> bool {
         matches!(self.0, Text::None)
     }
@@ -87,7 +92,7 @@ impl Payload {
     }
 }
 
-/// A payload that is JSON and yet not a `Value`. In a handler `?` makes it the request's error.
+/// The error of [`Payload::parse`]. In a handler, `?` turns it into the request's error.
 #[derive(Debug)]
 pub struct PayloadError(serde_json::Error);
 
@@ -105,7 +110,7 @@ impl From<Value> for Payload {
             Value::Null => Payload(Text::Static("null")),
             Value::Bool(true) => Payload(Text::Static("true")),
             Value::Bool(false) => Payload(Text::Static("false")),
-            value => Payload(Text::Owned(value.to_string())),
+            value => Payload::trusted(value.to_string()),
         }
     }
 }
@@ -117,11 +122,36 @@ impl From<()> for Payload {
 }
 
 impl fmt::Debug for Payload {
-    /// Shows the size alone: a payload may hold what must not reach a log.
+    /// Prints only the size: a payload can contain secrets that must not reach a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.as_str() {
             None => f.write_str("Payload(none)"),
             Some(text) => write!(f, "Payload({} bytes)", text.len()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_allocates_nothing_and_shares_the_text() {
+        let text = format!("\"{}\"", "x".repeat(1 << 20));
+        let message: Arc<str> = format!("[{text}]").into();
+        for payload in [
+            Payload::from_json(text.clone()).unwrap(),
+            Payload::from(Value::from("x".repeat(1 << 20))),
+            Payload::part(&message, &(1..message.len() - 1)),
+            Payload::from(Value::Null),
+            Payload::none(),
+        ] {
+            let mut clone = None;
+            let allocations = allocation_counter::measure(|| clone = Some(payload.clone()));
+            assert_eq!(allocations.count_total, 0, "{payload:?}");
+            let clone = clone.unwrap();
+            assert_eq!(clone.as_str(), payload.as_str());
+            assert_eq!(clone.as_str().map(str::as_ptr), payload.as_str().map(str::as_ptr));
         }
     }
 }

@@ -1,68 +1,60 @@
-//! A request on its way to its handler. In: a message and the places of its members. Out: its id, channel and payload, which
-//! share the message's memory.
+//! A request on its way to its handler. Input: a message and the ranges of its members. Output: id, channel and payload,
+//! which share the message's memory.
 
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::envelope::Envelope;
+use super::envelope::Members;
 use super::json;
 use super::payload::Payload;
+use super::shared_str::SharedStr;
 
-/// A request that passed every check. It is answered by giving it back, so it cannot be answered twice.
+/// A request that passed every check. Answering it consumes it, so it cannot be answered twice.
 #[derive(Debug)]
 pub struct Request {
     message: Arc<str>,
     id: Range<usize>,
     channel: Range<usize>,
-    payload: Option<Range<usize>>,
+    /// Empty without a payload.
+    payload: Range<usize>,
 }
 
 impl Request {
-    pub(super) fn new(text: &str, envelope: &Envelope<'_>) -> Request {
-        Request {
-            id: json::range_in(text, envelope.id.unwrap_or_default()),
-            channel: json::range_in(text, envelope.channel),
-            payload: envelope.payload.map(|payload| json::range_in(text, payload)),
-            message: Arc::from(text),
-        }
+    pub(super) fn new(text: &str, members: Members) -> Request {
+        let Members { id, channel, payload, .. } = members;
+        Request { message: Arc::from(text), id, channel, payload }
     }
 
-    /// The id as it stands between its quotes in the message.
+    /// The id as written in the message, without the quotes.
     pub fn raw_id(&self) -> &str {
-        self.message.get(self.id.clone()).unwrap_or_default()
+        json::part(&self.message, self.id.clone())
     }
 
-    /// The channel as it stands between its quotes in the message.
+    /// The channel as written in the message, without the quotes.
     pub fn raw_channel(&self) -> &str {
-        self.message.get(self.channel.clone()).unwrap_or_default()
+        json::part(&self.message, self.channel.clone())
     }
 
-    /// The channel's name; `None` if it has a lone surrogate, which no handler's name has.
+    /// The channel's name; `None` if it contains a lone surrogate, which no handler's name has.
     pub fn channel(&self) -> Option<Cow<'_, str>> {
         json::unescape(self.raw_channel())
     }
 
-    /// The payload, sharing the message's memory.
+    /// The payload. It shares the message's memory.
     pub fn payload(&self) -> Payload {
-        match &self.payload {
-            None => Payload::none(),
-            Some(range) => Payload::part(self.message.clone(), range.clone()),
-        }
+        Payload::part(&self.message, &self.payload)
     }
 
-    /// The id, sharing the message's memory.
+    /// The id. It shares the message's memory.
     pub fn id(&self) -> RequestId {
-        RequestId { message: self.message.clone(), range: self.id.clone() }
+        RequestId(SharedStr::new(self.message.clone(), self.id.clone()))
     }
 }
 
 /// A request's id.
 #[derive(Clone)]
-pub struct RequestId {
-    message: Arc<str>,
-    range: Range<usize>,
-}
+pub struct RequestId(SharedStr);
 
 impl std::fmt::Debug for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -71,9 +63,9 @@ impl std::fmt::Debug for RequestId {
 }
 
 impl std::fmt::Display for RequestId {
-    /// The id as the client meant it; with a lone surrogate, as the client wrote it.
+    /// The id with its escapes resolved; with a lone surrogate, as the client wrote it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let raw = self.message.get(self.range.clone()).unwrap_or_default();
+        let raw = self.0.as_str();
         f.write_str(&json::unescape(raw).unwrap_or(Cow::Borrowed(raw)))
     }
 }

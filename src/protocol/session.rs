@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::{CloseCode, Connection, Event};
-use super::envelope::{self, Body, Envelope, EnvelopeErrorKind, Kind, Timestamp};
+use super::envelope::{self, Body, Envelope, EnvelopeErrorKind, Kind, Members, Timestamp};
 use super::error::{ErrorCode, WireError};
 use super::frame;
 use super::handshake;
@@ -242,33 +242,39 @@ impl Session {
         self.tally.requests = self.tally.requests.saturating_add(1);
         let limits = &self.rules.limits;
         let passes = self.rate.check(now.at, limits.rate_max_requests, limits.rate_window);
-        let decoded = Envelope::decode(text);
+        let decoded = Members::decode(text);
         if let Err(retry_after) = passes {
+            let decoded = decoded.map(|(kind, members)| members.envelope(kind, text));
             let (id, channel) = match &decoded {
                 Ok(envelope) => (envelope.id, Some(envelope.channel)),
                 Err(error) => (error.id, error.channel),
             };
             return Err(self.refuse_rate(now, id, channel, retry_after, out));
         }
-        let envelope = match decoded {
-            Ok(envelope) if envelope.kind == Kind::Request => envelope,
-            Ok(envelope) => {
-                let message = format!("\"type\" must be \"request\", at byte {}", envelope.kind_at);
-                return Err(self.refuse_message(now, envelope.id, Some(envelope.channel), message, out));
-            }
+        let (kind, members) = match decoded {
+            Ok(decoded) => decoded,
             Err(error) => {
                 return Err(self.refuse_message(now, error.id, error.channel, error.kind.to_string(), out));
             }
         };
-        if self.rules.token.is_some() && json::unescape(envelope.channel).as_deref() == Some("auth") {
-            return self.authenticate(now, &envelope, out);
+        if kind != Kind::Request {
+            let envelope = members.envelope(kind, text);
+            let message = format!("\"type\" must be \"request\", at byte {}", envelope.kind_at);
+            return Err(self.refuse_message(now, envelope.id, Some(envelope.channel), message, out));
+        }
+        if self.rules.token.is_some() {
+            let envelope = members.envelope(kind, text);
+            if json::unescape(envelope.channel).as_deref() == Some("auth") {
+                return self.authenticate(now, &envelope, out);
+            }
         }
         if self.phase != Phase::Open {
+            let envelope = members.envelope(kind, text);
             let error = WireError::with_code(ErrorCode::Unauthorized, "Authentication required");
             let id = envelope.id.unwrap_or_default();
             return Err(self.write_error(now, id, envelope.channel, error, out));
         }
-        Ok(Some(Action::Request(Request::new(text, &envelope))))
+        Ok(Some(Action::Request(Request::new(text, members))))
     }
 
     /// A request on channel `auth`, `{token}`, when a token is set.

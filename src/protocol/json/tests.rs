@@ -5,7 +5,7 @@ use super::*;
 fn check(text: &str, expected: Result<(), (JsonErrorKind, usize)>) {
     let got = validate(text).map_err(|error| (error.kind, error.at));
     assert_eq!(got, expected, "{text:?}");
-    // The member walk and the plain check are one grammar.
+    // `members` and `validate` accept the same grammar.
     let walked = members(text, |_| ()).map(|_| ()).map_err(|error| (error.kind, error.at));
     assert_eq!(walked, expected, "members of {text:?}");
 }
@@ -70,7 +70,7 @@ fn the_grammar_is_rfc_8259() {
 }
 
 #[test]
-fn depth_128_is_read_and_129_is_refused() {
+fn depth_128_is_accepted_and_129_is_refused() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let nested = |depth: usize| {
             let inner = if open == "[" { "" } else { "1" };
@@ -98,7 +98,7 @@ fn a_special_byte_is_found_at_every_offset() {
 }
 
 #[test]
-fn strings_are_written_and_unescaped_alike() {
+fn written_strings_unescape_to_the_same_text() {
     let all: String = (0..0x250).filter_map(char::from_u32).chain("😀\u{2028}".chars()).collect();
     let mut out = String::new();
     write_string(&mut out, &all);
