@@ -8,6 +8,7 @@ mod ai;
 mod analytics;
 #[cfg(unix)]
 mod artifact;
+mod chat;
 mod code;
 mod commands;
 mod credentials;
@@ -17,4 +18,5 @@ mod faults;
 mod hostile;
 mod imagegen;
 mod registry;
+mod settings;
 mod web;

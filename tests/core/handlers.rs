@@ -6,13 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use switchboard::{
-    Completed, ErrorCode, HandlerError, Observer, Payload, RequestContext, Server, ServerError, Visit,
-};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use switchboard::{ErrorCode, HandlerError, Payload, RequestContext, Server, ServerError};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::support::socket::{self, Client, calls, config, server, start, within};
+use crate::support::socket::{self, Client, calls, config, server, start, waiting, within};
 
 /// A server, and a client whose bytes travel through memory: under a paused clock time passes only when both wait.
 async fn in_memory() -> (Server, Client<tokio::io::DuplexStream>) {
@@ -23,23 +21,6 @@ async fn in_memory() -> (Server, Client<tokio::io::DuplexStream>) {
 
 fn code(response: &Value) -> &str {
     response["error"]["code"].as_str().unwrap_or_default()
-}
-
-/// Requests that wait until the test lets one go on. Says which have begun.
-fn waiting(server: &Server, channel: &str) -> (Arc<Semaphore>, socket::Calls<String>) {
-    let gate = Arc::new(Semaphore::new(0));
-    let (began, beginnings) = calls();
-    let began = Arc::new(began);
-    let shared = gate.clone();
-    server.on_request(channel, move |_: Payload, cx: RequestContext| {
-        let (gate, began) = (shared.clone(), began.clone());
-        async move {
-            began(cx.request_id());
-            gate.acquire().await.expect("the gate is never closed").forget();
-            Ok::<_, HandlerError>(json!(cx.request_id()))
-        }
-    });
-    (gate, beginnings)
 }
 
 // Answers.
@@ -484,149 +465,4 @@ async fn a_handler_may_change_handlers() {
     assert_eq!(client.ask("once", Value::Null).await["payload"], true);
     assert_eq!(client.ask("born", Value::Null).await["payload"], 1);
     assert_eq!(code(&client.ask("once", Value::Null).await), "UNKNOWN_CHANNEL");
-}
-
-// Observers.
-
-/// What an observer is told, in words.
-struct Witness<F>(F);
-
-impl<F: Fn(String) + Send + Sync> Observer for Witness<F> {
-    fn connected(&self, visit: &Visit) {
-        assert_eq!(visit.elapsed, Duration::ZERO);
-        (self.0)(format!("{} connected", visit.client_id));
-    }
-
-    fn disconnected(&self, visit: &Visit) {
-        (self.0)(format!("{} disconnected", visit.client_id));
-    }
-
-    fn completed(&self, request: &Completed<'_>) {
-        assert!(request.at_unix_ms > 1_500_000_000_000);
-        let code = request.error.map_or("ok", |error| error.code.as_str());
-        (self.0)(format!("{} {code} {}", request.channel.unwrap_or("-"), request.elapsed.as_millis()));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn observers_are_told_once_how_each_request_ended() {
-    let mut config = config().token("secret");
-    config.limits.rate_max_requests = 13;
-    config.limits.max_message_bytes = 4096;
-    let server = server(config);
-    let (told, mut tales) = calls();
-    server.observe(Arc::new(Witness(told)));
-    server.on_request("fail", |_: Payload, _: RequestContext| async {
-        Err::<(), _>(HandlerError::with_code(ErrorCode::Unauthorized, "not yours"))
-    });
-    server.on_request("panic", |_: Payload, _: RequestContext| async {
-        tokio::task::yield_now().await;
-        if true {
-            panic!("late");
-        }
-        Ok::<_, HandlerError>(())
-    });
-    server.on_request("huge", |_: Payload, _: RequestContext| async {
-        Ok::<_, HandlerError>(json!("x".repeat(5000)))
-    });
-    server.on_request("nap", |_: Payload, _: RequestContext| async {
-        tokio::time::sleep(Duration::from_millis(70)).await;
-        Ok::<_, HandlerError>(())
-    });
-    server.on_request_within("never", Duration::from_millis(300), |_: Payload, _: RequestContext| async {
-        std::future::pending::<()>().await;
-        Ok::<_, HandlerError>(())
-    });
-    server.on_request_within("left", Duration::from_secs(600), |_: Payload, _: RequestContext| async {
-        std::future::pending::<()>().await;
-        Ok::<_, HandlerError>(())
-    });
-    let mut client = Client::through_pipe(&server, 64 << 10).await;
-    for (text, tale) in [
-        (r#"{"type":"request","id":"1","channel":"echo"}"#, "- UNAUTHORIZED 0"),
-        (r#"{"type":"request","id":"1","channel":"auth","payload":{"token":"wrong"}}"#, "- UNAUTHORIZED 0"),
-    ] {
-        client.send_text(text).await;
-        client.response().await;
-        assert_eq!(tales.next().await, tale);
-    }
-    client.send_text(r#"{"type":"request","id":"1","channel":"auth","payload":{"token":"secret"}}"#).await;
-    client.response().await;
-    assert_eq!(tales.next().await, format!("{} connected", client.id));
-    for (text, tale) in [
-        ("{", "- INVALID_MESSAGE 0"),
-        (r#"{"type":"event","channel":"echo"}"#, "- INVALID_MESSAGE 0"),
-        (r#"{"type":"request","id":"1","channel":"nobody"}"#, "- UNKNOWN_CHANNEL 0"),
-        (r#"{"type":"request","id":"1","channel":"\u0065cho"}"#, "echo ok 0"),
-        (r#"{"type":"request","id":"1","channel":"fail"}"#, "fail UNAUTHORIZED 0"),
-        (r#"{"type":"request","id":"1","channel":"panic"}"#, "panic HANDLER_ERROR 0"),
-        (r#"{"type":"request","id":"1","channel":"huge"}"#, "huge HANDLER_ERROR 0"),
-    ] {
-        client.send_text(text).await;
-        client.response().await;
-        assert_eq!(tales.next().await, tale, "{text}");
-    }
-    for (channel, begins, at_least) in [("nap", "nap ok ", 70), ("never", "never TIMEOUT ", 300)] {
-        client.ask(channel, Value::Null).await;
-        let tale = tales.next().await;
-        let elapsed: u64 = tale.strip_prefix(begins).expect(&tale).parse().unwrap();
-        assert!((at_least..at_least + 3).contains(&elapsed), "{tale}");
-    }
-    client.send("9", "left", Value::Null).await;
-    client.send("10", "echo", Value::Null).await;
-    assert_eq!(code(&client.response().await), "RATE_LIMITED");
-    assert_eq!(tales.next().await, "- RATE_LIMITED 0");
-    let id = client.id.clone();
-    client.leave().await;
-    assert!(tales.next().await.starts_with("left CONNECTION_CLOSED "));
-    assert_eq!(tales.next().await, format!("{id} disconnected"));
-    assert_eq!(tales.drain(), 0);
-}
-
-struct Panics;
-
-impl Observer for Panics {
-    fn connected(&self, _: &Visit) {
-        panic!("connected");
-    }
-
-    fn completed(&self, _: &Completed<'_>) {
-        panic!("completed");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_observer_that_panics_is_reported_and_the_others_are_told() {
-    let (failed, mut failures) = calls();
-    let server = server(config().on_error(failed));
-    let (told, mut tales) = calls();
-    server.observe(Arc::new(Panics));
-    server.observe(Arc::new(Witness(told)));
-    let mut client = Client::through_pipe(&server, 64 << 10).await;
-    client.assert_alive().await;
-    assert_eq!(tales.next().await, format!("{} connected", client.id));
-    assert!(tales.next().await.starts_with("echo ok"));
-    for _ in 0..2 {
-        assert!(matches!(failures.next().await, ServerError::CallbackPanicked));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_observer_is_told_of_requests_that_the_servers_end_cuts_off() {
-    let server = server(config());
-    let (told, mut tales) = calls();
-    let mut before = Client::through_pipe(&server, 64 << 10).await;
-    before.assert_alive().await;
-    server.observe(Arc::new(Witness(told)));
-    let (_gate, mut began) = waiting(&server, "wait");
-    let mut client = Client::through_pipe(&server, 64 << 10).await;
-    assert_eq!(tales.next().await, format!("{} connected", client.id));
-    for client in [&mut client, &mut before] {
-        client.send("1", "wait", Value::Null).await;
-        began.next().await;
-    }
-    server.stop().await;
-    assert!(tales.next().await.starts_with("wait CONNECTION_CLOSED"));
-    assert_eq!(tales.next().await, format!("{} disconnected", client.id));
-    assert_eq!(tales.drain(), 0, "who connected before is not observed");
 }

@@ -11,6 +11,7 @@ mod client;
 mod handlers;
 mod handshake;
 mod interop;
+mod observers;
 mod pages;
 mod server;
 mod wire;

@@ -1,6 +1,7 @@
 //! Servers and clients on sockets, and on pipes of a known size. The client is a WebSocket library that is not ours.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use switchboard::{Config, HandlerError, Payload, RequestContext, Server};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -39,6 +41,23 @@ pub async fn start(config: Config) -> (Server, u16) {
     let server = server(config);
     let port = server.start().await.expect("a free port");
     (server, port)
+}
+
+/// Requests that wait until the test lets one go on. Says which have begun.
+pub fn waiting(server: &Server, channel: &str) -> (Arc<Semaphore>, Calls<String>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let (began, beginnings) = calls();
+    let began = Arc::new(began);
+    let shared = gate.clone();
+    server.on_request(channel, move |_: Payload, cx: RequestContext| {
+        let (gate, began) = (shared.clone(), began.clone());
+        async move {
+            began(cx.request_id());
+            gate.acquire().await.expect("the gate is never closed").forget();
+            Ok::<_, HandlerError>(json!(cx.request_id()))
+        }
+    });
+    (gate, beginnings)
 }
 
 /// A callback for a server, and what it was called with.

@@ -1,0 +1,370 @@
+//! What is read from transcripts, and when.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::setup::*;
+use crate::support::client::Client;
+use crate::support::program;
+
+#[tokio::test]
+async fn a_session_is_what_its_transcript_and_those_of_its_subagents_say() {
+    let agent = Agent::new();
+    agent
+        .write(
+            "-home-me-work/one.jsonl",
+            &[
+                json!({"type": "file-history-snapshot", "messageId": "u1", "snapshot": {"messageId": "u1", "trackedFileBackups": {}}}).to_string(),
+                json!({"type": "user", "uuid": "m0", "isMeta": true, "timestamp": at(0), "message": {"content": "Caveat"}}).to_string(),
+                user("u1", None, 1, "Fix the parser\nplease"),
+                json!({"type": "progress", "uuid": "p1", "parentUuid": "u1"}).to_string(),
+                json!({"type": "progress", "uuid": "p2", "parentUuid": "p1"}).to_string(),
+                assistant("a1", Some("p2"), 3, "Reading"),
+                json!({"type": "user", "uuid": "t1", "parentUuid": "a1", "timestamp": at(4),
+                    "message": {"content": [{"type": "tool_result", "tool_use_id": "x", "content": "file contents"}]}})
+                .to_string(),
+                json!({"type": "system", "uuid": "s1", "parentUuid": "t1", "timestamp": at(5), "content": "Compacted"}).to_string(),
+                json!({"type": "yet-to-come", "uuid": "y1", "parentUuid": "s1"}).to_string(),
+                assistant("a2", Some("y1"), 6, "Done"),
+            ],
+        )
+        .write("-home-me-work/one/subagents/agent-x.jsonl", &[
+            json!({"type": "user", "uuid": "g1", "parentUuid": null, "isSidechain": true, "timestamp": at(2), "message": {"content": "Search"}}).to_string(),
+        ])
+        .write("-home-me-work/agent-y.jsonl", &[
+            json!({"type": "assistant", "uuid": "g2", "sessionId": "one", "isSidechain": true, "timestamp": at(2),
+                "message": {"model": "small", "content": [{"type": "text", "text": "Found"}]}}).to_string(),
+        ])
+        .write("-tmp/two.jsonl", &[user("u1", None, 60, "Hello")]);
+    let mut house = Reader::new(agent.folder).await;
+
+    let sessions = house.call("code:list-sessions", Value::Null).await;
+    assert_eq!(pluck(&sessions, "id"), ["two", "one"], "last updated first");
+    let one = house.session("one").await;
+    assert_eq!(
+        one,
+        json!({"id": "one", "project": "-home-me-work", "cwd": "/home/me/work", "title": "Fix the parser",
+            "model": "model-1", "messageCount": 8, "restorePointCount": 0, "startedAt": NOON,
+            "updatedAt": NOON + 6000, "skippedLines": 1})
+    );
+    assert_eq!(sessions[1], one);
+    let of_project = house.call("code:list-sessions", json!({"project": "-tmp", "limit": 1})).await;
+    assert_eq!(pluck(&of_project, "id"), ["two"]);
+    assert_eq!(house.session("none").await, Value::Null);
+
+    let page = house.call("code:get-transcript", json!({"sessionId": "one"})).await;
+    assert_eq!(pluck(&page["entries"], "id"), ["m0", "u1", "g2", "g1", "a1", "t1", "s1", "a2"]);
+    // Lines that are not shown stand between those that are, and are passed over.
+    let parents = ["null", "null", "null", "null", "u1", "a1", "t1", "s1"];
+    assert_eq!(pluck(&page["entries"], "parentId"), parents);
+    let roles = ["user", "user", "assistant", "user", "assistant", "tool", "system", "assistant"];
+    assert_eq!(pluck(&page["entries"], "role"), roles);
+    assert_eq!(
+        page["entries"][4],
+        json!({"id": "a1", "sessionId": "one", "parentId": "u1", "role": "assistant", "model": "model-1",
+            "content": [{"type": "text", "text": "Reading"}], "usage": {"inputTokens": 7, "outputTokens": 8},
+            "createdAt": NOON + 3000})
+    );
+    assert_eq!(page["entries"][1]["content"], json!([{"type": "text", "text": "Fix the parser\nplease"}]));
+    let sidechains = pluck(&page["entries"], "sidechain");
+    assert_eq!(sidechains, ["null", "null", "true", "true", "null", "null", "null", "null"]);
+    assert_eq!((&page["total"], &page["hasMore"]), (&json!(8), &json!(false)));
+    house.close().await;
+}
+
+#[tokio::test]
+async fn titles_come_from_people_before_models_before_summaries_before_prompts() {
+    let agent = Agent::new();
+    agent
+        .write(
+            "p/a.jsonl",
+            &[user("u1", None, 1, "<command-name>/x</command-name>"), user("u2", None, 2, "Prompt")],
+        )
+        .write(
+            "p/b.jsonl",
+            &[
+                json!({"type": "summary", "summary": "Of the other session", "leafUuid": "u2"}).to_string(),
+                user("u3", None, 3, "Third"),
+            ],
+        );
+    let mut house = Reader::new(agent.folder).await;
+    assert_eq!(house.session("a").await["title"], "Of the other session");
+    assert_eq!(house.session("b").await["title"], "Third");
+    append(house.house.folder.path(), "p/b.jsonl", "{\"type\":\"ai-title\",\"aiTitle\":\"By a model\"}\n");
+    assert_eq!(house.session("b").await["title"], "By a model");
+    append(house.house.folder.path(), "p/b.jsonl", "{\"type\":\"custom-title\",\"customTitle\":\"Mine\"}\n");
+    append(
+        house.house.folder.path(),
+        "p/b.jsonl",
+        "{\"type\":\"ai-title\",\"aiTitle\":\"By a model again\"}\n",
+    );
+    assert_eq!(house.session("b").await["title"], "Mine");
+    house.close().await;
+}
+
+#[tokio::test]
+async fn lines_that_cannot_be_used_are_counted_and_stop_nothing() {
+    let agent = Agent::new();
+    let path = "p/s.jsonl";
+    agent.write(
+        path,
+        &[
+            user("a", Some("b"), 1, "first"),
+            // Answers one that answers it: only what stands before can be a parent.
+            user("b", Some("a"), 2, "second"),
+            user("c", Some("c"), 3, "its own parent"),
+            user("a", None, 4, "the same id again"),
+            "not json".to_owned(),
+            String::new(),
+            r#"{"type":"user","uuid":"d"}"#.to_owned(),
+            r#"{"type":"user","uuid":"e","message":{"content":[{"type":"text","text":"half \ud83d"}]}}"#
+                .to_owned(),
+            format!(r#"{{"type":"user","uuid":"f","message":{{"content":"{}"}}}}"#, "x".repeat(60_000)),
+            user("g", Some("e"), 5, "last\u{0}"),
+        ],
+    );
+    let mut bytes = fs::read(projects(agent.folder.path()).join(path)).unwrap();
+    bytes.extend_from_slice(b"{\"type\":\"user\",\"uuid\":\"h\xff\"}\r\n");
+    fs::write(projects(agent.folder.path()).join(path), &bytes).unwrap();
+    let mut house = Reader::open(agent.folder, |config| config.code.limits.max_line_bytes = 50_000).await;
+    let page = house.call("code:get-transcript", json!({"sessionId": "s"})).await;
+    assert_eq!(pluck(&page["entries"], "id"), ["a", "b", "c", "e", "g"]);
+    assert_eq!(pluck(&page["entries"], "parentId"), ["null", "a", "null", "null", "e"]);
+    assert_eq!(house.session("s").await["skippedLines"], 4);
+
+    // A line that is being written is no line yet, and is not counted.
+    let line = user("i", Some("g"), 6, "in pieces");
+    let (start, end) = line.split_at(40);
+    append(house.house.folder.path(), path, start);
+    assert_eq!(house.session("s").await["messageCount"], 5);
+    append(house.house.folder.path(), path, end);
+    assert_eq!(house.session("s").await["messageCount"], 6, "whole, though its end of line is missing");
+    append(house.house.folder.path(), path, &format!("\n{}\n", user("j", Some("i"), 7, "next")));
+    assert_eq!(house.page(json!({"sessionId": "s", "after": "g"})).await, ["i", "j"]);
+    // One that is too long is not held while it is written, nor read again.
+    append(house.house.folder.path(), path, &"y".repeat(60_000));
+    house.session("s").await;
+    append(house.house.folder.path(), path, &"y".repeat(60_000));
+    house.session("s").await;
+    append(house.house.folder.path(), path, &format!("\n{}\n", user("k", Some("j"), 8, "behind it")));
+    let session = house.session("s").await;
+    assert_eq!((&session["messageCount"], &session["skippedLines"]), (&json!(8), &json!(5)));
+    assert_eq!(house.page(json!({"sessionId": "s", "after": "j"})).await, ["k"]);
+    house.close().await;
+}
+
+/// What may be read besides the lines: the marks at the start and before the place read last, before and after.
+const MARKS: u64 = 4 * 256;
+
+#[tokio::test]
+async fn only_what_is_new_is_read_and_nothing_again_after_a_restart() {
+    let agent = Agent::new();
+    let lines: Vec<String> =
+        (0..2000).map(|n| user(&format!("e{n}"), None, 1, &"word ".repeat(50))).collect();
+    agent.write("p/long.jsonl", &lines).write("p/other.jsonl", &[user("o", None, 1, "other")]);
+    let mut house = Reader::new(agent.folder).await;
+    assert_eq!(house.session("long").await["messageCount"], 2000);
+    let first = house.stats();
+    assert_eq!(first.files_read, 2);
+
+    house.session("long").await;
+    let unchanged = house.stats();
+    assert_eq!((unchanged.files_read, unchanged.bytes_read), (first.files_read, first.bytes_read));
+    assert!(unchanged.scans > first.scans);
+
+    let line = format!("{}\n", user("new", Some("e1999"), 2, "appended needle"));
+    append(house.house.folder.path(), "p/long.jsonl", &line);
+    assert_eq!(house.session("long").await["messageCount"], 2001);
+    let grown = house.stats();
+    assert_eq!(grown.files_read, first.files_read + 1);
+    let read = grown.bytes_read - first.bytes_read;
+    assert!((line.len() as u64..=line.len() as u64 + MARKS).contains(&read), "{read} bytes");
+
+    let folder = house.close().await;
+    let mut house = Reader::new(folder).await;
+    assert_eq!(house.session("long").await["messageCount"], 2001);
+    assert_eq!(house.call("code:search-transcript", json!({"query": "appended"})).await[0]["entryId"], "new");
+    assert_eq!((house.stats().files_read, house.stats().bytes_read), (0, 0));
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_replaced_or_removed_is_noticed() {
+    let agent = Agent::new();
+    let lines: Vec<String> = (0..600).map(|n| user(&format!("e{n}"), None, 1, "old")).collect();
+    agent.write("p/s.jsonl", &lines).write("p/t.jsonl", &[user("t", None, 1, "stays")]);
+    let mut house = Reader::new(agent.folder).await;
+    assert_eq!(house.session("s").await["messageCount"], 600);
+
+    let path = projects(house.house.folder.path()).join("p/s.jsonl");
+    write_lines(house.house.folder.path(), "p/s.jsonl", &lines[..3]);
+    assert_eq!(house.session("s").await["messageCount"], 3);
+
+    // The same size, another content.
+    let replaced: Vec<String> = (0..3).map(|n| user(&format!("f{n}"), None, 1, "new")).collect();
+    assert_eq!(replaced.concat().len(), lines[..3].concat().len());
+    write_lines(house.house.folder.path(), "p/s.jsonl", &replaced);
+    fs::File::open(&path)
+        .unwrap()
+        .set_modified(std::time::SystemTime::now() + Duration::from_secs(5))
+        .unwrap();
+    assert_eq!(house.page(json!({"sessionId": "s"})).await, ["f0", "f1", "f2"]);
+
+    // Longer than before, in the same place on the disk.
+    let longer: Vec<String> = (0..5).map(|n| user(&format!("g{n}"), None, 1, "new")).collect();
+    write_lines(house.house.folder.path(), "p/s.jsonl", &longer);
+    assert_eq!(house.page(json!({"sessionId": "s"})).await, ["g0", "g1", "g2", "g3", "g4"]);
+
+    // Another file under the same name.
+    write_lines(house.house.folder.path(), "p/new.tmp", &[lines[..2].to_vec(), longer.clone()].concat());
+    fs::rename(projects(house.house.folder.path()).join("p/new.tmp"), &path).unwrap();
+    assert_eq!(house.session("s").await["messageCount"], 7);
+    let found = house.call("code:search-transcript", json!({"query": "old", "limit": 100})).await;
+    assert_eq!(found.as_array().unwrap().len(), 2, "the rest of the old text is not found any more");
+
+    fs::remove_file(&path).unwrap();
+    assert_eq!(house.session("s").await, Value::Null);
+    assert_eq!(house.call("code:search-transcript", json!({"query": "new"})).await, json!([]));
+    assert_eq!(pluck(&house.call("code:list-sessions", Value::Null).await, "id"), ["t"]);
+
+    // A folder that is away for a while takes nothing with it.
+    let root = projects(house.house.folder.path());
+    fs::rename(&root, root.with_extension("away")).unwrap();
+    assert_eq!(pluck(&house.call("code:list-sessions", Value::Null).await, "id"), ["t"]);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_session_lives_on_in_the_copy_of_its_transcript() {
+    let agent = Agent::new();
+    let lines = [user("u1", None, 1, "Hello"), assistant("a1", Some("u1"), 2, "World")];
+    agent.write("old/s.jsonl", &lines).write("old/t.jsonl", &[user("v1", None, 1, "Another")]);
+    let mut house = Reader::new(agent.folder).await;
+    assert_eq!(house.session("s").await["project"], "old");
+    let folder = house.house.folder.path().to_owned();
+    write_lines(&folder, "new/s.jsonl", &lines);
+    assert_eq!(house.page(json!({"sessionId": "s"})).await, ["u1", "a1"]);
+    fs::remove_dir_all(projects(&folder).join("old")).unwrap();
+    assert_eq!(house.page(json!({"sessionId": "s"})).await, ["u1", "a1"]);
+    let session = house.session("s").await;
+    assert_eq!((&session["project"], &session["messageCount"]), (&json!("new"), &json!(2)));
+    assert_eq!((&session["title"], &session["model"]), (&json!("Hello"), &json!("model-1")));
+    assert_eq!(house.session("t").await, Value::Null);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_scan_that_takes_long_does_not_hold_up_a_request() {
+    let agent = Agent::new();
+    let lines: Vec<String> =
+        (0..6_000).map(|n| user(&format!("e{n}"), None, 1, "some words to index")).collect();
+    agent.write("p/s.jsonl", &lines);
+    let mut house =
+        Reader::open(agent.folder, |config| config.code.limits.scan_wait = Duration::from_millis(1)).await;
+    // A part is there, and grows.
+    let mut counts = Vec::new();
+    while counts.last() != Some(&6_000) {
+        let count = house.session("s").await["messageCount"].as_u64().unwrap_or(0);
+        assert!(counts.last().is_none_or(|last| *last <= count));
+        counts.push(count);
+        house.call("chat:create", json!({})).await;
+    }
+    assert!(counts.len() > 2, "{counts:?}");
+    assert_eq!(house.stats().files_read, 1);
+    house.close().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn links_and_pipes_are_no_transcripts() {
+    let agent = Agent::new();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("x.jsonl"), user("x", None, 1, "secret")).unwrap();
+    agent.write("p/s.jsonl", &[user("u", None, 1, "Hi")]);
+    let root = projects(agent.folder.path());
+    std::os::unix::fs::symlink(outside.path().join("x.jsonl"), root.join("p/x.jsonl")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), root.join("q")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(root.join("p/pipe.jsonl")).status();
+    assert!(made.is_ok_and(|status| status.success()));
+    let mut house = Reader::new(agent.folder).await;
+    assert_eq!(pluck(&house.call("code:list-sessions", Value::Null).await, "id"), ["s"]);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn without_a_folder_there_are_no_sessions() {
+    let agent = Agent::new();
+    let mut house = Reader::open(agent.folder, |config| config.code.code_dir = None).await;
+    assert_eq!(house.call("code:list-sessions", Value::Null).await, json!([]));
+    assert_eq!(house.session("s").await, Value::Null);
+    assert_eq!(house.call("code:search-transcript", json!({"query": "x"})).await, json!([]));
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_crash_in_the_first_index_loses_no_entry_and_doubles_none() {
+    const SESSIONS: usize = 40;
+    const ENTRIES: usize = 250;
+    let agent = Agent::new();
+    for session in 0..SESSIONS {
+        let lines: Vec<String> = (0..ENTRIES)
+            .map(|n| user(&format!("s{session}u{n}"), None, n as u64, &format!("word{n} zebra")))
+            .collect();
+        agent.write(&format!("p/{session}.jsonl"), &lines);
+    }
+    let data = agent.folder.path().join("data");
+    let start = || {
+        let mut command = program::command(&data);
+        command.arg("--code-dir").arg(projects(agent.folder.path()));
+        program::Program::spawn(command)
+    };
+    let mut indexed = Vec::new();
+    for _ in 0..3 {
+        let program = start();
+        let mut client = Client::connect(program.port).await;
+        client.send("code:list-sessions", json!({"limit": 500})).await;
+        // Killed when more is on the disk than before.
+        let log = data.join("switchboard.db-wal");
+        let before = fs::metadata(&log).map_or(0, |log| log.len());
+        let grown = || fs::metadata(&log).map_or(0, |log| log.len()) > before + (256 << 10);
+        while !grown() {
+            // The answer comes when all is indexed.
+            if tokio::time::timeout(Duration::from_millis(1), client.next()).await.is_ok() {
+                break;
+            }
+        }
+        program.kill();
+        let database = rusqlite::Connection::open(data.join("switchboard.db")).unwrap();
+        indexed.push(
+            database.query_row("SELECT count(*) FROM code_entries", [], |row| row.get::<_, u32>(0)).unwrap(),
+        );
+    }
+    assert!(
+        indexed.iter().any(|count| *count > 0 && *count < (SESSIONS * ENTRIES) as u32),
+        "{indexed:?} were indexed"
+    );
+    let program = start();
+    let mut client = Client::connect(program.port).await;
+    let mut listed;
+    loop {
+        listed = client.call("code:list-sessions", json!({"limit": 500})).await;
+        let total: u64 =
+            listed.as_array().unwrap().iter().map(|session| session["messageCount"].as_u64().unwrap()).sum();
+        if total >= (SESSIONS * ENTRIES) as u64 {
+            break;
+        }
+    }
+    assert_eq!(listed.as_array().unwrap().len(), SESSIONS);
+    for session in listed.as_array().unwrap() {
+        assert_eq!(session["messageCount"], ENTRIES, "{session}");
+        let page =
+            client.call("code:get-transcript", json!({"sessionId": session["id"], "limit": 500})).await;
+        assert_eq!(page["entries"].as_array().unwrap().len(), ENTRIES);
+        let query = json!({"sessionId": session["id"], "query": "word7 zebra"});
+        let found = client.call("code:search-transcript", query).await;
+        assert_eq!(found[0]["entryId"], format!("s{}u7", session["id"].as_str().unwrap()), "{found}");
+    }
+    program.stop("-INT");
+}

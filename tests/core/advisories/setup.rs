@@ -1,0 +1,165 @@
+//! Machines, frames, upgrades, and a runtime on which allocations are counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use allocation_counter::{AllocationInfo, measure};
+use switchboard::Server;
+use switchboard::protocol::connection::{Connection, Event, Violation};
+use switchboard::protocol::frame::Role;
+use switchboard::protocol::session::{Rules, Session};
+use switchboard::protocol::time::{Millis, Now};
+use switchboard::protocol::uuid::Uuid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::TcpStream;
+use tokio::runtime::Builder;
+
+use crate::support::socket::{pipe, within};
+
+pub(super) const KIB: usize = 1 << 10;
+pub(super) const MIB: usize = 1 << 20;
+pub(super) const NOW: Now = Now { at: Millis(0), unix_ms: 0 };
+
+// First bytes of frames.
+pub(super) const FIN: u8 = 0x80;
+pub(super) const RSV1: u8 = 0x40;
+pub(super) const CONTINUATION: u8 = 0;
+pub(super) const TEXT: u8 = 1;
+pub(super) const BINARY: u8 = 2;
+pub(super) const CLOSE: u8 = 8;
+pub(super) const PING: u8 = 9;
+
+/// Both ends of a connection: what the one must bear from clients, the other must bear from servers.
+pub(super) const ENDS: [Role; 2] = [Role::Server, Role::Client];
+
+pub(super) fn end(role: Role, max_message_bytes: usize) -> Connection {
+    match role {
+        Role::Server => Connection::server(max_message_bytes),
+        Role::Client => Connection::client(max_message_bytes, || [0; 4]),
+    }
+}
+
+/// The start of a frame for this end, in the shortest form of its length.
+pub(super) fn announcement(to: Role, first: u8, length: u64) -> Vec<u8> {
+    let masked = if to == Role::Server { 0x80 } else { 0 };
+    let mut bytes = vec![first];
+    match length {
+        0..=125 => bytes.push(masked | length as u8),
+        126..=0xffff => {
+            bytes.push(masked | 126);
+            bytes.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        _ => {
+            bytes.push(masked | 127);
+            bytes.extend_from_slice(&length.to_be_bytes());
+        }
+    }
+    if to == Role::Server {
+        // A mask of zeroes leaves the payload as it is.
+        bytes.extend_from_slice(&[0; 4]);
+    }
+    bytes
+}
+
+pub(super) fn frame_to(to: Role, first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = announcement(to, first, payload.len() as u64);
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// What a connection did with bytes.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Calls of the machine.
+    pub(super) steps: usize,
+    /// Bytes of the messages that came of it.
+    pub(super) message_bytes: usize,
+    pub(super) violation: Option<Violation>,
+    pub(super) cost: AllocationInfo,
+}
+
+/// Gives bytes to a connection in pieces, each byte once. A machine that wants to see a byte again fails here.
+pub(super) fn receive(connection: &mut Connection, bytes: &[u8], piece: usize) -> Outcome {
+    let mut bytes = bytes.to_vec();
+    let mut outcome = Outcome::default();
+    let mut out = Vec::with_capacity(4 * KIB);
+    outcome.cost = measure(|| {
+        for piece in bytes.chunks_mut(piece) {
+            let mut used = 0;
+            while used < piece.len() {
+                out.clear();
+                let received = connection.receive(&mut piece[used..], &mut out);
+                assert!(received.consumed > 0, "no progress: the byte is wanted again");
+                used += received.consumed;
+                outcome.steps += 1;
+                match received.event {
+                    Some(Event::Text(text)) => outcome.message_bytes += text.len(),
+                    Some(Event::Binary(bytes)) => outcome.message_bytes += bytes.len(),
+                    Some(Event::Failed(violation)) => outcome.violation = Some(violation),
+                    Some(Event::Closed { .. }) | None => {}
+                }
+            }
+        }
+    });
+    outcome
+}
+
+pub(super) fn session(change: impl FnOnce(&mut Rules)) -> Session {
+    let mut rules = Rules::default();
+    rules.limits.rate_max_requests = u32::MAX;
+    change(&mut rules);
+    let authenticated = rules.token.is_none();
+    Session::new(Arc::new(rules), Uuid::from_random([7; 16]), authenticated, NOW.at)
+}
+
+/// Runs something on this thread alone, whose allocations are then all of them.
+pub(super) fn run<T>(future: impl Future<Output = T>) -> T {
+    Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
+}
+
+/// The same for what stays in memory: the clock goes on only when nobody has anything to do.
+pub(super) fn run_on_pipes<T>(future: impl Future<Output = T>) -> T {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_time().start_paused(true).build().expect("a runtime").block_on(future)
+}
+
+pub(super) const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+/// The head of an upgrade with more fields.
+pub(super) fn upgrade(more: &str) -> String {
+    format!("GET /ws HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}{more}\r\n")
+}
+
+/// What a server answers on a connection of its own until the connection ends or nothing more comes.
+pub(super) async fn answers(port: u16, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server listens");
+    // The server may have seen enough before it is all sent.
+    let _ = stream.write_all(request).await;
+    let _ = stream.shutdown().await;
+    let mut answer = Vec::new();
+    let _ = within("the end of the connection", stream.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+pub(super) fn status(answer: &str) -> u16 {
+    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
+}
+
+/// A client's end of a pipe whose upgrade was answered and whose `server:connected` was taken.
+pub(super) async fn upgraded(server: &Server, pipe_bytes: usize) -> DuplexStream {
+    let mut near = pipe(server, pipe_bytes);
+    near.write_all(upgrade("").as_bytes()).await.expect("the server reads");
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"}") {
+        let byte = within("server:connected", near.read_u8()).await;
+        bytes.push(byte.expect("the upgrade is accepted"));
+    }
+    near
+}
+
+/// Writes until the other end takes no more. `false` if it took everything.
+pub(super) async fn stalls(near: &mut DuplexStream, bytes: &[u8]) -> bool {
+    // On a paused clock the time is over once nobody has anything to do.
+    tokio::time::timeout(Duration::from_millis(1), near.write_all(bytes)).await.is_err()
+}
