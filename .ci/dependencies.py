@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Holds DEPENDENCIES.md to what is compiled: exit 1 and a diff if a table says anything else.
 
-    tests/dependencies.py                      compares
-    tests/dependencies.py --write              writes the tables anew; audits of crates whose version changed become `?`
-    tests/dependencies.py --write AUDITS...    also looks the audits up, in audits.toml files named ORGANISATION.toml
+    .ci/dependencies.py                      compares
+    .ci/dependencies.py --write              writes the tables anew; audits of crates whose version changed become `?`
+    .ci/dependencies.py --write AUDITS...    also looks the audits up, in audits.toml files named ORGANISATION.toml
 
 Every column but the third comes from here. The third, what a crate does for us, is kept from the file as it stands, by the crate's
 name; the last one, who audited it, by its name and version, unless audit sets are given. A `?` fails the comparison.
@@ -228,7 +228,7 @@ def main(arguments):
     if unknown:
         print("nothing is said yet of", ", ".join(unknown))
     if old != new or unknown:
-        print("tests/dependencies.py --write writes the tables anew")
+        print(".ci/dependencies.py --write writes the tables anew")
         return 1
     print(f"DEPENDENCIES.md: {len(re.findall(r'^[|] `', new, re.MULTILINE))} crates, as compiled")
     return 0
