@@ -1,8 +1,8 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Builds this server and its peers and measures them side by side: ./tests/bench/run.sh [OPTION ...], with the options of
 # `compare` (--rounds N, --rows WORD,..., --servers WORD,..., --workers N). Linux, two cores: the load runs on the first,
 # the servers on the second. What is not installed is left out by name.
-set -eu
+set -euo pipefail
 cd "$(dirname "$0")"
 cargo build --locked --release --bin compare --bin serve --bin yardstick
 cargo build --locked --release --manifest-path peers/Cargo.toml
