@@ -96,6 +96,8 @@ struct Readme;
 pub mod backend;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 pub mod protocol;
 pub mod server;
 

@@ -9,7 +9,8 @@ use std::fs;
 use std::path::Path;
 
 /// Each room and the rooms it may import besides itself.
-const ROOMS: [(&str, &[&str]); 5] = [
+const ROOMS: [(&str, &[&str]); 6] = [
+    ("guide", &[]),
     ("protocol", &[]),
     ("server", &["protocol"]),
     ("client", &["protocol"]),

@@ -195,7 +195,7 @@ pub fn typescript() -> String {
     )
 }
 
-/// Every channel in Markdown, as `README.md` has them.
+/// Every channel in Markdown, as the pages of the families have them.
 pub fn markdown() -> String {
     registry::markdown(&channels())
 }

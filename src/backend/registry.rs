@@ -97,14 +97,13 @@ export interface Events extends ConnectionEvents {{
     )
 }
 
-/// The registry as tables in Markdown: requests, then events.
+/// The registry as tables in Markdown: requests, then events. A table without rows is left out.
 pub fn markdown(channels: &[Channel]) -> String {
     let code = |text: &str| match text {
         "-" => String::new(),
         text => format!("`{}`", text.replace('|', "\\|")),
     };
-    let mut requests = "| request | payload | response | |\n|---|---|---|---|\n".to_owned();
-    let mut events = "| event | payload | |\n|---|---|---|\n".to_owned();
+    let (mut requests, mut events) = (String::new(), String::new());
     for channel in channels {
         let Channel { name, payload, response, description, .. } = channel;
         let (payload, response, description) =
@@ -116,7 +115,12 @@ pub fn markdown(channels: &[Channel]) -> String {
             Direction::Event => events.push_str(&format!("| `{name}` | {payload} | {description} |\n")),
         }
     }
-    format!("{requests}\n{events}")
+    let tables = [
+        ("| request | payload | response | |\n|---|---|---|---|\n", requests),
+        ("| event | payload | |\n|---|---|---|\n", events),
+    ];
+    let filled = tables.into_iter().filter(|(_, rows)| !rows.is_empty());
+    filled.map(|(head, rows)| format!("{head}{rows}")).collect::<Vec<_>>().join("\n")
 }
 
 /// The first line of what [`typescript`] writes.

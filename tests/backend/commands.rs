@@ -57,6 +57,12 @@ impl Drop for House {
 }
 
 #[test]
+fn the_page_about_operations_has_the_help_text() {
+    let page = include_str!("../../src/docs/operations.md");
+    assert!(page.contains(&format!("```text\n{}```", stdout(&["--help"]))));
+}
+
+#[test]
 fn call_writes_the_payload_in_one_line() {
     let house = House::new();
     let url = &*house.url;

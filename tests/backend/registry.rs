@@ -256,14 +256,38 @@ const EVENTS: &[&str] = &[
     "server:shutdown",
 ];
 
+/// The page of each family. Events of `server:` belong to the family `system`.
+const PAGES: [(&str, &str); 9] = [
+    ("chat", include_str!("../../src/backend/families/chat/README.md")),
+    ("ai", include_str!("../../src/backend/families/ai/README.md")),
+    ("code", include_str!("../../src/backend/families/code/README.md")),
+    ("imagegen", include_str!("../../src/backend/families/imagegen/README.md")),
+    ("settings", include_str!("../../src/backend/families/settings/README.md")),
+    ("credentials", include_str!("../../src/backend/families/credentials/README.md")),
+    ("artifact", include_str!("../../src/backend/families/artifact/README.md")),
+    ("analytics", include_str!("../../src/backend/families/analytics/README.md")),
+    ("system", include_str!("../../src/backend/families/system/README.md")),
+];
+
 #[test]
-fn the_readme_lists_the_channels_as_they_are_declared() {
-    let readme = include_str!("../../README.md");
-    let tables = switchboard::backend::markdown();
-    assert!(
-        readme.contains(&format!("<!-- channels -->\n\n{tables}\n<!-- /channels -->\n")),
-        "put these there:\n{tables}"
-    );
+fn the_page_of_each_family_lists_its_channels_as_they_are_declared() {
+    let family_of = |channel: &Channel| match channel.name.split_once(':') {
+        Some(("server", _)) => "system",
+        Some((family, _)) => family,
+        None => "",
+    };
+    let mut listed = 0;
+    for (family, page) in PAGES {
+        let own: Vec<Channel> =
+            channels().into_iter().filter(|channel| family_of(channel) == family).collect();
+        let tables = switchboard::backend::registry::markdown(&own);
+        assert!(
+            page.contains(&format!("<!-- channels -->\n\n{tables}\n<!-- /channels -->\n")),
+            "expected in families/{family}/README.md:\n{tables}"
+        );
+        listed += own.len();
+    }
+    assert_eq!(listed, channels().len(), "every channel is on one page");
 }
 
 #[tokio::test]

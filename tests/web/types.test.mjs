@@ -31,25 +31,30 @@ test("a mistake is shown where it stands, with what would be right", () => {
   equal(stdout.includes("Property 'name' does not exist on type 'Chat'."), true, stdout);
 });
 
-test("what the README shows type-checks", (t) => {
-  const folder = mkdtempSync(join(tmpdir(), "switchboard-readme-"));
-  t.after(() => rmSync(folder, { recursive: true }));
-  symlinkSync(here("node_modules"), join(folder, "node_modules"));
-  cpSync(here("../../src/web"), folder, { recursive: true });
-  const section = /^## From a frontend\n(.*?)^## /ms.exec(readFileSync(here("../../README.md"), "utf8"))[1];
-  const snippets = [...section.matchAll(/^```(\w+)\n(.*?)^```$/gms)].map(([, language, text]) => [language, text]);
-  equal(snippets.map(([language]) => language), ["js", "ts", "jsx"]);
-  const files = snippets.map(([language, text]) => {
-    const name = language === "jsx" ? "snippet-jsx.tsx" : `snippet-${language}.ts`;
-    writeFileSync(join(folder, name), `${text}\nexport {};\n`);
-    return name;
+for (const [file, languages] of [
+  ["README.md", ["js", "jsx"]],
+  ["src/docs/clients.md", ["js", "ts", "jsx"]],
+]) {
+  test(`the examples in ${file} type-check`, (t) => {
+    const folder = mkdtempSync(join(tmpdir(), "switchboard-examples-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    symlinkSync(here("node_modules"), join(folder, "node_modules"));
+    cpSync(here("../../src/web"), folder, { recursive: true });
+    const text = readFileSync(here(`../../${file}`), "utf8");
+    const examples = [...text.matchAll(/^```(js|ts|jsx)\n(.*?)^```$/gms)].map(([, language, code]) => [language, code]);
+    equal(examples.map(([language]) => language), languages);
+    const files = examples.map(([language, code]) => {
+      const name = language === "jsx" ? "example-jsx.tsx" : `example-${language}.ts`;
+      writeFileSync(join(folder, name), `${code}\nexport {};\n`);
+      return name;
+    });
+    const compilerOptions = { strict: true, noEmit: true, module: "esnext", moduleResolution: "bundler", target: "es2022" };
+    const config = { compilerOptions: { ...compilerOptions, jsx: "react-jsx", types: [] }, files };
+    writeFileSync(join(folder, "package.json"), '{"type":"module"}');
+    writeFileSync(join(folder, "tsconfig.json"), JSON.stringify(config));
+    equal(compile(folder), { status: 0, stdout: "" });
   });
-  const compilerOptions = { strict: true, noEmit: true, module: "esnext", moduleResolution: "bundler", target: "es2022" };
-  const config = { compilerOptions: { ...compilerOptions, jsx: "react-jsx", types: [] }, files };
-  writeFileSync(join(folder, "package.json"), '{"type":"module"}');
-  writeFileSync(join(folder, "tsconfig.json"), JSON.stringify(config));
-  equal(compile(folder), { status: 0, stdout: "" });
-});
+}
 
 test("an editor completes channels, payloads, answers and events", async (t) => {
   const editor = new Editor();
