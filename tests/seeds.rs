@@ -16,6 +16,7 @@ use switchboard::protocol::json::{self, Shape};
 use switchboard::protocol::outbox::Outbox;
 use switchboard::protocol::payload::Payload;
 use switchboard::protocol::time::{Millis, Now};
+#[cfg(feature = "client")]
 use switchboard::protocol::uuid::Uuid;
 
 type Property = fn(&[u8]);
@@ -26,6 +27,7 @@ const TARGETS: &[(&str, Property)] = &[
     ("frames", properties::frames),
     ("connection", properties::connection),
     ("session", properties::session),
+    #[cfg(feature = "client")]
     ("caller", properties::caller),
     ("upgrade", properties::upgrade),
     #[cfg(feature = "backend")]
@@ -197,10 +199,12 @@ fn each_property_can_fail() {
         }
         properties::frames::NaiveOutbox::default().is_mirrored_by(&outbox);
     });
+    #[cfg(feature = "client")]
     can_fail("caller: the end of a call", |wrong| {
         let now = Millis(if wrong { 999 } else { 1000 });
         properties::caller::ended(Some(Millis(1000)), properties::caller::Ending::TimedOut, now);
     });
+    #[cfg(feature = "client")]
     can_fail("caller: ids", |wrong| {
         let text = "6ba7b810-9DAD-41d1-80b4-00c04fd430c8";
         properties::caller::ids_are_read(text.as_bytes(), |text| match wrong {
@@ -266,6 +270,7 @@ fn each_property_can_fail() {
         }
         properties::upgrade::verdict_is_right(&head, &rules, &verdict);
     });
+    #[cfg(feature = "client")]
     can_fail("upgrade: an answer", |wrong| {
         let head = Head { method: "GET", http_1_1: true, query: None, headers: Vec::new() };
         let verdict = if wrong { Ok(()) } else { handshake::check_answer(&head, "") };

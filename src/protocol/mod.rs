@@ -1,6 +1,8 @@
 //! The protocol without I/O: bytes and time in, messages and bytes out. Nothing here uses a socket or a clock.
 
+#[cfg(feature = "client")]
 pub mod backoff;
+#[cfg(feature = "client")]
 pub mod caller;
 pub mod connection;
 pub mod envelope;

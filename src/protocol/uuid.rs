@@ -1,4 +1,4 @@
-//! UUID version 4 (RFC 9562, section 5.4). In: 16 random bytes. Out: an id and its text.
+//! UUID version 4 (RFC 9562, section 5.4). Input: 16 random bytes. Output: an id and its text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 pub struct Uuid([u8; 16]);
 
 impl Uuid {
-    /// A version 4 UUID of these random bytes; six of their bits are overwritten.
+    /// A version 4 UUID from random bytes; six of their bits are overwritten.
     pub const fn from_random(mut bytes: [u8; 16]) -> Uuid {
         bytes[6] = bytes[6] & 0x0f | 0x40;
         bytes[8] = bytes[8] & 0x3f | 0x80;
@@ -18,10 +18,10 @@ impl Uuid {
     /// A version 4 UUID from the system's randomness.
     ///
     /// # Panics
-    /// When the system has no randomness to give: nothing that needs unguessable ids can go on then.
+    /// When the system has no randomness: ids must not be guessable.
     pub fn v4() -> Uuid {
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).expect("the system gives random bytes");
+        getrandom::fill(&mut bytes).expect("system randomness is available");
         Uuid::from_random(bytes)
     }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Uuid {
     }
 }
 
-/// A text that is not a UUID.
+/// The error for a text that is not a UUID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UuidError;
 

@@ -321,9 +321,11 @@ impl Pair {
 
     /// Sends a request.
     pub fn request(&mut self, id: &str, channel: &str, payload: Option<&str>) {
-        let timestamp = Timestamp::new(EPOCH_MS + self.now_ms);
-        let text = envelope::request(id, channel, payload, &timestamp).concat();
-        self.send(String::from_utf8(text).expect("it is made of text"));
+        let payload = payload.map_or(String::new(), |payload| format!(",\"payload\":{payload}"));
+        let timestamp = EPOCH_MS + self.now_ms;
+        self.send(format!(
+            r#"{{"type":"request","id":"{id}","channel":"{channel}"{payload},"timestamp":{timestamp}}}"#
+        ));
     }
 
     pub fn send_binary(&mut self, bytes: &[u8]) {

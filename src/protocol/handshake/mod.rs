@@ -2,12 +2,14 @@
 //! that was accepted, or why the request is refused.
 
 mod access;
+#[cfg(feature = "client")]
 mod answer;
 mod head;
 mod sha1;
 mod upgrade;
 
 pub use access::{AccessRules, check_host, check_origin, is_authorized, may_see, same_token};
+#[cfg(feature = "client")]
 pub use answer::check_answer;
 pub use head::{Head, Refusal};
 pub use sha1::sha1;

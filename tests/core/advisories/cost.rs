@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use allocation_counter::measure;
 use serde_json::{Value, json};
+#[cfg(feature = "client")]
 use switchboard::protocol::caller::{Caller, CallerLimits};
 use switchboard::protocol::connection::Violation;
 use switchboard::protocol::frame::Role;
 use switchboard::protocol::session::{Action, Session};
 use switchboard::protocol::time::Millis;
+#[cfg(feature = "client")]
 use switchboard::protocol::uuid::Uuid;
 use switchboard::{HandlerError, Payload};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -116,13 +118,17 @@ fn a_stranger_is_not_worth_more_memory_than_its_message() {
         assert!(String::from_utf8_lossy(&out).contains("UNAUTHORIZED"));
         assert!(cost.bytes_total <= 4 * KIB as u64, "{cost:?} for {} bytes", text.len());
 
-        let text = format!(r#"{{"type":"response","id":"?","channel":"c","error":{{"details":{value}}}}}"#);
-        let mut bytes = frame_to(Role::Client, FIN | TEXT, text.as_bytes());
-        let mut caller = Caller::new(CallerLimits::default(), || [0; 4], NOW.at);
-        let cost = measure(|| assert!(caller.handle_input(NOW, &mut bytes, &mut out).1.is_none()));
-        // The message is kept once, for what may be handed on of it.
-        let allowed = text.len() + 4 * KIB;
-        assert!(cost.bytes_total as usize <= allowed, "{cost:?} for {} bytes", text.len());
+        #[cfg(feature = "client")]
+        {
+            let text =
+                format!(r#"{{"type":"response","id":"?","channel":"c","error":{{"details":{value}}}}}"#);
+            let mut bytes = frame_to(Role::Client, FIN | TEXT, text.as_bytes());
+            let mut caller = Caller::new(CallerLimits::default(), || [0; 4], NOW.at);
+            let cost = measure(|| assert!(caller.handle_input(NOW, &mut bytes, &mut out).1.is_none()));
+            // The message is kept once, for what may be handed on of it.
+            let allowed = text.len() + 4 * KIB;
+            assert!(cost.bytes_total as usize <= allowed, "{cost:?} for {} bytes", text.len());
+        }
     }
 }
 
@@ -354,17 +360,20 @@ fn ids_and_channels_of_the_peers_choice_fill_no_table() {
     peak(1);
     let (few, many) = (peak(10), peak(2_000));
     assert!(many <= few + 16 * KIB as u64, "{many} bytes for 2 000 channels, {few} for 10");
-    // Answers that a client never asked for.
-    let mut caller = Caller::new(CallerLimits::default(), || [0; 4], NOW.at);
-    let cost = measure(|| {
-        for n in 0..10_000 {
-            let id = Uuid::from_random(u128::to_be_bytes(n));
-            let text = format!(r#"{{"type":"response","id":"{id}","channel":"c","timestamp":1}}"#);
-            let mut bytes = frame_to(Role::Client, FIN | TEXT, text.as_bytes());
-            assert!(caller.handle_input(NOW, &mut bytes, &mut Vec::new()).1.is_none());
-        }
-    });
-    assert_eq!((caller.pending(), cost.bytes_current), (0, 0));
+    #[cfg(feature = "client")]
+    {
+        // Answers that a client never asked for.
+        let mut caller = Caller::new(CallerLimits::default(), || [0; 4], NOW.at);
+        let cost = measure(|| {
+            for n in 0..10_000 {
+                let id = Uuid::from_random(u128::to_be_bytes(n));
+                let text = format!(r#"{{"type":"response","id":"{id}","channel":"c","timestamp":1}}"#);
+                let mut bytes = frame_to(Role::Client, FIN | TEXT, text.as_bytes());
+                assert!(caller.handle_input(NOW, &mut bytes, &mut Vec::new()).1.is_none());
+            }
+        });
+        assert_eq!((caller.pending(), cost.bytes_current), (0, 0));
+    }
     // Tables that exist are seeded anew in each: the standard library's own hasher, and no other.
     for path in sources("src".as_ref()) {
         let text = std::fs::read_to_string(&path).expect("a source is text");

@@ -7,6 +7,7 @@
 // Each fuzz target and each test program uses a part of what stands here.
 #![allow(dead_code, unused_imports)]
 
+#[cfg(feature = "client")]
 pub mod caller;
 pub mod connection;
 pub mod envelope;
@@ -21,6 +22,7 @@ pub mod tar;
 pub mod transcript;
 pub mod upgrade;
 
+#[cfg(feature = "client")]
 pub use self::caller::caller;
 pub use self::connection::connection;
 pub use self::envelope::envelope;
