@@ -105,6 +105,8 @@ pub use protocol::error::{ErrorCode, WireError as HandlerError};
 pub use protocol::limits::Limits;
 pub use protocol::payload::Payload;
 pub use server::{
-    Callback, ClientId, ClientInfo, Completed, Config, Content, Observer, Page, RequestContext, Server,
-    ServerError, Stats, Visit,
+    Callback, ClientId, ClientInfo, Completed, Config, Observer, RequestContext, Server, ServerError, Stats,
+    Visit,
 };
+#[cfg(feature = "pages")]
+pub use server::{Content, Page};

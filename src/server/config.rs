@@ -1,4 +1,4 @@
-//! What a server is told at its start.
+//! Server configuration.
 
 use std::fmt;
 use std::io;
@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::protocol::limits::Limits;
+use crate::protocol::uuid::Uuid;
 
-use super::ClientId;
+/// A client's id. The server makes it when the client connects, and sends it in `server:connected`.
+pub type ClientId = Uuid;
 
 /// The settings of a [`Server`](super::Server). Every field has a default that is safe on a developer's machine.
 ///
@@ -69,27 +71,33 @@ pub struct Config {
     /// sent. The next ones wait for `handshake_timeout`, then get 503.
     ///
     /// Default 32; a browser opens 6 connections to a server.
+    #[cfg(feature = "pages")]
     pub max_pages: usize,
     /// How long the handler of a page may take, and how long sending the page. Then the connection is cut.
     ///
     /// Default 60 s: 32 MiB at 5 Mbit/s.
+    #[cfg(feature = "pages")]
     pub page_timeout: Duration,
     /// Serves `/healthz`: 200 while the server runs.
     ///
     /// Default false.
+    #[cfg(feature = "pages")]
     pub serve_health: bool,
     /// Serves `/metrics` in the text format of Prometheus; to those who show the token, if there is one.
     ///
     /// Default false.
+    #[cfg(feature = "pages")]
     pub serve_metrics: bool,
     /// Serves the console at `/`: a page that shows the server alive, for whoever can reach it. It asks for the token, if
     /// there is one.
     ///
     /// Default false.
+    #[cfg(feature = "pages")]
     pub serve_console: bool,
     /// Serves the client in JavaScript: `/client.js` and `/react.js`, and their types `/client.d.ts` and `/react.d.ts`.
     ///
     /// Default false.
+    #[cfg(feature = "pages")]
     pub serve_client: bool,
     /// The limits of each client.
     pub limits: Limits,
@@ -154,11 +162,17 @@ impl Default for Config {
             max_handshakes: 1_024,
             handshake_timeout: Duration::from_secs(10),
             max_head_bytes: 16 << 10,
+            #[cfg(feature = "pages")]
             max_pages: 32,
+            #[cfg(feature = "pages")]
             page_timeout: Duration::from_secs(60),
+            #[cfg(feature = "pages")]
             serve_health: false,
+            #[cfg(feature = "pages")]
             serve_metrics: false,
+            #[cfg(feature = "pages")]
             serve_console: false,
+            #[cfg(feature = "pages")]
             serve_client: false,
             limits: Limits::default(),
             on_connection: None,

@@ -1,97 +1,123 @@
-//! Who is connected, and the mailbox of each. In: events, wakes of handlers. Out: what a client's task finds when it
-//! wakes. The hub never writes to a socket.
+//! The connected clients, and the mailbox of each. In: events, wakes of handlers. Out: what a client's task finds when it
+//! wakes. The hub never writes to a socket. `S` is what handlers reach through their client: the server.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use crate::protocol::error::WireError;
-use crate::protocol::session::Session;
+use crate::protocol::session::{Rules, Session};
 use crate::protocol::time::{Millis, Now};
 
-use super::observer::{Completed, Observers, Panicked, Visit};
-use super::{ClientId, ClientInfo, Server, ServerError, Shared};
+use super::config::{ClientId, ServerError};
+use super::observer::{Completed, Observers, Visit};
 
-/// The clients of a server.
-#[derive(Default)]
-pub(super) struct Hub {
-    clients: RwLock<Clients>,
+/// A client as [`Server::client_info`](super::Server::client_info) returns it (specification, "WSClientData").
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientInfo {
+    /// The client's id.
+    pub id: ClientId,
+    /// When it connected, in Unix ms.
+    pub connected_at_unix_ms: u64,
+    /// When its last byte arrived, in Unix ms.
+    pub last_activity_unix_ms: u64,
+    /// Messages it has sent, refused ones included.
+    pub request_count: u64,
+    /// How many more messages pass in its present rate window.
+    pub remaining: u32,
 }
 
-#[derive(Default)]
-struct Clients {
-    by_id: HashMap<ClientId, Arc<Client>>,
-    /// Whether newcomers are sent away at once.
+/// The clients of a server. Those that are ready for events are its members.
+pub(super) struct Hub<S> {
+    clients: RwLock<Clients<S>>,
+}
+
+struct Clients<S> {
+    by_id: HashMap<ClientId, Arc<Client<S>>>,
+    /// Whether new clients are told to leave at once.
     stopped: bool,
 }
 
-impl Hub {
-    /// Takes a client in. One that comes after [`stop`](Hub::stop) finds its order to leave in its mailbox.
-    pub(super) fn join(&self, client: &Arc<Client>) {
-        let mut clients = self.clients.write().unwrap_or_else(PoisonError::into_inner);
+impl<S> Hub<S> {
+    pub(super) fn new() -> Hub<S> {
+        Hub { clients: RwLock::new(Clients { by_id: HashMap::new(), stopped: false }) }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Clients<S>> {
+        self.clients.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Clients<S>> {
+        self.clients.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a client. One that is added after [`stop`](Hub::stop) finds the stop flag set in its mailbox.
+    pub(super) fn join(&self, client: &Arc<Client<S>>) {
+        let mut clients = self.write();
         clients.by_id.insert(client.id, client.clone());
         if clients.stopped {
-            client.order_to_stop();
+            client.request_stop();
         }
     }
 
     pub(super) fn leave(&self, id: ClientId) {
-        self.clients.write().unwrap_or_else(PoisonError::into_inner).by_id.remove(&id);
+        self.write().by_id.remove(&id);
     }
 
-    /// A client that may get events.
-    pub(super) fn member(&self, id: ClientId) -> Option<Arc<Client>> {
-        let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
-        clients.by_id.get(&id).filter(|client| client.is_member()).cloned()
+    pub(super) fn member(&self, id: ClientId) -> Option<Arc<Client<S>>> {
+        self.read().by_id.get(&id).filter(|client| client.is_member()).cloned()
     }
 
     pub(super) fn member_ids(&self) -> Vec<ClientId> {
-        let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
-        clients.by_id.values().filter(|client| client.is_member()).map(|client| client.id).collect()
+        self.read().members().map(|client| client.id).collect()
     }
 
     pub(super) fn member_count(&self) -> usize {
-        let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
-        clients.by_id.values().filter(|client| client.is_member()).count()
+        self.read().members().count()
     }
 
-    /// Puts a frame into every member's mailbox, and says how many there are.
+    /// Puts a frame into every member's mailbox, and returns their number.
     pub(super) fn broadcast(&self, frame: &Arc<[u8]>) -> usize {
-        let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
-        let members = clients.by_id.values().filter(|client| client.is_member());
-        members.map(|client| client.post(frame.clone())).count()
+        self.read().members().map(|client| client.post(frame.clone())).count()
     }
 
-    /// Tells everyone to leave, and whoever comes from now on.
+    /// Tells all clients to leave, and those that connect from now on.
     pub(super) fn stop(&self) {
-        let mut clients = self.clients.write().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = self.write();
         clients.stopped = true;
         for client in clients.by_id.values() {
-            client.order_to_stop();
+            client.request_stop();
         }
     }
 
-    /// Lets clients in again.
+    /// Accepts clients again.
     pub(super) fn open(&self) {
-        self.clients.write().unwrap_or_else(PoisonError::into_inner).stopped = false;
+        self.write().stopped = false;
     }
 }
 
-/// One client as everybody else sees it.
-pub(super) struct Client {
+impl<S> Clients<S> {
+    fn members(&self) -> impl Iterator<Item = &Arc<Client<S>>> {
+        self.by_id.values().filter(|client| client.is_member())
+    }
+}
+
+/// One client, as the rest of the server sees it.
+pub(super) struct Client<S> {
     pub(super) id: ClientId,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: S,
     pub(super) observers: Observers,
-    connected_at_unix_ms: u64,
-    connected_at: Millis,
-    /// Authenticated, told to `on_connection`, not yet to `on_disconnection`.
+    rules: Arc<Rules>,
+    connected_at: Now,
+    /// Set between `connected` and `disconnected` of the observers.
     member: AtomicBool,
     mailbox: Mutex<Mailbox>,
-    /// Whether the mailbox was touched since the task last looked. Set after the mailbox, cleared before it.
-    rung: AtomicBool,
-    /// 0 while the task's own outbox is empty, else one more than the bytes that wait in it behind the first message.
+    /// Whether the mailbox changed since the task last looked. Set after the mailbox, cleared before it.
+    notified: AtomicBool,
+    /// 0 while the task's own outbox is empty, else one more than the bytes that wait in it after the first message.
     waiting: AtomicUsize,
     last_activity: AtomicU64,
     request_count: AtomicU64,
@@ -99,112 +125,104 @@ pub(super) struct Client {
     window_remaining: AtomicU64,
 }
 
-/// What others leave for a client's task.
+/// What others have for a client's task.
 #[derive(Default)]
 pub(super) struct Mailbox {
     /// Frames to send, in order.
     frames: Vec<Arc<[u8]>>,
     frame_bytes: usize,
-    /// Places of the handlers that can go on.
+    /// Slots of the handlers to poll.
     pub(super) woken: Vec<usize>,
-    /// More came than may wait.
+    /// More frames came than may wait.
     pub(super) overflow: bool,
     /// The server stops.
     pub(super) stop: bool,
     waker: Option<Waker>,
 }
 
-impl Client {
-    pub(super) fn new(id: ClientId, shared: Arc<Shared>, now: Now) -> Client {
-        let observers = shared.observers.read().unwrap_or_else(PoisonError::into_inner).clone();
+impl<S> Client<S> {
+    pub(super) fn new(
+        id: ClientId,
+        shared: S,
+        observers: Observers,
+        rules: Arc<Rules>,
+        now: Now,
+    ) -> Client<S> {
         Client {
             id,
+            shared,
             observers,
-            connected_at_unix_ms: now.unix_ms,
-            connected_at: now.at,
+            rules,
+            connected_at: now,
             member: AtomicBool::new(false),
             mailbox: Mutex::default(),
-            rung: AtomicBool::new(false),
+            notified: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             last_activity: AtomicU64::new(now.at.0),
             request_count: AtomicU64::new(0),
             window_ends_at: AtomicU64::new(0),
             window_remaining: AtomicU64::new(0),
-            shared,
         }
     }
 
-    pub(super) fn server(&self) -> Server {
-        Server { shared: self.shared.clone() }
-    }
-
-    /// Tells the server's owner of a failure.
+    /// Reports a failure to the observers.
     pub(super) fn report(&self, error: ServerError) {
-        self.shared.report(error);
+        self.observers.failed(error);
     }
 
-    /// Tells the observers that the client is a member now, or is one no more.
-    pub(super) fn tell_membership(&self, now: Millis) {
-        let visit = Visit {
+    /// Makes the client a member, once, and notifies the observers.
+    pub(super) fn become_member(&self, now: Millis) {
+        if !self.member.swap(true, Ordering::AcqRel) {
+            self.observers.connected(&self.visit(now));
+        }
+    }
+
+    /// Ends the membership, once, and notifies the observers.
+    pub(super) fn end_membership(&self, now: Millis) {
+        if self.member.swap(false, Ordering::AcqRel) {
+            self.observers.disconnected(&self.visit(now));
+        }
+    }
+
+    pub(super) fn is_member(&self) -> bool {
+        self.member.load(Ordering::Acquire)
+    }
+
+    fn visit(&self, now: Millis) -> Visit {
+        Visit {
             client_id: self.id,
-            connected_at_unix_ms: self.connected_at_unix_ms,
-            elapsed: now.since(self.connected_at),
-        };
-        let told = match self.is_member() {
-            true => self.observers.tell(|observer| observer.connected(&visit)),
-            false => self.observers.tell(|observer| observer.disconnected(&visit)),
-        };
-        self.report_panic(told);
+            connected_at_unix_ms: self.connected_at.unix_ms,
+            elapsed: now.since(self.connected_at.at),
+        }
     }
 
-    /// Tells the observers that a request has come to its end.
-    pub(super) fn tell_completed(
+    /// Notifies the observers of the end of a request.
+    pub(super) fn completed(
         &self,
         channel: Option<&str>,
         error: Option<&WireError>,
         elapsed: Duration,
         at_unix_ms: u64,
     ) {
-        let completed = Completed { client_id: self.id, channel, error, elapsed, at_unix_ms };
-        self.report_panic(self.observers.tell(|observer| observer.completed(&completed)));
-    }
-
-    /// The time, for showing.
-    pub(super) fn unix_ms(&self) -> u64 {
-        self.shared.now().unix_ms
-    }
-
-    fn report_panic(&self, told: Result<(), Panicked>) {
-        if told.is_err() {
-            self.report(ServerError::CallbackPanicked);
-        }
-    }
-
-    fn is_member(&self) -> bool {
-        self.member.load(Ordering::Acquire)
-    }
-
-    /// Answers whether it was otherwise before.
-    pub(super) fn set_member(&self, member: bool) -> bool {
-        self.member.swap(member, Ordering::AcqRel) != member
+        self.observers.completed(&Completed { client_id: self.id, channel, error, elapsed, at_unix_ms });
     }
 
     fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
         self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves a frame. What would wait beyond the limit is not kept: the client is closed for it.
+    /// Queues a frame. If more would wait than the limit allows, it is dropped and the client will be closed.
     pub(super) fn post(&self, frame: Arc<[u8]>) {
-        self.leave_word(|mailbox| {
+        self.update_mailbox(|mailbox| {
             // Unless the task is writing something, the first frame is the one being written.
-            let behind = match self.waiting.load(Ordering::Relaxed) {
+            let queued = match self.waiting.load(Ordering::Relaxed) {
                 0 => match mailbox.frames.first() {
                     Some(first) => mailbox.frame_bytes - first.len() + frame.len(),
                     None => 0,
                 },
                 waiting => waiting - 1 + mailbox.frame_bytes + frame.len(),
             };
-            if behind > self.shared.rules.limits.max_outbox_bytes {
+            if queued > self.rules.limits.max_outbox_bytes {
                 mailbox.overflow = true;
                 mailbox.take_frames();
             } else if !mailbox.overflow {
@@ -214,43 +232,43 @@ impl Client {
         });
     }
 
-    fn order_to_stop(&self) {
-        self.leave_word(|mailbox| mailbox.stop = true);
+    fn request_stop(&self) {
+        self.update_mailbox(|mailbox| mailbox.stop = true);
     }
 
-    /// Changes the mailbox, and wakes the client's task unless that has been done since it last looked.
-    fn leave_word(&self, change: impl FnOnce(&mut Mailbox)) {
+    /// Changes the mailbox, and wakes the client's task unless that was done since it last looked.
+    fn update_mailbox(&self, change: impl FnOnce(&mut Mailbox)) {
         let mut mailbox = self.mailbox();
         change(&mut mailbox);
-        let waker = if self.rung.swap(true, Ordering::AcqRel) { None } else { mailbox.waker.clone() };
+        let waker = if self.notified.swap(true, Ordering::AcqRel) { None } else { mailbox.waker.clone() };
         drop(mailbox);
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    /// Where to ring.
+    /// Stores the waker of the client's task.
     pub(super) fn set_waker(&self, waker: &Waker) {
         self.mailbox().waker = Some(waker.clone());
     }
 
-    /// Whether anything came since the last [`collect`](Client::collect).
+    /// Whether the mailbox changed since the last [`collect`](Client::collect).
     pub(super) fn has_mail(&self) -> bool {
-        self.rung.load(Ordering::Acquire)
+        self.notified.load(Ordering::Acquire)
     }
 
-    /// Takes the events out of the mailbox, in order. `None` if more came than may wait: some are lost.
+    /// Takes the frames, in order. `None` if more came than may wait: some are lost.
     pub(super) fn take_frames(&self) -> Option<Vec<Arc<[u8]>>> {
         let mut mailbox = self.mailbox();
         (!mailbox.overflow).then(|| mailbox.take_frames())
     }
 
-    /// Shows the mailbox to the client's task, if anything came.
+    /// Gives the task access to the mailbox, if that changed.
     pub(super) fn collect<T>(&self, take: impl FnOnce(&mut Mailbox) -> T) -> Option<T> {
-        self.rung.swap(false, Ordering::AcqRel).then(|| take(&mut self.mailbox()))
+        self.notified.swap(false, Ordering::AcqRel).then(|| take(&mut self.mailbox()))
     }
 
-    /// Publishes what the task knows. `waiting_bytes` is what waits behind the message that is being written, if one is.
+    /// Publishes the task's counters. `waiting_bytes` are the bytes after the message that is being written, if one is.
     pub(super) fn publish(&self, session: &Session, requests: u64, waiting_bytes: Option<usize>) {
         self.last_activity.store(session.last_byte().0, Ordering::Relaxed);
         if requests > 0 {
@@ -264,14 +282,15 @@ impl Client {
     }
 
     pub(super) fn info(&self, now: Millis) -> ClientInfo {
-        let since_start = self.last_activity.load(Ordering::Relaxed).saturating_sub(self.connected_at.0);
-        let max = self.shared.rules.limits.rate_max_requests;
+        let Now { at, unix_ms } = self.connected_at;
+        let since_start = self.last_activity.load(Ordering::Relaxed).saturating_sub(at.0);
+        let max = self.rules.limits.rate_max_requests;
         let in_window = now.0 < self.window_ends_at.load(Ordering::Relaxed);
         let remaining = self.window_remaining.load(Ordering::Relaxed) as u32;
         ClientInfo {
             id: self.id,
-            connected_at_unix_ms: self.connected_at_unix_ms,
-            last_activity_unix_ms: self.connected_at_unix_ms + since_start,
+            connected_at_unix_ms: unix_ms,
+            last_activity_unix_ms: unix_ms + since_start,
             request_count: self.request_count.load(Ordering::Relaxed),
             remaining: if in_window { remaining } else { max },
         }
@@ -285,22 +304,22 @@ impl Mailbox {
     }
 }
 
-/// Wakes one waiting handler of a client, not all of them.
-pub(super) struct HandlerWaker {
-    pub(super) client: Arc<Client>,
-    pub(super) index: usize,
-    /// Whether that was said already.
+/// Wakes one handler of a client, and not the others.
+pub(super) struct HandlerWaker<S> {
+    pub(super) client: Arc<Client<S>>,
+    pub(super) slot: usize,
+    /// Whether the slot is in the mailbox already.
     pub(super) queued: AtomicBool,
 }
 
-impl Wake for HandlerWaker {
+impl<S: Send + Sync + 'static> Wake for HandlerWaker<S> {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::AcqRel) {
-            self.client.leave_word(|mailbox| mailbox.woken.push(self.index));
+            self.client.update_mailbox(|mailbox| mailbox.woken.push(self.slot));
         }
     }
 }

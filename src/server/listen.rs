@@ -1,16 +1,17 @@
-//! Listening: every address of the host on one port, and the loops that accept. In: the configuration. Out:
-//! connections for `upgrade`.
+//! Listening: every address of the host on one port, and the accept loops. In: the configuration. Out: connections for
+//! `upgrade`.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::net::{TcpListener, lookup_host};
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 
-use super::{Config, ServerError, Shared, upgrade};
+use super::config::{Config, ServerError};
+use super::shared::{Listening, Shared};
+use super::upgrade;
 
 /// Listeners on every address of a host, all on the same port.
 pub(super) struct Bound {
@@ -45,16 +46,16 @@ pub(super) async fn bind(config: &Config) -> io::Result<Bound> {
             other => return other,
         }
     }
-    let tried = config.max_port_attempts;
     Err(last.map_or_else(
         || io::Error::new(io::ErrorKind::AddrNotAvailable, format!("host {host} has no address")),
         |error| {
-            io::Error::new(error.kind(), format!("no free port in {tried} from {} on: {error}", config.port))
+            let (first, last) = (config.port, config.port.saturating_add(config.max_port_attempts - 1));
+            io::Error::new(error.kind(), format!("no free port between {first} and {last}: {error}"))
         },
     ))
 }
 
-/// Binds one port on every address. An address that this machine does not have (::1 without IPv6) is passed over.
+/// Binds one port on every address. An address that this machine does not have (::1 without IPv6) is skipped.
 async fn bind_all(addresses: &[IpAddr], port: u16) -> io::Result<Bound> {
     let mut bound = Bound { listeners: Vec::new(), port };
     let mut missing = None;
@@ -74,66 +75,42 @@ async fn bind_all(addresses: &[IpAddr], port: u16) -> io::Result<Bound> {
     }
 }
 
-/// Refuses addresses that other machines reach, unless a token or the caller's word covers them.
+/// Refuses addresses that other machines can reach, unless there is a token or the configuration allows it.
 pub(super) fn check_exposure(config: &Config, addresses: &[SocketAddr]) -> io::Result<()> {
     let exposed = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback());
     match exposed {
         Some(address) if config.token.is_none() && !config.insecure => Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            format!("{} is reachable from other machines: set a token, or say insecure", address.ip()),
+            format!(
+                "{} is reachable from other machines: set a token, or allow it with `insecure`",
+                address.ip()
+            ),
         )),
         _ => Ok(()),
     }
 }
 
-/// The loops that accept.
-pub(super) struct Listening {
-    pub(super) port: u16,
-    /// Closed when listening ends.
-    pub(super) stopped: Arc<Semaphore>,
-    loops: Vec<JoinHandle<()>>,
-}
-
-impl Listening {
-    pub(super) fn start(
-        shared: &Arc<Shared>,
-        listeners: Vec<TcpListener>,
-        port: u16,
-    ) -> io::Result<Listening> {
-        let mut ready = Vec::new();
-        for listener in listeners {
-            let loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
-            ready.push((listener, loopback));
-        }
-        let spawn = |(listener, loopback)| tokio::spawn(accept_loop(shared.clone(), listener, loopback));
-        let loops = ready.into_iter().map(spawn).collect();
-        Ok(Listening { port, stopped: Arc::new(Semaphore::new(0)), loops })
+/// Accepts on these listeners until the server stops. The semaphore is closed then.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    listeners: Vec<TcpListener>,
+    port: u16,
+) -> io::Result<Arc<Semaphore>> {
+    let mut listening = shared.listening();
+    if listening.is_some() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the server is already running"));
     }
-
-    /// Waits until the loops have ended and the port is free.
-    pub(super) async fn end(mut self) {
-        self.abort();
-        for accept_loop in std::mem::take(&mut self.loops) {
-            // An aborted task gives the error that says so.
-            let _ = accept_loop.await;
-        }
-        self.stopped.close();
+    shared.hub.open();
+    let mut ready = Vec::new();
+    for listener in listeners {
+        let loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
+        ready.push((listener, loopback));
     }
-
-    /// Tells the loops to end, without waiting for them.
-    pub(super) fn abort(&self) {
-        for accept_loop in &self.loops {
-            accept_loop.abort();
-        }
-    }
-}
-
-impl Drop for Listening {
-    /// Whoever gives up waiting for the end has ended it all the same.
-    fn drop(&mut self) {
-        self.abort();
-        self.stopped.close();
-    }
+    let spawn = |(listener, loopback)| tokio::spawn(accept_loop(shared.clone(), listener, loopback));
+    let loops = ready.into_iter().map(spawn).collect();
+    let stopped = Arc::new(Semaphore::new(0));
+    *listening = Some(Listening { port, stopped: stopped.clone(), loops });
+    Ok(stopped)
 }
 
 async fn accept_loop(shared: Arc<Shared>, listener: TcpListener, loopback: bool) {
@@ -144,19 +121,22 @@ async fn accept_loop(shared: Arc<Shared>, listener: TcpListener, loopback: bool)
         match listener.accept().await {
             Ok((stream, _)) => {
                 pause = SHORTEST_PAUSE;
-                // A place is taken for a connection, not for waiting: the last one must not be held by an address
-                // that nobody connects to.
-                let Ok(place) = shared.handshakes.clone().acquire_owned().await else { return };
+                // The permit is taken after the connection arrived: an address without connections must not hold the last
+                // one.
+                let Ok(permit) = shared.handshakes.clone().acquire_owned().await else { return };
                 let shared = shared.clone();
                 tokio::spawn(async move {
-                    shake_hands(shared, stream, loopback).await;
-                    drop(place);
+                    // Otherwise small answers would wait for the acknowledgement of earlier ones. A socket that refuses
+                    // this works too.
+                    let _ = stream.set_nodelay(true);
+                    upgrade::serve(shared, stream, loopback).await;
+                    drop(permit);
                 });
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 // Descriptors or memory have run out: trying again at once would only spin.
-                shared.report(ServerError::Accept(error));
+                shared.observers().failed(ServerError::Accept(error));
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -164,23 +144,18 @@ async fn accept_loop(shared: Arc<Shared>, listener: TcpListener, loopback: bool)
     }
 }
 
-/// A connection that was gone before it was accepted says nothing about the next one.
+/// Whether only this connection failed, as when it was closed before it was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn shake_hands(shared: Arc<Shared>, stream: TcpStream, loopback: bool) {
-    // Without it, small answers would wait for the acknowledgement of earlier ones. A socket that refuses works too.
-    let _ = stream.set_nodelay(true);
-    upgrade::serve(shared, stream, loopback).await;
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
-    use super::super::Server;
+    use super::super::shared::Server;
     use super::*;
 
     const BOTH: [IpAddr; 2] =
@@ -202,8 +177,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_the_machine_does_not_have_is_passed_over_unless_it_is_the_only_one() {
-        // TEST-NET-1 (RFC 5737) is nobody's.
+    async fn an_address_that_the_machine_does_not_have_is_skipped_unless_it_is_the_only_one() {
+        // TEST-NET-1 (RFC 5737): no machine has it.
         let foreign = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
         assert_eq!(bind_all(&[foreign, BOTH[0]], 0).await.unwrap().listeners.len(), 1);
         let alone = bind_all(&[foreign], 0).await.map(|bound| bound.port);
@@ -215,16 +190,16 @@ mod tests {
         let bound = bind_all(&BOTH, 0).await.unwrap();
         let addresses: Vec<_> =
             bound.listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
-        let server = Server::new(Config { max_handshakes: 1, serve_health: true, ..Config::default() });
-        let _stopped = server.shared.listen(bound.listeners, bound.port).unwrap();
+        let server = Server::new(Config { max_handshakes: 1, ..Config::default() });
+        let _stopped = start(&server.shared, bound.listeners, bound.port).unwrap();
         for address in addresses.iter().rev().flat_map(|address| [address, address]) {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
             let mut answer = String::new();
             let read =
                 tokio::time::timeout(Duration::from_secs(60), stream.read_to_string(&mut answer)).await;
             assert!(read.is_ok(), "{address} is served");
-            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
         }
     }
 }

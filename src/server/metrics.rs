@@ -1,6 +1,5 @@
 //! Counters. In: what each client's task has counted. Out: [`Stats`], and the same as text for Prometheus.
 
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::protocol::error::ErrorCode;
@@ -72,7 +71,9 @@ impl Stats {
     }
 
     /// The counters in the text format of Prometheus, version 0.0.4.
+    #[cfg(feature = "pages")]
     pub(super) fn prometheus(&self) -> String {
+        use std::fmt::Write;
         let mut text = String::new();
         let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
             // Writing to a String cannot fail.

@@ -1,5 +1,5 @@
-//! Who wants to know what clients do: [`Observer`], and those that a client's task tells. In: what the task has seen. Out:
-//! calls, none of which can fail the task.
+//! Notifications about what clients do: [`Observer`], and the list of those that a client's task calls. In: what the task
+//! has seen. Out: calls; a panic in one is contained and reported.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use crate::protocol::error::WireError;
 
-use super::ClientId;
+use super::config::{Callback, ClientId, Config, ServerError};
 
-/// Is told what the clients of a server do, for statistics, logs and audits.
+/// Receives events about the clients of a server, for statistics, logs and audits.
 ///
-/// It is called in the clients' own tasks, so it must not block. A panic in it is contained, and reported to
-/// [`Config::on_error`](super::Config::on_error).
+/// It is called in the clients' own tasks, so it must not block. A panic in it is contained, and reported as
+/// [`ServerError::CallbackPanicked`].
 ///
 /// ```
 /// use std::sync::Arc;
@@ -34,19 +34,23 @@ use super::ClientId;
 /// server.observe(Arc::new(Failures::default()));
 /// ```
 pub trait Observer: Send + Sync {
-    /// A client is ready for requests and events. After [`Config::on_connection`](super::Config::on_connection).
+    /// A client is ready for requests and events. Called after [`Config::on_connection`](super::Config::on_connection).
     fn connected(&self, _visit: &Visit) {}
 
-    /// A client has left: once for each that `connected` was called with. After
+    /// A client has left. Called once for each client that `connected` was called with, after
     /// [`Config::on_disconnection`](super::Config::on_disconnection).
     fn disconnected(&self, _visit: &Visit) {}
 
-    /// A request has come to its end, whichever it was. Before its response is sent, if there is one. Once for each message of a
-    /// client that was not a successful `auth`.
+    /// A request has ended, with or without success. Called before its response is sent, if there is one, and once for
+    /// each message of a client except a successful `auth`.
     fn completed(&self, _request: &Completed<'_>) {}
+
+    /// Something failed that no client is told the cause of. Called before [`Config::on_error`](super::Config::on_error).
+    /// A panic in this call is ignored.
+    fn failed(&self, _error: &ServerError) {}
 }
 
-/// A client's connection.
+/// A client's connection, as an [`Observer`] sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Visit {
@@ -54,52 +58,95 @@ pub struct Visit {
     pub client_id: ClientId,
     /// When it connected, in Unix ms.
     pub connected_at_unix_ms: u64,
-    /// How long it has been there.
+    /// How long it has been connected.
     pub elapsed: Duration,
 }
 
-/// A request that has come to its end.
+/// A request that has ended.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Completed<'a> {
-    /// Who asked.
+    /// The client that sent it.
     pub client_id: ClientId,
-    /// The channel; `None` if no handler was called, since then its name is any text that the client chose.
+    /// The channel; `None` if no handler was called, because the name is then any text that the client chose.
     pub channel: Option<&'a str>,
-    /// The error that the client was told, if it was one. A request that ended with its connection has
-    /// `CONNECTION_CLOSED`, though nobody was there to be told.
+    /// The error in the response, if it has one. A request that ended with its connection has `CONNECTION_CLOSED`,
+    /// although no response was sent.
     pub error: Option<&'a WireError>,
-    /// How long it took, from when its message was at hand; zero if no handler was called.
+    /// The time from reading the message to its end; zero if no handler was called.
     pub elapsed: Duration,
     /// When it ended, in Unix ms.
     pub at_unix_ms: u64,
 }
 
-/// The observers of one client.
-#[derive(Clone, Default)]
-pub(super) struct Observers(Arc<[Arc<dyn Observer>]>);
+/// The observers of a server at one moment: the callbacks of its configuration, and those that were added.
+#[derive(Clone)]
+pub(super) struct Observers(Arc<List>);
 
-/// A panic of an observer.
-pub(super) struct Panicked;
+#[derive(Clone)]
+struct List {
+    config: Arc<Config>,
+    added: Vec<Arc<dyn Observer>>,
+}
 
 impl Observers {
-    pub(super) fn with(&self, observer: Arc<dyn Observer>) -> Observers {
-        Observers(self.0.iter().cloned().chain([observer]).collect())
+    pub(super) fn new(config: Arc<Config>) -> Observers {
+        Observers(Arc::new(List { config, added: Vec::new() }))
     }
 
-    /// The time, if anybody wants to know how long something takes.
+    pub(super) fn add(&mut self, observer: Arc<dyn Observer>) {
+        Arc::make_mut(&mut self.0).added.push(observer);
+    }
+
+    /// Whether requests are observed.
+    pub(super) fn want_requests(&self) -> bool {
+        !self.0.added.is_empty()
+    }
+
+    /// The time, if requests are observed.
     pub(super) fn start(&self) -> Option<Instant> {
-        (!self.0.is_empty()).then(Instant::now)
+        self.want_requests().then(Instant::now)
     }
 
-    /// Calls them all.
-    pub(super) fn tell(&self, call: impl Fn(&dyn Observer)) -> Result<(), Panicked> {
-        let mut told = Ok(());
-        for observer in &*self.0 {
-            if catch_unwind(AssertUnwindSafe(|| call(&**observer))).is_err() {
-                told = Err(Panicked);
-            }
+    pub(super) fn connected(&self, visit: &Visit) {
+        self.call_back(&self.0.config.on_connection, visit);
+        self.notify(|observer| observer.connected(visit));
+    }
+
+    pub(super) fn disconnected(&self, visit: &Visit) {
+        self.call_back(&self.0.config.on_disconnection, visit);
+        self.notify(|observer| observer.disconnected(visit));
+    }
+
+    pub(super) fn completed(&self, request: &Completed<'_>) {
+        self.notify(|observer| observer.completed(request));
+    }
+
+    pub(super) fn failed(&self, error: ServerError) {
+        for observer in &self.0.added {
+            let _ = catch_unwind(AssertUnwindSafe(|| observer.failed(&error)));
         }
-        told
+        if let Some(on_error) = &self.0.config.on_error {
+            let _ = catch_unwind(AssertUnwindSafe(|| on_error(error)));
+        }
+    }
+
+    fn call_back(&self, callback: &Option<Callback<ClientId>>, visit: &Visit) {
+        if let Some(callback) = callback {
+            self.contain(|| callback(visit.client_id));
+        }
+    }
+
+    fn notify(&self, call: impl Fn(&dyn Observer)) {
+        for observer in &self.0.added {
+            self.contain(|| call(&**observer));
+        }
+    }
+
+    /// Runs code of the embedder, and reports a panic in it.
+    fn contain(&self, call: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(call)).is_err() {
+            self.failed(ServerError::CallbackPanicked);
+        }
     }
 }

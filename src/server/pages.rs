@@ -1,9 +1,9 @@
-//! Pages of the embedder's own: what [`Server::on_get`](super::Server::on_get) registered. In: a path below a prefix.
-//! Out: bytes with a type, behind the same checks of `Host`, `Origin` and token as everything else.
+//! Ordinary HTTP (feature `pages`): the pages of [`Server::on_get`](super::Server::on_get), and the built-in ones that the
+//! configuration turns on. In: the head of a request. Out: a response, after the same checks of `Host`, `Origin` and
+//! token as for an upgrade.
 //!
-//! A page is held in memory while it is sent, so only so many are answered at a time
-//! ([`Config::max_pages`](super::Config::max_pages)), and each within
-//! [`Config::page_timeout`](super::Config::page_timeout).
+//! A page is held in memory while it is sent, so [`Config::max_pages`](super::Config::max_pages) limits how many are
+//! answered at a time, and [`Config::page_timeout`](super::Config::page_timeout) how long each takes.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -13,19 +13,21 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::protocol::handshake::{self, AccessRules, Head, Refusal};
 
-use super::{ServerError, Shared, http};
+use super::config::{Config, ServerError};
+use super::http::{refuse, text};
+use super::metrics::Stats;
 
 /// How much of a page is handed to the socket at once.
 const FRAME_BYTES: usize = 64 << 10;
 
-/// What a page's handler answers.
+/// The result of a page's handler.
 ///
 /// ```
 /// use switchboard::Page;
@@ -41,14 +43,14 @@ pub struct Page {
 }
 
 impl Page {
-    /// A page of a type. Browsers are told to take it as nothing else, and to keep no copy unless a
-    /// [`header`](Page::header) `cache-control` says otherwise.
+    /// A page with a content type. Browsers must not interpret it as another type, or keep a copy unless a
+    /// [`header`](Page::header) `cache-control` allows it.
     pub fn new(content_type: &'static str, body: impl Into<Bytes>) -> Page {
         Page { body: body.into(), content_type, etag: None, headers: Vec::new() }
     }
 
-    /// The same page with a name for just this content. A client that shows it in `If-None-Match` gets 304. One that cannot
-    /// stand in a header is left out.
+    /// The same page with a name for exactly this content. A client that sends it in `If-None-Match` gets 304. A name that is
+    /// not valid in a header is left out.
     pub fn etag(mut self, etag: &str) -> Page {
         let is_plain = etag.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
         self.etag = HeaderValue::from_str(&format!("\"{etag}\"")).ok().filter(|_| is_plain);
@@ -58,92 +60,233 @@ impl Page {
     /// The same page with one more header, or with another value of one that every page has.
     ///
     /// # Panics
-    /// When the name is not in lower case, or name or value cannot stand in a header.
+    /// When the name is not in lower case, or name or value is not valid in a header.
     pub fn header(mut self, name: &'static str, value: &'static str) -> Page {
         self.headers.push((HeaderName::from_static(name), HeaderValue::from_static(value)));
         self
     }
 }
 
-/// A page's handler at work.
-type Running = Pin<Box<dyn Future<Output = Option<Page>> + Send>>;
+/// The future of a page's handler.
+type PageFuture = Pin<Box<dyn Future<Output = Option<Page>> + Send>>;
 
-/// The handler of a prefix.
-pub(super) struct PageRoute {
+/// The handler of the paths below a prefix.
+struct PageRoute {
     prefix: String,
-    handler: Box<dyn Fn(String) -> Running + Send + Sync>,
+    handler: Box<dyn Fn(String) -> PageFuture + Send + Sync>,
 }
 
-impl PageRoute {
-    pub(super) fn new<F, Fut>(prefix: &str, handler: F) -> PageRoute
+/// A page of the server's own.
+struct BuiltIn {
+    path: &'static str,
+    is_on: fn(&Config) -> bool,
+    body: BuiltInBody,
+}
+
+enum BuiltInBody {
+    /// The type and the content.
+    File(&'static str, &'static str),
+    Console,
+    Metrics,
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
+const BUILT_IN: [BuiltIn; 7] = {
+    use BuiltInBody::{Console, File, Metrics};
+    const fn row(path: &'static str, is_on: fn(&Config) -> bool, body: BuiltInBody) -> BuiltIn {
+        BuiltIn { path, is_on, body }
+    }
+    [
+        row("/", |config| config.serve_console, Console),
+        row("/healthz", |config| config.serve_health, File(TEXT, "ok")),
+        row("/metrics", |config| config.serve_metrics, Metrics),
+        row(
+            "/client.js",
+            |config| config.serve_client || config.serve_console,
+            File(JAVASCRIPT, include_str!("../web/client.js")),
+        ),
+        row("/client.d.ts", |config| config.serve_client, File(TEXT, include_str!("../web/client.d.ts"))),
+        row("/react.js", |config| config.serve_client, File(JAVASCRIPT, include_str!("../web/react.js"))),
+        row("/react.d.ts", |config| config.serve_client, File(TEXT, include_str!("../web/react.d.ts"))),
+    ]
+};
+
+/// The pages of a server.
+pub(super) struct Pages {
+    config: Arc<Config>,
+    routes: RwLock<Vec<Arc<PageRoute>>>,
+    /// Permits for pages that are being answered.
+    at_once: Arc<Semaphore>,
+}
+
+/// The answer to a request: a response, or a page whose handler is still to be called.
+pub(super) enum Answer {
+    Ready(Response<String>),
+    Page(PageCall),
+}
+
+impl From<Response<String>> for Answer {
+    fn from(response: Response<String>) -> Answer {
+        Answer::Ready(response)
+    }
+}
+
+impl Answer {
+    /// The response of a server that serves built-in pages only.
+    pub(super) fn without_handlers(self) -> Response<String> {
+        match self {
+            Answer::Ready(response) => response,
+            Answer::Page(_) => refuse(Refusal::NotAnUpgrade),
+        }
+    }
+}
+
+impl Pages {
+    pub(super) fn new(config: Arc<Config>) -> Pages {
+        let at_once = Semaphore::new(config.max_pages.clamp(1, Semaphore::MAX_PERMITS));
+        Pages { config, routes: RwLock::default(), at_once: Arc::new(at_once) }
+    }
+
+    pub(super) fn insert<F, Fut>(&self, prefix: &str, handler: F)
     where
         F: Fn(String) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Option<Page>> + Send + 'static,
     {
-        PageRoute { prefix: prefix.to_owned(), handler: Box::new(move |path| Box::pin(handler(path))) }
-    }
-}
-
-/// The handlers by prefix.
-#[derive(Default)]
-pub(super) struct Pages {
-    routes: RwLock<Vec<Arc<PageRoute>>>,
-}
-
-impl Pages {
-    pub(super) fn insert(&self, route: PageRoute) {
+        let handler = Box::new(move |path| -> PageFuture { Box::pin(handler(path)) });
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-        routes.retain(|known| known.prefix != route.prefix);
-        routes.push(Arc::new(route));
+        routes.retain(|route| route.prefix != prefix);
+        routes.push(Arc::new(PageRoute { prefix: prefix.to_owned(), handler }));
     }
 
     /// The handler for a path: that of the longest prefix.
     fn find(&self, path: &str) -> Option<Arc<PageRoute>> {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-        let fitting = routes.iter().filter(|route| path.starts_with(&route.prefix));
-        fitting.max_by_key(|route| route.prefix.len()).cloned()
+        let matching = routes.iter().filter(|route| path.starts_with(&route.prefix));
+        matching.max_by_key(|route| route.prefix.len()).cloned()
     }
-}
 
-/// What a request gets: an answer, or a page that is still to be asked for.
-pub(super) enum Answer {
-    Text(Response<String>),
-    Page(PageCall),
-}
-
-impl Answer {
-    pub(super) async fn finish(self, shared: &Shared) -> Response<Content> {
-        match self {
-            Answer::Text(response) => response.map(Content::from),
-            Answer::Page(call) => call.answer(shared).await,
+    /// Answers a request that is not an upgrade.
+    pub(super) fn answer(
+        &self,
+        head: &Head<'_>,
+        path: &str,
+        rules: &AccessRules<'_>,
+        stats: impl FnOnce() -> Stats,
+    ) -> Answer {
+        if let Some(route) = self.find(path) {
+            return call(route, head, path, rules).map_or_else(Answer::Ready, Answer::Page);
         }
+        Answer::Ready(self.built_in(head, path, rules, stats).unwrap_or_else(|response| response))
+    }
+
+    /// A built-in page, or why there is none.
+    fn built_in(
+        &self,
+        head: &Head<'_>,
+        path: &str,
+        rules: &AccessRules<'_>,
+        stats: impl FnOnce() -> Stats,
+    ) -> Result<Response<String>, Response<String>> {
+        handshake::check_host(head, rules).map_err(refuse)?;
+        let page = BUILT_IN.iter().find(|page| page.path == path && (page.is_on)(&self.config));
+        let page = page.ok_or_else(|| refuse(Refusal::NotAnUpgrade))?;
+        check_method(head)?;
+        Ok(match page.body {
+            BuiltInBody::File(kind, content) => typed(kind, content),
+            BuiltInBody::Console => console(),
+            BuiltInBody::Metrics if !handshake::is_authorized(head, rules.token) => refuse(Refusal::Token),
+            BuiltInBody::Metrics => typed("text/plain; version=0.0.4; charset=utf-8", &stats().prometheus()),
+        })
+    }
+
+    /// Completes an answer: calls the handler of a page.
+    pub(super) async fn finish(&self, answer: Answer, report: impl FnOnce(ServerError)) -> Response<Content> {
+        let call = match answer {
+            Answer::Ready(response) => return response.map(Content::from),
+            Answer::Page(call) => call,
+        };
+        let permit = timeout(self.config.handshake_timeout, self.at_once.clone().acquire_owned());
+        let Ok(Ok(permit)) = permit.await else {
+            let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "Too many pages at once");
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            return response.map(Content::from);
+        };
+        let rest = call.path.strip_prefix(&*call.route.prefix).unwrap_or_default().to_owned();
+        let route = call.route.clone();
+        let mut running = pin!(async move { (route.handler)(rest).await });
+        let answered = poll_fn(|cx| {
+            // After a panic the client still gets a response.
+            let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx)));
+            polled.map_or(Poll::Ready(Err(())), |polled| polled.map(Ok))
+        });
+        let mut response = match timeout(self.config.page_timeout, answered).await {
+            Ok(Ok(Some(page))) => call.response(page, permit),
+            Ok(Ok(None)) => text(StatusCode::NOT_FOUND, "Not found").map(Content::from),
+            Ok(Err(())) => {
+                report(ServerError::HandlerPanicked { channel: call.route.prefix.clone() });
+                text(StatusCode::INTERNAL_SERVER_ERROR, "Internal error").map(Content::from)
+            }
+            Err(_) => text(StatusCode::GATEWAY_TIMEOUT, "Page timed out").map(Content::from),
+        };
+        call.add_origin_headers(response.headers_mut());
+        response
     }
 }
 
-/// Answers an ordinary request: with a page of the embedder's, or one of ours.
-pub(super) fn answer(shared: &Shared, head: &Head<'_>, path: &str, rules: &AccessRules<'_>) -> Answer {
-    match shared.pages.find(path) {
-        Some(route) => page_call(route, head, path, rules),
-        None => Answer::Text(http::answer(shared, head, path, rules)),
-    }
+fn typed(kind: &'static str, body: &str) -> Response<String> {
+    let mut response = text(StatusCode::OK, body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
 }
 
-/// A page of the embedder's, if it may be shown.
-fn page_call(route: Arc<PageRoute>, head: &Head<'_>, path: &str, rules: &AccessRules<'_>) -> Answer {
-    // A page that reads with `fetch` says where it is from; one that was let in is told so, or its browser hides the
-    // answer from it.
-    let checked = handshake::check_host(head, rules).and_then(|()| handshake::check_origin(head, rules));
-    if let Err(refusal) = checked {
-        return Answer::Text(http::refuse(refusal));
+/// The console. It holds no secret, so it is served without a token, and asks for one if the server needs it. Only its own
+/// script and this server's client run in it.
+fn console() -> Response<String> {
+    let mut nonce = [0; 16];
+    if getrandom::fill(&mut nonce).is_err() {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, "System randomness is not available");
     }
-    if let Some(response) = http::refuse_method(head) {
-        return Answer::Text(response);
+    let nonce = handshake::base64(&nonce);
+    let page = include_str!("../web/console.html").replace("{{nonce}}", &nonce);
+    let mut response = typed("text/html; charset=utf-8", &page);
+    let policy = format!(
+        "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     }
+    response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+/// Refuses a request that does more than read.
+fn check_method(head: &Head<'_>) -> Result<(), Response<String>> {
+    if matches!(head.method, "GET" | "HEAD") {
+        return Ok(());
+    }
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are served");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    Err(response)
+}
+
+/// A request for a page of a handler, if it is allowed.
+fn call(
+    route: Arc<PageRoute>,
+    head: &Head<'_>,
+    path: &str,
+    rules: &AccessRules<'_>,
+) -> Result<PageCall, Response<String>> {
+    handshake::check_host(head, rules).map_err(refuse)?;
+    handshake::check_origin(head, rules).map_err(refuse)?;
+    check_method(head)?;
     if !handshake::may_see(head, rules) {
-        return Answer::Text(http::refuse(Refusal::Token));
+        return Err(refuse(Refusal::Token));
     }
     let value = |name| head.headers.iter().find(|(field, _)| *field == name).map(|(_, value)| *value);
-    Answer::Page(PageCall {
+    Ok(PageCall {
         route,
         path: path.to_owned(),
         known: value("if-none-match").map(<[u8]>::to_vec),
@@ -151,58 +294,33 @@ fn page_call(route: Arc<PageRoute>, head: &Head<'_>, path: &str, rules: &AccessR
     })
 }
 
-/// A request for a page that may be answered.
+/// An allowed request for a page.
 pub(super) struct PageCall {
     route: Arc<PageRoute>,
     path: String,
     /// The value of `If-None-Match`.
     known: Option<Vec<u8>>,
-    /// An origin whose pages may read the answer.
+    /// An origin whose pages may read the response.
     origin: Option<HeaderValue>,
 }
 
 impl PageCall {
-    /// Asks the handler.
-    async fn answer(self, shared: &Shared) -> Response<Content> {
-        let waited = timeout(shared.config.handshake_timeout, shared.pages_at_once.clone().acquire_owned());
-        let Ok(Ok(place)) = waited.await else {
-            let mut response = http::text(StatusCode::SERVICE_UNAVAILABLE, "Too many pages at once");
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            return response.map(Content::from);
-        };
-        let rest = self.path.strip_prefix(&*self.route.prefix).unwrap_or_default().to_owned();
-        let route = self.route.clone();
-        let mut running = pin!(async move { (route.handler)(rest).await });
-        let answered = poll_fn(|cx| {
-            // A handler that panics is no reason to cut the connection without a word.
-            let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx)));
-            polled.map_or(Poll::Ready(Err(())), |polled| polled.map(Ok))
-        });
-        let mut response = match timeout(shared.config.page_timeout, answered).await {
-            Ok(Ok(Some(page))) => self.response(page, place),
-            Ok(Ok(None)) => http::text(StatusCode::NOT_FOUND, "Not found").map(Content::from),
-            Ok(Err(())) => {
-                shared.report(ServerError::HandlerPanicked { channel: self.route.prefix.clone() });
-                http::text(StatusCode::INTERNAL_SERVER_ERROR, "Internal error").map(Content::from)
-            }
-            Err(_) => http::text(StatusCode::GATEWAY_TIMEOUT, "No page in time").map(Content::from),
-        };
-        let headers = response.headers_mut();
-        // A page of another site may not even show what is here: in `<img>` it would have no `Origin` to be judged by. A
-        // site is host without port, so a frontend beside the server may.
+    fn add_origin_headers(self, headers: &mut HeaderMap) {
+        // Pages of other sites must not even embed it: for `<img>` they send no `Origin` that could be checked. A site is
+        // a host without port, so a frontend on the same machine may.
         let policy = HeaderName::from_static("cross-origin-resource-policy");
         headers.entry(policy).or_insert(HeaderValue::from_static("same-site"));
         headers.append(header::VARY, HeaderValue::from_static("Origin"));
+        // `fetch` sends `Origin`. The browser withholds the response unless an allowed origin is echoed.
         if let Some(origin) = self.origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         }
-        response
     }
 
-    fn response(&self, page: Page, place: OwnedSemaphorePermit) -> Response<Content> {
+    fn response(&self, page: Page, permit: OwnedSemaphorePermit) -> Response<Content> {
         let is_known = page.etag.as_ref().is_some_and(|etag| self.knows(etag.as_bytes()));
-        let mut response = http::text(if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK }, "")
-            .map(Content::from);
+        let mut response =
+            text(if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK }, "").map(Content::from);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(page.content_type));
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -214,32 +332,32 @@ impl PageCall {
         }
         if !is_known {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(page.body.len()));
-            *response.body_mut() = Content { rest: page.body, _place: Some(place) };
+            *response.body_mut() = Content { rest: page.body, _permit: Some(permit) };
         }
         response
     }
 
-    /// Whether the client has said that it has this content (RFC 9110, section 13.1.2).
+    /// Whether the client has this content already (RFC 9110, section 13.1.2).
     fn knows(&self, etag: &[u8]) -> bool {
         let known = self.known.as_deref().unwrap_or_default();
         known
             .split(|byte| *byte == b',')
             .map(<[u8]>::trim_ascii)
-            .any(|shown| shown == b"*" || shown.strip_prefix(b"W/").unwrap_or(shown) == etag)
+            .any(|tag| tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == etag)
     }
 }
 
-/// The body of an answer, sent piece by piece: what has been sent is let go.
+/// The body of a response. It is sent piece by piece, and each piece is freed once it is sent.
 #[derive(Debug, Default)]
 pub struct Content {
     rest: Bytes,
-    /// The place among the pages that are answered at the same time, until this one is sent.
-    _place: Option<OwnedSemaphorePermit>,
+    /// Counts against [`Config::max_pages`] until the page is sent.
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl From<String> for Content {
     fn from(text: String) -> Content {
-        Content { rest: text.into(), _place: None }
+        Content { rest: text.into(), _permit: None }
     }
 }
 

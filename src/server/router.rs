@@ -1,5 +1,5 @@
-//! From a channel's name to its handler. Handlers come and go while requests run: each batch of requests looks at one
-//! snapshot.
+//! From a channel's name to its handler. Handlers are added and removed while requests run: each batch of requests uses one
+//! snapshot. `C` is what a handler is given beside the payload.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -9,25 +9,22 @@ use std::time::Duration;
 
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
-use crate::protocol::session::{Request, RequestId};
+use crate::protocol::session::Request;
 
-use super::hub::Client;
-use super::{ClientId, Server};
-
-/// A handler at work.
+/// The future of a handler.
 pub(super) type Running = Pin<Box<dyn Future<Output = Result<Payload, WireError>> + Send>>;
 
-/// What is known of a channel.
-pub(super) struct Route {
-    handler: Box<dyn Fn(Payload, RequestContext) -> Running + Send + Sync>,
-    /// The channel's own deadline.
+/// A channel's handler.
+pub(super) struct Route<C> {
+    handler: Box<dyn Fn(Payload, C) -> Running + Send + Sync>,
+    /// The channel's own deadline, if it has one.
     pub(super) timeout: Option<Duration>,
 }
 
-impl Route {
-    pub(super) fn new<F, Fut, R>(timeout: Option<Duration>, handler: F) -> Route
+impl<C> Route<C> {
+    pub(super) fn new<F, Fut, R>(timeout: Option<Duration>, handler: F) -> Route<C>
     where
-        F: Fn(Payload, RequestContext) -> Fut + Send + Sync + 'static,
+        F: Fn(Payload, C) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, WireError>> + Send + 'static,
         R: Into<Payload>,
     {
@@ -38,28 +35,27 @@ impl Route {
         Route { handler, timeout }
     }
 
-    pub(super) fn call(&self, payload: Payload, context: RequestContext) -> Running {
+    pub(super) fn call(&self, payload: Payload, context: C) -> Running {
         (self.handler)(payload, context)
     }
 }
 
 /// The handlers by channel.
-pub(super) type Routes = HashMap<String, Arc<Route>>;
+pub(super) type Routes<C> = HashMap<String, Arc<Route<C>>>;
 
-/// The handlers as a batch of requests finds them. Requests that come together mostly are for one channel: its route is
-/// kept at hand.
-pub(super) struct Lookup<'a> {
-    routes: &'a Routes,
-    last: Option<(&'a str, &'a Route)>,
+/// The handlers for a batch of requests. Most batches are for one channel, so the last route found is kept.
+pub(super) struct Lookup<'a, C> {
+    routes: &'a Routes<C>,
+    last: Option<(&'a str, &'a Route<C>)>,
 }
 
-impl<'a> Lookup<'a> {
-    pub(super) fn new(routes: &'a Routes) -> Lookup<'a> {
+impl<'a, C> Lookup<'a, C> {
+    pub(super) fn new(routes: &'a Routes<C>) -> Lookup<'a, C> {
         Lookup { routes, last: None }
     }
 
-    /// The name of a request's channel, and what is known of it.
-    pub(super) fn find(&mut self, request: &Request) -> Option<(&'a str, &'a Route)> {
+    /// The name of a request's channel, and its handler.
+    pub(super) fn find(&mut self, request: &Request) -> Option<(&'a str, &'a Route<C>)> {
         if let Some((channel, _)) = self.last
             && channel == request.raw_channel()
         {
@@ -67,7 +63,7 @@ impl<'a> Lookup<'a> {
         }
         let (channel, route) = self.routes.get_key_value(request.channel()?.as_ref())?;
         let found = Some((channel.as_str(), route.as_ref()));
-        // What is written with escapes is not compared with names.
+        // A name that is written with escapes cannot be compared as it is.
         if channel == request.raw_channel() {
             self.last = found;
         }
@@ -75,17 +71,20 @@ impl<'a> Lookup<'a> {
     }
 }
 
-#[derive(Default)]
-pub(super) struct Router {
-    routes: RwLock<Arc<Routes>>,
+pub(super) struct Router<C> {
+    routes: RwLock<Arc<Routes<C>>>,
 }
 
-impl Router {
-    pub(super) fn snapshot(&self) -> Arc<Routes> {
+impl<C> Router<C> {
+    pub(super) fn new() -> Router<C> {
+        Router { routes: RwLock::default() }
+    }
+
+    pub(super) fn snapshot(&self) -> Arc<Routes<C>> {
         self.routes.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn insert(&self, channel: &str, route: Route) {
+    pub(super) fn insert(&self, channel: &str, route: Route<C>) {
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
         Arc::make_mut(&mut routes).insert(channel.to_owned(), Arc::new(route));
     }
@@ -93,46 +92,5 @@ impl Router {
     pub(super) fn remove(&self, channel: &str) -> bool {
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
         Arc::make_mut(&mut routes).remove(channel).is_some()
-    }
-}
-
-/// Whose request a handler answers (specification, "RequestContext").
-#[derive(Clone)]
-pub struct RequestContext {
-    /// The client that asked.
-    pub client_id: ClientId,
-    request_id: RequestId,
-    client: Arc<Client>,
-}
-
-impl RequestContext {
-    pub(super) fn new(client: Arc<Client>, request_id: RequestId) -> RequestContext {
-        RequestContext { client_id: client.id, request_id, client }
-    }
-
-    /// The request's id, as the client chose it.
-    pub fn request_id(&self) -> String {
-        self.request_id.to_string()
-    }
-
-    /// Sends an event to the client that asked. What a handler emits before it returns arrives before its response.
-    pub fn emit(&self, channel: &str, payload: impl Into<Payload>) {
-        let server = self.server();
-        server.emit_to(self.client_id, channel, payload);
-    }
-
-    /// The server, for what concerns other clients too. A handler that takes it from here, instead of owning one,
-    /// does not keep the server alive.
-    pub fn server(&self) -> Server {
-        self.client.server()
-    }
-}
-
-impl std::fmt::Debug for RequestContext {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RequestContext")
-            .field("client_id", &self.client_id)
-            .field("request_id", &self.request_id)
-            .finish_non_exhaustive()
     }
 }

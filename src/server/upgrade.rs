@@ -1,132 +1,112 @@
-//! The HTTP phase of a connection, on hyper. In: a connection. Out: a driver for it, or an ordinary answer.
+//! The HTTP phase of a connection, on hyper. In: a connection. Out: a driver for it, or an ordinary response.
 
-use std::convert::Infallible;
-use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::protocol::handshake::{self, Accepted, AccessRules, Head, Refusal};
 
 use super::driver::Driver;
-use super::pages::{self, Answer};
-use super::{Shared, Ticket, http};
+use super::http::{refuse, text};
+#[cfg(feature = "pages")]
+use super::pages::{Answer, Content};
+use super::shared::{Shared, Ticket};
 
-/// Serves one request, and goes on as a WebSocket if it was an upgrade.
+/// The answer to a request that is not upgraded.
+#[cfg(not(feature = "pages"))]
+type Answer = Response<String>;
+#[cfg(not(feature = "pages"))]
+type Content = String;
+
+/// What is done with a request.
+enum Decision {
+    Upgrade(Accepted, Ticket),
+    Answer(Answer),
+}
+
+/// What the service has done with the one request of a connection.
+#[derive(Default)]
+struct Outcome {
+    upgrade: Option<(Accepted, Ticket)>,
+    /// How long its answer may take after [`Config::handshake_timeout`](super::Config::handshake_timeout).
+    patience: Duration,
+}
+
+/// Serves one request, and continues as a WebSocket if that was an upgrade.
 pub(super) async fn serve<Io>(shared: Arc<Shared>, io: Io, loopback: bool)
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let accepted = Mutex::new(None);
-    let is_page = AtomicBool::new(false);
+    let outcome = Mutex::new(Outcome::default());
     let service = service_fn(|request| {
-        let (answer, upgrade) = answer(&shared, &request, loopback);
-        *accepted.lock().unwrap_or_else(PoisonError::into_inner) = upgrade;
-        is_page.store(matches!(answer, Answer::Page(_)), Ordering::Relaxed);
+        let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = match decide(&shared, &request, loopback) {
+            Decision::Upgrade(accepted, ticket) => {
+                outcome.upgrade = Some((accepted, ticket));
+                None
+            }
+            Decision::Answer(answer) => {
+                outcome.patience = patience(&shared, &answer);
+                Some(answer)
+            }
+        };
         let shared = &shared;
-        async move { Ok::<_, Infallible>(answer.finish(shared).await) }
+        Box::pin(async move {
+            match answer {
+                Some(answer) => Ok(finish(shared, answer).await),
+                // hyper writes nothing for an error: the driver sends the 101 in one write with `server:connected`.
+                None => Err("upgraded"),
+            }
+        })
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.config.handshake_timeout)
         .max_buf_size(shared.config.max_head_bytes)
-        .serve_connection(TokioIo::new(Cork { io, upgrade: &accepted, held: Vec::new() }), service);
-    let mut connection = pin!(connection.without_shutdown());
-    let mut done = tokio::time::timeout(shared.config.handshake_timeout, &mut connection).await;
-    if done.is_err() && is_page.load(Ordering::Relaxed) {
-        // Once for its handler, once for sending it.
-        let limit = shared.config.page_timeout.saturating_mul(2);
-        done = tokio::time::timeout(limit, connection).await;
+        .serve_connection(TokioIo::new(io), service);
+    let mut served = poll_fn(|cx| connection.poll_without_shutdown(cx));
+    let mut done = tokio::time::timeout(shared.config.handshake_timeout, &mut served).await;
+    let patience = outcome.lock().unwrap_or_else(PoisonError::into_inner).patience;
+    if done.is_err() && !patience.is_zero() {
+        done = tokio::time::timeout(patience, served).await;
     }
-    // Whoever is too slow, or sends what is not HTTP, has had its answer from hyper, or gets none.
-    let Ok(Ok(parts)) = done else { return };
-    let upgrade = accepted.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some((accepted, ticket)) = upgrade {
-        let early = parts.read_buf.to_vec();
-        let Cork { io, held, .. } = parts.io.into_inner();
-        tokio::spawn(Driver::new(shared.clone(), ticket, io, early, held, accepted.authenticated));
-    }
-}
-
-/// A connection that keeps the answer to an upgrade back: it goes out with `server:connected`, in one write.
-struct Cork<'a, Io> {
-    io: Io,
-    upgrade: &'a Mutex<Option<(Accepted, Ticket)>>,
-    held: Vec<u8>,
-}
-
-impl<Io: AsyncRead + Unpin> AsyncRead for Cork<'_, Io> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_read(cx, buffer)
+    // A client that is too slow, or does not speak HTTP, has had its response from hyper, or gets none.
+    let upgrade = outcome.lock().unwrap_or_else(PoisonError::into_inner).upgrade.take();
+    if let (Ok(_), Some((accepted, ticket))) = (done, upgrade) {
+        let parts = connection.into_parts();
+        let (io, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
+        let answer = encode_head(&switch_protocols(&accepted));
+        tokio::spawn(Driver::new(shared.clone(), ticket, io, early, answer, accepted.authenticated));
     }
 }
 
-impl<Io: AsyncWrite + Unpin> AsyncWrite for Cork<'_, Io> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if this.upgrade.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
-            return Pin::new(&mut this.io).poll_write_vectored(cx, slices);
-        }
-        let before = this.held.len();
-        slices.iter().for_each(|slice| this.held.extend_from_slice(slice));
-        Poll::Ready(Ok(this.held.len() - before))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
-    }
-}
-
-/// The same for a request of somebody else's hyper server.
+/// Answers a request of the embedder's own hyper server, and upgrades it if possible.
 pub(super) fn answer_embedded<B>(shared: &Arc<Shared>, request: &mut Request<B>, loopback: bool) -> Answer {
-    let (answer, upgrade) = answer(shared, request, loopback);
-    if let Some((accepted, ticket)) = upgrade {
-        let upgraded = hyper::upgrade::on(request);
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            if let Ok(upgraded) = upgraded.await {
-                let io = TokioIo::new(upgraded);
-                Driver::new(shared, ticket, io, Vec::new(), Vec::new(), accepted.authenticated).await;
-            }
-        });
+    match decide(shared, request, loopback) {
+        Decision::Answer(answer) => answer,
+        Decision::Upgrade(accepted, ticket) => {
+            let response = switch_protocols(&accepted);
+            let upgraded = hyper::upgrade::on(request);
+            let shared = shared.clone();
+            tokio::spawn(async move {
+                if let Ok(upgraded) = upgraded.await {
+                    let io = TokioIo::new(upgraded);
+                    Driver::new(shared, ticket, io, Vec::new(), Vec::new(), accepted.authenticated).await;
+                }
+            });
+            response.into()
+        }
     }
-    answer
 }
 
-/// The answer to a request, and what to do after it.
-fn answer<B>(
-    shared: &Arc<Shared>,
-    request: &Request<B>,
-    loopback: bool,
-) -> (Answer, Option<(Accepted, Ticket)>) {
+fn decide<B>(shared: &Arc<Shared>, request: &Request<B>, loopback: bool) -> Decision {
     let head = Head {
         method: request.method().as_str(),
         http_1_1: request.version() == Version::HTTP_11,
@@ -140,20 +120,56 @@ fn answer<B>(
         allow_origins: &config.allow_origins,
         token: config.token.as_deref(),
     };
-    match handshake::check(&head, &rules) {
+    let refused = match handshake::check(&head, &rules) {
         Ok(accepted) => match shared.ticket() {
-            Some(ticket) => (Answer::Text(switch_protocols(&accepted)), Some((accepted, ticket))),
-            None => (Answer::Text(http::text(StatusCode::SERVICE_UNAVAILABLE, "Too many clients")), None),
+            Some(ticket) => return Decision::Upgrade(accepted, ticket),
+            None => text(StatusCode::SERVICE_UNAVAILABLE, "Too many clients"),
         },
-        Err(Refusal::NotAnUpgrade) => (pages::answer(shared, &head, request.uri().path(), &rules), None),
-        Err(refusal) => (Answer::Text(http::refuse(refusal)), None),
-    }
+        Err(Refusal::NotAnUpgrade) => {
+            return Decision::Answer(ordinary(shared, &head, request.uri().path(), &rules));
+        }
+        Err(refusal) => refuse(refusal),
+    };
+    Decision::Answer(refused.into())
+}
+
+#[cfg(feature = "pages")]
+fn ordinary(shared: &Shared, head: &Head<'_>, path: &str, rules: &AccessRules<'_>) -> Answer {
+    shared.pages.answer(head, path, rules, || shared.stats())
+}
+
+#[cfg(not(feature = "pages"))]
+fn ordinary(_: &Shared, head: &Head<'_>, _: &str, rules: &AccessRules<'_>) -> Answer {
+    refuse(handshake::check_host(head, rules).err().unwrap_or(Refusal::NotAnUpgrade))
+}
+
+/// Makes the response; for a page, with its handler.
+#[cfg(feature = "pages")]
+pub(super) async fn finish(shared: &Shared, answer: Answer) -> Response<Content> {
+    shared.pages.finish(answer, |error| shared.observers().failed(error)).await
+}
+
+#[cfg(not(feature = "pages"))]
+async fn finish(_: &Shared, answer: Answer) -> Response<Content> {
+    answer
+}
+
+/// A page has once its timeout for its handler, and once for sending it.
+#[cfg(feature = "pages")]
+fn patience(shared: &Shared, answer: &Answer) -> Duration {
+    let is_page = matches!(answer, Answer::Page(_));
+    if is_page { shared.config.page_timeout.saturating_mul(2) } else { Duration::ZERO }
+}
+
+#[cfg(not(feature = "pages"))]
+fn patience(_: &Shared, _: &Answer) -> Duration {
+    Duration::ZERO
 }
 
 fn switch_protocols(accepted: &Accepted) -> Response<String> {
-    let mut response = http::text(StatusCode::SWITCHING_PROTOCOLS, "");
+    let mut response = Response::new(String::new());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    headers.clear();
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     if let Ok(accept) = HeaderValue::from_str(&accepted.accept) {
@@ -165,14 +181,29 @@ fn switch_protocols(accepted: &Accepted) -> Response<String> {
     response
 }
 
+/// The head of the answer to an upgrade, as it is sent.
+fn encode_head(response: &Response<String>) -> Vec<u8> {
+    let mut head = b"HTTP/1.1 101 Switching Protocols\r\n".to_vec();
+    for (name, value) in response.headers() {
+        head.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::ReadBuf;
     use tokio::sync::mpsc::{self, UnboundedSender};
 
     use super::super::{Config, Server};
     use super::*;
 
-    /// A client that asks and then says nothing, and shows each write.
+    /// A client that sends one request, and records each write of the server.
     struct Silent {
         request: &'static [u8],
         writes: UnboundedSender<Vec<u8>>,
@@ -192,7 +223,7 @@ mod tests {
 
     impl AsyncWrite for Silent {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-            self.writes.send(bytes.to_vec()).expect("somebody looks");
+            self.writes.send(bytes.to_vec()).expect("the test receives it");
             Poll::Ready(Ok(bytes.len()))
         }
 

@@ -1,0 +1,186 @@
+//! What comes from a client. In: bytes, and wakes of handlers that wait. Out: calls of handlers, and their answers.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::protocol::error::{ErrorCode, WireError};
+use crate::protocol::session::{Action, Request};
+use crate::protocol::time::Millis;
+
+use super::super::config::ServerError;
+use super::super::router::Running;
+use super::super::shared::{Lookup, RequestContext};
+use super::in_flight::{InFlight, internal_error};
+use super::state::{Disconnected, Driver, Progress, Stage, Turn, WRITE_BYTES};
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
+    /// Handles input that was read before.
+    pub(super) fn handle_held_input(&mut self, turn: &mut Turn<'_, '_>) -> Progress {
+        if !self.may_read() {
+            return Progress::None;
+        }
+        let backlog = self.backlog();
+        let (mut input, start) = (std::mem::take(&mut backlog.input), backlog.input_at);
+        let used = self.handle_input(turn, input.get_mut(start..).unwrap_or_default());
+        let backlog = self.backlog();
+        if start + used < input.len() {
+            backlog.input_at = start + used;
+            backlog.input = input;
+        } else {
+            backlog.input_at = 0;
+        }
+        if used > 0 { Progress::Some } else { Progress::None }
+    }
+
+    pub(super) fn read(
+        &mut self,
+        turn: &mut Turn<'_, '_>,
+        buffer: &mut [u8],
+    ) -> Result<Progress, Disconnected> {
+        let mut read = ReadBuf::new(buffer);
+        let count = match Pin::new(&mut self.io).poll_read(turn.cx, &mut read) {
+            Poll::Pending => return Ok(Progress::None),
+            Poll::Ready(Err(_)) => return Err(Disconnected),
+            Poll::Ready(Ok(())) => read.filled().len(),
+        };
+        if count == 0 {
+            return Err(Disconnected);
+        }
+        if let Stage::Lingering { .. } = self.stage {
+            return Ok(Progress::Some);
+        }
+        self.client.shared.metrics.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
+        let input = buffer.get_mut(..count).unwrap_or_default();
+        let used = self.handle_input(turn, input);
+        if used < count {
+            self.backlog().input.extend_from_slice(input.get(used..).unwrap_or_default());
+        }
+        Ok(Progress::Some)
+    }
+
+    /// Handles input until it is used up, the session wants no more, or it is the turn of other clients. Returns how much
+    /// was used.
+    fn handle_input(&mut self, turn: &mut Turn<'_, '_>, input: &mut [u8]) -> usize {
+        let routes = self.client.shared.router.snapshot();
+        let mut routes = Lookup::new(&routes);
+        let out_start = turn.out.len();
+        let mut used = 0;
+        // The clock is read once per request: one ends where the next starts.
+        let mut clock = self.client.observers.start();
+        while used < input.len()
+            && turn.frames > 0
+            && turn.out.len() < WRITE_BYTES
+            && self.session.wants_input()
+        {
+            turn.frames -= 1;
+            let rest = input.get_mut(used..).unwrap_or_default();
+            let step = self.session.handle_input(turn.now, rest, turn.out);
+            used += step.consumed;
+            if let Some(error) = &step.refused {
+                self.client.completed(None, Some(error), Duration::ZERO, turn.now.unix_ms);
+            }
+            match step.action {
+                None => {}
+                Some(Action::Authenticated) => self.become_member(),
+                Some(Action::Request(request)) => self.dispatch(turn, &mut routes, request, &mut clock),
+            }
+        }
+        self.answer_bytes += turn.out.len() - out_start;
+        used
+    }
+
+    /// Calls the handler of a request. One that is ready at once is answered at once.
+    fn dispatch(
+        &mut self,
+        turn: &mut Turn<'_, '_>,
+        routes: &mut Lookup<'_>,
+        request: Request,
+        clock: &mut Option<Instant>,
+    ) {
+        let Some((channel, route)) = routes.find(&request) else {
+            let channel = request.channel();
+            let channel = channel.as_deref().unwrap_or(request.raw_channel());
+            let message = format!("No handler for: {channel}");
+            let error = WireError::with_code(ErrorCode::UnknownChannel, message);
+            let error = self.session.answer(turn.now, request, Err(error), turn.out);
+            return self.client.completed(None, error.as_ref(), Duration::ZERO, turn.now.unix_ms);
+        };
+        let context = RequestContext::new(self.client.clone(), request.id());
+        let payload = request.payload();
+        let started = catch_unwind(AssertUnwindSafe(|| {
+            let mut running = route.call(payload, context);
+            match running.as_mut().poll(turn.cx) {
+                Poll::Ready(result) => Ok(result),
+                Poll::Pending => Err(running),
+            }
+        }));
+        let result = match started {
+            Ok(Ok(result)) => result,
+            Ok(Err(running)) => {
+                let timeout = route.timeout.unwrap_or(self.client.shared.rules.limits.handler_timeout);
+                let started = std::mem::replace(clock, self.client.observers.start());
+                return self.park(turn, request, running, started, turn.now.at + timeout);
+            }
+            Err(_) => {
+                self.client.report(ServerError::HandlerPanicked { channel: channel.to_owned() });
+                Err(internal_error())
+            }
+        };
+        self.deliver_events(turn);
+        let error = self.session.answer(turn.now, request, result, turn.out);
+        if let Some(started) = clock {
+            let ended = Instant::now();
+            let elapsed = ended - std::mem::replace(started, ended);
+            self.client.completed(Some(channel), error.as_ref(), elapsed, turn.now.unix_ms);
+        }
+    }
+
+    /// Keeps a handler that waits. It is polled once more with its own waker, which its first poll did not have.
+    fn park(
+        &mut self,
+        turn: &mut Turn<'_, '_>,
+        request: Request,
+        running: Running,
+        started: Option<Instant>,
+        until: Millis,
+    ) {
+        let slot = self.session.park(request, until);
+        let index = slot.index();
+        let channel = self.session.parked(slot).and_then(Request::channel).unwrap_or_default();
+        let handler = InFlight::new(self.client.clone(), slot, Box::from(channel.as_ref()), running, started);
+        if self.handlers.len() <= index {
+            self.handlers.resize_with(index + 1, || None);
+        }
+        if let Some(place) = self.handlers.get_mut(index) {
+            *place = Some((slot, handler));
+        }
+        self.resume(turn, index);
+    }
+
+    /// Polls a handler that waits.
+    pub(super) fn resume(&mut self, turn: &mut Turn<'_, '_>, index: usize) {
+        let Some(Some((slot, handler))) = self.handlers.get_mut(index) else { return };
+        let slot = *slot;
+        let Poll::Ready(result) = handler.poll() else { return };
+        handler.cancel();
+        self.deliver_events(turn);
+        let error = self.session.answer_parked(turn.now, slot, result, turn.out);
+        if let Some((_, mut handler)) = self.handlers.get_mut(index).and_then(Option::take) {
+            handler.complete(error.as_ref());
+        }
+        self.drop_orphans();
+    }
+
+    /// Drops the handlers whose requests the session has discarded.
+    pub(super) fn drop_orphans(&mut self) {
+        if self.session.in_flight() == 0 && !self.handlers.is_empty() {
+            self.handlers = Vec::new();
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! A client's task at rest: what its parts share, and the steps that several of them take.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Waker};
+
+use tokio::time::Sleep;
+
+use crate::protocol::connection::CloseCode;
+use crate::protocol::outbox::Outbox;
+use crate::protocol::session::{Session, Slot};
+use crate::protocol::time::{Millis, Now};
+use crate::protocol::uuid::Uuid;
+
+use super::super::shared::{Client, Shared, Ticket};
+use super::in_flight::InFlight;
+
+/// Answers are written when this much has come together, or when the input is used up.
+pub(super) const WRITE_BYTES: usize = 256 << 10;
+
+/// A client's task.
+pub(in super::super) struct Driver<Io> {
+    pub(super) io: Io,
+    pub(super) session: Session,
+    pub(super) client: Arc<Client>,
+    pub(super) stage: Stage,
+    pub(super) backlog: Option<Box<Backlog>>,
+    /// How much of what waits is answers to what was read last. Nothing more is read until it is sent, so it has its own
+    /// limit: `WRITE_BYTES` and one message.
+    pub(super) answer_bytes: usize,
+    pub(super) handlers: Vec<Option<(Slot, InFlight)>>,
+    pub(super) waker: Option<Waker>,
+    pub(super) alarm: Option<Alarm>,
+    _ticket: Ticket,
+}
+
+/// What could not be handled or sent at once. Few clients have any, so the others have no room for it.
+#[derive(Default)]
+pub(super) struct Backlog {
+    /// Input that was read and could not be handled yet, from `input_at` on.
+    pub(super) input: Vec<u8>,
+    pub(super) input_at: usize,
+    pub(super) outbox: Outbox,
+    /// Since when the client has taken none of the bytes that wait for it.
+    pub(super) stalled_since: Option<Millis>,
+    /// Whether events were left in the mailbox because the socket was blocked.
+    pub(super) mail_left: bool,
+}
+
+impl Backlog {
+    pub(super) fn has_input(&self) -> bool {
+        self.input_at < self.input.len()
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        !self.has_input() && self.outbox.is_empty() && !self.mail_left
+    }
+}
+
+#[derive(PartialEq, Eq)]
+pub(super) enum Stage {
+    /// `server:connected` is to be sent, after the rest of the answer to the upgrade.
+    New { answer: Vec<u8> },
+    /// Messages go both ways.
+    Open,
+    /// Nothing more is handled. The rest is written and the socket shut down. A client that broke the protocol may still
+    /// be sending: it is read until it has seen the end, so that no reset overtakes the close frame.
+    Lingering { until: Millis, shut_down: bool },
+}
+
+pub(super) struct Alarm {
+    pub(super) sleep: Pin<Box<Sleep>>,
+    pub(super) at: Millis,
+}
+
+/// One poll of the task.
+pub(super) struct Turn<'a, 'b> {
+    pub(super) now: Now,
+    pub(super) cx: &'a mut Context<'b>,
+    /// The bytes to send.
+    pub(super) out: &'a mut Vec<u8>,
+    /// Frames and reads left before the other clients of this worker thread get their turn.
+    pub(super) frames: usize,
+    pub(super) reads: usize,
+}
+
+/// The connection has ended.
+pub(super) struct Disconnected;
+
+/// Whether a step did anything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    Some,
+    None,
+}
+
+impl<Io> Driver<Io> {
+    /// A client whose upgrade was accepted. `early` are the bytes it sent after its request, `answer` those to send before
+    /// anything else.
+    pub(in super::super) fn new(
+        shared: Arc<Shared>,
+        ticket: Ticket,
+        io: Io,
+        early: Vec<u8>,
+        answer: Vec<u8>,
+        authenticated: bool,
+    ) -> Driver<Io> {
+        let now = shared.clock.now();
+        let id = Uuid::v4();
+        let session = Session::new(shared.rules.clone(), id, authenticated, now.at);
+        let (observers, rules) = (shared.observers(), shared.rules.clone());
+        let client = Arc::new(Client::new(id, shared.clone(), observers, rules, now));
+        shared.hub.join(&client);
+        shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
+        Driver {
+            io,
+            session,
+            client,
+            stage: Stage::New { answer },
+            backlog: (!early.is_empty()).then(|| Box::new(Backlog { input: early, ..Backlog::default() })),
+            answer_bytes: 0,
+            handlers: Vec::new(),
+            waker: None,
+            alarm: None,
+            _ticket: ticket,
+        }
+    }
+
+    pub(super) fn backlog(&mut self) -> &mut Backlog {
+        self.backlog.get_or_insert_default()
+    }
+
+    /// Whether bytes wait for the client.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| !backlog.outbox.is_empty())
+    }
+
+    /// Whether more may be read: everything read before was handled, and nothing waits for the client.
+    pub(super) fn may_read(&self) -> bool {
+        let lingering = matches!(self.stage, Stage::Lingering { .. });
+        !self.is_blocked() && (lingering || self.session.wants_input())
+    }
+
+    /// The bytes after the message that is being written, without answers to what was read last.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        let waiting = self.backlog.as_ref().map_or(0, |backlog| backlog.outbox.waiting_bytes());
+        waiting.saturating_sub(self.answer_bytes)
+    }
+
+    pub(super) fn become_member(&self) {
+        self.client.become_member(self.client.shared.clock.at());
+    }
+
+    /// Closes a client that does not take what it is sent.
+    pub(super) fn close_slow(&mut self, turn: &mut Turn<'_, '_>) {
+        if self.session.is_open() {
+            if let Some(backlog) = &mut self.backlog {
+                backlog.outbox.keep_begun();
+                backlog.stalled_since = None;
+            }
+            self.session.close(turn.now.at, CloseCode::Policy, "slow consumer", turn.out);
+            self.handlers = Vec::new();
+        }
+    }
+
+    /// Drops the handlers and removes the client from the hub, once.
+    pub(super) fn leave(&mut self) {
+        self.handlers = Vec::new();
+        self.client.shared.hub.leave(self.client.id);
+        self.client.end_membership(self.client.shared.clock.at());
+    }
+}
+
+impl<Io> Drop for Driver<Io> {
+    /// A runtime that ends drops its tasks at any point.
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tokio allocates tasks in steps of 128 bytes: with more than this, each client takes 640 instead of 512.
+    #[test]
+    fn a_client_is_small() {
+        assert!(size_of::<Driver<tokio::net::TcpStream>>() <= 416);
+    }
+}

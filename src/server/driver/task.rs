@@ -1,0 +1,237 @@
+//! The run loop of a client's task. In: wakes. Out: everything that can be done without waiting, and an alarm for the next
+//! deadline.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep_until};
+
+use crate::protocol::session::expired;
+use crate::protocol::time::Millis;
+
+use super::state::{Alarm, Disconnected, Driver, Progress, Stage, Turn, WRITE_BYTES};
+
+/// How much is read at once.
+const READ_BYTES: usize = 64 << 10;
+/// Frames handled before the other clients of this worker thread get their turn.
+const FRAMES_PER_POLL: usize = 1024;
+/// Reads before the other clients of this worker thread get their turn.
+const READS_PER_POLL: usize = 8;
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
+    /// Makes as much progress as possible without blocking.
+    fn advance(&mut self, turn: &mut Turn<'_, '_>, buffer: &mut [u8]) -> Result<(), Disconnected> {
+        self.keep_waker(turn.cx);
+        self.open(turn);
+        self.handle_deadlines(turn)?;
+        loop {
+            let mut progress = self.flush(turn)?;
+            let mut note = |step| {
+                if step == Progress::Some {
+                    progress = Progress::Some;
+                }
+            };
+            note(self.handle_mail(turn));
+            if self.backlog.as_ref().is_some_and(|backlog| backlog.has_input()) {
+                note(self.handle_held_input(turn));
+            } else if self.may_read() && turn.reads > 0 {
+                turn.reads -= 1;
+                note(self.read(turn, buffer)?);
+            }
+            self.start_lingering(turn.now.at);
+            self.write(turn)?;
+            if progress == Progress::None {
+                break;
+            }
+            if turn.frames == 0 || turn.reads == 0 {
+                // It is the turn of other clients. The task comes back at once.
+                turn.cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        self.check_outbox(turn);
+        self.backlog.take_if(|backlog| backlog.is_done());
+        self.publish();
+        self.set_alarm(turn);
+        Ok(())
+    }
+
+    fn keep_waker(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.client.set_waker(cx.waker());
+            self.waker = Some(cx.waker().clone());
+            self.alarm = None;
+        }
+    }
+
+    fn open(&mut self, turn: &mut Turn<'_, '_>) {
+        if let Stage::New { answer } = &mut self.stage {
+            turn.out.append(answer);
+            self.session.open(turn.now, turn.out);
+            self.stage = Stage::Open;
+            if self.session.is_open() {
+                self.become_member();
+            }
+        }
+    }
+
+    fn handle_deadlines(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), Disconnected> {
+        let now = turn.now;
+        if let Stage::Lingering { until, .. } = self.stage {
+            return if now.at < until { Ok(()) } else { Err(Disconnected) };
+        }
+        if now.at >= self.session.deadline() {
+            while let Some(slot) = self.session.expire(now, turn.out) {
+                if let Some((_, mut handler)) = self.handlers.get_mut(slot.index()).and_then(Option::take) {
+                    handler.complete(Some(&expired()));
+                }
+            }
+            if !self.session.handle_deadline(now, turn.out) {
+                return Err(Disconnected);
+            }
+            self.drop_orphans();
+        }
+        if self.stalled_until().is_some_and(|until| now.at >= until) {
+            self.close_slow(turn);
+        }
+        Ok(())
+    }
+
+    fn stalled_until(&self) -> Option<Millis> {
+        let since = self.backlog.as_ref()?.stalled_since.filter(|_| self.session.is_open())?;
+        Some(since + self.client.shared.rules.limits.send_timeout)
+    }
+
+    fn check_outbox(&mut self, turn: &mut Turn<'_, '_>) {
+        if self.waiting_bytes() > self.client.shared.rules.limits.max_outbox_bytes {
+            self.close_slow(turn);
+            self.backlog().outbox.push(turn.out, 0);
+            turn.out.clear();
+        }
+    }
+
+    /// Once the session has ended, removes the client from the hub; only the close handshake is left.
+    fn start_lingering(&mut self, now: Millis) {
+        if self.session.is_finished() && self.stage == Stage::Open {
+            // A client that answers our close with something else gets no more time for it.
+            let close_timeout = self.client.shared.rules.limits.close_timeout;
+            let until = self.session.closing_until().unwrap_or(now + close_timeout);
+            self.stage = Stage::Lingering { until, shut_down: false };
+            if let Some(backlog) = &mut self.backlog {
+                backlog.input = Vec::new();
+                backlog.input_at = 0;
+            }
+            self.leave();
+        }
+    }
+
+    /// Drains the mailbox: events, woken handlers, the flags for stop and overflow.
+    fn handle_mail(&mut self, turn: &mut Turn<'_, '_>) -> Progress {
+        // While the socket is blocked, events stay in the mailbox: there all clients share them.
+        let mut progress = Progress::None;
+        if !self.is_blocked() {
+            progress = self.deliver_events(turn);
+        } else if self.client.has_mail() {
+            self.backlog().mail_left = true;
+        }
+        let mail = self
+            .client
+            .collect(|mailbox| (std::mem::take(&mut mailbox.woken), mailbox.overflow, mailbox.stop));
+        let Some((woken, overflow, stop)) = mail else { return progress };
+        if self.stage != Stage::Open {
+            return progress;
+        }
+        if overflow {
+            self.close_slow(turn);
+        }
+        for slot in woken {
+            self.resume(turn, slot);
+        }
+        if stop {
+            self.deliver_events(turn);
+            self.session.shut_down(turn.now, turn.out);
+            self.handlers = Vec::new();
+        }
+        Progress::Some
+    }
+
+    /// Makes the task wake at its next deadline. An alarm that is too early stays: waking once in vain costs less than
+    /// moving it with each message.
+    fn set_alarm(&mut self, turn: &mut Turn<'_, '_>) {
+        let mut at = match self.stage {
+            Stage::Lingering { until, .. } => until,
+            _ => self.session.deadline(),
+        };
+        if let Some(until) = self.stalled_until() {
+            at = at.min(until);
+        }
+        let now = turn.now.at;
+        if self.alarm.as_ref().is_some_and(|alarm| now < alarm.at && alarm.at <= at) {
+            return;
+        }
+        let when = Instant::now() + at.since(now);
+        let alarm = match &mut self.alarm {
+            Some(alarm) => {
+                alarm.at = at;
+                alarm.sleep.as_mut().reset(when);
+                alarm
+            }
+            none => none.insert(Alarm { sleep: Box::pin(sleep_until(when)), at }),
+        };
+        if alarm.sleep.as_mut().poll(turn.cx).is_ready() {
+            turn.cx.waker().wake_by_ref();
+        }
+    }
+}
+
+impl<Io> Driver<Io> {
+    fn publish(&mut self) {
+        let tally = self.session.take_tally();
+        self.client.shared.metrics.add(tally);
+        let waiting_bytes = self.is_blocked().then(|| self.waiting_bytes());
+        self.client.publish(&self.session, tally.requests.into(), waiting_bytes);
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Future for Driver<Io> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Taken, not borrowed: a handler may poll another driver inside this one.
+        let mut scratch = SCRATCH.take().unwrap_or_default();
+        let Scratch { input, out } = &mut *scratch;
+        let now = self.client.shared.clock.now();
+        let mut turn = Turn { now, cx, out, frames: FRAMES_PER_POLL, reads: READS_PER_POLL };
+        let result = self.advance(&mut turn, input);
+        scratch.out.clear();
+        scratch.out.shrink_to(2 * WRITE_BYTES);
+        SCRATCH.set(Some(scratch));
+        match result {
+            Ok(()) => Poll::Pending,
+            Err(Disconnected) => {
+                self.publish();
+                self.leave();
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+thread_local! {
+    static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
+}
+
+/// The buffers that the clients of a worker thread share.
+struct Scratch {
+    input: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl Default for Scratch {
+    fn default() -> Scratch {
+        Scratch { input: vec![0; READ_BYTES], out: Vec::new() }
+    }
+}

@@ -1,0 +1,90 @@
+//! The life of a server: start, serve, stop, and requests of the embedder's own hyper server.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use super::listen;
+use super::shared::Server;
+use super::upgrade;
+
+impl Server {
+    /// Listens on the configured host and port, or on the next free port, and returns the port.
+    ///
+    /// # Errors
+    /// When every port tried is taken, the host cannot be resolved or bound, the server is already running, or a setting is
+    /// invalid: an address that is not loopback without a token, unless [`Config::insecure`](super::Config::insecure).
+    pub async fn start(&self) -> io::Result<u16> {
+        self.shared.config.check()?;
+        let bound = listen::bind(&self.shared.config).await?;
+        let port = bound.port;
+        listen::start(&self.shared, bound.listeners, port)?;
+        Ok(port)
+    }
+
+    /// Serves a listener that the caller has bound, until [`stop`](Server::stop). The rules for `Host` and `Origin` follow
+    /// from its address.
+    ///
+    /// # Errors
+    /// As [`start`](Server::start).
+    pub async fn serve(&self, listener: TcpListener) -> io::Result<()> {
+        self.shared.config.check()?;
+        let address = listener.local_addr()?;
+        listen::check_exposure(&self.shared.config, &[address])?;
+        let stopped = listen::start(&self.shared, vec![listener], address.port())?;
+        // The semaphore never has a permit. It is closed when listening ends.
+        let _ = stopped.acquire().await;
+        Ok(())
+    }
+
+    /// Answers a request of the caller's own hyper server: upgrades it, or returns the response that says why not.
+    ///
+    /// The connection must be served `with_upgrades()`. `loopback` is whether it came in on a loopback address, which
+    /// decides the rules for `Host` and `Origin`.
+    ///
+    /// With feature `pages` it answers requests for built-in pages too, and `Server::answer` those for `Server::on_get`.
+    pub fn upgrade<B>(&self, request: &mut hyper::Request<B>, loopback: bool) -> hyper::Response<String> {
+        let answer = upgrade::answer_embedded(&self.shared, request, loopback);
+        #[cfg(feature = "pages")]
+        let answer = answer.without_handlers();
+        answer
+    }
+
+    /// Answers a request of the caller's own hyper server as [`upgrade`](Server::upgrade) does, and those for pages of
+    /// [`on_get`](Server::on_get).
+    #[cfg(feature = "pages")]
+    pub async fn answer<B>(
+        &self,
+        request: &mut hyper::Request<B>,
+        loopback: bool,
+    ) -> hyper::Response<super::pages::Content> {
+        let answer = upgrade::answer_embedded(&self.shared, request, loopback);
+        upgrade::finish(&self.shared, answer).await
+    }
+
+    /// Stops: accepts no new clients, and sends the connected ones `server:shutdown`, `CONNECTION_CLOSED` for each request
+    /// in flight, and close 1001. Returns when all have left, at the latest one second after
+    /// [`Limits::close_timeout`](crate::protocol::limits::Limits::close_timeout). Then the server can be started again.
+    pub async fn stop(&self) {
+        let listening = self.shared.listening().take();
+        // Everything is stopped before anything is waited for, so that a caller that stops waiting has stopped it too.
+        self.shared.hub.stop();
+        if let Some(listening) = listening {
+            listening.end().await;
+        }
+        let all_gone = async {
+            loop {
+                let ended = self.shared.task_ended.notified();
+                if self.shared.tasks.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        let patience = self.shared.rules.limits.close_timeout + Duration::from_secs(1);
+        // Tasks end themselves at the same deadline; one that is stuck in a handler's poll is not waited for.
+        let _ = tokio::time::timeout(patience, all_gone).await;
+    }
+}

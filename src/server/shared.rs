@@ -1,0 +1,354 @@
+//! What the parts of a server share. In: registrations, events, and questions from any thread. Out: frames in the clients'
+//! mailboxes. Here are the handles: [`Server`] for the embedder, [`RequestContext`] for a handler.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
+
+use crate::protocol::error::WireError;
+use crate::protocol::frame::{Header, Role};
+use crate::protocol::payload::Payload;
+use crate::protocol::session::{RequestId, Rules, write_event};
+
+use super::clock::{Clock, unix_ms};
+use super::config::{ClientId, Config, ServerError};
+use super::hub::{self, ClientInfo, Hub};
+use super::metrics::{Metrics, Stats};
+use super::observer::{Observer, Observers};
+#[cfg(feature = "pages")]
+use super::pages::Pages;
+use super::router::{self, Router};
+
+/// A client of this server.
+pub(super) type Client = hub::Client<Arc<Shared>>;
+/// A handler of this server.
+pub(super) type Route = router::Route<RequestContext>;
+/// The handlers of this server, for a batch of requests.
+pub(super) type Lookup<'a> = router::Lookup<'a, RequestContext>;
+
+/// A WebSocket server. A clone is another handle to the same server.
+///
+/// It runs on the tokio runtime from which it was started, and goes on until [`stop`](Server::stop), even if every
+/// handle is dropped.
+#[derive(Clone)]
+pub struct Server {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// A client's place among [`Config::max_connections`]. Dropping it frees the place.
+pub(super) struct Ticket(Arc<Shared>);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.tasks.fetch_sub(1, Ordering::AcqRel);
+        self.0.task_ended.notify_waiters();
+    }
+}
+
+/// What the parts of a server share.
+pub(super) struct Shared {
+    pub(super) config: Arc<Config>,
+    pub(super) rules: Arc<Rules>,
+    pub(super) router: Router<RequestContext>,
+    #[cfg(feature = "pages")]
+    pub(super) pages: Pages,
+    pub(super) hub: Hub<Arc<Shared>>,
+    pub(super) metrics: Metrics,
+    /// Those of the clients that connect from now on.
+    observers: RwLock<Observers>,
+    pub(super) clock: Clock,
+    /// Permits for connections whose HTTP request is not answered yet.
+    pub(super) handshakes: Arc<Semaphore>,
+    /// Clients that have a [`Ticket`].
+    pub(super) tasks: AtomicUsize,
+    pub(super) task_ended: Notify,
+    listening: Mutex<Option<Listening>>,
+}
+
+/// The accept loops of a server.
+pub(super) struct Listening {
+    pub(super) port: u16,
+    /// Closed when listening ends.
+    pub(super) stopped: Arc<Semaphore>,
+    pub(super) loops: Vec<JoinHandle<()>>,
+}
+
+impl Listening {
+    /// Waits until the loops have ended and the port is free.
+    pub(super) async fn end(mut self) {
+        self.abort();
+        for accept_loop in std::mem::take(&mut self.loops) {
+            // An aborted task returns the error that says so.
+            let _ = accept_loop.await;
+        }
+        self.stopped.close();
+    }
+
+    /// Ends the loops without waiting for them.
+    fn abort(&self) {
+        for accept_loop in &self.loops {
+            accept_loop.abort();
+        }
+    }
+}
+
+impl Drop for Listening {
+    /// A caller that stops waiting for the end has still ended the loops.
+    fn drop(&mut self) {
+        self.abort();
+        self.stopped.close();
+    }
+}
+
+impl Server {
+    /// Makes a server without handlers that does not listen yet.
+    pub fn new(config: Config) -> Server {
+        let config = Arc::new(config);
+        let rules = Rules { limits: config.limits.clone(), token: config.token.clone() };
+        let handshakes = Semaphore::new(config.max_handshakes.min(Semaphore::MAX_PERMITS));
+        Server {
+            shared: Arc::new(Shared {
+                rules: Arc::new(rules),
+                router: Router::new(),
+                #[cfg(feature = "pages")]
+                pages: Pages::new(config.clone()),
+                hub: Hub::new(),
+                metrics: Metrics::default(),
+                observers: RwLock::new(Observers::new(config.clone())),
+                clock: Clock::start(),
+                handshakes: Arc::new(handshakes),
+                tasks: AtomicUsize::new(0),
+                task_ended: Notify::new(),
+                listening: Mutex::new(None),
+                config,
+            }),
+        }
+    }
+
+    /// Registers the handler of a request channel. It replaces an earlier one, and can be called at any time.
+    ///
+    /// The handler's future is polled in the client's own task, at first at once; one that waits is polled there too,
+    /// together with the client's other requests. It is dropped when the client leaves and at the deadline of
+    /// [`Limits::handler_timeout`](crate::protocol::limits::Limits::handler_timeout), so it must not block.
+    pub fn on_request<F, Fut, R>(&self, channel: &str, handler: F)
+    where
+        F: Fn(Payload, RequestContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, WireError>> + Send + 'static,
+        R: Into<Payload>,
+    {
+        self.shared.router.insert(channel, Route::new(None, handler));
+    }
+
+    /// Registers a handler with its own deadline.
+    pub fn on_request_within<F, Fut, R>(&self, channel: &str, timeout: Duration, handler: F)
+    where
+        F: Fn(Payload, RequestContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, WireError>> + Send + 'static,
+        R: Into<Payload>,
+    {
+        self.shared.router.insert(channel, Route::new(Some(timeout), handler));
+    }
+
+    /// Removes a channel's handler, and returns whether there was one. Requests in flight go on.
+    pub fn off_request(&self, channel: &str) -> bool {
+        self.shared.router.remove(channel)
+    }
+
+    /// Serves the paths below a prefix, for `GET` and `HEAD`. It replaces an earlier handler of the same prefix; of several
+    /// prefixes that match, the longest decides.
+    ///
+    /// `Host`, `Origin` and token are checked as for an upgrade. The token is in `Authorization: Bearer`, or, for
+    /// requests that cannot have headers, in `?token=`.
+    ///
+    /// The handler gets the rest of the path as it was sent, with escapes and dots: use it as a key, never as the name of a
+    /// file. `None` is 404. The handler is dropped when the connection ends, and after [`Config::page_timeout`]; it must
+    /// not block.
+    ///
+    /// Pages of the same site may embed the page, and those that may connect may read it.
+    ///
+    /// ```
+    /// use switchboard::{Config, Page, Server};
+    ///
+    /// let server = Server::new(Config::default());
+    /// server.on_get("/badges/", |name: String| async move {
+    ///     let text = format!("<svg xmlns='http://www.w3.org/2000/svg'><text y='20'>{}</text></svg>", name.len());
+    ///     (name.len() < 100).then(|| {
+    ///         Page::new("image/svg+xml", text).header("content-security-policy", "default-src 'none'; sandbox")
+    ///     })
+    /// });
+    /// ```
+    ///
+    /// # Panics
+    /// When the prefix does not start with `/`.
+    #[cfg(feature = "pages")]
+    pub fn on_get<F, Fut>(&self, prefix: &str, handler: F)
+    where
+        F: Fn(String) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Option<super::pages::Page>> + Send + 'static,
+    {
+        assert!(prefix.starts_with('/'), "a prefix starts with /");
+        self.shared.pages.insert(prefix, handler);
+    }
+
+    /// Adds an observer for the clients that connect from now on. There may be several.
+    pub fn observe(&self, observer: Arc<dyn Observer>) {
+        self.shared.observers.write().unwrap_or_else(PoisonError::into_inner).add(observer);
+    }
+
+    /// Sends an event to every client. It is encoded once. Never waits.
+    pub fn emit(&self, channel: &str, payload: impl Into<Payload>) {
+        if let Some(frame) = self.shared.encode(channel, &payload.into()) {
+            let sent = self.shared.hub.broadcast(&frame);
+            self.shared.metrics.events_sent.fetch_add(sent as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Sends an event to one client. Does nothing if it is not connected.
+    pub fn emit_to(&self, client: ClientId, channel: &str, payload: impl Into<Payload>) {
+        self.emit_to_many(&[client], channel, payload);
+    }
+
+    /// Sends an event to some clients. It is encoded once. Clients that are not connected are skipped.
+    pub fn emit_to_many(&self, clients: &[ClientId], channel: &str, payload: impl Into<Payload>) {
+        let members: Vec<_> = clients.iter().filter_map(|id| self.shared.hub.member(*id)).collect();
+        self.shared.emit_to(&members, channel, &payload.into());
+    }
+
+    /// The number of clients. One that has not authenticated yet does not count.
+    pub fn client_count(&self) -> usize {
+        self.shared.hub.member_count()
+    }
+
+    /// The clients, in no particular order.
+    pub fn client_ids(&self) -> Vec<ClientId> {
+        self.shared.hub.member_ids()
+    }
+
+    /// A client's state; `None` if it is not connected.
+    pub fn client_info(&self, client: ClientId) -> Option<ClientInfo> {
+        let client = self.shared.hub.member(client)?;
+        Some(client.info(self.shared.clock.at()))
+    }
+
+    /// The port, while the server listens.
+    pub fn port(&self) -> Option<u16> {
+        self.shared.listening().as_ref().map(|listening| listening.port)
+    }
+
+    /// Whether the server listens.
+    pub fn is_running(&self) -> bool {
+        self.shared.listening().is_some()
+    }
+
+    /// The server's counters since it was made.
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("port", &self.port()).field("clients", &self.client_count()).finish()
+    }
+}
+
+impl Shared {
+    pub(super) fn listening(&self) -> MutexGuard<'_, Option<Listening>> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The observers of a client that connects now.
+    pub(super) fn observers(&self) -> Observers {
+        self.observers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A place for one more client; `None` at the limit.
+    pub(super) fn ticket(self: &Arc<Self>) -> Option<Ticket> {
+        let max = self.config.max_connections;
+        let count = |tasks: usize| (tasks < max).then_some(tasks + 1);
+        self.tasks.fetch_update(Ordering::AcqRel, Ordering::Acquire, count).ok()?;
+        Some(Ticket(self.clone()))
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        self.metrics.stats(self.clock.at().0, self.hub.member_count())
+    }
+
+    /// Sends an event to these clients.
+    fn emit_to(&self, members: &[Arc<Client>], channel: &str, payload: &Payload) {
+        if members.is_empty() {
+            return;
+        }
+        if let Some(frame) = self.encode(channel, payload) {
+            for member in members {
+                member.post(frame.clone());
+            }
+            self.metrics.events_sent.fetch_add(members.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// An event's frame; `None`, and a report, if it is too long.
+    fn encode(&self, channel: &str, payload: &Payload) -> Option<Arc<[u8]>> {
+        let mut frame = Vec::new();
+        write_event(&mut frame, channel, payload.as_str(), unix_ms());
+        let bytes = message_bytes(&frame);
+        if bytes > self.rules.limits.max_message_bytes {
+            self.observers().failed(ServerError::EventTooBig { channel: channel.to_owned(), bytes });
+            return None;
+        }
+        Some(frame.into())
+    }
+}
+
+/// The length of the message in a server's whole frame, without the header.
+fn message_bytes(frame: &[u8]) -> usize {
+    let header = Header::decode(Role::Client, frame).ok().flatten();
+    frame.len() - header.map_or(0, |header| header.header_bytes)
+}
+
+/// The request that a handler answers (specification, "RequestContext").
+#[derive(Clone)]
+pub struct RequestContext {
+    /// The client that asked.
+    pub client_id: ClientId,
+    request_id: RequestId,
+    client: Arc<Client>,
+}
+
+impl RequestContext {
+    pub(super) fn new(client: Arc<Client>, request_id: RequestId) -> RequestContext {
+        RequestContext { client_id: client.id, request_id, client }
+    }
+
+    /// The request's id, as the client chose it.
+    pub fn request_id(&self) -> String {
+        self.request_id.to_string()
+    }
+
+    /// Sends an event to the client that asked. What a handler emits before it returns arrives before its response.
+    pub fn emit(&self, channel: &str, payload: impl Into<Payload>) {
+        if self.client.is_member() {
+            self.client.shared.emit_to(std::slice::from_ref(&self.client), channel, &payload.into());
+        }
+    }
+
+    /// The server, for events to other clients. A handler that takes it from here, instead of owning one, does not keep
+    /// the server alive.
+    pub fn server(&self) -> Server {
+        Server { shared: self.client.shared.clone() }
+    }
+}
+
+impl fmt::Debug for RequestContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestContext")
+            .field("client_id", &self.client_id)
+            .field("request_id", &self.request_id)
+            .finish_non_exhaustive()
+    }
+}
