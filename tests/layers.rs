@@ -64,8 +64,8 @@ fn imports_are_seen_through_every_way_of_writing_them() {
     let sees = |from: &str, to: &str| imports.iter().any(|import| import.from == from && import.to == to);
     assert!(sees("protocol::session", "protocol::json"), "super:: in a use");
     assert!(sees("protocol::payload", "protocol::json"), "super:: in a nested use");
-    assert!(sees("server::driver", "protocol::session"), "crate:: in a use");
-    assert!(sees("server::driver::handlers", "server::config"), "a name that the parent re-exports");
+    assert!(sees("server::hub", "protocol::session"), "crate:: in a use");
+    assert!(sees("backend::chat", "server::shared"), "a name that the parent re-exports");
     for pure in PURE_FILES {
         assert!(sources.contains_key(&format!("src/{}.rs", pure.replace("::", "/"))), "{pure}");
     }

@@ -46,10 +46,7 @@ impl Server {
     ///
     /// With feature `pages` it answers requests for built-in pages too, and `Server::answer` those for `Server::on_get`.
     pub fn upgrade<B>(&self, request: &mut hyper::Request<B>, loopback: bool) -> hyper::Response<String> {
-        let answer = upgrade::answer_embedded(&self.shared, request, loopback);
-        #[cfg(feature = "pages")]
-        let answer = answer.without_handlers();
-        answer
+        upgrade::answer_embedded(&self.shared, request, loopback).without_handlers()
     }
 
     /// Answers a request of the caller's own hyper server as [`upgrade`](Server::upgrade) does, and those for pages of

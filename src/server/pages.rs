@@ -127,12 +127,6 @@ pub(super) enum Answer {
     Page(PageCall),
 }
 
-impl From<Response<String>> for Answer {
-    fn from(response: Response<String>) -> Answer {
-        Answer::Ready(response)
-    }
-}
-
 impl Answer {
     /// The response of a server that serves built-in pages only.
     pub(super) fn without_handlers(self) -> Response<String> {
@@ -175,28 +169,31 @@ impl Pages {
         rules: &AccessRules<'_>,
         stats: impl FnOnce() -> Stats,
     ) -> Answer {
-        if let Some(route) = self.find(path) {
-            return call(route, head, path, rules).map_or_else(Answer::Ready, Answer::Page);
-        }
-        Answer::Ready(self.built_in(head, path, rules, stats).unwrap_or_else(|response| response))
+        let answer = match self.find(path) {
+            Some(route) => call(route, head, path, rules).map(Answer::Page),
+            None => self.built_in(head, path, rules, stats).map(Answer::Ready),
+        };
+        answer.unwrap_or_else(|refused| Answer::Ready(refused.response()))
     }
 
-    /// A built-in page, or why there is none.
+    /// A built-in page.
     fn built_in(
         &self,
         head: &Head<'_>,
         path: &str,
         rules: &AccessRules<'_>,
         stats: impl FnOnce() -> Stats,
-    ) -> Result<Response<String>, Response<String>> {
-        handshake::check_host(head, rules).map_err(refuse)?;
+    ) -> Result<Response<String>, Refused> {
+        handshake::check_host(head, rules)?;
         let page = BUILT_IN.iter().find(|page| page.path == path && (page.is_on)(&self.config));
-        let page = page.ok_or_else(|| refuse(Refusal::NotAnUpgrade))?;
+        let page = page.ok_or(Refusal::NotAnUpgrade)?;
         check_method(head)?;
         Ok(match page.body {
             BuiltInBody::File(kind, content) => typed(kind, content),
             BuiltInBody::Console => console(),
-            BuiltInBody::Metrics if !handshake::is_authorized(head, rules.token) => refuse(Refusal::Token),
+            BuiltInBody::Metrics if !handshake::is_authorized(head, rules.token) => {
+                return Err(Refusal::Token.into());
+            }
             BuiltInBody::Metrics => typed("text/plain; version=0.0.4; charset=utf-8", &stats().prometheus()),
         })
     }
@@ -262,14 +259,34 @@ fn console() -> Response<String> {
     response
 }
 
-/// Refuses a request that does more than read.
-fn check_method(head: &Head<'_>) -> Result<(), Response<String>> {
-    if matches!(head.method, "GET" | "HEAD") {
-        return Ok(());
+/// Why a request gets no page.
+enum Refused {
+    Access(Refusal),
+    /// It does more than read.
+    Method,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Refused {
+        Refused::Access(refusal)
     }
-    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are served");
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-    Err(response)
+}
+
+impl Refused {
+    fn response(self) -> Response<String> {
+        match self {
+            Refused::Access(refusal) => refuse(refusal),
+            Refused::Method => {
+                let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are served");
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+                response
+            }
+        }
+    }
+}
+
+fn check_method(head: &Head<'_>) -> Result<(), Refused> {
+    if matches!(head.method, "GET" | "HEAD") { Ok(()) } else { Err(Refused::Method) }
 }
 
 /// A request for a page of a handler, if it is allowed.
@@ -278,12 +295,12 @@ fn call(
     head: &Head<'_>,
     path: &str,
     rules: &AccessRules<'_>,
-) -> Result<PageCall, Response<String>> {
-    handshake::check_host(head, rules).map_err(refuse)?;
-    handshake::check_origin(head, rules).map_err(refuse)?;
+) -> Result<PageCall, Refused> {
+    handshake::check_host(head, rules)?;
+    handshake::check_origin(head, rules)?;
     check_method(head)?;
     if !handshake::may_see(head, rules) {
-        return Err(refuse(Refusal::Token));
+        return Err(Refusal::Token.into());
     }
     let value = |name| head.headers.iter().find(|(field, _)| *field == name).map(|(_, value)| *value);
     Ok(PageCall {

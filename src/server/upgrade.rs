@@ -19,11 +19,22 @@ use super::http::{refuse, text};
 use super::pages::{Answer, Content};
 use super::shared::{Shared, Ticket};
 
-/// The answer to a request that is not upgraded.
-#[cfg(not(feature = "pages"))]
-type Answer = Response<String>;
 #[cfg(not(feature = "pages"))]
 type Content = String;
+
+/// The answer to a request that is not upgraded.
+#[cfg(not(feature = "pages"))]
+pub(super) enum Answer {
+    Ready(Response<String>),
+}
+
+#[cfg(not(feature = "pages"))]
+impl Answer {
+    pub(super) fn without_handlers(self) -> Response<String> {
+        let Answer::Ready(response) = self;
+        response
+    }
+}
 
 /// What is done with a request.
 enum Decision {
@@ -101,7 +112,7 @@ pub(super) fn answer_embedded<B>(shared: &Arc<Shared>, request: &mut Request<B>,
                     Driver::new(shared, ticket, io, Vec::new(), Vec::new(), accepted.authenticated).await;
                 }
             });
-            response.into()
+            Answer::Ready(response)
         }
     }
 }
@@ -130,7 +141,7 @@ fn decide<B>(shared: &Arc<Shared>, request: &Request<B>, loopback: bool) -> Deci
         }
         Err(refusal) => refuse(refusal),
     };
-    Decision::Answer(refused.into())
+    Decision::Answer(Answer::Ready(refused))
 }
 
 #[cfg(feature = "pages")]
@@ -140,7 +151,7 @@ fn ordinary(shared: &Shared, head: &Head<'_>, path: &str, rules: &AccessRules<'_
 
 #[cfg(not(feature = "pages"))]
 fn ordinary(_: &Shared, head: &Head<'_>, _: &str, rules: &AccessRules<'_>) -> Answer {
-    refuse(handshake::check_host(head, rules).err().unwrap_or(Refusal::NotAnUpgrade))
+    Answer::Ready(refuse(handshake::check_host(head, rules).err().unwrap_or(Refusal::NotAnUpgrade)))
 }
 
 /// Makes the response; for a page, with its handler.
@@ -151,7 +162,7 @@ pub(super) async fn finish(shared: &Shared, answer: Answer) -> Response<Content>
 
 #[cfg(not(feature = "pages"))]
 async fn finish(_: &Shared, answer: Answer) -> Response<Content> {
-    answer
+    answer.without_handlers()
 }
 
 /// A page has once its timeout for its handler, and once for sending it.

@@ -471,6 +471,7 @@ async fn what_is_not_http_is_cut() {
 
 // The pages beside the upgrade.
 
+#[cfg(feature = "pages")]
 fn with_pages() -> Config {
     let mut config = config();
     config.serve_health = true;
@@ -478,11 +479,13 @@ fn with_pages() -> Config {
     config
 }
 
+#[cfg(feature = "pages")]
 fn get(path: &str, field: &str) -> String {
     let field = if field.is_empty() { String::new() } else { format!("{field}\r\n") };
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{field}\r\n")
 }
 
+#[cfg(feature = "pages")]
 #[tokio::test]
 async fn pages_are_served_only_if_they_are_turned_on() {
     let (_server, bare) = start(config()).await;
@@ -510,6 +513,7 @@ async fn pages_are_served_only_if_they_are_turned_on() {
     assert!(head.contains("\r\nallow: get, head\r\n"), "{head}");
 }
 
+#[cfg(feature = "pages")]
 #[tokio::test]
 async fn metrics_count_what_happened() {
     let (_server, port) = start(with_pages()).await;
@@ -536,6 +540,7 @@ async fn metrics_count_what_happened() {
     }
 }
 
+#[cfg(feature = "pages")]
 #[tokio::test]
 async fn metrics_are_for_those_who_show_the_token_and_health_for_all() {
     let (_server, port) = start(with_pages().token("s3cret")).await;

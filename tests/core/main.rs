@@ -12,6 +12,7 @@ mod handlers;
 mod handshake;
 mod interop;
 mod observers;
+#[cfg(feature = "pages")]
 mod pages;
 mod server;
 mod wire;

@@ -30,6 +30,21 @@ pub fn config() -> Config {
     config
 }
 
+/// The same with every built-in page, if pages are compiled in.
+pub fn with_pages(config: Config) -> Config {
+    Config {
+        #[cfg(feature = "pages")]
+        serve_health: true,
+        #[cfg(feature = "pages")]
+        serve_metrics: true,
+        #[cfg(feature = "pages")]
+        serve_console: true,
+        #[cfg(feature = "pages")]
+        serve_client: true,
+        ..config
+    }
+}
+
 /// A server that echoes.
 pub fn server(config: Config) -> Server {
     let server = Server::new(config);
