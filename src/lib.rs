@@ -1,12 +1,17 @@
-//! Requests with correlation ids, responses, and server-push events over WebSocket.
+//! A WebSocket request/response and event server: clients send requests with ids and get responses, and the server pushes
+//! events.
+//!
+//! The [`guide`] describes how everything works together: the [wire protocol](guide::wire), every [limit](guide::limits), the
+//! [clients](guide::clients), [security](guide::security), and [how the code is organised](guide::architecture).
 //!
 //! | to | use |
 //! |---|---|
 //! | serve on a tokio runtime | [`Server`], [`Config`] |
-//! | answer a request | [`Payload`], [`RequestContext`], [`HandlerError`] |
+//! | respond to a request | [`Payload`], [`RequestContext`], [`HandlerError`] |
+//! | watch what clients do | [`Observer`] |
 //! | speak the protocol without sockets | [`protocol`] |
-//! | call a server (feature `client`) | `client::Client` |
-//! | serve chats and settings from SQLite (feature `backend`) | `backend::register_all` |
+//! | call a server (feature `client`) | [`client::Client`] |
+//! | serve chats, models, settings and more from SQLite (feature `backend`) | [`backend::register_all`] |
 //!
 //! ```no_run
 //! use serde_json::json;
@@ -22,6 +27,14 @@
 //! server.emit("server:ready", json!({ "port": port }));
 //! # Ok(()) }
 //! ```
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `pages` (default) | HTTP pages beside the WebSocket: [`Config::serve_console`] and others, `Server::on_get`; no dependency |
+//! | `client` | the client in Rust |
+//! | `backend` | the channels on SQLite, providers of models and images, and the `switchboard` command; includes the other two |
 //!
 //! # The protocol without sockets
 //!
@@ -84,10 +97,16 @@
 //! A request whose answer takes longer is parked with [`Session::park`](protocol::session::Session::park), and answered with
 //! [`answer_parked`](protocol::session::Session::answer_parked); such a loop also calls
 //! [`expire`](protocol::session::Session::expire) at its deadline.
+//!
+#![cfg_attr(feature = "client", doc = "[`client::Client`]: crate::client::Client")]
+#![cfg_attr(not(feature = "client"), doc = "[`client::Client`]: crate::guide::clients#rust")]
+#![cfg_attr(feature = "backend", doc = "[`backend::register_all`]: crate::backend::register_all")]
+#![cfg_attr(not(feature = "backend"), doc = "[`backend::register_all`]: crate::guide::channels")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-/// The examples of the README are compiled as tests of the documentation.
+/// Compiles the examples of the README as documentation tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
@@ -101,9 +120,13 @@ pub mod guide;
 pub mod protocol;
 pub mod server;
 
+#[doc(inline)]
 pub use protocol::error::{ErrorCode, WireError as HandlerError};
+#[doc(inline)]
 pub use protocol::limits::Limits;
+#[doc(inline)]
 pub use protocol::payload::Payload;
+#[doc(inline)]
 pub use server::{
     Callback, ClientId, ClientInfo, Completed, Config, Observer, RequestContext, Server, ServerError, Stats,
     Visit,
