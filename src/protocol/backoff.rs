@@ -1,13 +1,13 @@
-//! The pauses between attempts to reconnect (specification, "Client Implementation"). In: randomness. Out: how long
-//! to wait, or that it is enough.
+//! The pauses between attempts to reconnect (specification, "Client Implementation"). Input: randomness. Output: how long
+//! to wait, or that the client gives up.
 
 use std::time::Duration;
 
-/// No pause is longer, however often it failed.
+/// The longest pause, before jitter.
 pub const MAX_DELAY: Duration = Duration::from_secs(30);
 
-/// Counts attempts. Each pause is half as long again as the last, give or take a fifth, so that the clients of a server
-/// that comes back do not all knock at the same moment.
+/// Counts attempts. Each pause is 1.5 times the last, with 20 % of jitter either way, so that clients do not all
+/// reconnect to a restarted server at once.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     interval: Duration,
@@ -16,7 +16,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The first pause is `interval`; after `max_attempts` there are no more.
+    /// The first pause is `interval`. The client gives up after `max_attempts`.
     pub fn new(interval: Duration, max_attempts: u32) -> Backoff {
         Backoff { interval, max_attempts, attempts: 0 }
     }
@@ -26,12 +26,12 @@ impl Backoff {
         self.attempts
     }
 
-    /// The connection works: the next loss starts from the beginning.
+    /// Starts over: the connection works.
     pub fn reset(&mut self) {
         self.attempts = 0;
     }
 
-    /// The pause before the next attempt; `None` when there have been enough. `random` is any number.
+    /// The pause before the next attempt; `None` to give up. `random` is any number.
     pub fn next_delay(&mut self, random: u32) -> Option<Duration> {
         if self.attempts >= self.max_attempts {
             return None;
@@ -39,10 +39,8 @@ impl Backoff {
         let exponent = i32::try_from(self.attempts).unwrap_or(i32::MAX).min(100);
         self.attempts += 1;
         let jitter = 0.8 + 0.4 * f64::from(random) / f64::from(u32::MAX);
-        let longest = MAX_DELAY.as_secs_f64();
-        Some(Duration::from_secs_f64(
-            (self.interval.as_secs_f64() * 1.5_f64.powi(exponent)).min(longest) * jitter,
-        ))
+        let pause = self.interval.as_secs_f64() * 1.5_f64.powi(exponent);
+        Some(Duration::from_secs_f64(pause.min(MAX_DELAY.as_secs_f64()) * jitter))
     }
 }
 
@@ -53,7 +51,7 @@ mod tests {
     const MIDDLE: u32 = u32::MAX / 2;
 
     #[test]
-    fn pauses_grow_by_half_up_to_a_limit_and_end() {
+    fn pauses_grow_by_half_up_to_a_limit() {
         let mut backoff = Backoff::new(Duration::from_secs(1), 12);
         let pauses: Vec<u128> =
             std::iter::from_fn(|| backoff.next_delay(MIDDLE)).map(|pause| pause.as_millis()).collect();
@@ -68,13 +66,13 @@ mod tests {
     }
 
     #[test]
-    fn jitter_is_a_fifth_either_way() {
+    fn jitter_is_20_percent_either_way() {
         let first = |random| Backoff::new(Duration::from_secs(10), 1).next_delay(random).unwrap().as_millis();
         assert_eq!((first(0), first(u32::MAX)), (8000, 12_000));
     }
 
     #[test]
-    fn no_attempts_are_none() {
+    fn zero_attempts_give_up_at_once() {
         assert_eq!(Backoff::new(Duration::from_secs(1), 0).next_delay(0), None);
     }
 }

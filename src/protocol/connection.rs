@@ -1,13 +1,22 @@
-//! The connection machine (RFC 6455, sections 5 to 7). In: bytes as they arrive, cut anywhere. Out: whole messages,
-//! and the pongs and close frames that the protocol owes. Knows nothing of envelopes, clients or time.
+//! The connection machine (RFC 6455, sections 5 to 7). Input: bytes as they arrive, cut anywhere. Output: whole messages,
+//! and the pongs and close frames that the protocol requires. It knows nothing of envelopes, clients or time.
 //!
-//! | state | peer's close frame | a violation | [`Connection::close`] |
+//! What each input does in each state. `→` is a change of state; what is sent is appended to `out`.
+//!
+//! | input | `Open` | `Closing` | `Closed` or `Failed` |
 //! |---|---|---|---|
-//! | `Open` | echo it, `Closed` | send its code, `Closed` | send it, `Closing` |
-//! | `Closing` | `Closed` | `Closed` | - |
-//! | `Closed` | - | - | - |
+//! | text or binary message | [`Event::Text`] or [`Event::Binary`] | checked and dropped | dropped |
+//! | ping | sends a pong with the same payload | dropped | dropped |
+//! | pong | dropped | dropped | dropped |
+//! | close frame | sends its code back, [`Event::Closed`], → `Closed` | [`Event::Closed`], → `Closed` | dropped |
+//! | violation | sends a close frame with its code, [`Event::Failed`], → `Failed` | [`Event::Failed`], → `Failed` | dropped |
+//! | [`write_text`](Connection::write_text) | sends a message | a bug of the caller | a bug of the caller |
+//! | [`ping`](Connection::ping) | sends a ping | nothing | nothing |
+//! | [`close`](Connection::close) | sends a close frame, → `Closing` | nothing | nothing |
 //!
-//! In `Closing` messages are read and dropped; in `Closed` bytes are. After `Closed` the transport is to be closed.
+//! [`is_open`](Connection::is_open) is true in `Open`, [`is_closed`](Connection::is_closed) in `Closed` and `Failed`,
+//! [`is_failed`](Connection::is_failed) in `Failed`. In `Closed` and `Failed` the transport must be closed once `out` is
+//! sent.
 
 use std::borrow::Cow;
 
@@ -15,38 +24,38 @@ pub use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::frame::{self, FrameError, Header, OpCode, Role};
 
-/// Where the masks of a client's frames come from: fresh and unpredictable each time (RFC 6455, section 10.3).
+/// Makes the masks of a client's frames, each one fresh and unpredictable (RFC 6455, section 10.3).
 pub type MaskSource = fn() -> [u8; 4];
 
 /// One end of a WebSocket connection after the handshake.
 ///
-/// Contract: after each read call [`receive`](Connection::receive) until all bytes are consumed, and send what it
-/// appended to `out`.
+/// Contract: after each read, call [`receive`](Connection::receive) until all bytes are consumed, and send the bytes that
+/// it appended to `out`.
 #[derive(Debug)]
 pub struct Connection {
     role: Role,
     masks: Option<MaskSource>,
     max_message_bytes: usize,
     state: State,
-    /// The start of a header that was cut.
+    /// The start of a header whose rest has not arrived.
     header: [u8; frame::MAX_HEADER_BYTES],
     header_bytes: u8,
     /// The frame whose payload is being received.
     current: Option<Current>,
-    /// The fragments so far of a message that is not complete.
+    /// The fragments of an incomplete message.
     assembly: Option<Box<Assembly>>,
-    /// The start of a control frame's payload that was cut.
+    /// The start of a control frame's payload whose rest has not arrived.
     control: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
-    /// Our close frame is out, the peer's is awaited.
+    /// We sent a close frame and wait for the peer's.
     Closing,
-    /// The peer's close frame has come: the last thing it sends.
+    /// The peer sent a close frame, which is the last thing it sends.
     Closed,
-    /// The peer broke the protocol or a limit. It may go on sending.
+    /// The peer broke the protocol or a limit. It may continue to send.
     Failed,
 }
 
@@ -56,36 +65,42 @@ struct Current {
     received: u64,
 }
 
+impl Current {
+    fn is_complete(&self) -> bool {
+        self.received == self.header.length
+    }
+}
+
 #[derive(Debug)]
 enum Assembly {
     Text(TextAssembly),
     Binary(Vec<u8>),
 }
 
-/// What one step of [`Connection::receive`] did.
+/// One step of [`Connection::receive`].
 #[derive(Debug)]
 pub struct Received<'a> {
-    /// How many bytes of the input were used. What is left must be given again.
+    /// How many bytes of the input were consumed. Pass the rest again.
     pub consumed: usize,
-    /// What came of it.
+    /// What the peer sent, if this step completed it.
     pub event: Option<Event<'a>>,
 }
 
-/// What a peer has sent.
+/// What a peer sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A whole text message.
     Text(Cow<'a, str>),
     /// A whole binary message.
     Binary(Cow<'a, [u8]>),
-    /// The peer closed, or answered our close. Send what is in `out`, then close the transport.
+    /// The peer closed, or answered our close frame. Send `out`, then close the transport.
     Closed {
-        /// The peer's code, if it gave one.
+        /// The peer's code, if its close frame has one.
         code: Option<u16>,
         /// The peer's reason; often empty.
         reason: String,
     },
-    /// The peer broke the protocol or a limit. Send what is in `out`, then close the transport.
+    /// The peer broke the protocol or a limit. Send `out`, then close the transport.
     Failed(Violation),
 }
 
@@ -116,7 +131,7 @@ impl Violation {
         }
     }
 
-    /// A sentence for the close frame.
+    /// The reason in the close frame.
     pub fn as_str(self) -> &'static str {
         match self {
             Violation::Frame(error) => error.as_str(),
@@ -130,12 +145,12 @@ impl Violation {
 }
 
 impl Connection {
-    /// The end that accepted. A message longer than `max_message_bytes` closes the connection.
+    /// The end that accepted the connection. A message longer than `max_message_bytes` closes it.
     pub fn server(max_message_bytes: usize) -> Connection {
         Connection::new(Role::Server, None, max_message_bytes)
     }
 
-    /// The end that opened.
+    /// The end that opened the connection.
     pub fn client(max_message_bytes: usize, masks: MaskSource) -> Connection {
         Connection::new(Role::Client, Some(masks), max_message_bytes)
     }
@@ -154,22 +169,22 @@ impl Connection {
         }
     }
 
-    /// Whether messages can still be sent: no close frame was sent or received.
+    /// Whether messages can be sent: no close frame was sent or received.
     pub fn is_open(&self) -> bool {
         self.state == State::Open
     }
 
-    /// Whether nothing more is to be read: once `out` is sent, the transport is to be closed.
+    /// Whether the connection has ended: once `out` is sent, close the transport.
     pub fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed | State::Failed)
     }
 
-    /// Whether the peer broke the protocol or a limit. It has not said that it is done, so more may come from it.
+    /// Whether the peer broke the protocol or a limit. It sent no close frame, so more bytes can arrive.
     pub fn is_failed(&self) -> bool {
         self.state == State::Failed
     }
 
-    /// Memory held for a message that is not complete, in bytes.
+    /// Memory held for an incomplete message, in bytes.
     pub fn buffered_bytes(&self) -> usize {
         let assembly = match self.assembly.as_deref() {
             Some(Assembly::Text(text)) => text.text.capacity(),
@@ -192,7 +207,7 @@ impl Connection {
         }
     }
 
-    /// Starts the close handshake: appends a close frame, once. The reason is cut to what a close frame can hold.
+    /// Starts the close handshake: appends a close frame, once. The reason is cut to the size that fits.
     pub fn close(&mut self, code: CloseCode, reason: &str, out: &mut Vec<u8>) {
         if self.is_open() {
             self.write_close(Some(code.into()), reason, out);
@@ -200,44 +215,45 @@ impl Connection {
         }
     }
 
-    /// Takes the next step into `input`: at most one frame. A payload is unmasked in place.
+    /// Takes one step into `input`, at most one frame. Unmasks the payload in place.
     pub fn receive<'a>(&mut self, input: &'a mut [u8], out: &mut Vec<u8>) -> Received<'a> {
         let available = input.len();
         if self.is_closed() {
             return Received { consumed: available, event: None };
         }
-        let (mut current, begun) = match self.current.take() {
+        let (mut current, start) = match self.current.take() {
             Some(current) => (current, 0),
             None => match self.receive_header(input) {
-                Ok((used, Some(header))) => (Current { header, received: 0 }, used),
-                Ok((used, None)) => return Received { consumed: used, event: None },
+                Ok((consumed, Some(header))) => (Current { header, received: 0 }, consumed),
+                Ok((consumed, None)) => return Received { consumed, event: None },
                 Err(violation) => return self.fail(violation, available, out),
             },
         };
-        let left = current.header.length - current.received;
-        let rest = input.get_mut(begun..).unwrap_or_default();
-        let here = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
-        let chunk = rest.get_mut(..here).unwrap_or_default();
+        debug_assert!(start <= available, "a header ends inside its input");
+        let rest = input.get_mut(start..).unwrap_or_default();
+        let left = usize::try_from(current.header.length - current.received).unwrap_or(usize::MAX);
+        let bytes = left.min(rest.len());
+        let chunk = rest.get_mut(..bytes).unwrap_or_default();
         if let Some(mask) = current.header.mask {
             frame::unmask(chunk, mask, current.received);
         }
-        current.received += here as u64;
-        let complete = current.received == current.header.length;
-        let header = current.header;
-        if !complete {
-            self.current = Some(current);
-        }
-        let event = match header.opcode {
-            OpCode::Control(_) => self.receive_control(header, chunk, complete, out),
-            OpCode::Data(_) => self.receive_data(header, chunk, complete),
+        current.received += bytes as u64;
+        let event = match current.header.opcode {
+            OpCode::Control(_) => self.receive_control(&current, chunk, out),
+            OpCode::Data(_) => self.receive_data(&current, chunk),
         };
         match event {
-            Ok(event) => Received { consumed: begun + here, event },
+            Ok(event) => {
+                if !current.is_complete() {
+                    self.current = Some(current);
+                }
+                Received { consumed: start + bytes, event }
+            }
             Err(violation) => self.fail(violation, available, out),
         }
     }
 
-    /// Reads a header that may have begun in earlier input. Answers how much of this input it took.
+    /// Reads a header whose start may have arrived earlier. Returns how many bytes of this input it takes.
     fn receive_header(&mut self, input: &[u8]) -> Result<(usize, Option<Header>), Violation> {
         let held = usize::from(self.header_bytes);
         if held == 0
@@ -251,6 +267,7 @@ impl Connection {
             *place = byte;
             filled += 1;
         }
+        debug_assert!(filled <= self.header.len(), "a header fits its buffer");
         let so_far = self.header.get(..filled).unwrap_or_default();
         match Header::decode(self.role, so_far).map_err(Violation::Frame)? {
             Some(header) => {
@@ -265,7 +282,7 @@ impl Connection {
         }
     }
 
-    /// Whether this frame may begin here (section 5.4), before any memory is taken for what it announces.
+    /// Checks that this frame may start here (section 5.4), before any memory is reserved for its announced length.
     fn check_start(&self, header: Header) -> Result<(), Violation> {
         let OpCode::Data(_) = header.opcode else { return Ok(()) };
         let held = match (header.opcode == frame::CONTINUATION, self.assembly.as_deref()) {
@@ -283,55 +300,53 @@ impl Connection {
     #[inline]
     fn receive_data<'a>(
         &mut self,
-        header: Header,
+        current: &Current,
         chunk: &'a [u8],
-        complete: bool,
     ) -> Result<Option<Event<'a>>, Violation> {
-        let whole = complete && header.fin && chunk.len() as u64 == header.length;
-        if whole && self.assembly.is_none() {
-            // What is dropped is judged all the same, or it would matter where the stream is cut.
+        let header = &current.header;
+        let is_whole_frame = chunk.len() as u64 == header.length;
+        if is_whole_frame && header.fin && self.assembly.is_none() {
+            // Dropped messages are checked too: otherwise the result would depend on where the stream is cut.
             let event = if header.opcode == frame::TEXT {
-                let text = utf8(chunk).map_err(|_| Violation::NotUtf8)?;
-                Event::Text(Cow::Borrowed(text))
+                Event::Text(Cow::Borrowed(utf8(chunk).map_err(|_| Violation::NotUtf8)?))
             } else {
                 Event::Binary(Cow::Borrowed(chunk))
             };
-            return Ok(Some(event).filter(|_| self.state == State::Open));
+            return Ok(Some(event).filter(|_| self.is_open()));
         }
-        let assembly = self.assembly.get_or_insert_with(|| {
+        let mut assembly = self.assembly.take().unwrap_or_else(|| {
             Box::new(match header.opcode {
                 frame::TEXT => Assembly::Text(TextAssembly::default()),
                 _ => Assembly::Binary(Vec::new()),
             })
         });
         assembly.push(chunk, self.max_message_bytes)?;
-        if !(complete && header.fin) {
+        if !(header.fin && current.is_complete()) {
+            self.assembly = Some(assembly);
             return Ok(None);
         }
-        let event = match self.assembly.take().map(|assembly| *assembly) {
-            Some(Assembly::Text(text)) => Event::Text(Cow::Owned(text.finish()?)),
-            Some(Assembly::Binary(bytes)) => Event::Binary(Cow::Owned(bytes)),
-            None => return Ok(None),
+        let event = match *assembly {
+            Assembly::Text(text) => Event::Text(Cow::Owned(text.finish()?)),
+            Assembly::Binary(bytes) => Event::Binary(Cow::Owned(bytes)),
         };
-        Ok(Some(event).filter(|_| self.state == State::Open))
+        Ok(Some(event).filter(|_| self.is_open()))
     }
 
     fn receive_control<'a>(
         &mut self,
-        header: Header,
+        current: &Current,
         chunk: &[u8],
-        complete: bool,
         out: &mut Vec<u8>,
     ) -> Result<Option<Event<'a>>, Violation> {
-        if !complete || !self.control.is_empty() {
+        if !current.is_complete() || !self.control.is_empty() {
             self.control.extend_from_slice(chunk);
         }
-        if !complete {
+        if !current.is_complete() {
             return Ok(None);
         }
         let held = std::mem::take(&mut self.control);
         let payload = if held.is_empty() { chunk } else { &held };
-        match header.opcode {
+        match current.header.opcode {
             frame::PING if self.is_open() => {
                 frame::write(out, frame::PONG, self.mask(), [payload]);
                 Ok(None)
@@ -367,9 +382,11 @@ impl Connection {
     fn write_close(&self, code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
         let code = code.map(u16::to_be_bytes);
         let code = code.as_ref().map_or(&[] as &[u8], |code| code);
-        let room = frame::MAX_CONTROL_BYTES - 2;
-        let reason = (0..=room).rev().find_map(|end| reason.get(..end.min(reason.len()))).unwrap_or_default();
-        frame::write(out, frame::CLOSE, self.mask(), [code, reason.as_bytes()]);
+        let mut reason = reason.chars();
+        while reason.as_str().len() > frame::MAX_CONTROL_BYTES - 2 {
+            reason.next_back();
+        }
+        frame::write(out, frame::CLOSE, self.mask(), [code, reason.as_str().as_bytes()]);
     }
 
     fn mask(&self) -> Option<[u8; 4]> {
@@ -384,7 +401,7 @@ fn parse_close(payload: &[u8]) -> Result<(Option<u16>, &str), Violation> {
         [_] => Err(Violation::BadClose),
         [high, low, reason @ ..] => {
             let code = u16::from_be_bytes([*high, *low]);
-            // Section 7.4 and the IANA registry: the rest is reserved, or never stands in a frame.
+            // Section 7.4 and the IANA registry: all other codes are reserved or never sent.
             if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
                 return Err(Violation::BadClose);
             }
@@ -394,10 +411,10 @@ fn parse_close(payload: &[u8]) -> Result<(Option<u16>, &str), Violation> {
     }
 }
 
-/// Every look at text passes here, so that the tests can count the bytes.
+/// All checks of text pass through here, so that a test can count the checked bytes.
 fn utf8(bytes: &[u8]) -> Result<&str, std::str::Utf8Error> {
     #[cfg(test)]
-    tests::LOOKED_AT.set(tests::LOOKED_AT.get() + bytes.len());
+    tests::CHECKED.set(tests::CHECKED.get() + bytes.len());
     std::str::from_utf8(bytes)
 }
 
@@ -426,7 +443,7 @@ impl Assembly {
     }
 }
 
-/// Doubles like a `Vec`, so that each byte is moved a few times at most, but never past what a message may have.
+/// The capacity to reserve. Doubles like a `Vec`, so that each byte moves only a few times, but not past the limit.
 fn room_for(needed: usize, capacity: usize, max_message_bytes: usize) -> usize {
     if needed <= capacity {
         return capacity;
@@ -434,11 +451,11 @@ fn room_for(needed: usize, capacity: usize, max_message_bytes: usize) -> usize {
     needed.max(capacity.saturating_mul(2).min(max_message_bytes))
 }
 
-/// Text that arrives in pieces, checked as it comes: the first byte that cannot be UTF-8 is refused at once.
+/// Text that arrives in pieces and is checked as it arrives: the first byte that cannot be UTF-8 is refused at once.
 #[derive(Debug, Default)]
 struct TextAssembly {
     text: String,
-    /// The start of a character whose end has not come yet.
+    /// The start of a character whose rest has not arrived.
     cut: [u8; 4],
     cut_bytes: u8,
 }
@@ -449,6 +466,7 @@ impl TextAssembly {
             let [first, rest @ ..] = chunk else { return Ok(()) };
             chunk = rest;
             let held = usize::from(self.cut_bytes);
+            debug_assert!(held < self.cut.len(), "no character has more than four bytes");
             if let Some(place) = self.cut.get_mut(held) {
                 *place = *first;
             }
@@ -488,49 +506,49 @@ mod tests {
     use super::*;
 
     thread_local! {
-        /// Bytes of text that were looked at on this thread, each look counted.
-        pub(super) static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
+        /// Bytes of text checked on this thread, each check counted.
+        pub(super) static CHECKED: Cell<usize> = const { Cell::new(0) };
     }
 
-    /// Receives a text in fragments of `fragment` bytes, which arrive `piece` bytes at a time, and answers how many
-    /// bytes of text were looked at.
-    fn looks(text: &str, fragment: usize, piece: usize) -> usize {
+    /// Receives a text in fragments of `fragment` bytes, which arrive `piece` bytes at a time. Returns how many bytes
+    /// were checked.
+    fn checked_bytes(text: &str, fragment: usize, piece: usize) -> usize {
         let mut frames = Vec::new();
         let mut opcode = frame::TEXT;
         for chunk in text.as_bytes().chunks(fragment) {
-            let begun = frames.len();
+            let start = frames.len();
             frame::write(&mut frames, opcode, Some([1, 2, 3, 4]), [chunk]);
-            frames[begun] &= 0x7f;
+            frames[start] &= 0x7f;
             opcode = frame::CONTINUATION;
         }
         frame::write(&mut frames, frame::CONTINUATION, Some([0; 4]), []);
         let mut connection = Connection::server(text.len());
-        let before = LOOKED_AT.get();
-        let mut came = None;
+        let before = CHECKED.get();
+        let mut message = None;
         for piece in frames.chunks_mut(piece) {
             let mut used = 0;
             while used < piece.len() {
                 let received = connection.receive(&mut piece[used..], &mut Vec::new());
                 used += received.consumed;
                 if let Some(Event::Text(text)) = received.event {
-                    came = Some(text.into_owned());
+                    message = Some(text.into_owned());
                 }
             }
         }
-        assert_eq!(came.as_deref(), Some(text), "fragments of {fragment}, pieces of {piece}");
-        LOOKED_AT.get() - before
+        assert_eq!(message.as_deref(), Some(text), "fragments of {fragment}, pieces of {piece}");
+        CHECKED.get() - before
     }
 
     #[test]
-    fn each_byte_of_a_text_is_looked_at_a_few_times_at_most_however_it_is_cut() {
+    fn each_byte_of_a_text_is_checked_a_few_times_at_most() {
         for text in ["x".repeat(120), "\u{10348}".repeat(30)] {
             for fragment in [1, 3, 64, 120] {
                 for piece in [1, 7, 1 << 20] {
-                    let looks = looks(&text, fragment, piece);
-                    // A character of four bytes that come one by one is looked at at each: 1 + 2 + 3 + 4.
+                    let checked = checked_bytes(&text, fragment, piece);
+                    // A character whose four bytes arrive one by one is checked at each of them: 1 + 2 + 3 + 4 bytes.
                     assert!(
-                        (text.len()..=text.len() * 5 / 2 + 4).contains(&looks),
-                        "{looks} looks at {} bytes in fragments of {fragment}, pieces of {piece}",
+                        (text.len()..=text.len() * 5 / 2 + 4).contains(&checked),
+                        "{checked} bytes checked for {} bytes in fragments of {fragment}, pieces of {piece}",
                         text.len()
                     );
                 }

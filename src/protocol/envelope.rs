@@ -415,14 +415,14 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_two_members_wins_and_escaped_names_count() {
+    fn the_last_duplicate_wins_and_escaped_names_count() {
         let text = r#"{"type":"event","type":"re\u0071uest","id":"1","\u0069d":"2","channel":"c","payload":1,"payload":null}"#;
         let envelope = Envelope::decode(text).unwrap();
         assert_eq!((envelope.id, envelope.payload), (Some("2"), Some("null")));
     }
 
     #[test]
-    fn both_ways_of_reading_agree() {
+    fn fast_path_and_general_path_agree() {
         let texts = [
             r#"{"type":"request","id":"i-1","channel":"a:b","payload":{"a":[1,"}"]},"timestamp":1767225600000}"#,
             r#"{"type":"request","id":"1","channel":"c","payload":"x","timestamp":1767225600000}"#,
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_place_and_the_usable_id() {
+    fn errors_name_the_byte_and_the_usable_id() {
         let long = |name: &str, length: usize| {
             let (id, channel) = match name {
                 "id" => ("x".repeat(length), "c".to_owned()),

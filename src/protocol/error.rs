@@ -1,4 +1,4 @@
-//! What a failed request is answered with. In: a code, a message, details. Out: the `error` member of a response.
+//! The error of a failed request. Input: a code, a message, details. Output: the `error` member of a response.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,22 +10,22 @@ use super::payload::Payload;
 pub enum ErrorCode {
     /// No handler is registered for the channel. Do not retry.
     UnknownChannel,
-    /// The handler failed; the message says why.
+    /// The handler failed; `message` gives the reason.
     HandlerError,
-    /// The handler did not finish before its deadline. It was cancelled; what it had done may have happened.
+    /// The handler did not finish before its deadline. It was cancelled; its effects until then remain.
     Timeout,
     /// The connection ended, or the server stopped, before the request was answered.
     ConnectionClosed,
-    /// The message is not JSON or not a request; the message says what is wrong and at which byte.
+    /// The message is not JSON or not a request; `message` gives the reason and the byte.
     InvalidMessage,
-    /// The rate window is used up. `details.retryAfterMs` says when it opens again.
+    /// The rate window is used up. `details.retryAfterMs` is the time until it opens again.
     RateLimited,
-    /// Authentication is needed and has not been done, or the token is wrong.
+    /// The client has not authenticated, or the token is wrong.
     Unauthorized,
 }
 
 impl ErrorCode {
-    /// Every code, in the order of the specification. `code as usize` is its place here.
+    /// All codes, in the order of the specification. `code as usize` is the index.
     pub const ALL: [ErrorCode; 7] = [
         ErrorCode::UnknownChannel,
         ErrorCode::HandlerError,
@@ -36,7 +36,7 @@ impl ErrorCode {
         ErrorCode::Unauthorized,
     ];
 
-    /// The code as it stands on the wire, `"UNKNOWN_CHANNEL"` and so on.
+    /// The name on the wire, such as `"UNKNOWN_CHANNEL"`.
     pub fn as_str(self) -> &'static str {
         match self {
             ErrorCode::UnknownChannel => "UNKNOWN_CHANNEL",
@@ -49,7 +49,7 @@ impl ErrorCode {
         }
     }
 
-    /// The code with this name on the wire.
+    /// The code with a name on the wire.
     pub fn from_wire(name: &str) -> Option<ErrorCode> {
         ErrorCode::ALL.into_iter().find(|code| code.as_str() == name)
     }
@@ -63,21 +63,21 @@ impl fmt::Display for ErrorCode {
 
 /// The `error` member of a response: `{code, message, details?}` (specification, "Error Structure").
 ///
-/// Handlers return it, under the name `HandlerError`. Any [`std::error::Error`] turns into one with the code
-/// `HANDLER_ERROR` and its own text as the message, so `?` works in a handler. For that reason it does not
+/// Handlers return it, under the name `HandlerError`. Any [`std::error::Error`] converts into one with the code
+/// `HANDLER_ERROR` and its own text as the message, so `?` works in a handler. Because of that conversion it cannot
 /// implement `std::error::Error` itself.
 #[derive(Debug, Clone)]
 pub struct WireError {
-    /// What sort of failure it is.
+    /// The kind of failure.
     pub code: ErrorCode,
-    /// A sentence for a person.
+    /// The reason, for a person.
     pub message: Cow<'static, str>,
-    /// More, for a program. [`Payload::none`] leaves the member out.
+    /// More, for a program. [`Payload::none`] omits the member.
     pub details: Payload,
 }
 
 impl WireError {
-    /// An error of any code, without details.
+    /// An error with any code, without details.
     pub fn with_code(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> WireError {
         WireError { code, message: message.into(), details: Payload::none() }
     }
@@ -106,32 +106,33 @@ impl<E: std::error::Error> From<E> for WireError {
     }
 }
 
-/// A [`WireError`] where any error may stand. It is none itself: then it could not be made from all others.
-struct Boxed(WireError);
+/// A [`WireError`] as an [`Error`](std::error::Error). `WireError` cannot implement `Error` itself, because of the blanket
+/// `From<E: Error>`.
+struct AsError(WireError);
 
-impl fmt::Debug for Boxed {
+impl fmt::Debug for AsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)
     }
 }
 
-impl fmt::Display for Boxed {
+impl fmt::Display for AsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
     }
 }
 
-impl std::error::Error for Boxed {}
+impl std::error::Error for AsError {}
 
 impl From<WireError> for Box<dyn std::error::Error + Send + Sync> {
     fn from(error: WireError) -> Self {
-        Box::new(Boxed(error))
+        Box::new(AsError(error))
     }
 }
 
 impl From<WireError> for Box<dyn std::error::Error> {
     fn from(error: WireError) -> Self {
-        Box::new(Boxed(error))
+        Box::new(AsError(error))
     }
 }
 
@@ -140,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_can_be_handed_on_as_any_error() {
+    fn an_error_converts_into_any_boxed_error() {
         fn any() -> Result<(), Box<dyn std::error::Error>> {
             Err(WireError::new("no"))?
         }

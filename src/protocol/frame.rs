@@ -1,5 +1,5 @@
-//! Frames (RFC 6455, section 5). In: bytes. Out: headers that have been checked, unmasked payloads; and back. Holds no
-//! state: what one frame means for the next is the business of `connection`.
+//! Frames (RFC 6455, section 5). Input: bytes. Output: checked headers and unmasked payloads; and back. It holds no state:
+//! rules about the order of frames are in `connection`.
 
 use std::io::Cursor;
 
@@ -8,7 +8,7 @@ use tungstenite::protocol::frame::coding::{Control, Data};
 
 pub use tungstenite::protocol::frame::coding::OpCode;
 
-/// Longest header: two bytes, eight of length, four of mask.
+/// Longest header: two bytes, eight of length and four of mask.
 pub const MAX_HEADER_BYTES: usize = 14;
 
 /// Longest payload of a control frame (RFC 6455, section 5.5).
@@ -27,7 +27,7 @@ pub const PING: OpCode = OpCode::Control(Control::Ping);
 /// A pong's opcode.
 pub const PONG: OpCode = OpCode::Control(Control::Pong);
 
-/// Which end of the connection this is. Clients mask what they send, servers do not (RFC 6455, section 5.1).
+/// Which end of the connection this is. Only clients mask their frames (RFC 6455, section 5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// This end accepted the connection.
@@ -36,27 +36,27 @@ pub enum Role {
     Client,
 }
 
-/// A frame's header that is allowed to stand by itself.
+/// A frame header that is valid on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// Whether the frame ends its message.
     pub fin: bool,
-    /// What the frame is.
+    /// The type of the frame.
     pub opcode: OpCode,
-    /// The key of the mask; there exactly when the other end is a client.
+    /// The masking key; present exactly if the other end is a client.
     pub mask: Option<[u8; 4]>,
-    /// Length of the payload in bytes, as announced.
+    /// The announced length of the payload, in bytes.
     pub length: u64,
-    /// Length of the header itself in bytes.
+    /// The length of this header, in bytes.
     pub header_bytes: usize,
 }
 
-/// Why a header breaks RFC 6455. All of them close the connection with 1002.
+/// Why a header breaks RFC 6455. Each closes the connection with 1002.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameError {
-    /// A reserved bit is set, though no extension was agreed on (section 5.2).
+    /// A reserved bit is set, although no extension was negotiated (section 5.2).
     ReservedBit,
-    /// The opcode is one of the reserved ones (section 5.2).
+    /// The opcode is reserved (section 5.2).
     ReservedOpcode,
     /// A client's frame is not masked (section 5.1).
     NotMasked,
@@ -66,12 +66,12 @@ pub enum FrameError {
     ControlTooLong,
     /// A control frame is a fragment (section 5.5).
     ControlFragmented,
-    /// The length takes more bytes than it needs, or has its highest bit set (section 5.2).
+    /// The length is not in its shortest form, or its highest bit is set (section 5.2).
     BadLength,
 }
 
 impl FrameError {
-    /// A sentence for the close frame.
+    /// The reason in the close frame.
     pub fn as_str(self) -> &'static str {
         match self {
             FrameError::ReservedBit => "reserved bit set",
@@ -86,12 +86,12 @@ impl FrameError {
 }
 
 impl Header {
-    /// Reads the header at the start of `bytes`; `None` while it is not all there.
+    /// Reads the header at the start of `bytes`; `None` if it is incomplete. `role` is the end that reads.
     ///
     /// # Errors
-    /// When the header breaks RFC 6455 whatever came before it, with `role` being the end that reads.
+    /// When the header breaks RFC 6455, regardless of earlier frames.
     pub fn decode(role: Role, bytes: &[u8]) -> Result<Option<Header>, FrameError> {
-        // Two bytes tell most faults. They are judged before the rest of the header has come.
+        // Most violations show in the first two bytes, so they are refused before the rest arrives.
         let [first, second, ..] = *bytes else { return Ok(None) };
         if first & 0x70 != 0 {
             return Err(FrameError::ReservedBit);
@@ -130,7 +130,7 @@ impl Header {
     }
 }
 
-/// Applies a mask in place (RFC 6455, section 5.3). `offset` is how much of the payload came before these bytes.
+/// Applies a mask in place (RFC 6455, section 5.3). `offset` is the position of these bytes in the payload.
 pub fn unmask(bytes: &mut [u8], mask: [u8; 4], offset: u64) {
     let mut key = mask;
     key.rotate_left((offset % 4) as usize);
@@ -145,7 +145,7 @@ pub fn unmask(bytes: &mut [u8], mask: [u8; 4], offset: u64) {
     }
 }
 
-/// Appends one whole frame, its payload given in pieces. With a mask (a client's frame) the payload is masked.
+/// Appends one whole frame with a payload in pieces. With a mask (a client's frame) the payload is masked.
 pub fn write<'a>(
     out: &mut Vec<u8>,
     opcode: OpCode,
@@ -155,7 +155,7 @@ pub fn write<'a>(
     let length: usize = pieces.clone().into_iter().map(<[u8]>::len).sum();
     out.reserve(length + MAX_HEADER_BYTES);
     let header = FrameHeader { is_final: true, opcode, mask, ..FrameHeader::default() };
-    header.format(length as u64, out).expect("a Vec takes every write");
+    header.format(length as u64, out).expect("writing to a Vec cannot fail");
     let start = out.len();
     for piece in pieces {
         out.extend_from_slice(piece);
@@ -170,12 +170,14 @@ pub fn write_text(out: &mut Vec<u8>, mask: Option<[u8; 4]>, pieces: &[impl AsRef
     write(out, TEXT, mask, pieces.iter().map(AsRef::as_ref));
 }
 
-/// How many bytes are left of the frame at which a writer stands that has sent `sent` bytes of these whole, unmasked
-/// frames; 0 between two frames. What is behind it may still be dropped without breaking the stream.
+/// Returns how many bytes the current frame still has after the first `sent` bytes of these whole, unmasked frames were
+/// sent; 0 between two frames. The frames after it can be dropped without breaking the stream.
 pub fn rest_of_current(frames: &[u8], sent: usize) -> usize {
     let mut at = 0;
     while at < sent {
-        let Ok(Some(header)) = Header::decode(Role::Client, frames.get(at..).unwrap_or_default()) else {
+        let header = frames.get(at..).map(|frames| Header::decode(Role::Client, frames));
+        let Some(Ok(Some(header))) = header else {
+            debug_assert!(false, "the frames are whole and unmasked");
             return frames.len().saturating_sub(sent);
         };
         at = at
@@ -191,7 +193,7 @@ mod tests {
 
     /// RFC 6455, section 5.7.
     #[test]
-    fn the_examples_of_the_rfc_are_read() {
+    fn the_examples_of_the_rfc_are_decoded() {
         let masked_hello = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
         let header = Header::decode(Role::Server, &masked_hello).unwrap().unwrap();
         assert_eq!((header.fin, header.opcode, header.length, header.header_bytes), (true, TEXT, 5, 6));
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_read_as_soon_as_it_is_there_and_not_before() {
+    fn a_header_is_decoded_as_soon_as_it_is_complete() {
         for length in [0_usize, 1, 125, 126, 127, 0xffff, 0x1_0000] {
             let mut out = Vec::new();
             write(&mut out, BINARY, Some([1, 2, 3, 4]), [vec![7; length].as_slice()]);
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_goes_on_where_the_last_piece_ended() {
+    fn a_mask_continues_where_the_last_piece_ended() {
         let plain: Vec<u8> = (0..100).collect();
         let mask = [9, 80, 3, 200];
         let mut whole = plain.clone();

@@ -1,26 +1,26 @@
-//! The idle timer (specification, "Idle Timeout"). In: moments at which the peer gave a sign of life. Out: when to
-//! ping it, when to give it up.
+//! The idle timer (specification, "Idle Timeout"). Input: times at which bytes arrived from the peer. Output: when to ping
+//! it, and when to close the connection.
 
 use std::time::Duration;
 
 use super::time::Millis;
 
-/// Follows a peer's silence.
+/// Measures a peer's silence.
 #[derive(Debug, Clone)]
 pub struct IdleTimer {
     last_byte: Millis,
-    /// Pings sent into the present silence.
+    /// Pings sent since the last byte.
     pings: u32,
 }
 
-/// What is due.
+/// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdleAction {
-    /// Nothing yet.
+    /// Nothing.
     Wait,
     /// Send a ping.
     Ping,
-    /// The peer was silent for the whole timeout: close.
+    /// Close the connection: the peer was silent for the whole timeout.
     Close,
 }
 
@@ -30,18 +30,18 @@ impl IdleTimer {
         IdleTimer { last_byte: now, pings: 0 }
     }
 
-    /// The peer gave a sign of life.
+    /// Restarts the timer.
     pub fn touch(&mut self, now: Millis) {
         self.last_byte = now;
         self.pings = 0;
     }
 
-    /// When the peer last gave a sign of life.
+    /// When the timer was last restarted.
     pub fn last_byte(&self) -> Millis {
         self.last_byte
     }
 
-    /// When to ask [`poll`](IdleTimer::poll) again.
+    /// When to call [`poll`](IdleTimer::poll) again.
     pub fn deadline(&self, ping_interval: Option<Duration>, timeout: Duration) -> Millis {
         let end = self.last_byte + timeout;
         match ping_interval {
@@ -52,7 +52,7 @@ impl IdleTimer {
         }
     }
 
-    /// What is due now.
+    /// Returns what to do now.
     pub fn poll(&mut self, now: Millis, ping_interval: Option<Duration>, timeout: Duration) -> IdleAction {
         if now >= self.last_byte + timeout {
             return IdleAction::Close;
@@ -60,7 +60,7 @@ impl IdleTimer {
         if now < self.deadline(ping_interval, timeout) {
             return IdleAction::Wait;
         }
-        // After a long pause one ping is enough for all the intervals that went by.
+        // After a long pause, one ping counts for all intervals that have passed.
         if let Some(interval) = ping_interval {
             let intervals = now.since(self.last_byte).as_millis() / tick(interval).as_millis();
             self.pings = u32::try_from(intervals).unwrap_or(u32::MAX);
@@ -69,7 +69,7 @@ impl IdleTimer {
     }
 }
 
-/// An interval shorter than the clock's tick would be due for ever.
+/// At least one tick of the clock: a shorter interval would always be due.
 fn tick(interval: Duration) -> Duration {
     interval.max(Duration::from_millis(1))
 }
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_starts_the_count_again() {
+    fn a_byte_restarts_the_timer() {
         let mut idle = IdleTimer::new(Millis(0));
         assert_eq!(idle.poll(Millis(95_000), PING, IDLE), IdleAction::Ping);
         assert_eq!(idle.deadline(PING, IDLE), Millis(120_000));

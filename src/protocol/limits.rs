@@ -1,8 +1,8 @@
-//! Every limit of a connection, in one place. Nothing in the protocol or the server grows or waits without one.
+//! The limits of a connection, in one place. Nothing in the protocol or the server grows or waits without a limit.
 
 use std::time::Duration;
 
-/// What one client may take of the server. Each field says what happens at the limit.
+/// How much of the server one client can use. Each field documents what happens at the limit.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Largest message in either direction, in bytes. A larger one from the client closes with 1009; a larger
@@ -10,7 +10,7 @@ pub struct Limits {
     ///
     /// Default 16 MiB, as in Bun. Memory is taken as bytes arrive, never for what a header announces.
     pub max_message_bytes: usize,
-    /// Most messages in one rate window. The next ones are answered with `RATE_LIMITED`. 0 refuses every message.
+    /// Most messages in one rate window. Further messages are answered with `RATE_LIMITED`. 0 refuses every message.
     ///
     /// Default 100, as in the specification.
     pub rate_max_requests: u32,
@@ -18,18 +18,18 @@ pub struct Limits {
     ///
     /// Default 1 s, as in the specification.
     pub rate_window: Duration,
-    /// Most requests of one client whose handlers wait at the same time. At the limit nothing more is read from that
-    /// client until one ends; TCP then slows the client down.
+    /// Most requests of one client in flight at the same time. At the limit nothing more is read from the client until a
+    /// handler finishes; TCP then slows the client down.
     ///
     /// Default 256; HTTP/2 servers allow 100 to 256 streams.
     pub max_in_flight: usize,
-    /// How long a handler may take unless its channel says otherwise. Then it is dropped and the request answered
-    /// with `TIMEOUT`.
+    /// How long a handler can take, unless its channel has its own timeout. After that it is dropped and the request is
+    /// answered with `TIMEOUT`.
     ///
-    /// Default 30 s, as the client of the specification waits.
+    /// Default 30 s, as long as the specification's client waits.
     pub handler_timeout: Duration,
-    /// Silence after which a ping is sent, and again after each further interval. `None` sends none: a client that
-    /// says nothing for the whole `idle_timeout` is then closed however alive it is.
+    /// Silence after which a ping is sent, and again after each further interval. `None` sends no pings: a client that
+    /// sends nothing for the whole `idle_timeout` is then closed even if it is alive.
     ///
     /// Default 30 s: nginx drops a proxied connection after 60 s.
     pub ping_interval: Option<Duration>,
@@ -37,21 +37,22 @@ pub struct Limits {
     ///
     /// Default 120 s, as in the specification.
     pub idle_timeout: Duration,
-    /// How long a client may take to authenticate when a token is set. Then it is closed with 1008.
+    /// How long a client can take to authenticate when a token is set. After that it is closed with 1008.
     ///
     /// Default 10 s.
     pub auth_timeout: Duration,
-    /// How long the other end may take to answer a close frame and to read what is left. Then the connection is cut.
+    /// How long the client can take to answer a close frame and to read the remaining bytes. After that the connection is
+    /// cut.
     ///
     /// Default 5 s.
     pub close_timeout: Duration,
-    /// Most bytes that may wait for a client behind the message that is being written, which may itself be as large
-    /// as a message may be. Past it the client is closed with 1008 `slow consumer`. An event is never dropped
-    /// silently. While anything waits, nothing is read from the client, so requests alone cannot fill it.
+    /// Most bytes queued for a client after the message that is being written, which itself can be as large as any
+    /// message. Past the limit the client is closed with 1008 `slow consumer`. An event is never dropped silently. While
+    /// anything is queued, nothing is read from the client, so requests alone cannot fill the queue.
     ///
     /// Default 4 MiB.
     pub max_outbox_bytes: usize,
-    /// How long a client may take none of the bytes that wait for it. Then it is closed with 1008 `slow consumer`.
+    /// How long a client can accept none of its queued bytes. After that it is closed with 1008 `slow consumer`.
     ///
     /// Default 30 s; nginx's `send_timeout` is 60 s.
     pub send_timeout: Duration,

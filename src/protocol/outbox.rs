@@ -1,5 +1,5 @@
-//! What a client has not taken yet. In: whole frames, and how much of them the transport took. Out: the bytes to try
-//! next, and how many wait behind the message that is being written. Empty, it owns no memory.
+//! Bytes that a client has not accepted yet. Input: whole frames, and how many bytes the transport accepted. Output: the
+//! bytes to write next, and how many are queued after the message being written. An empty outbox owns no memory.
 
 use super::frame::rest_of_current;
 
@@ -8,19 +8,19 @@ use super::frame::rest_of_current;
 pub struct Outbox {
     frames: Vec<u8>,
     sent: usize,
-    /// Where the frame ends that is being written.
+    /// The index after the frame that is being written.
     current_end: usize,
 }
 
 impl Outbox {
-    /// Appends whole, unmasked frames of which the transport has taken the first `sent` bytes. Only an empty outbox
-    /// takes frames that were begun.
+    /// Appends whole, unmasked frames of which the transport has already accepted the first `sent` bytes. `sent` must be 0
+    /// unless the outbox is empty.
     pub fn push(&mut self, frames: &[u8], sent: usize) {
         debug_assert!(sent == 0 || self.is_empty(), "frames go out in order");
         if sent == frames.len() {
             return;
         }
-        // What went out is dropped once it is the greater part, so that each byte is moved once at most.
+        // Sent bytes are dropped once they are more than half, so that each byte moves at most once.
         if self.sent > self.frames.len() / 2 {
             self.frames.drain(..self.sent);
             self.current_end -= self.sent;
@@ -29,11 +29,13 @@ impl Outbox {
         if self.is_empty() {
             self.current_end = rest_of_current(frames, sent);
         }
+        debug_assert!(sent <= frames.len(), "the transport accepts only what it is given");
         self.frames.extend_from_slice(frames.get(sent..).unwrap_or_default());
     }
 
     /// The bytes to send next.
     pub fn unsent(&self) -> &[u8] {
+        debug_assert!(self.sent <= self.frames.len(), "only queued bytes are sent");
         self.frames.get(self.sent..).unwrap_or_default()
     }
 
@@ -42,7 +44,7 @@ impl Outbox {
         self.sent == self.frames.len()
     }
 
-    /// The transport took `bytes` of [`unsent`](Outbox::unsent).
+    /// Records that the transport accepted `bytes` of [`unsent`](Outbox::unsent).
     pub fn advance(&mut self, bytes: usize) {
         self.sent = self.sent.saturating_add(bytes).min(self.frames.len());
         if self.is_empty() {
@@ -50,14 +52,15 @@ impl Outbox {
             return;
         }
         if self.sent > self.current_end {
+            debug_assert!(self.current_end <= self.frames.len(), "the current frame is queued");
             let ahead = self.frames.get(self.current_end..).unwrap_or_default();
             self.current_end = self.sent + rest_of_current(ahead, self.sent - self.current_end);
         }
     }
 
-    /// How many bytes wait behind the message that is being written.
+    /// How many bytes are queued after the message that is being written.
     pub fn waiting_bytes(&self) -> usize {
-        // Between two frames the next one is the one being written.
+        // Between two frames, the next one counts as being written.
         let current_end = match self.current_end > self.sent {
             true => self.current_end,
             false => self.sent + 1 + rest_of_current(self.unsent(), 1),
@@ -65,7 +68,7 @@ impl Outbox {
         self.frames.len() - current_end.min(self.frames.len())
     }
 
-    /// Drops what waits behind the frame that was begun, which is all that can be dropped without breaking the stream.
+    /// Drops all frames of which nothing was sent. The rest of the current frame is kept: without it the stream breaks.
     pub fn keep_begun(&mut self) {
         self.frames.truncate(self.current_end.max(self.sent));
         if self.is_empty() {
@@ -93,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_come_out_as_they_went_in_however_they_are_taken() {
+    fn bytes_come_out_as_they_went_in() {
         let all = frames(&[3, 0, 200, 70_000, 1]);
         for step in [1, 7, 1000, 80_000] {
             let mut outbox = Outbox::default();
@@ -135,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_was_begun_is_kept_whole() {
+    fn a_started_frame_is_kept_whole() {
         for sent in 0..66 {
             let mut outbox = Outbox::default();
             let all = frames(&[10, 20, 30]);

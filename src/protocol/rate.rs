@@ -1,10 +1,10 @@
-//! The rate window (specification, "Rate Limiter"). In: the moment of a message. Out: whether it may pass.
+//! The rate window (specification, "Rate Limiter"). Input: the time of a message. Output: whether it is allowed.
 
 use std::time::Duration;
 
 use super::time::Millis;
 
-/// A fixed window that opens with the first message after the last one ended.
+/// A window of fixed length. It opens with the first message after the last window ended.
 #[derive(Debug, Clone, Default)]
 pub struct RateWindow {
     ends_at: Option<Millis>,
@@ -12,7 +12,10 @@ pub struct RateWindow {
 }
 
 impl RateWindow {
-    /// Counts a message. `Err` says how long it takes until the window opens again.
+    /// Counts a message.
+    ///
+    /// # Errors
+    /// When the window is used up, with the time until it ends.
     pub fn check(&mut self, now: Millis, max_requests: u32, window: Duration) -> Result<(), Duration> {
         let ends_at = match self.ends_at {
             Some(ends_at) if now < ends_at => ends_at,
@@ -26,7 +29,7 @@ impl RateWindow {
         if self.count <= max_requests { Ok(()) } else { Err(ends_at.since(now)) }
     }
 
-    /// How many more messages pass in the present window.
+    /// How many more messages are allowed in the current window.
     pub fn remaining(&self, now: Millis, max_requests: u32) -> u32 {
         match self.ends_at {
             Some(ends_at) if now < ends_at => max_requests.saturating_sub(self.count),
@@ -34,7 +37,7 @@ impl RateWindow {
         }
     }
 
-    /// When the present window ends; `None` before the first message.
+    /// When the current window ends; `None` before the first message.
     pub fn ends_at(&self) -> Option<Millis> {
         self.ends_at
     }
@@ -47,7 +50,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_millis(1000);
 
     #[test]
-    fn the_last_of_a_window_passes_and_the_next_waits_for_its_end() {
+    fn the_last_message_of_a_window_passes_and_the_next_waits() {
         let mut rate = RateWindow::default();
         assert_eq!(rate.remaining(Millis(5), 3), 3);
         for (at, remaining) in [(5, 2), (5, 1), (1004, 0)] {
@@ -61,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_maximum_of_zero_lets_nothing_through() {
+    fn a_maximum_of_zero_refuses_every_message() {
         let mut rate = RateWindow::default();
         assert_eq!(rate.check(Millis(0), 0, WINDOW), Err(WINDOW));
     }

@@ -1,14 +1,14 @@
-//! Time as the protocol sees it: numbers that somebody else read from a clock.
+//! Time as a number. The caller reads the clock.
 
 use std::ops::Add;
 use std::time::Duration;
 
-/// A moment, in ms since some fixed moment of the caller's choice. Never goes back.
+/// A time in ms since a fixed moment that the caller chooses. It never goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Millis(pub u64);
 
 impl Millis {
-    /// The time from `earlier` to this moment; zero if it is not earlier.
+    /// The duration since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Millis) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -22,7 +22,7 @@ impl Add<Duration> for Millis {
     }
 }
 
-/// The present, on both clocks.
+/// The current time on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
     /// For deadlines: never goes back.
