@@ -18,29 +18,26 @@ const ROOMS: [(&str, &[&str]); 6] = [
     ("main", &["protocol", "server", "client", "backend"]),
 ];
 
-/// Files of the backend that every family shares.
-const SHARED_BY_FAMILIES: [&str; 9] =
-    ["call", "cli", "db", "encode", "http", "provider", "registry", "search", "validate"];
 /// What the docs of a family say before the names that its siblings may use. A blank line ends them.
 const FACE: &str = "//! What other families may use:";
 
 /// Files outside of `protocol/` that are as pure: what a provider says, and what an archive holds, is read without a socket or
 /// a clock.
 const PURE_FILES: [&str; 14] = [
-    "backend::ai::anthropic",
-    "backend::ai::echo",
-    "backend::ai::exchange",
-    "backend::ai::models",
-    "backend::ai::openai",
-    "backend::ai::sse",
-    "backend::analytics::calendar",
-    "backend::artifact::manifest",
-    "backend::artifact::plan",
-    "backend::artifact::schema",
-    "backend::artifact::tar",
-    "backend::imagegen::job",
-    "backend::imagegen::pattern",
-    "backend::imagegen::picture",
+    "backend::families::ai::anthropic",
+    "backend::families::ai::echo",
+    "backend::families::ai::exchange",
+    "backend::families::ai::models",
+    "backend::families::ai::openai",
+    "backend::families::ai::sse",
+    "backend::families::analytics::calendar",
+    "backend::families::artifact::manifest",
+    "backend::families::artifact::plan",
+    "backend::families::artifact::schema",
+    "backend::families::artifact::tar",
+    "backend::families::imagegen::job",
+    "backend::families::imagegen::pattern",
+    "backend::families::imagegen::picture",
 ];
 
 /// Words and paths that reach for a socket, a clock, a file, a runtime or the terminal.
@@ -86,7 +83,7 @@ fn the_checker_reports_each_broken_rule_with_file_and_line() {
         ("src/protocol/a.rs", "\nfn f(at: std::time::SystemTime) {}", 2, PURE),
         ("src/protocol/a.rs", "fn f() { g()\n    .await }", 2, PURE),
         ("src/protocol/a.rs", "fn f() { println!(\"x\") }", 1, PURE),
-        ("src/backend/ai/sse.rs", "use tokio::time::Sleep;", 1, "this file is pure"),
+        ("src/backend/families/ai/sse.rs", "use tokio::time::Sleep;", 1, "this file is pure"),
         ("src/protocol/a.rs", "use crate::server::Config;", 1, ORDER),
         ("src/protocol/a.rs", "use crate::Config;", 1, ORDER),
         ("src/protocol/a.rs", "fn f() { crate::server::config::Config::default(); }", 1, ORDER),
@@ -94,16 +91,26 @@ fn the_checker_reports_each_broken_rule_with_file_and_line() {
         ("src/server/config.rs", "use crate::client::Client;", 1, ORDER),
         ("src/server/config.rs", "use crate::{\n    backend::chat,\n};", 2, ORDER),
         ("src/client/mod.rs", "use crate::server::Config;", 1, ORDER),
-        ("src/backend/chat/mod.rs", "use crate::elsewhere::X;", 1, "unknown room"),
+        ("src/backend/families/chat/mod.rs", "use crate::elsewhere::X;", 1, "unknown room"),
         ("src/elsewhere.rs", "", 1, "unknown room"),
-        ("src/backend/settings.rs", "use super::chat::store::Row;", 1, "family internals"),
-        ("src/backend/settings.rs", "use crate::backend::chat::{self, store};", 1, "family internals"),
+        ("src/backend/families/settings.rs", "use super::chat::store::Row;", 1, "family internals"),
+        (
+            "src/backend/families/settings.rs",
+            "use crate::backend::families::chat::{self, store};",
+            1,
+            "family internals",
+        ),
         ("src/protocol/a.rs", "use super::b::B;", 1, "import cycle"),
-        ("src/backend/settings.rs", "use super::chat;\nfn f() { chat::delete(); }", 2, "not offered"),
-        ("src/backend/settings.rs", "use super::{db, chat::Row};", 1, "not offered"),
-        ("src/backend/settings.rs", "fn f() { super::chat::delete(); }", 1, "not offered"),
-        ("src/backend/chat/mod.rs", "use super::settings::S;", 1, "import cycle"),
-        ("src/backend/chat/store.rs", "use super::rows::Row;", 1, "import cycle"),
+        (
+            "src/backend/families/settings.rs",
+            "use super::chat;\nfn f() { chat::delete(); }",
+            2,
+            "not offered",
+        ),
+        ("src/backend/families/settings.rs", "use super::{settings, chat::Row};", 1, "not offered"),
+        ("src/backend/families/settings.rs", "fn f() { super::chat::delete(); }", 1, "not offered"),
+        ("src/backend/families/chat/mod.rs", "use super::settings::S;", 1, "import cycle"),
+        ("src/backend/families/chat/store.rs", "use super::rows::Row;", 1, "import cycle"),
     ] {
         let mut sources = sound_sources();
         sources.insert(path.to_owned(), text.to_owned());
@@ -124,8 +131,11 @@ fn the_checker_has_nothing_to_say_about_sound_sources() {
         ("src/protocol/a.rs", "fn f<'a>(c: char) -> bool { c == '\"' || c == '\\'' } // println!"),
         ("src/protocol/a.rs", "mod tests { use super::*; use super::super::Payload; }"),
         ("src/server/hub.rs", "use crate::protocol::a; use super::config::Config; use std::time::Instant;"),
-        ("src/backend/settings.rs", "use super::{chat, db::Db}; fn f() { chat::create(); }"),
-        ("src/backend/ai/http.rs", "use tokio::time::Sleep;"),
+        (
+            "src/backend/families/settings.rs",
+            "use super::chat; use super::super::shared::db::Db; fn f() { chat::create(); }",
+        ),
+        ("src/backend/families/ai/http.rs", "use tokio::time::Sleep;"),
         ("src/main.rs", "use switchboard::backend::chat; use switchboard::Config;"),
     ] {
         let mut sources = sound_sources();
@@ -149,15 +159,16 @@ fn sound_sources() -> BTreeMap<String, String> {
         ("src/server/config.rs", ""),
         ("src/server/hub.rs", "use super::Config;"),
         ("src/client/mod.rs", "use crate::protocol::Payload;"),
-        ("src/backend/mod.rs", "mod chat; mod settings; mod db; use crate::{client, server};"),
-        ("src/backend/db.rs", ""),
-        ("src/backend/settings.rs", "use super::chat::create;"),
+        ("src/backend/mod.rs", "mod families; mod shared; use crate::{client, server};"),
+        ("src/backend/families/mod.rs", "pub mod chat; pub mod settings;"),
+        ("src/backend/shared/db.rs", ""),
+        ("src/backend/families/settings.rs", "use super::chat::create;"),
         (
-            "src/backend/chat/mod.rs",
+            "src/backend/families/chat/mod.rs",
             "//! What other families may use: `create`.\n\nmod rows; mod store; pub use store::create;",
         ),
-        ("src/backend/chat/rows.rs", "use super::store;"),
-        ("src/backend/chat/store.rs", "use crate::backend::db;"),
+        ("src/backend/families/chat/rows.rs", "use super::store;"),
+        ("src/backend/families/chat/store.rs", "use crate::backend::shared::db;"),
     ]
     .map(|(path, text)| (path.to_owned(), text.to_owned()))
     .into()
@@ -251,7 +262,7 @@ fn check_room_order(import: &Import, crate_map: &CrateMap, report: &mut Vec<Stri
 
 fn check_family(import: &Import, crate_map: &CrateMap, report: &mut Vec<String>) {
     let (Some(own), Some(other)) = (family_of(&import.from), family_of(&import.named)) else { return };
-    if own != other && import.named.split("::").count() > 2 {
+    if own != other && import.named.split("::").count() > 3 {
         let place = crate_map.place(import);
         report.push(format!("{place}: family internals: {own} reaches into {other} ({})", import.written));
     }
@@ -269,9 +280,9 @@ fn check_face(
         let Some(absolute) = crate_map.absolute(path).or_else(|| crate_map.through_alias(path)) else {
             continue;
         };
-        let [_, _, item, ..] = absolute.as_slice() else { continue };
-        let Some(other) = family_of(&absolute[..2].join("::")).map(str::to_owned) else { continue };
-        let face = crate_map.files.get(&format!("backend::{other}")).map_or("", |face| &face.path);
+        let [_, _, _, item, ..] = absolute.as_slice() else { continue };
+        let Some(other) = family_of(&absolute[..3].join("::")).map(str::to_owned) else { continue };
+        let face = crate_map.files.get(&format!("backend::families::{other}")).map_or("", |face| &face.path);
         let offered = sources.get(face).map_or("", |text| offer(text));
         if own != other && !offered.contains(&format!("`{item}`")) {
             let (place, line) = (&file.path, path.line);
@@ -338,8 +349,8 @@ fn room_of(module: &str) -> &str {
 
 fn family_of(module: &str) -> Option<&str> {
     let mut segments = module.split("::");
-    let family = (segments.next() == Some("backend")).then(|| segments.next()).flatten()?;
-    (!SHARED_BY_FAMILIES.contains(&family)).then_some(family)
+    let is_family = segments.next() == Some("backend") && segments.next() == Some("families");
+    is_family.then(|| segments.next()).flatten()
 }
 
 struct File {

@@ -7,7 +7,7 @@ import { join } from "node:path";
 export function registerChats(server, folder) {
   const db = new Database(join(folder, "chats.db"), { create: true });
   db.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = true;");
-  db.exec(readFileSync(new URL("../../../../src/backend/chat.sql", import.meta.url), "utf8"));
+  db.exec(readFileSync(new URL("../../../../src/backend/families/chat/tables.sql", import.meta.url), "utf8"));
 
   const insertChat = db.query(
     `INSERT INTO chats (id, title, moved, created_at, updated_at)

@@ -80,7 +80,7 @@ fn open(folder: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    connection.execute_batch(include_str!("../../../../src/backend/chat.sql"))?;
+    connection.execute_batch(include_str!("../../../../src/backend/families/chat/tables.sql"))?;
     Ok(connection)
 }
 

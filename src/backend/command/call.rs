@@ -1,0 +1,188 @@
+//! The commands of an operator: `switchboard call` and `switchboard listen`. In: an address, a channel, a payload. Out:
+//! JSON on stdout, everything else on stderr.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::client::{Client, ClientOptions, Event};
+use crate::protocol::error::{ErrorCode, WireError};
+use crate::protocol::json;
+use crate::protocol::payload::Payload;
+
+use crate::backend::shared::encode::Object;
+
+/// The server answered with an error.
+pub(super) const EXIT_ERROR: u8 = 1;
+/// There is no connection, or it was lost.
+const EXIT_NOT_CONNECTED: u8 = 3;
+/// There was no answer in time.
+const EXIT_TIMEOUT: u8 = 4;
+
+/// Longest payload that is read, in bytes: what a server takes unless told otherwise.
+const MAX_PAYLOAD_BYTES: u64 = 16 << 20;
+
+/// What both commands need to know.
+#[derive(Debug, Default)]
+pub(super) struct Target {
+    pub(super) url: String,
+    pub(super) token: Option<String>,
+    /// How long a call, or the first connection, may take.
+    pub(super) timeout: Option<Duration>,
+    /// Strings without quotes, payloads without their channel.
+    pub(super) raw: bool,
+}
+
+impl Target {
+    fn options(&self) -> ClientOptions {
+        let defaults = ClientOptions::default();
+        ClientOptions {
+            token: self.token.clone(),
+            request_timeout: self.timeout.unwrap_or(defaults.request_timeout),
+            connect_timeout: self.timeout.unwrap_or(defaults.connect_timeout),
+            ..defaults
+        }
+    }
+}
+
+/// Reads a payload: JSON as it stands, `-` for stdin, `@FILE` for a file.
+///
+/// # Errors
+/// Saying what cannot be read, or at which byte it is no JSON.
+pub(super) fn read_payload(argument: &str) -> Result<Payload, String> {
+    let (name, text) = match argument.strip_prefix('@') {
+        _ if argument == "-" => {
+            ("stdin", read_all(io::stdin().lock()).map_err(|error| format!("stdin: {error}"))?)
+        }
+        Some(path) => {
+            let read = File::open(path).and_then(read_all);
+            (path, read.map_err(|error| format!("{path}: {error}"))?)
+        }
+        None => ("the payload", argument.to_owned()),
+    };
+    Payload::from_json(text.trim_ascii()).map_err(|error| format!("{name} is not JSON: {error}"))
+}
+
+fn read_all(source: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    source.take(MAX_PAYLOAD_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_PAYLOAD_BYTES {
+        return Err(io::Error::other(format!("more than {MAX_PAYLOAD_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
+/// Makes one request, and answers its payload.
+///
+/// # Errors
+/// The exit code, once stderr says why.
+pub(super) async fn request(target: &Target, channel: &str, payload: Payload) -> Result<Payload, ExitCode> {
+    let options = ClientOptions { reconnect: false, ..target.options() };
+    let client = match Client::connect(&target.url, options).await {
+        Ok(client) => client,
+        Err(error) => return Err(not_connected(&target.url, &error)),
+    };
+    let answer = client.send_message(channel, payload).await;
+    client.disconnect().await;
+    answer.map_err(|error| report(&error))
+}
+
+/// `switchboard call`: the response's payload on stdout, in one line; nothing if it has none.
+pub(super) async fn call(target: &Target, channel: &str, payload: Payload) -> ExitCode {
+    match request(target, channel, payload).await {
+        Ok(answer) => match answer.as_str().map(|text| print_line(text, target.raw)) {
+            Some(Err(error)) => {
+                eprintln!("switchboard: {error}");
+                ExitCode::from(EXIT_ERROR)
+            }
+            _ => ExitCode::SUCCESS,
+        },
+        Err(code) => code,
+    }
+}
+
+/// `switchboard listen`: events on stdout, one a line, until stdout closes, a signal comes, or the server stays away.
+pub(super) async fn listen(target: &Target, channels: &[String]) -> ExitCode {
+    let client = match Client::new(&target.url, target.options()) {
+        Ok(client) => client,
+        Err(error) => return not_connected(&target.url, &error),
+    };
+    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+    let raw = target.raw;
+    let everything = [String::from("*")];
+    for channel in if channels.is_empty() { &everything } else { channels } {
+        let ended = ended.clone();
+        client.on_message(channel, move |event| {
+            if !event.channel.starts_with("connection:") && print_event(event, raw).is_err() {
+                // Nobody reads any more: `head` has seen enough.
+                let _ = ended.send(ExitCode::SUCCESS);
+            }
+        });
+    }
+    let url = target.url.clone();
+    client.on_message("connection:open", move |_| eprintln!("switchboard: connected to {url}"));
+    client.on_message("connection:closed", |event| {
+        let reason = member(event, "reason").and_then(|reason| reason.as_str().map(str::to_owned));
+        eprintln!("switchboard: the connection has ended: {}", reason.unwrap_or_default());
+    });
+    client.on_message("connection:reconnecting", |event| {
+        let number = |name| member(event, name).and_then(|value| value.as_u64()).unwrap_or_default();
+        eprintln!("switchboard: trying again in {} ms, attempt {}", number("delayMs"), number("attempt"));
+    });
+    client.on_message("connection:failed", move |_| {
+        eprintln!("switchboard: giving up");
+        let _ = ended.send(ExitCode::from(EXIT_NOT_CONNECTED));
+    });
+    if let Err(error) = client.open().await {
+        return not_connected(&target.url, &error);
+    }
+    end.recv().await.unwrap_or(ExitCode::SUCCESS)
+}
+
+fn member(event: &Event, name: &str) -> Option<serde_json::Value> {
+    event.payload.parse().ok()?.get(name).cloned()
+}
+
+fn print_event(event: &Event, raw: bool) -> io::Result<()> {
+    let payload = event.payload.as_str();
+    if raw {
+        return print_line(payload.unwrap_or("null"), raw);
+    }
+    let line = Object::new().text("channel", &event.channel);
+    let line = match payload {
+        Some(payload) => line.raw("payload", payload),
+        None => line,
+    };
+    print_line(&line.finish(), raw)
+}
+
+/// Writes JSON in one line. White space between values may hold line ends, strings never do.
+fn print_line(text: &str, raw: bool) -> io::Result<()> {
+    let unquoted = json::string_content(text).filter(|_| raw).and_then(json::unescape);
+    let mut stdout = io::stdout().lock();
+    match unquoted {
+        Some(string) => stdout.write_all(string.as_bytes())?,
+        None => stdout.write_all(text.replace(['\n', '\r'], " ").as_bytes())?,
+    }
+    stdout.write_all(b"\n")?;
+    stdout.flush()
+}
+
+fn not_connected(url: &str, error: &io::Error) -> ExitCode {
+    eprintln!("switchboard: {url}: {error}");
+    ExitCode::from(if error.kind() == io::ErrorKind::InvalidInput { 2 } else { EXIT_NOT_CONNECTED })
+}
+
+/// Writes `CODE: message`, and the details as JSON in a line of their own.
+fn report(error: &WireError) -> ExitCode {
+    eprintln!("{error}");
+    if let Some(details) = error.details.as_str() {
+        eprintln!("{details}");
+    }
+    ExitCode::from(match error.code {
+        ErrorCode::Timeout => EXIT_TIMEOUT,
+        ErrorCode::ConnectionClosed => EXIT_NOT_CONNECTED,
+        _ => EXIT_ERROR,
+    })
+}

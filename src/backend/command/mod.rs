@@ -1,0 +1,4 @@
+//! The `switchboard` command.
+
+mod call;
+pub mod cli;

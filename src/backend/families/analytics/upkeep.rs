@@ -1,0 +1,123 @@
+//! Writing, rolling up and deleting records.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::backend::shared::clock::unix_ms;
+use crate::backend::shared::db::Db;
+use crate::protocol::error::WireError;
+use crate::server::Server;
+
+use super::super::settings;
+use super::calendar::DAY_MS;
+use super::config::AnalyticsConfig;
+use super::record::{Batch, Recorder};
+use super::store;
+
+/// Rows that are rolled up, or deleted, in one transaction: other writes have their turn in between.
+const ROWS_AT_ONCE: i64 = 10_000;
+/// The setting that says how many days raw rows are kept.
+const RETENTION_SETTING: &str = "analytics.retentionDays";
+
+/// The records of a backend, in memory and in its database. A clone is another handle to the same ones.
+#[derive(Debug, Clone)]
+pub struct Analytics {
+    db: Db,
+    recorder: Recorder,
+    config: AnalyticsConfig,
+}
+
+impl Analytics {
+    /// The records in a database.
+    pub fn new(db: Db, config: AnalyticsConfig) -> Analytics {
+        Analytics { db, recorder: Recorder::new(config.record), config }
+    }
+
+    /// Where to say what was done.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    pub(super) fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Writes what was recorded so far.
+    ///
+    /// # Errors
+    /// When the database cannot write. Then what was recorded waits in memory for the next time.
+    pub async fn flush(&self) -> Result<(), WireError> {
+        // Drained by the writing thread, so that whoever flushes next waits for what this one writes.
+        let drained = Arc::new(Mutex::new(Batch::default()));
+        let (recorder, batch) = (self.recorder.clone(), drained.clone());
+        let write = move |connection: &rusqlite::Connection| {
+            let mut batch = batch.lock().unwrap_or_else(PoisonError::into_inner);
+            *batch = recorder.drain();
+            store::insert(connection, &batch)
+        };
+        let recorder = self.recorder.clone();
+        let done = move |written: bool| {
+            if !written {
+                let mut batch = drained.lock().unwrap_or_else(PoisonError::into_inner);
+                recorder.put_back(std::mem::take(&mut *batch));
+            }
+        };
+        self.db.write_background(write, done).await
+    }
+
+    /// Rolls up raw rows, and answers how many.
+    pub(super) async fn roll_up(&self, server: &Server) -> Result<i64, WireError> {
+        self.repeat(server, |connection| store::roll_up(connection, ROWS_AT_ONCE)).await
+    }
+
+    /// Rolls up raw rows and deletes those that are old. Answers how many were deleted.
+    pub(super) async fn clean_up(&self, server: &Server) -> Result<i64, WireError> {
+        self.roll_up(server).await?;
+        self.repeat(server, |connection| {
+            let days = settings::integer(connection, RETENTION_SETTING)?.unwrap_or(i64::MAX);
+            let before = unix_ms().saturating_sub(days.saturating_mul(DAY_MS));
+            store::clean_up(connection, before, ROWS_AT_ONCE)
+        })
+        .await
+    }
+
+    /// Has the writing thread do something until it has done less than it may at once.
+    async fn repeat(
+        &self,
+        server: &Server,
+        step: fn(&rusqlite::Connection) -> Result<i64, WireError>,
+    ) -> Result<i64, WireError> {
+        let mut rows = 0;
+        loop {
+            let done = self.db.write(server.clone(), move |change| step(change.connection)).await?;
+            rows += done;
+            if done < ROWS_AT_ONCE {
+                return Ok(rows);
+            }
+        }
+    }
+
+    /// Writes, rolls up and deletes what is due, for ever. What fails is tried again the next time.
+    pub(crate) async fn keep(self, server: Server) {
+        let at_least = Duration::from_millis(1);
+        let mut flushes = tokio::time::interval(self.config.flush_interval.max(at_least));
+        let mut rollups = tokio::time::interval(self.config.rollup_interval.max(at_least));
+        for ticks in [&mut flushes, &mut rollups] {
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        }
+        loop {
+            let rollup_is_due = std::future::poll_fn(|cx| {
+                let (rollup, flush) = (rollups.poll_tick(cx), flushes.poll_tick(cx));
+                match (rollup.is_ready(), flush.is_ready()) {
+                    (false, false) => std::task::Poll::Pending,
+                    (rollup, _) => std::task::Poll::Ready(rollup),
+                }
+            });
+            let rollup_is_due = rollup_is_due.await;
+            let _ = self.flush().await;
+            if rollup_is_due {
+                let _ = self.clean_up(&server).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Installing, updating and removing. In: the name of a source, or the id of an artifact. Out: a folder on the disk and a
+//! row that names it, both or neither.
+//!
+//! An installation goes on beside its request, so that it is never cut in two; a request that is given up has it stopped
+//! until the row is written. Installations go one after the other: the second of two with the same id is an update.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::{OptionalExtension, params};
+use tokio::task::spawn_blocking;
+
+use crate::protocol::error::WireError;
+use crate::protocol::payload::Payload;
+use crate::protocol::uuid::Uuid;
+use crate::server::Server;
+
+use super::manifest::Manifest;
+use super::plan::File;
+use super::records::{artifact_json, told_of};
+use super::store::{Artifacts, Lease};
+use crate::backend::shared::db::Change;
+use crate::backend::shared::encode::{Object, array};
+use crate::backend::shared::validate::{Fields, wrong};
+
+/// As long as names of files are on most systems.
+const MAX_SOURCE_BYTES: usize = 4 << 10;
+
+/// Stops an installation when its request is given up.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Installs what a payload names.
+pub(super) async fn install(
+    artifacts: &Artifacts,
+    payload: &Payload,
+    server: Server,
+) -> Result<Payload, WireError> {
+    let source = Fields::decode(payload)?.required_text("source", 1..=MAX_SOURCE_BYTES)?;
+    if artifacts.config().sources.is_empty() {
+        return Err(refused("a server that was started without --artifact-source"));
+    }
+    let stop = StopOnDrop(Arc::default());
+    let installed = tokio::spawn(install_whole(artifacts.clone(), source, server, stop.0.clone()));
+    installed.await.map_err(|_| stopping())?
+}
+
+async fn install_whole(
+    artifacts: Artifacts,
+    source: String,
+    server: Server,
+    stop: Arc<AtomicBool>,
+) -> Result<Payload, WireError> {
+    let permit = artifacts.installing().acquire_owned().await.map_err(|_| stopping())?;
+    // Nobody may wait for it any more when it is its turn.
+    if stop.load(Ordering::Relaxed) {
+        return Err(given_up());
+    }
+    let (own, asked, teller, stopped) = (artifacts.clone(), source.clone(), server.clone(), stop.clone());
+    let staged = spawn_blocking(move || stage(&own, &asked, &teller, stopped));
+    let staged = staged.await.map_err(|_| stopping())??;
+    let folder = staged.folder.name().to_owned();
+    let old = Arc::new(Mutex::new(None));
+    let written = if stop.load(Ordering::Relaxed) {
+        Err(given_up())
+    } else {
+        let (old, max, files) =
+            (old.clone(), artifacts.config().limits.max_artifacts, files_json(&staged.files));
+        let (manifest, folder) = (staged.manifest, folder.clone());
+        let row = move |change: &mut Change<'_>| {
+            let row = NewRow { manifest: &manifest, source: &source, folder: &folder, files: &files };
+            *old.lock().unwrap_or_else(PoisonError::into_inner) = write_row(change, &row, max)?;
+            let artifact = artifact_json(change.connection, &manifest.id)?;
+            let artifact = artifact.ok_or_else(|| WireError::new("the artifact is gone"))?;
+            change.emit("artifact:progress", progress(&manifest.id, "1"));
+            let was_there = old.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+            change
+                .emit(if was_there { "artifact:updated" } else { "artifact:installed" }, told_of(&artifact));
+            Ok(Payload::trusted(artifact))
+        };
+        artifacts.db().write(server, row).await
+    };
+    // What was installed before, or what is not installed now: whoever runs it may go on, nobody else finds it.
+    let discarded = match &written {
+        Ok(_) => old.lock().unwrap_or_else(PoisonError::into_inner).take(),
+        Err(_) => Some(folder),
+    };
+    drop(staged.folder);
+    if let Some(discarded) = discarded {
+        artifacts.discard(&discarded).await;
+    }
+    drop(permit);
+    written
+}
+
+/// An artifact that is on the disk, and in no row yet.
+struct Staged {
+    folder: Lease,
+    manifest: Manifest,
+    files: Vec<File>,
+}
+
+#[cfg(unix)]
+fn stage(
+    artifacts: &Artifacts,
+    source: &str,
+    server: &Server,
+    stop: Arc<AtomicBool>,
+) -> Result<Staged, WireError> {
+    use std::os::unix::fs::DirBuilderExt;
+
+    use super::copy::{Copier, make_private};
+    use super::{invoke, source};
+    use crate::backend::shared::files::sync_folder;
+
+    let config = artifacts.config();
+    let limits = &config.limits;
+    let problem = |problem: String| refused(&problem);
+    let opened = source::open(source, &config.sources, limits).map_err(problem)?;
+    let survey = opened.survey(limits).map_err(problem)?;
+    let manifest = Manifest::decode(&survey.manifest, limits)?;
+    manifest.check_program(&survey.files)?;
+    invoke::check_program(&manifest.program)?;
+
+    server.emit("artifact:progress", progress(&manifest.id, "0"));
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.folder)?;
+    config.folder.parent().map_or(Ok(()), sync_folder)?;
+    let uuid = Uuid::v4();
+    let new = artifacts.lease(&format!(".new.{uuid}"));
+    // Gone under this name once it has its own.
+    new.doom();
+    make_private(&new.path())?;
+    let (id, teller) = (manifest.id.clone(), server.clone());
+    let tell = move |done: f64| {
+        teller.emit("artifact:progress", progress(&id, &format!("{:.3}", done.clamp(0.0, 0.999))));
+    };
+    let mut copier = Copier::new(&new.path(), &survey.files, &survey.manifest, stop, tell);
+    opened.copy(&survey, &mut copier, limits).and_then(|()| copier.finish()).map_err(problem)?;
+    let folder = artifacts.lease(&format!("{}.{uuid}", manifest.id));
+    std::fs::rename(new.path(), folder.path())?;
+    sync_folder(&config.folder)?;
+    Ok(Staged { folder, manifest, files: survey.files })
+}
+
+#[cfg(not(unix))]
+fn stage(_: &Artifacts, _: &str, _: &Server, _: Arc<AtomicBool>) -> Result<Staged, WireError> {
+    Err(WireError::new("artifacts are installed on Unix systems only"))
+}
+
+/// What a row is made of.
+struct NewRow<'a> {
+    manifest: &'a Manifest,
+    source: &'a str,
+    folder: &'a str,
+    files: &'a str,
+}
+
+/// Writes the row, and answers the folder that it named before. An update leaves alone whether the artifact is enabled.
+fn write_row(change: &mut Change<'_>, row: &NewRow<'_>, max: u32) -> Result<Option<String>, WireError> {
+    let NewRow { manifest, source, folder, files } = row;
+    let mut statement = change.connection.prepare_cached("SELECT folder FROM artifacts WHERE id = ?")?;
+    let old: Option<String> = statement.query_row([&manifest.id], |row| row.get(0)).optional()?;
+    let count: u32 = change
+        .connection
+        .prepare_cached("SELECT count(*) FROM artifacts")?
+        .query_row([], |row| row.get(0))?;
+    if old.is_none() && count >= max {
+        return Err(refused(&format!("one more, {max} artifacts are allowed")));
+    }
+    change
+        .connection
+        .prepare_cached(
+            "INSERT INTO artifacts (id, name, version, description, enabled, source, installed_at, updated_at, folder, manifest, files)
+             VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?6, ?7, ?8, ?9)
+             ON CONFLICT (id) DO UPDATE SET name = ?2, version = ?3, description = ?4, source = ?5, updated_at = ?6,
+                 folder = ?7, manifest = ?8, files = ?9",
+        )?
+        .execute(params![
+            manifest.id,
+            manifest.name,
+            manifest.version,
+            manifest.description,
+            source,
+            change.unix_ms,
+            folder,
+            manifest.json,
+            files
+        ])?;
+    Ok(old)
+}
+
+/// Removes what a payload names.
+pub(super) async fn remove(
+    artifacts: &Artifacts,
+    payload: Payload,
+    server: Server,
+) -> Result<Payload, WireError> {
+    let artifacts = artifacts.clone();
+    // Beside the request, so that a client that leaves does not leave the folder behind.
+    let removed = tokio::spawn(async move {
+        let old = Arc::new(Mutex::new(None));
+        let slot = old.clone();
+        let row = move |change: &mut Change<'_>| {
+            let id = Fields::decode(&payload)?.required_id("id")?;
+            let mut statement =
+                change.connection.prepare_cached("DELETE FROM artifacts WHERE id = ? RETURNING folder")?;
+            let folder: Option<String> = statement.query_row([&id], |row| row.get(0)).optional()?;
+            drop(statement);
+            if folder.is_some() {
+                change.emit("artifact:removed", Payload::trusted(Object::new().text("id", &id).finish()));
+            }
+            let was_there = folder.is_some();
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = folder;
+            Ok(Payload::from(serde_json::Value::Bool(was_there)))
+        };
+        let removed = artifacts.db().write(server, row).await?;
+        let folder = old.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(folder) = folder {
+            artifacts.discard(&folder).await;
+        }
+        Ok(removed)
+    });
+    removed.await.map_err(|_| stopping())?
+}
+
+fn files_json(files: &[File]) -> String {
+    let files = files.iter().map(|file| {
+        let size = i64::try_from(file.size).unwrap_or(i64::MAX);
+        Object::new().text("path", &file.path).integer("size", size).finish()
+    });
+    array(&files.collect::<Vec<_>>())
+}
+
+fn progress(id: &str, progress: &str) -> Payload {
+    Payload::trusted(Object::new().text("id", id).raw("progress", progress).finish())
+}
+
+fn given_up() -> WireError {
+    WireError::new("the request was given up")
+}
+
+fn stopping() -> WireError {
+    WireError::new("the server stops")
+}
+
+fn refused(got: &str) -> WireError {
+    wrong("source", "a folder or a .tar of plain files below an --artifact-source", got)
+}

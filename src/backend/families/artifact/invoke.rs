@@ -1,0 +1,228 @@
+//! Running artifacts for clients. In: an id and an input. Out: what the program wrote, if it is JSON, or why there is nothing.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rusqlite::OptionalExtension;
+
+use crate::protocol::error::WireError;
+use crate::protocol::payload::Payload;
+
+use super::super::analytics::Recorder;
+use super::config::ArtifactLimits;
+use super::manifest::{Manifest, Program, SEARCH_PATH, misfit};
+use super::records::unknown;
+use super::store::{Artifacts, Lease};
+use crate::backend::shared::validate::{Fields, wrong};
+
+/// What the row says of an artifact that is to be run.
+#[derive(PartialEq, Eq)]
+struct Installed {
+    folder: String,
+    manifest: String,
+    enabled: bool,
+}
+
+/// Runs what a payload names.
+pub(super) async fn invoke(
+    artifacts: &Artifacts,
+    payload: &Payload,
+    recorder: &Recorder,
+) -> Result<Payload, WireError> {
+    let fields = Fields::decode(payload)?;
+    let id = fields.required_id("id")?;
+    let input = if fields.has("input") { fields.required_json("input")? } else { "null" };
+    let (installed, lease) = find(artifacts, &id).await?;
+    if !artifacts.config().allow {
+        return Err(WireError::new(
+            "artifacts are not run: the server was started without --allow-artifacts",
+        ));
+    }
+    if !installed.enabled {
+        return Err(WireError::new(format!("{id} is disabled: enable it with artifact:enable")));
+    }
+    // It was judged when it was installed; what may be asked for may be less since then.
+    let wide = ArtifactLimits { max_timeout: std::time::Duration::MAX, ..artifacts.config().limits.clone() };
+    let manifest = Manifest::decode(installed.manifest.as_bytes(), &wide)?;
+    check_input(&manifest, input)?;
+    let mut call = Call { recorder, id: &id, started: Instant::now(), failed: true };
+    let result = run(artifacts, manifest, lease, input).await;
+    call.failed = result.is_err();
+    result
+}
+
+/// A call that counts when it is over: as a failed one if its client left.
+struct Call<'a> {
+    recorder: &'a Recorder,
+    id: &'a str,
+    started: Instant,
+    failed: bool,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.recorder.artifact_call(self.id, self.started.elapsed(), self.failed);
+    }
+}
+
+/// The artifact, with its folder kept as it is. The row is looked at once more when the folder is held: the one that it
+/// named before may be gone.
+async fn find(artifacts: &Artifacts, id: &str) -> Result<(Installed, Lease), WireError> {
+    let mut installed = look_up(artifacts, id).await?;
+    loop {
+        let lease = artifacts.lease(&installed.folder);
+        let again = look_up(artifacts, id).await?;
+        if again.folder == installed.folder {
+            return Ok((again, lease));
+        }
+        installed = again;
+    }
+}
+
+async fn look_up(artifacts: &Artifacts, id: &str) -> Result<Installed, WireError> {
+    let id = id.to_owned();
+    let read = artifacts.db().read(move |view| {
+        let mut statement =
+            view.connection.prepare_cached("SELECT folder, manifest, enabled FROM artifacts WHERE id = ?")?;
+        let installed = statement.query_row([id], |row| {
+            Ok(Installed { folder: row.get(0)?, manifest: row.get(1)?, enabled: row.get(2)? })
+        });
+        installed.optional()?.ok_or_else(unknown)
+    });
+    read.await
+}
+
+fn check_input(manifest: &Manifest, input: &str) -> Result<(), WireError> {
+    let Some(schema) = &manifest.input else { return Ok(()) };
+    let input =
+        serde_json::from_str(input).map_err(|_| wrong("input", "JSON in Unicode", "a lone surrogate"))?;
+    schema.check(&input, "input").map_err(misfit)
+}
+
+/// Whether the program is on this system, unless it is the artifact's own.
+///
+/// # Errors
+/// When it is not.
+pub(super) fn check_program(program: &Program) -> Result<(), WireError> {
+    match (program, locate(program, Path::new("/"))) {
+        (Program::Own(_), _) | (_, Some(_)) => Ok(()),
+        (Program::Absolute(name) | Program::Named(name), None) => {
+            let expected = format!("a program that is there, by its path or its name in {SEARCH_PATH}");
+            Err(wrong("manifest.command[0]", &expected, name))
+        }
+    }
+}
+
+/// The file of a program; `None` if there is no such file, or it may not be run.
+fn locate(program: &Program, folder: &Path) -> Option<PathBuf> {
+    let found = |path: PathBuf| is_program(&path).then_some(path);
+    match program {
+        Program::Absolute(path) => found(PathBuf::from(path)),
+        Program::Own(path) => found(folder.join(path)),
+        Program::Named(name) => SEARCH_PATH.split(':').find_map(|folder| found(Path::new(folder).join(name))),
+    }
+}
+
+#[cfg(unix)]
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_program(path: &Path) -> bool {
+    path.is_file()
+}
+
+#[cfg(not(unix))]
+async fn run(_: &Artifacts, _: Manifest, _: Lease, _: &str) -> Result<Payload, WireError> {
+    Err(WireError::new("artifacts are run on Unix systems only"))
+}
+
+#[cfg(unix)]
+async fn run(
+    artifacts: &Artifacts,
+    manifest: Manifest,
+    folder: Lease,
+    input: &str,
+) -> Result<Payload, WireError> {
+    use super::process::{self, Order};
+    use crate::protocol::error::ErrorCode;
+    use crate::protocol::uuid::Uuid;
+    use tokio::time::{Instant, timeout_at};
+
+    let limits = &artifacts.config().limits;
+    let limit = manifest.timeout.min(limits.max_timeout);
+    let deadline = Instant::now() + limit;
+    let Ok(place) = timeout_at(deadline, artifacts.running().acquire_owned()).await else {
+        let message = format!("{} others ran for {} ms", limits.max_running, limit.as_millis());
+        return Err(WireError::with_code(ErrorCode::Timeout, message));
+    };
+    let place = place.map_err(|_| WireError::new("the server stops"))?;
+    let program = locate(&manifest.program, &folder.path());
+    let program = program.ok_or_else(|| WireError::new(format!("{}: its program is gone", manifest.id)))?;
+    let scratch = artifacts.lease(&format!(".run.{}", Uuid::v4()));
+    scratch.doom();
+    super::copy::make_private(&scratch.path())?;
+    let order = Order {
+        program,
+        arguments: manifest.arguments,
+        folder: folder.path(),
+        scratch: scratch.path(),
+        max_output_bytes: limits.max_output_bytes,
+        max_stderr_bytes: limits.max_stderr_bytes,
+        until_gone: Box::new((folder, scratch, place)),
+    };
+    let ended = process::run(order, input, deadline).await;
+    let ended = ended.map_err(|error| WireError::new(format!("{}: cannot be run: {error}", manifest.id)))?;
+    answer(&manifest.id, ended, limit, limits)
+}
+
+#[cfg(unix)]
+fn answer(
+    id: &str,
+    ended: super::process::Ended,
+    limit: std::time::Duration,
+    limits: &ArtifactLimits,
+) -> Result<Payload, WireError> {
+    use super::process::End;
+    use crate::backend::shared::encode::Object;
+    use crate::protocol::error::ErrorCode;
+
+    let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+    let failed = |code: ErrorCode, message: String, exit: Option<i32>, signal: Option<i32>| {
+        let number =
+            |number: Option<i32>| number.map_or_else(|| "null".to_owned(), |number| number.to_string());
+        let details = Object::new()
+            .raw("exitCode", &number(exit))
+            .raw("signal", &number(signal))
+            .text("stderr", &stderr)
+            .finish();
+        Err(WireError::with_code(code, format!("{id}: {message}")).details(Payload::trusted(details)))
+    };
+    match ended.end {
+        End::Exit(0) => {
+            let text = String::from_utf8(ended.stdout).map_err(|_| "its output is not UTF-8".to_owned());
+            let json = text.and_then(|text| {
+                let text = text.trim_matches([' ', '\t', '\r', '\n']).to_owned();
+                Payload::from_json(text).map_err(|error| format!("its output is not JSON: {error}"))
+            });
+            json.or_else(|message| failed(ErrorCode::HandlerError, message, Some(0), None))
+        }
+        End::Exit(code) => {
+            failed(ErrorCode::HandlerError, format!("it ended with exit code {code}"), Some(code), None)
+        }
+        End::Signal(signal) => {
+            failed(ErrorCode::HandlerError, format!("it was killed by signal {signal}"), None, Some(signal))
+        }
+        End::TooMuchOutput => {
+            let message =
+                format!("its output has more than {} bytes; it was killed", limits.max_output_bytes);
+            failed(ErrorCode::HandlerError, message, None, None)
+        }
+        End::Deadline => {
+            let message = format!("it was not done within {} ms; it was killed", limit.as_millis());
+            failed(ErrorCode::Timeout, message, None, None)
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Searching the messages.
+
+use rusqlite::params;
+
+use crate::backend::shared::db::View;
+use crate::backend::shared::encode::{Object, array};
+use crate::backend::shared::search::{MARK_END, MARK_START, best_hits, marked_html, match_expression};
+use crate::backend::shared::validate::Fields;
+use crate::protocol::error::WireError;
+use crate::protocol::payload::Payload;
+
+use super::chats::chat_seq;
+
+const MAX_QUERY_BYTES: usize = 1 << 10;
+
+pub(super) fn search(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
+    let query = match_expression(&fields.required_text("query", 0..=MAX_QUERY_BYTES)?);
+    let limit = fields.integer("limit", 1..=100)?.unwrap_or(20);
+    let chat = match fields.id("chatId")? {
+        None => None,
+        Some(id) => Some(chat_seq(view.connection, &id)?),
+    };
+    if query.is_empty() {
+        return Ok(Payload::trusted("[]".to_owned()));
+    }
+    let best = best_hits("message_index", "SELECT seq FROM messages WHERE chat = ?2");
+    let sql = format!(
+        "{best} SELECT chats.id, chats.title, messages.id, role,
+             snippet(message_index, 0, '{MARK_START}', '{MARK_END}', '…', 24), score, messages.created_at
+         FROM best CROSS JOIN message_index ON message_index.rowid = best.seq AND message_index MATCH ?1
+             JOIN messages ON messages.seq = best.seq JOIN chats ON chats.seq = chat
+         ORDER BY score, best.seq DESC"
+    );
+    let mut statement = view.connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![query, chat, limit])?;
+    let mut results = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        let result = Object::new()
+            .text("chatId", row.get_ref(0)?.as_str()?)
+            .text("chatTitle", row.get_ref(1)?.as_str()?)
+            .text("messageId", row.get_ref(2)?.as_str()?)
+            .text("role", row.get_ref(3)?.as_str()?)
+            .text("snippet", &marked_html(row.get_ref(4)?.as_str()?))
+            // FTS5 counts downwards: the best match has the smallest rank.
+            .number("score", -row.get::<_, f64>(5)?)
+            .integer("createdAt", row.get(6)?)
+            .finish();
+        // A snippet has so many words, but each may be as long as a message.
+        bytes += result.len();
+        if bytes > view.limits.max_page_bytes && !results.is_empty() {
+            break;
+        }
+        results.push(result);
+    }
+    Ok(Payload::trusted(array(&results)))
+}

@@ -1,0 +1,49 @@
+export interface Chat {
+  id: string;
+  title: string;
+  systemPrompt: string | null;
+  messageCount: number;
+  createdAt: number;
+  updatedAt: number;
+}
+
+export type Role = "user" | "assistant" | "system" | "tool";
+
+/** Kept as it came. */
+export interface ContentBlock {
+  type: string;
+  [member: string]: unknown;
+}
+
+export interface CreateMessageInput {
+  chatId: string;
+  role: Role;
+  content: string | ContentBlock[];
+  provider?: string;
+  model?: string;
+  usage?: { inputTokens: number, outputTokens: number };
+  metadata?: Record<string, unknown>;
+}
+
+export interface Message extends CreateMessageInput {
+  id: string;
+  createdAt: number;
+}
+
+/** Oldest first; `nextBefore` is the `before` of the page that comes before this one. */
+export interface MessagePage {
+  messages: Message[];
+  hasMore: boolean;
+  nextBefore: string | null;
+}
+
+/** `snippet` is HTML: hits in `<mark>`, everything else escaped. */
+export interface SearchResult {
+  chatId: string;
+  chatTitle: string;
+  messageId: string;
+  role: Role;
+  snippet: string;
+  score: number;
+  createdAt: number;
+}

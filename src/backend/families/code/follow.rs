@@ -1,0 +1,205 @@
+//! Keeping the index as fresh as a request needs it. In: a request that is about to read. Out: the same index, with what
+//! has been written to the transcripts up to a moment ago.
+//!
+//! Nothing is watched and nothing runs while nobody asks. A request that finds the last scan older than
+//! [`scan_interval`](super::config::CodeLimits::scan_interval) starts one, beside itself, and waits for it at most
+//! [`scan_wait`](super::config::CodeLimits::scan_wait): the first scan of years of transcripts goes on in the background, and each
+//! request sees what it has come to.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::timeout;
+
+use crate::protocol::error::WireError;
+use crate::protocol::payload::Payload;
+use crate::server::Server;
+
+use super::config::CodeConfig;
+use super::scan::{Batch, Found, Tail};
+use super::{index, scan};
+use crate::backend::shared::db::{Change, Db, View};
+
+/// What was read from the disk for the index since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CodeStats {
+    /// How often the folder was looked through.
+    pub scans: u64,
+    /// How many files were opened because they had changed.
+    pub files_read: u64,
+    /// How many bytes were read from them.
+    pub bytes_read: u64,
+}
+
+/// The index of the transcripts, and what keeps it fresh. A clone is another handle to the same one.
+#[derive(Debug, Clone)]
+pub struct Code {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    db: Db,
+    config: CodeConfig,
+    /// When the last scan ended. Held while one runs.
+    scanned_at: Arc<Mutex<Option<Instant>>>,
+    /// Held while files are put back.
+    restoring: Arc<Mutex<()>>,
+    scans: AtomicU64,
+    files_read: AtomicU64,
+    bytes_read: AtomicU64,
+}
+
+impl Code {
+    /// An index in a database. Nothing is read until somebody asks.
+    pub fn new(db: Db, config: CodeConfig) -> Code {
+        Code {
+            shared: Arc::new(Shared {
+                db,
+                config,
+                scanned_at: Arc::default(),
+                restoring: Arc::default(),
+                scans: AtomicU64::new(0),
+                files_read: AtomicU64::new(0),
+                bytes_read: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// What was read from the disk since the start.
+    pub fn stats(&self) -> CodeStats {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CodeStats {
+            scans: count(&self.shared.scans),
+            files_read: count(&self.shared.files_read),
+            bytes_read: count(&self.shared.bytes_read),
+        }
+    }
+
+    pub(super) fn config(&self) -> &CodeConfig {
+        &self.shared.config
+    }
+
+    /// Reads from the index.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&View<'_>) -> Result<T, WireError> + Send + 'static,
+    ) -> Result<T, WireError> {
+        self.shared.db.read(job).await
+    }
+
+    /// Writes to the index.
+    pub(super) async fn write(
+        &self,
+        server: &Server,
+        job: impl FnOnce(&mut Change<'_>) -> Result<Payload, WireError> + Send + 'static,
+    ) -> Result<Payload, WireError> {
+        self.shared.db.write(server.clone(), job).await
+    }
+
+    /// Waits until nobody else puts files back.
+    pub(super) async fn restore_turn(&self) -> OwnedMutexGuard<()> {
+        self.shared.restoring.clone().lock_owned().await
+    }
+
+    /// Makes the index as fresh as the limits promise.
+    pub(super) async fn refresh(&self, server: &Server) {
+        let limits = &self.config().limits;
+        // A request whose time is over goes on with what there is.
+        let Ok(mut scanned_at) = timeout(limits.scan_wait, self.shared.scanned_at.clone().lock_owned()).await
+        else {
+            return;
+        };
+        if scanned_at.is_some_and(|at| at.elapsed() < limits.scan_interval) {
+            return;
+        }
+        let (code, server) = (self.clone(), server.clone());
+        // In a task of its own, so that it goes on when the client leaves.
+        let scan = tokio::spawn(async move {
+            // It fails when the database is closed or full, which the request that reads or writes next will say.
+            let _ = code.scan(&server).await;
+            *scanned_at = Some(Instant::now());
+        });
+        let _ = timeout(limits.scan_wait, scan).await;
+    }
+
+    async fn scan(&self, server: &Server) -> Result<(), WireError> {
+        let Some(folder) = self.config().code_dir.clone() else { return Ok(()) };
+        self.shared.scans.fetch_add(1, Ordering::Relaxed);
+        let max_files = self.config().limits.max_files;
+        let start = folder.clone();
+        let walk = tokio::task::spawn_blocking(move || scan::walk(&start, max_files)).await?;
+        let known = self.read(index::known).await?;
+        let found: HashSet<&str> = walk.found.iter().map(|found| found.path.as_str()).collect();
+        let mut forgotten = HashSet::new();
+        for path in known.keys().filter(|path| !found.contains(path.as_str())) {
+            // Of what is in a folder that cannot be read nobody knows whether it is gone.
+            if walk.unreadable.iter().any(|unreadable| path.starts_with(unreadable.as_str())) {
+                continue;
+            }
+            let gone = path.clone();
+            let mut beside = self.read(move |view| index::beside(view, &gone)).await?;
+            // What it said may stand in the others of its session too, so they are read again.
+            beside.retain(|other| found.contains(other.as_str()));
+            for path in beside.iter().chain([path]) {
+                self.forget(server, path).await?;
+            }
+            forgotten.extend(beside);
+        }
+        for found in &walk.found {
+            if forgotten.contains(&found.path) || known.get(&found.path) != Some(&found.stamp) {
+                self.read_file(server, &folder, found).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, server: &Server, path: &str) -> Result<(), WireError> {
+        loop {
+            let path = path.to_owned();
+            let more = self.write(server, move |change| index::forget(change, &path)).await?;
+            if more.as_str() != Some("true") {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads what is new in a file. One that cannot be read is left for the next scan.
+    async fn read_file(&self, server: &Server, folder: &Path, found: &Found) -> Result<(), WireError> {
+        let path = found.path.clone();
+        let before = self.read(move |view| index::progress(view, &path)).await?.unwrap_or_default();
+        let (path, limits) = (folder.join(&found.path), self.config().limits.clone());
+        let opened = tokio::task::spawn_blocking(move || Tail::open(&path, &before, limits)).await?;
+        let Ok(mut tail) = opened else { return Ok(()) };
+        self.shared.files_read.fetch_add(1, Ordering::Relaxed);
+        if tail.is_new {
+            self.forget(server, &found.path).await?;
+        }
+        let found = Arc::new(found.clone());
+        loop {
+            let (returned, batch) = tokio::task::spawn_blocking(move || {
+                let batch = tail.next_batch();
+                (tail, batch)
+            })
+            .await?;
+            tail = returned;
+            let bytes_read = std::mem::take(&mut tail.bytes_read);
+            self.shared.bytes_read.fetch_add(bytes_read, Ordering::Relaxed);
+            let Ok(batch) = batch else { return Ok(()) };
+            let is_last = batch.is_last;
+            self.add(server, found.clone(), batch).await?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn add(&self, server: &Server, found: Arc<Found>, batch: Batch) -> Result<(), WireError> {
+        self.write(server, move |change| index::add(change, &found, &batch)).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,454 @@
+//! The index of the transcripts. In: what was found on the disk and what its lines say. Out: tables, in which sessions,
+//! the tree of their entries, their texts for searching and their restore points stand. The lines themselves stay in
+//! their files: an entry knows where its line is.
+//!
+//! A batch of lines and how far the file was read with them are one transaction, so a scan that ends early goes on where
+//! it was. The parent of an entry is one that stands before it, and never one that is not shown, so that the tree has no
+//! circles whatever the lines say.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::protocol::error::WireError;
+use crate::protocol::payload::Payload;
+
+use super::scan::{Batch, Found, Item, ItemKind, Progress, Stamp};
+use super::transcript::Backups;
+use crate::backend::shared::db::{Change, View};
+
+/// Most rows that one transaction deletes.
+const MAX_DELETED_ROWS: i64 = 500;
+/// Most files that a restore point tracks.
+const MAX_TRACKED_FILES: usize = 10_000;
+/// The name that the program gives to answers that no model gave.
+const NO_MODEL: &str = "<synthetic>";
+
+/// What each file looked like when it was read, by its path.
+pub(super) fn known(view: &View<'_>) -> Result<HashMap<String, Stamp>, WireError> {
+    let mut statement =
+        view.connection.prepare_cached("SELECT path, size, modified_ns, inode FROM code_files")?;
+    let known = statement.query_map([], |row| Ok((row.get(0)?, stamp(row, 1)?)))?;
+    Ok(known.collect::<Result<_, _>>()?)
+}
+
+/// How far a file was read.
+pub(super) fn progress(view: &View<'_>, path: &str) -> Result<Option<Progress>, WireError> {
+    let mut statement = view.connection.prepare_cached(
+        "SELECT size, modified_ns, inode, read_to, inside_long_line, head, tail FROM code_files WHERE path = ?",
+    )?;
+    let progress = statement.query_row([path], |row| {
+        Ok(Progress {
+            stamp: stamp(row, 0)?,
+            offset: row.get::<_, i64>(3)?.cast_unsigned(),
+            inside_long_line: row.get(4)?,
+            head: row.get(5)?,
+            tail: row.get(6)?,
+        })
+    });
+    Ok(progress.optional()?)
+}
+
+/// The other files of a file's session. What several of them say is known of the one that was read first.
+pub(super) fn beside(view: &View<'_>, path: &str) -> Result<Vec<String>, WireError> {
+    let mut statement = view.connection.prepare_cached(
+        "SELECT other.path FROM code_files file JOIN code_files other ON other.session = file.session
+         WHERE file.path = ?1 AND other.path <> ?1",
+    )?;
+    let paths = statement.query_map([path], |row| row.get(0))?;
+    Ok(paths.collect::<Result<_, _>>()?)
+}
+
+/// A stamp in three columns.
+fn stamp(row: &Row<'_>, first: usize) -> rusqlite::Result<Stamp> {
+    Ok(Stamp {
+        size: row.get::<_, i64>(first)?.cast_unsigned(),
+        modified_ns: row.get(first + 1)?,
+        inode: row.get::<_, i64>(first + 2)?.cast_unsigned(),
+    })
+}
+
+/// Deletes some of what a file has added, and, once nothing is left, the file, and a session that has no other. The
+/// answer is whether there is more to delete.
+pub(super) fn forget(change: &mut Change<'_>, path: &str) -> Result<Payload, WireError> {
+    let connection = change.connection;
+    let file: Option<(i64, Option<i64>, bool)> = connection
+        .prepare_cached("SELECT seq, session, is_main FROM code_files WHERE path = ?")?
+        .query_row([path], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let Some((file, session, is_main)) = file else {
+        return Ok(Payload::from(serde_json::Value::Bool(false)));
+    };
+    let deleted = connection
+        .prepare_cached(
+            "DELETE FROM code_entries WHERE seq IN (SELECT seq FROM code_entries WHERE file = ? LIMIT ?)",
+        )?
+        .execute(params![file, MAX_DELETED_ROWS])?;
+    let has_more = deleted as i64 == MAX_DELETED_ROWS;
+    if !has_more {
+        connection.prepare_cached("DELETE FROM code_files WHERE seq = ?")?.execute([file])?;
+    }
+    if let Some(session) = session {
+        if is_main {
+            connection
+                .prepare_cached(
+                    "UPDATE code_sessions SET cwd = NULL, custom_title = NULL, ai_title = NULL, summary = NULL,
+                         prompt = NULL, model = NULL WHERE seq = ?",
+                )?
+                .execute([session])?;
+        }
+        if !has_more {
+            recount(connection, session)?;
+            connection
+                .prepare_cached(
+                    "DELETE FROM code_sessions
+                     WHERE seq = ?1 AND NOT EXISTS (SELECT 1 FROM code_files WHERE session = ?1)",
+                )?
+                .execute([session])?;
+        }
+    }
+    Ok(Payload::from(serde_json::Value::Bool(has_more)))
+}
+
+/// Counts anew what a session has, after some of it was deleted.
+fn recount(connection: &Connection, session: i64) -> Result<(), WireError> {
+    connection
+        .prepare_cached(
+            "UPDATE code_sessions SET
+                 (message_count, started_at, updated_at) = (
+                     SELECT count(*), min(created_at), max(created_at) FROM code_entries
+                     WHERE session = ?1 AND role IS NOT NULL),
+                 restore_point_count = (SELECT count(*) FROM code_restore_points WHERE session = ?1),
+                 skipped_lines = (SELECT coalesce(sum(skipped_lines), 0) FROM code_files WHERE session = ?1)
+             WHERE seq = ?1",
+        )?
+        .execute([session])?;
+    Ok(())
+}
+
+/// What a batch changes of its session.
+#[derive(Default)]
+struct Totals {
+    messages: i64,
+    restore_points: i64,
+    skipped: i64,
+    first_at: Option<i64>,
+    last_at: Option<i64>,
+    cwd: Option<String>,
+    custom_title: Option<String>,
+    ai_title: Option<String>,
+    prompt: Option<String>,
+    model: Option<String>,
+}
+
+/// Adds what the lines of a batch say.
+pub(super) fn add(change: &mut Change<'_>, found: &Found, batch: &Batch) -> Result<Payload, WireError> {
+    let connection = change.connection;
+    let mut place = place(connection, found, batch)?;
+    let mut totals = Totals { skipped: batch.skipped, ..Totals::default() };
+    for item in &batch.items {
+        let Some(session) = place.session else {
+            totals.skipped += 1;
+            continue;
+        };
+        place.position = item.unix_ms.map_or(place.position, |at| at.max(place.position));
+        add_item(connection, session, &place, item, &mut totals)?;
+    }
+    connection
+        .prepare_cached(
+            "UPDATE code_files SET position = ?2, skipped_lines = skipped_lines + ?3 WHERE seq = ?1",
+        )?
+        .execute(params![place.file, place.position, totals.skipped])?;
+    if let Some(session) = place.session {
+        connection
+            .prepare_cached(
+                "UPDATE code_sessions SET
+                     message_count = message_count + ?2, restore_point_count = restore_point_count + ?3,
+                     skipped_lines = skipped_lines + ?4,
+                     started_at = coalesce(min(started_at, ?5), started_at, ?5),
+                     updated_at = coalesce(max(updated_at, ?6), updated_at, ?6),
+                     cwd = coalesce(cwd, ?7), custom_title = coalesce(?8, custom_title),
+                     ai_title = coalesce(?9, ai_title), prompt = coalesce(prompt, ?10), model = coalesce(?11, model)
+                 WHERE seq = ?1",
+            )?
+            .execute(params![
+                session,
+                totals.messages,
+                totals.restore_points,
+                totals.skipped,
+                totals.first_at,
+                totals.last_at,
+                totals.cwd,
+                totals.custom_title,
+                totals.ai_title,
+                totals.prompt,
+                totals.model,
+            ])?;
+    }
+    Ok(Payload::none())
+}
+
+/// Where a batch belongs.
+struct Place {
+    file: i64,
+    session: Option<i64>,
+    position: i64,
+    found_at: i64,
+}
+
+impl Place {
+    /// When a line was written: as it says, or as one before it says, or when the file was.
+    fn time_of(&self, item: &Item) -> i64 {
+        let before = (self.position > 0).then_some(self.position);
+        item.unix_ms.or(before).unwrap_or(self.found_at)
+    }
+}
+
+/// Says how far the file was read, and finds the session, or makes both.
+fn place(connection: &Connection, found: &Found, batch: &Batch) -> Result<Place, WireError> {
+    let Progress { stamp, offset, inside_long_line, head, tail } = &batch.progress;
+    let found_at = stamp.modified_ns / 1_000_000;
+    let row = connection
+        .prepare_cached("SELECT seq, session, position FROM code_files WHERE path = ?")?
+        .query_row([&found.path], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let (seq, session, position): (Option<i64>, Option<i64>, i64) = match row {
+        Some((seq, session, position)) => (Some(seq), session, position),
+        None => (None, None, 0),
+    };
+    let named =
+        || found.session_id.as_ref().or_else(|| batch.items.iter().find_map(|item| item.session_id.as_ref()));
+    let session = match (session, named()) {
+        (Some(session), _) => Some(session),
+        (None, Some(id)) => Some(session_of(connection, id, &found.project, found_at)?),
+        (None, None) => None,
+    };
+    let file = connection
+        .prepare_cached(
+            "INSERT INTO code_files (seq, path, session, is_main, size, modified_ns, inode, read_to, inside_long_line,
+                 head, tail, position)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+             ON CONFLICT (path) DO UPDATE SET session = ?3, size = ?5, modified_ns = ?6, inode = ?7, read_to = ?8,
+                 inside_long_line = ?9, head = ?10, tail = ?11
+             RETURNING seq",
+        )?
+        .query_row(
+            params![
+                seq,
+                found.path,
+                session,
+                found.is_main,
+                stamp.size.cast_signed(),
+                stamp.modified_ns,
+                stamp.inode.cast_signed(),
+                offset.cast_signed(),
+                inside_long_line,
+                head,
+                tail,
+                position,
+            ],
+            |row| row.get(0),
+        )?;
+    Ok(Place { file, session, position, found_at })
+}
+
+fn session_of(connection: &Connection, id: &str, project: &str, found_at: i64) -> Result<i64, WireError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO code_sessions (id, project, found_at) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING",
+        )?
+        .execute(params![id, project, found_at])?;
+    let mut statement = connection.prepare_cached("SELECT seq FROM code_sessions WHERE id = ?")?;
+    Ok(statement.query_row([id], |row| row.get(0))?)
+}
+
+fn add_item(
+    connection: &Connection,
+    session: i64,
+    place: &Place,
+    item: &Item,
+    totals: &mut Totals,
+) -> Result<(), WireError> {
+    if totals.cwd.is_none() {
+        totals.cwd.clone_from(&item.cwd);
+    }
+    let (role, text) = match &item.kind {
+        ItemKind::Entry { role, text, .. } => (Some(*role), text.as_str()),
+        _ => (None, ""),
+    };
+    let is_new = match &item.id {
+        Some(id) => add_node(connection, session, place, item, id, (role, text))?,
+        None => false,
+    };
+    match &item.kind {
+        ItemKind::Entry { model, prompt, .. } if is_new => {
+            totals.messages += 1;
+            let at = place.time_of(item);
+            totals.first_at = Some(totals.first_at.map_or(at, |first| first.min(at)));
+            totals.last_at = totals.last_at.max(Some(at));
+            if let Some(model) = model.as_ref().filter(|model| *model != NO_MODEL) {
+                totals.model = Some(model.clone());
+            }
+            if totals.prompt.is_none() {
+                totals.prompt.clone_from(prompt);
+            }
+        }
+        // Said before, in this file or in another of the session.
+        ItemKind::Entry { .. } | ItemKind::Bookkeeping => {}
+        ItemKind::Summary { leaf_id, title } => add_summary(connection, place.file, leaf_id, title)?,
+        ItemKind::CustomTitle(title) => totals.custom_title = Some(title.clone()),
+        ItemKind::AiTitle(title) => totals.ai_title = Some(title.clone()),
+        ItemKind::Backups(backups) => {
+            totals.restore_points += add_backups(connection, session, place, item, backups)?;
+        }
+        ItemKind::Unknown => totals.skipped += 1,
+    }
+    Ok(())
+}
+
+/// Adds a place in the tree, and answers whether it was not there yet.
+fn add_node(
+    connection: &Connection,
+    session: i64,
+    place: &Place,
+    item: &Item,
+    id: &str,
+    (role, text): (Option<&str>, &str),
+) -> Result<bool, WireError> {
+    let parent: Option<i64> = match &item.parent_id {
+        None => None,
+        Some(parent_id) => connection
+            .prepare_cached(
+                "SELECT iif(role IS NULL, parent, seq) FROM code_entries WHERE id = ? AND session = ?",
+            )?
+            .query_row(params![parent_id, session], |row| row.get(0))
+            .optional()?
+            .flatten(),
+    };
+    let added = connection
+        .prepare_cached(
+            "INSERT INTO code_entries
+                 (id, session, file, parent, role, position, created_at, line_at, line_bytes, text)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id, session) DO NOTHING",
+        )?
+        .execute(params![
+            id,
+            session,
+            place.file,
+            parent,
+            role,
+            place.position,
+            place.time_of(item),
+            item.at.cast_signed(),
+            item.length.cast_signed(),
+            text,
+        ])?;
+    if added > 0 && role.is_some() {
+        // Summaries stand in the files of later sessions too, and may be read before what they sum up.
+        connection
+            .prepare_cached(
+                "UPDATE code_sessions SET summary = coalesce(
+                     (SELECT title FROM code_summaries WHERE leaf = ?2 ORDER BY file DESC LIMIT 1), summary)
+                 WHERE seq = ?1 AND EXISTS (SELECT 1 FROM code_summaries WHERE leaf = ?2)",
+            )?
+            .execute(params![session, id])?;
+    }
+    Ok(added > 0)
+}
+
+fn add_summary(connection: &Connection, file: i64, leaf_id: &str, title: &str) -> Result<(), WireError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO code_summaries (leaf, file, title) VALUES (?1, ?2, ?3)
+             ON CONFLICT (leaf, file) DO UPDATE SET title = ?3",
+        )?
+        .execute(params![leaf_id, file, title])?;
+    connection
+        .prepare_cached(
+            "UPDATE code_sessions SET summary = ?2 WHERE seq IN (SELECT session FROM code_entries WHERE id = ?1)",
+        )?
+        .execute(params![leaf_id, title])?;
+    Ok(())
+}
+
+/// Adds backups to the restore point of their prompt, and answers how many restore points there are more.
+fn add_backups(
+    connection: &Connection,
+    session: i64,
+    place: &Place,
+    item: &Item,
+    backups: &Backups,
+) -> Result<i64, WireError> {
+    let files_of = |sql: &str, values: &[&dyn rusqlite::ToSql]| -> Result<Option<String>, WireError> {
+        Ok(connection.prepare_cached(sql)?.query_row(values, |row| row.get(0)).optional()?)
+    };
+    let own = files_of(
+        "SELECT files FROM code_restore_points WHERE session = ? AND message_id = ?",
+        &[&session, &backups.message_id],
+    )?;
+    let before = match (&own, backups.complete) {
+        // One more file of a prompt beside those that were tracked up to then.
+        (None, false) => files_of(
+            "SELECT files FROM code_restore_points WHERE session = ? ORDER BY seq DESC LIMIT 1",
+            &[&session],
+        )?,
+        _ => own.clone(),
+    };
+    let mut files: BTreeMap<String, Option<String>> =
+        before.and_then(|before| serde_json::from_str(&before).ok()).unwrap_or_default();
+    files.extend(backups.files.clone());
+    // A prompt before which nothing had been changed has nothing to restore.
+    if files.is_empty() || files.len() > MAX_TRACKED_FILES {
+        return Ok(0);
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO code_restore_points (id, session, file, message_id, created_at, files)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (session, message_id) DO UPDATE SET files = ?6",
+        )?
+        .execute(params![
+            restore_point_id(session_id(connection, session)?.as_str(), &backups.message_id),
+            session,
+            place.file,
+            backups.message_id,
+            place.time_of(item),
+            serde_json::Value::from_iter(
+                files.into_iter().map(|(path, name)| (path, serde_json::json!(name)))
+            )
+            .to_string(),
+        ])?;
+    Ok(i64::from(own.is_none()))
+}
+
+fn session_id(connection: &Connection, session: i64) -> Result<String, WireError> {
+    let mut statement = connection.prepare_cached("SELECT id FROM code_sessions WHERE seq = ?")?;
+    Ok(statement.query_row([session], |row| row.get(0))?)
+}
+
+/// The id of a restore point: a UUID made of its session and its prompt, so that it outlives the index. The prompt's own
+/// id would not do, for a session that continues another one has its lines too.
+fn restore_point_id(session_id: &str, message_id: &str) -> String {
+    use sha1::{Digest, Sha1};
+    let digest = Sha1::new().chain_update(session_id).chain_update([0]).chain_update(message_id).finalize();
+    let hex: Vec<String> = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex.concat();
+    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
+    // RFC 9562, 5.5: version 5, and one of the variant's four digits.
+    let version = format!("5{}", part(13, 16));
+    let variant = format!("a{}", part(17, 20));
+    format!("{}-{}-{version}-{variant}-{}", part(0, 8), part(8, 12), part(20, 32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_restore_point_is_a_uuid_that_its_session_and_prompt_decide() {
+        let id = restore_point_id("s", "m");
+        assert_eq!(id.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+        assert_eq!((id.get(14..15), id.get(19..20)), (Some("5"), Some("a")));
+        assert_eq!(id, restore_point_id("s", "m"));
+        assert_ne!(id, restore_point_id("sm", ""));
+    }
+}

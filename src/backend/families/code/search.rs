@@ -1,0 +1,62 @@
+//! Searching the entries.
+
+use rusqlite::params;
+
+use crate::backend::shared::db::View;
+use crate::backend::shared::encode::{Object, array};
+use crate::backend::shared::search::{MARK_END, MARK_START, best_hits, marked_html, match_expression};
+use crate::backend::shared::validate::Fields;
+use crate::protocol::error::WireError;
+use crate::protocol::payload::Payload;
+
+use super::config::CodeConfig;
+use super::sessions::session_seq;
+
+const MAX_QUERY_BYTES: usize = 1 << 10;
+
+pub(super) fn search_transcript(
+    view: &View<'_>,
+    fields: &Fields<'_>,
+    _: &CodeConfig,
+) -> Result<Payload, WireError> {
+    let query = match_expression(&fields.required_text("query", 0..=MAX_QUERY_BYTES)?);
+    let limit = fields.integer("limit", 1..=100)?.unwrap_or(20);
+    let session = match fields.id("sessionId")? {
+        None => None,
+        Some(id) => Some(session_seq(view.connection, fields, &id)?),
+    };
+    if query.is_empty() {
+        return Ok(Payload::trusted("[]".to_owned()));
+    }
+    let best = best_hits("code_entry_index", "SELECT seq FROM code_entries WHERE session = ?2");
+    let sql = format!(
+        "{best} SELECT s.id, e.id, e.role, snippet(code_entry_index, 0, '{MARK_START}', '{MARK_END}', '…', 24),
+             score, e.created_at
+         FROM best CROSS JOIN code_entry_index
+                 ON code_entry_index.rowid = best.seq AND code_entry_index MATCH ?1
+             JOIN code_entries e ON e.seq = best.seq JOIN code_sessions s ON s.seq = e.session
+         ORDER BY score, best.seq DESC"
+    );
+    let mut statement = view.connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![query, session, limit])?;
+    let mut results = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        let result = Object::new()
+            .text("sessionId", row.get_ref(0)?.as_str()?)
+            .text("entryId", row.get_ref(1)?.as_str()?)
+            .text("role", row.get_ref(2)?.as_str()?)
+            .text("snippet", &marked_html(row.get_ref(3)?.as_str()?))
+            // FTS5 counts downwards: the best match has the smallest rank.
+            .number("score", -row.get::<_, f64>(4)?)
+            .integer("createdAt", row.get(5)?)
+            .finish();
+        // A snippet has so many words, but what tools print may have long ones.
+        bytes += result.len();
+        if bytes > view.limits.max_page_bytes && !results.is_empty() {
+            break;
+        }
+        results.push(result);
+    }
+    Ok(Payload::trusted(array(&results)))
+}

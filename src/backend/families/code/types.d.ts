@@ -1,0 +1,75 @@
+/** `messageCount` counts the entries of the transcript, `skippedLines` its lines that could not be used. */
+export interface Session {
+  id: string;
+  project: string;
+  cwd: string | null;
+  title: string;
+  model: string | null;
+  messageCount: number;
+  restorePointCount: number;
+  startedAt: number;
+  updatedAt: number;
+  skippedLines: number;
+}
+
+/** Either `before` or `after`, which are ids of entries. */
+export interface TranscriptQuery {
+  sessionId: string;
+  limit?: number;
+  before?: string;
+  after?: string;
+  roles?: Role[];
+}
+
+/** `sidechain` marks what a subagent said or was told. An entry that is too long to send has one block `{type: "too_long", bytes}`. */
+export interface TranscriptEntry {
+  id: string;
+  sessionId: string;
+  parentId: string | null;
+  role: Role;
+  content: ContentBlock[];
+  model?: string;
+  usage?: { inputTokens: number, outputTokens: number };
+  sidechain?: true;
+  createdAt: number;
+}
+
+/**
+ * Oldest first. `total` counts the entries of these roles; `hasMore` tells of more in the direction of the query;
+ * `nextBefore` and `nextAfter` are the `before` and `after` of the pages around this one, null where there are none.
+ */
+export interface TranscriptPage {
+  entries: TranscriptEntry[];
+  total: number;
+  hasMore: boolean;
+  nextBefore: string | null;
+  nextAfter: string | null;
+}
+
+/** `snippet` is HTML: hits in `<mark>`, everything else escaped. */
+export interface TranscriptSearchResult {
+  sessionId: string;
+  entryId: string;
+  role: Role;
+  snippet: string;
+  score: number;
+  createdAt: number;
+}
+
+/** Files as they were before the prompt `entryId`; those whose backup is there. */
+export interface RestorePoint {
+  id: string;
+  sessionId: string;
+  entryId: string | null;
+  label: string;
+  createdAt: number;
+  files: { path: string, size: number, sha1: string }[];
+}
+
+/** `restored` has paths below `targetDir`, `skipped` paths as the restore point has them. */
+export interface RestoreResult {
+  restorePointId: string;
+  targetDir: string;
+  restored: string[];
+  skipped: { path: string, reason: string }[];
+}

@@ -1,0 +1,138 @@
+//! The handlers.
+
+use std::sync::Arc;
+
+use crate::backend::shared::db::Db;
+use crate::backend::shared::validate::Fields;
+use crate::protocol::error::WireError;
+use crate::protocol::payload::Payload;
+use crate::server::{Page, Server};
+
+use super::super::settings;
+use super::config::ImagegenConfig;
+use super::files::{self, Folder};
+use super::job::{Batch, Provider};
+use super::picture::Kind;
+use super::store::{self, NewEntry};
+use super::worker::Bell;
+
+const MAX_NAME_BYTES: usize = 1 << 10;
+const MAX_MODEL_BYTES: usize = 256;
+const MIN_SIDE: i64 = 64;
+/// What the sides of an image are multiples of: diffusion models work on blocks of 8 x 8 pixels.
+const SIDE_STEP: i64 = 8;
+const DEFAULT_SIDE: i64 = 1024;
+const MAX_STEPS: i64 = 1000;
+const MAX_CFG_SCALE: f64 = 100.0;
+const MAX_SEED: i64 = u32::MAX as i64;
+const DEFAULT_GROUP: &str = "default";
+
+/// What the handlers share.
+pub(super) struct Imagegen {
+    pub(super) db: Db,
+    pub(super) config: Arc<ImagegenConfig>,
+    pub(super) bell: Arc<Bell>,
+}
+
+impl Imagegen {
+    pub(super) async fn create_group(&self, payload: Payload, server: Server) -> Result<Payload, WireError> {
+        let max = i64::from(self.config.max_groups);
+        let created = self.db.write(server, move |change| {
+            let name = Fields::decode(&payload)?.required_text("name", 1..=MAX_NAME_BYTES)?;
+            store::create_group(change, &name, max)
+        });
+        created.await
+    }
+
+    pub(super) async fn create_entry(&self, payload: Payload, server: Server) -> Result<Payload, WireError> {
+        let default = settings::text(&self.db, "imagegen.defaultProvider").await?.text;
+        let config = self.config.clone();
+        let created = self.db.write(server, move |change| {
+            let fields = Fields::decode(&payload)?;
+            let (batch, batch_count) = read_entry(&fields, &default, &config)?;
+            let group = fields.id("groupId")?.unwrap_or_else(|| DEFAULT_GROUP.to_owned());
+            let group = store::group_seq(change.connection, &fields, &group)?;
+            let entry = NewEntry { group, batch, batch_count };
+            store::create_entry(change, &entry, i64::from(config.max_queued))
+        });
+        let entry = created.await?;
+        self.bell.ring();
+        Ok(entry)
+    }
+
+    pub(super) async fn cancel_entry(&self, payload: Payload, server: Server) -> Result<Payload, WireError> {
+        let id = Fields::decode(&payload)?.required_id("id")?;
+        let cancelled = self.db.write(server, move |change| {
+            let fields = Fields::decode(&payload)?;
+            store::cancel_entry(change, &fields, &fields.required_id("id")?)
+        });
+        let entry = cancelled.await?;
+        self.bell.stop(&id);
+        Ok(entry)
+    }
+}
+
+/// What an entry asks for, and how many batches of it. `default` names the provider of one that names none.
+fn read_entry(
+    fields: &Fields<'_>,
+    default: &str,
+    config: &ImagegenConfig,
+) -> Result<(Batch, i64), WireError> {
+    let name =
+        if fields.has("provider") { fields.required_one_of("provider", &Provider::NAMES)? } else { default };
+    let provider = Provider::from_name(name).ok_or_else(|| fields.wrong("provider", "provider", name))?;
+    let count = |name, max: u32| fields.integer(name, 1..=i64::from(max.max(1)));
+    let model = fields.text("model", 1..=MAX_MODEL_BYTES)?;
+    let batch = Batch {
+        provider,
+        prompt: fields.required_text("prompt", 1..=config.max_prompt_bytes)?,
+        negative_prompt: fields
+            .text("negativePrompt", 0..=config.max_prompt_bytes)?
+            .filter(|text| !text.is_empty()),
+        model: model.or_else(|| provider.default_model().map(str::to_owned)),
+        width: side(fields, "width", config)?,
+        height: side(fields, "height", config)?,
+        size: u32_of(count("batchSize", config.max_batch_size)?.unwrap_or(1)),
+        steps: fields.integer("steps", 1..=MAX_STEPS)?,
+        cfg_scale: fields.number("cfgScale", 0.0..=MAX_CFG_SCALE)?,
+        seed: fields.integer("seed", 0..=MAX_SEED)?,
+        params: fields.object_json("params", config.max_params_bytes)?.unwrap_or("{}").to_owned(),
+    };
+    if let Err(error) = serde_json::from_str::<serde_json::Value>(&batch.params) {
+        return Err(fields.wrong("params", "object in Unicode", &error.to_string()));
+    }
+    Ok((batch, count("batchCount", config.max_batch_count)?.unwrap_or(1)))
+}
+
+/// A side of an image, in pixels.
+fn side(fields: &Fields<'_>, name: &str, config: &ImagegenConfig) -> Result<u32, WireError> {
+    let range = MIN_SIDE..=i64::from(config.max_side).max(MIN_SIDE);
+    let expected = format!("multiple of {SIDE_STEP} in {}..={}", range.start(), range.end());
+    match fields.integer(name, range)? {
+        Some(pixels) if pixels % SIDE_STEP != 0 => Err(fields.wrong(name, &expected, &pixels.to_string())),
+        pixels => Ok(u32_of(pixels.unwrap_or(DEFAULT_SIDE.min(i64::from(config.max_side))))),
+    }
+}
+
+/// A number that a range has kept small.
+fn u32_of(number: i64) -> u32 {
+    u32::try_from(number).unwrap_or_default()
+}
+
+/// The page of an image. What a client chose is compared with ids, and never names a file.
+pub(super) async fn page(db: &Db, folder: &Folder, id: &str, max_bytes: usize) -> Option<Page> {
+    if !files::is_id(id) {
+        return None;
+    }
+    let asked = id.to_owned();
+    let mime_type = db.read(move |view| store::mime_type(view, &asked)).await.ok()??;
+    let kind = Kind::from_mime_type(&mime_type)?;
+    let path = folder.path_of(id, kind);
+    let bytes = tokio::task::spawn_blocking(move || files::read(&path, max_bytes)).await.ok()??;
+    let page = Page::new(kind.mime_type(), bytes)
+        .etag(id)
+        // An image never changes, and is for who asked alone.
+        .header("cache-control", "private, max-age=31536000, immutable")
+        .header("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'; sandbox");
+    Some(page)
+}

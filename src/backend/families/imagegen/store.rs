@@ -1,0 +1,515 @@
+//! The queue and the gallery as tables. In: a transaction and what to change. Out: JSON as clients see it. Every step of an
+//! entry's life is one transaction, which asks first whether the entry is still where the step begins: whoever comes second,
+//! the worker or a client that cancels, changes nothing.
+//!
+//! ```text
+//! queued ─► running ─► completed │ failed │ cancelled
+//!    │ ▲       │
+//!    │ └───────┘ the program ended
+//!    └─► cancelled
+//! ```
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::protocol::error::WireError;
+use crate::protocol::payload::Payload;
+use crate::protocol::uuid::Uuid;
+
+use super::job::{Batch, Provider};
+use crate::backend::shared::db::{Change, View};
+use crate::backend::shared::encode::{Object, array};
+use crate::backend::shared::search::match_expression;
+use crate::backend::shared::validate::{Fields, wrong};
+
+/// What stands before an image's id in its address.
+pub(super) const URL_PREFIX: &str = "/files/images/";
+
+const STATUSES: [&str; 5] = ["queued", "running", "completed", "failed", "cancelled"];
+
+/// Every group, the first made first.
+pub(super) fn list_groups(view: &View<'_>, _: &Fields<'_>) -> Result<Payload, WireError> {
+    let mut statement =
+        view.connection.prepare_cached("SELECT seq, id, name, created_at FROM image_groups ORDER BY seq")?;
+    let mut rows = statement.query([])?;
+    let mut groups = Vec::new();
+    while let Some(row) = rows.next()? {
+        groups.push(group_json(view.connection, row)?);
+    }
+    Ok(Payload::trusted(array(&groups)))
+}
+
+/// Adds a group.
+///
+/// # Errors
+/// When there are `max_groups` already.
+pub(super) fn create_group(
+    change: &mut Change<'_>,
+    name: &str,
+    max_groups: i64,
+) -> Result<Payload, WireError> {
+    let count = count(change.connection, "SELECT count(*) FROM image_groups")?;
+    if count >= max_groups {
+        return Err(too_many("groups", max_groups));
+    }
+    change
+        .connection
+        .prepare_cached("INSERT INTO image_groups (id, name, created_at) VALUES (?, ?, ?)")?
+        .execute(params![Uuid::v4().to_string(), name, change.unix_ms])?;
+    let group = change
+        .connection
+        .prepare_cached("SELECT seq, id, name, created_at FROM image_groups ORDER BY seq DESC LIMIT 1")?
+        .query_row([], |row| group_json(change.connection, row))?;
+    Ok(Payload::trusted(group))
+}
+
+fn group_json(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<String> {
+    let mut statement =
+        connection.prepare_cached("SELECT count(*) FROM image_entries WHERE of_group = ? AND status = ?")?;
+    let mut counts = Object::new();
+    for status in STATUSES {
+        let count = statement.query_row(params![row.get::<_, i64>(0)?, status], |row| row.get(0))?;
+        counts = counts.integer(status, count);
+    }
+    let group = Object::new()
+        .text("id", row.get_ref(1)?.as_str()?)
+        .text("name", row.get_ref(2)?.as_str()?)
+        .integer("createdAt", row.get(3)?)
+        .raw("counts", &counts.finish());
+    Ok(group.finish())
+}
+
+/// The row of a group.
+///
+/// # Errors
+/// When there is none; `fields` calls the id `groupId`.
+pub(super) fn group_seq(connection: &Connection, fields: &Fields<'_>, id: &str) -> Result<i64, WireError> {
+    find(connection, "SELECT seq FROM image_groups WHERE id = ?", id)?
+        .ok_or_else(|| fields.wrong("groupId", "id of a group", "an unknown id"))
+}
+
+fn find(connection: &Connection, sql: &str, id: &str) -> rusqlite::Result<Option<i64>> {
+    connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()
+}
+
+fn count(connection: &Connection, sql: &str) -> rusqlite::Result<i64> {
+    connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
+}
+
+const ENTRY_COLUMNS: &str = "image_entries.id, image_groups.id, job_id, status, prompt, negative_prompt, provider, model, width, height, \
+     batch_size, batch_count, steps, cfg_scale, seed, params, batches_done, error, image_entries.created_at, \
+     started_at, finished_at, image_entries.seq";
+
+fn entry_json(row: &Row<'_>) -> rusqlite::Result<String> {
+    let number = |row: &Row<'_>, column: usize| -> rusqlite::Result<String> {
+        Ok(row.get::<_, Option<i64>>(column)?.map_or("null".to_owned(), |number| number.to_string()))
+    };
+    let mut entry = Object::new();
+    for (name, column) in [("id", 0), ("groupId", 1), ("jobId", 2), ("status", 3), ("prompt", 4)] {
+        entry = entry.text_or_null(name, row.get_ref(column)?.as_str_or_null()?);
+    }
+    for (name, column) in [("negativePrompt", 5), ("provider", 6), ("model", 7)] {
+        entry = entry.text_or_null(name, row.get_ref(column)?.as_str_or_null()?);
+    }
+    for (name, column) in [("width", 8), ("height", 9), ("batchSize", 10), ("batchCount", 11), ("steps", 12)]
+    {
+        entry = entry.raw(name, &number(row, column)?);
+    }
+    entry = entry
+        .number("cfgScale", row.get::<_, Option<f64>>(13)?)
+        .raw("seed", &number(row, 14)?)
+        .raw("params", row.get_ref(15)?.as_str()?)
+        .integer("batchesDone", row.get(16)?)
+        .text_or_null("error", row.get_ref(17)?.as_str_or_null()?);
+    for (name, column) in [("createdAt", 18), ("startedAt", 19), ("finishedAt", 20)] {
+        entry = entry.raw(name, &number(row, column)?);
+    }
+    Ok(entry.finish())
+}
+
+fn entry_of(connection: &Connection, id: &str) -> rusqlite::Result<Option<String>> {
+    let sql = format!(
+        "SELECT {ENTRY_COLUMNS} FROM image_entries JOIN image_groups ON image_groups.seq = of_group
+         WHERE image_entries.id = ?"
+    );
+    connection.prepare_cached(&sql)?.query_row([id], entry_json).optional()
+}
+
+/// The entries of a group, last made first; fewer than asked for if they would be too long to send.
+pub(super) fn list_entries(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
+    let group = group_seq(view.connection, fields, &fields.required_id("groupId")?)?;
+    let limit = fields.integer("limit", 1..=500)?.unwrap_or(500);
+    let before = match fields.id("before")? {
+        None => i64::MAX,
+        Some(id) => find(view.connection, "SELECT seq FROM image_entries WHERE id = ?", &id)?
+            .ok_or_else(|| fields.wrong("before", "id of an entry", "an unknown id"))?,
+    };
+    let sql = format!(
+        "SELECT {ENTRY_COLUMNS} FROM image_entries JOIN image_groups ON image_groups.seq = of_group
+         WHERE of_group = ? AND image_entries.seq < ? ORDER BY image_entries.seq DESC LIMIT ?"
+    );
+    let mut statement = view.connection.prepare_cached(&sql)?;
+    let mut rows = statement.query([group, before, limit])?;
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let entry = entry_json(row)?;
+        bytes += entry.len();
+        if bytes > view.limits.max_page_bytes && !entries.is_empty() {
+            break;
+        }
+        entries.push(entry);
+    }
+    Ok(Payload::trusted(array(&entries)))
+}
+
+/// An entry that is to be made: what a batch needs, how many, and of which group.
+pub(super) struct NewEntry {
+    pub(super) group: i64,
+    pub(super) batch: Batch,
+    pub(super) batch_count: i64,
+}
+
+/// Adds an entry at the end of the queue.
+///
+/// # Errors
+/// When `max_queued` wait already.
+pub(super) fn create_entry(
+    change: &mut Change<'_>,
+    entry: &NewEntry,
+    max_queued: i64,
+) -> Result<Payload, WireError> {
+    let waiting = count(change.connection, "SELECT count(*) FROM image_entries WHERE status = 'queued'")?;
+    if waiting >= max_queued {
+        return Err(too_many("queued entries", max_queued));
+    }
+    let id = Uuid::v4().to_string();
+    let batch = &entry.batch;
+    change
+        .connection
+        .prepare_cached(
+            "INSERT INTO image_entries (id, of_group, prompt, negative_prompt, provider, model, width, height,
+                 batch_size, batch_count, steps, cfg_scale, seed, params, created_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![
+            id,
+            entry.group,
+            batch.prompt,
+            batch.negative_prompt,
+            batch.provider.as_str(),
+            batch.model,
+            batch.width,
+            batch.height,
+            batch.size,
+            entry.batch_count,
+            batch.steps,
+            batch.cfg_scale,
+            batch.seed,
+            batch.params,
+            change.unix_ms,
+        ])?;
+    entry_of(change.connection, &id)?.map(Payload::trusted).ok_or_else(lost)
+}
+
+/// Cancels an entry that waits or runs. One that has ended is answered as it is: it may have ended while the client asked.
+///
+/// # Errors
+/// When there is no such entry.
+pub(super) fn cancel_entry(
+    change: &mut Change<'_>,
+    fields: &Fields<'_>,
+    id: &str,
+) -> Result<Payload, WireError> {
+    end(change, id, &["queued", "running"], "cancelled", None)?;
+    entry_of(change.connection, id)?
+        .map(Payload::trusted)
+        .ok_or_else(|| fields.wrong("id", "id of an entry", "an unknown id"))
+}
+
+/// Ends an entry that is in one of these states, and tells everyone if it had a job. `false` if it is in none of them.
+pub(super) fn end(
+    change: &mut Change<'_>,
+    id: &str,
+    from: &[&str],
+    status: &str,
+    error: Option<&str>,
+) -> Result<bool, WireError> {
+    let current: Option<String> = change
+        .connection
+        .prepare_cached("SELECT status FROM image_entries WHERE id = ?")?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    if !current.is_some_and(|current| from.contains(&&*current)) {
+        return Ok(false);
+    }
+    change
+        .connection
+        .prepare_cached("UPDATE image_entries SET status = ?2, error = ?3, finished_at = ?4 WHERE id = ?1")?
+        .execute(params![id, status, error, change.unix_ms])?;
+    tell_job(change, "imagegen:job-completed", id)?;
+    Ok(true)
+}
+
+/// Tells everyone of an entry's job, if it has one.
+fn tell_job(change: &mut Change<'_>, channel: &'static str, id: &str) -> Result<(), WireError> {
+    let job = change
+        .connection
+        .prepare_cached(
+            "SELECT job_id, id, status, started_at, finished_at, error FROM image_entries WHERE id = ? AND job_id NOT NULL",
+        )?
+        .query_row([id], |row| {
+            let job_id: String = row.get(0)?;
+            let time = |at: Option<i64>| at.map_or("null".to_owned(), |at| at.to_string());
+            let job = Object::new()
+                .text("id", &job_id)
+                .text("entryId", row.get_ref(1)?.as_str()?)
+                .text("status", row.get_ref(2)?.as_str()?)
+                .raw("startedAt", &time(row.get(3)?))
+                .raw("finishedAt", &time(row.get(4)?))
+                .text_or_null("error", row.get_ref(5)?.as_str_or_null()?);
+            Ok(Object::new().text("jobId", &job_id).raw("job", &job.finish()).finish())
+        })
+        .optional()?;
+    if let Some(job) = job {
+        change.emit(channel, Payload::trusted(job));
+    }
+    Ok(())
+}
+
+/// What the worker knows of the entry that it works on.
+#[derive(Debug, Clone)]
+pub(super) struct Task {
+    pub(super) id: String,
+    pub(super) batch: Batch,
+    pub(super) batches_done: i64,
+    pub(super) batch_count: i64,
+}
+
+/// Queues what ran when the program ended.
+pub(super) fn queue_again(change: &mut Change<'_>) -> Result<Payload, WireError> {
+    change.connection.execute("UPDATE image_entries SET status = 'queued' WHERE status = 'running'", [])?;
+    Ok(Payload::none())
+}
+
+/// The entry that has waited longest.
+pub(super) fn next_task(view: &View<'_>) -> Result<Option<Task>, WireError> {
+    let sql = "SELECT id, provider, prompt, negative_prompt, model, width, height, batch_size, steps, cfg_scale, seed, params,
+             batches_done, batch_count
+         FROM image_entries WHERE status = 'queued' ORDER BY seq LIMIT 1";
+    let mut statement = view.connection.prepare_cached(sql)?;
+    let mut rows = statement.query([])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let provider: String = row.get(1)?;
+    let batch = Batch {
+        provider: Provider::from_name(&provider).unwrap_or(Provider::Pattern),
+        prompt: row.get(2)?,
+        negative_prompt: row.get(3)?,
+        model: row.get(4)?,
+        width: row.get(5)?,
+        height: row.get(6)?,
+        size: row.get(7)?,
+        steps: row.get(8)?,
+        cfg_scale: row.get(9)?,
+        seed: row.get(10)?,
+        params: row.get(11)?,
+    };
+    Ok(Some(Task { id: row.get(0)?, batch, batches_done: row.get(12)?, batch_count: row.get(13)? }))
+}
+
+/// Begins a job, or goes on with the one that the program's end cut off. `false` if the entry does not wait any more.
+pub(super) fn begin(change: &mut Change<'_>, id: &str) -> Result<Payload, WireError> {
+    let begun = change
+        .connection
+        .prepare_cached(
+            "UPDATE image_entries SET status = 'running', job_id = coalesce(job_id, ?2), started_at = coalesce(started_at, ?3)
+             WHERE id = ?1 AND status = 'queued'",
+        )?
+        .execute(params![id, Uuid::v4().to_string(), change.unix_ms])?;
+    if begun > 0 {
+        tell_job(change, "imagegen:job-created", id)?;
+    }
+    Ok(Payload::from(serde_json::Value::Bool(begun > 0)))
+}
+
+/// The row and the job of an entry that runs.
+fn running(connection: &Connection, id: &str) -> rusqlite::Result<Option<(i64, String)>> {
+    connection
+        .prepare_cached("SELECT seq, job_id FROM image_entries WHERE id = ? AND status = 'running'")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
+}
+
+/// Tells that a batch begins. `false` if the entry does not run any more.
+pub(super) fn begin_batch(change: &mut Change<'_>, id: &str, index: i64) -> Result<Payload, WireError> {
+    let running = running(change.connection, id)?;
+    if let Some((_, job)) = &running {
+        let told = Object::new().text("jobId", job).integer("batchIndex", index).finish();
+        change.emit("imagegen:batch-started", Payload::trusted(told));
+    }
+    Ok(Payload::from(serde_json::Value::Bool(running.is_some())))
+}
+
+/// An image whose file is on the disk.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) id: String,
+    pub(super) mime_type: &'static str,
+    pub(super) bytes: i64,
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) seed: Option<i64>,
+}
+
+/// Adds a batch's images. `false`, and nothing is added, if the entry does not run any more.
+pub(super) fn finish_batch(
+    change: &mut Change<'_>,
+    id: &str,
+    index: i64,
+    images: &[Stored],
+) -> Result<Payload, WireError> {
+    let Some((entry, job)) = running(change.connection, id)? else {
+        return Ok(Payload::from(serde_json::Value::Bool(false)));
+    };
+    for (position, image) in (0_i64..).zip(images) {
+        change
+            .connection
+            .prepare_cached(
+                "INSERT INTO images (id, entry, batch_index, position, mime_type, bytes, width, height, seed, created_at)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                image.id,
+                entry,
+                index,
+                position,
+                image.mime_type,
+                image.bytes,
+                image.width,
+                image.height,
+                image.seed,
+                change.unix_ms,
+            ])?;
+    }
+    change
+        .connection
+        .prepare_cached("UPDATE image_entries SET batches_done = ?2 WHERE seq = ?1")?
+        .execute([entry, index + 1])?;
+    let sql = format!("{SELECT_IMAGES} WHERE entry = ? AND batch_index = ? ORDER BY position");
+    let images = change
+        .connection
+        .prepare_cached(&sql)?
+        .query_map([entry, index], image_json)?
+        .collect::<Result<Vec<_>, _>>()?;
+    let told = Object::new()
+        .text("jobId", &job)
+        .integer("batchIndex", index)
+        .raw("images", &array(&images))
+        .finish();
+    change.emit("imagegen:batch-completed", Payload::trusted(told));
+    Ok(Payload::from(serde_json::Value::Bool(true)))
+}
+
+const SELECT_IMAGES: &str = "
+    SELECT images.id, image_entries.id, job_id, image_groups.id, batch_index, mime_type, images.width, images.height,
+        images.seed, prompt, model, images.created_at, images.seq
+    FROM images JOIN image_entries ON image_entries.seq = entry JOIN image_groups ON image_groups.seq = of_group";
+
+fn image_json(row: &Row<'_>) -> rusqlite::Result<String> {
+    let id = row.get_ref(0)?.as_str()?;
+    let seed: Option<i64> = row.get(8)?;
+    let image = Object::new()
+        .text("id", id)
+        .text("entryId", row.get_ref(1)?.as_str()?)
+        .text_or_null("jobId", row.get_ref(2)?.as_str_or_null()?)
+        .text("groupId", row.get_ref(3)?.as_str()?)
+        .integer("batchIndex", row.get(4)?)
+        .text("url", &format!("{}{id}", URL_PREFIX))
+        .text("mimeType", row.get_ref(5)?.as_str()?)
+        .integer("width", row.get(6)?)
+        .integer("height", row.get(7)?)
+        .raw("seed", &seed.map_or("null".to_owned(), |seed| seed.to_string()))
+        .text("prompt", row.get_ref(9)?.as_str()?)
+        .text_or_null("model", row.get_ref(10)?.as_str_or_null()?)
+        .integer("createdAt", row.get(11)?);
+    Ok(image.finish())
+}
+
+/// A page of the gallery, newest first; it ends early if it would be too long to send.
+pub(super) fn list_images(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
+    const MAX_QUERY_BYTES: usize = 1 << 10;
+    const MAX_MS: i64 = 1 << 53;
+    let connection = view.connection;
+    let group = fields.id("groupId")?.map(|id| group_seq(connection, fields, &id)).transpose()?;
+    let row = |name: &str, sql: &str, what: &str| match fields.id(name)? {
+        None => Ok(None),
+        Some(id) => match find(connection, sql, &id)? {
+            None => Err(fields.wrong(name, what, "an unknown id")),
+            seq => Ok::<_, WireError>(seq),
+        },
+    };
+    let entry = row("entryId", "SELECT seq FROM image_entries WHERE id = ?", "id of an entry")?;
+    let before = row("before", "SELECT seq FROM images WHERE id = ?", "id of an image")?;
+    let query = fields.text("query", 0..=MAX_QUERY_BYTES)?.map(|query| match_expression(&query));
+    let from = fields.integer("from", 0..=MAX_MS)?;
+    let to = fields.integer("to", 0..=MAX_MS)?;
+    let limit = fields.integer("limit", 1..=500)?.unwrap_or(50);
+    let sql = format!(
+        "{SELECT_IMAGES} WHERE images.seq < ?1 AND (?2 IS NULL OR of_group = ?2) AND (?3 IS NULL OR entry = ?3)
+             AND (?4 IS NULL OR images.created_at >= ?4) AND (?5 IS NULL OR images.created_at <= ?5)
+             AND (?6 = '' OR entry IN (SELECT rowid FROM image_prompt_index WHERE prompt MATCH ?6))
+         ORDER BY images.seq DESC LIMIT ?7"
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let query = query.unwrap_or_default();
+    let mut rows =
+        statement.query(params![before.unwrap_or(i64::MAX), group, entry, from, to, query, limit + 1])?;
+    let (mut images, mut bytes, mut has_more, mut last) = (Vec::new(), 0, false, None);
+    while let Some(row) = rows.next()? {
+        let image = image_json(row)?;
+        bytes += image.len();
+        let is_full = images.len() as i64 == limit || bytes > view.limits.max_page_bytes;
+        if is_full && !images.is_empty() {
+            has_more = true;
+            break;
+        }
+        last = Some(row.get::<_, String>(0)?);
+        images.push(image);
+    }
+    let page = Object::new()
+        .raw("images", &array(&images))
+        .boolean("hasMore", has_more)
+        .text_or_null("nextBefore", last.filter(|_| has_more).as_deref());
+    Ok(Payload::trusted(page.finish()))
+}
+
+/// The type of an image; `None` if there is no such image.
+pub(super) fn mime_type(view: &View<'_>, id: &str) -> Result<Option<String>, WireError> {
+    let mut statement = view.connection.prepare_cached("SELECT mime_type FROM images WHERE id = ?")?;
+    Ok(statement.query_row([id], |row| row.get(0)).optional()?)
+}
+
+/// Those of these ids that are no image's.
+pub(super) fn unknown(view: &View<'_>, ids: Vec<String>) -> Result<Vec<String>, WireError> {
+    let mut statement = view.connection.prepare_cached("SELECT 1 FROM images WHERE id = ?")?;
+    let mut unknown = Vec::new();
+    for id in ids {
+        if !statement.exists([&id])? {
+            unknown.push(id);
+        }
+    }
+    Ok(unknown)
+}
+
+/// What all files have together, in bytes.
+pub(super) fn total_bytes(view: &View<'_>) -> Result<i64, WireError> {
+    Ok(count(view.connection, "SELECT coalesce(sum(bytes), 0) FROM images")?)
+}
+
+/// A row that was there a moment ago, in the same transaction.
+fn lost() -> WireError {
+    WireError::new("Internal error")
+}
+
+/// The error for one more of what there may be so many of.
+fn too_many(what: &str, max: i64) -> WireError {
+    wrong("payload", &format!("at most {max} {what}"), "one more")
+}

@@ -1,0 +1,95 @@
+export type ImageProvider = "openai" | "automatic1111" | "pattern";
+export type QueueStatus = "queued" | "running" | "completed" | "failed" | "cancelled";
+
+export interface QueueGroup {
+  id: string;
+  name: string;
+  createdAt: number;
+  counts: { queued: number, running: number, completed: number, failed: number, cancelled: number };
+}
+
+/** The provider is the setting `imagegen.defaultProvider` unless given. `params` are further members for it. */
+export interface CreateEntryInput {
+  groupId?: string;
+  prompt: string;
+  negativePrompt?: string;
+  provider?: ImageProvider;
+  model?: string;
+  width?: number;
+  height?: number;
+  batchSize?: number;
+  batchCount?: number;
+  steps?: number;
+  cfgScale?: number;
+  seed?: number;
+  params?: Record<string, unknown>;
+}
+
+export interface QueueEntry {
+  id: string;
+  groupId: string;
+  jobId: string | null;
+  status: QueueStatus;
+  prompt: string;
+  negativePrompt: string | null;
+  provider: ImageProvider;
+  model: string | null;
+  width: number;
+  height: number;
+  batchSize: number;
+  batchCount: number;
+  steps: number | null;
+  cfgScale: number | null;
+  seed: number | null;
+  params: Record<string, unknown>;
+  batchesDone: number;
+  error: string | null;
+  createdAt: number;
+  startedAt: number | null;
+  finishedAt: number | null;
+}
+
+/** The work on an entry. */
+export interface Job {
+  id: string;
+  entryId: string;
+  status: QueueStatus;
+  startedAt: number | null;
+  finishedAt: number | null;
+  error: string | null;
+}
+
+/** `url` is a path on this server. Where a token is needed, add `?token=` for what cannot send headers. */
+export interface Image {
+  id: string;
+  entryId: string;
+  jobId: string;
+  groupId: string;
+  batchIndex: number;
+  url: string;
+  mimeType: string;
+  width: number;
+  height: number;
+  seed: number | null;
+  prompt: string;
+  model: string | null;
+  createdAt: number;
+}
+
+/** `from` and `to` are Unix ms, both included. */
+export interface GalleryFilters {
+  groupId?: string;
+  entryId?: string;
+  query?: string;
+  from?: number;
+  to?: number;
+  limit?: number;
+  before?: string;
+}
+
+/** Newest first; `nextBefore` is the `before` of the page that comes behind this one. */
+export interface GalleryPage {
+  images: Image[];
+  hasMore: boolean;
+  nextBefore: string | null;
+}

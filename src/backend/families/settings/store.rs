@@ -1,0 +1,172 @@
+//! The settings in the database.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::backend::shared::db::{Change, Db, View};
+use crate::backend::shared::encode::Object;
+use crate::backend::shared::validate::{Fields, integer_of, wrong};
+use crate::protocol::error::WireError;
+use crate::protocol::json;
+use crate::protocol::payload::Payload;
+
+use super::known::{KNOWN, check_value, default_of, same};
+
+const MAX_KEY_BYTES: usize = 256;
+/// Keys that are not known, at most.
+const MAX_FOREIGN_KEYS: i64 = 1000;
+/// All values together, so that `settings:get-all` can always be answered.
+const MAX_TOTAL_BYTES: i64 = 4 << 20;
+
+/// A setting that is a text, as [`text`] finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TextSetting {
+    pub(crate) text: String,
+    /// Whether it is what it was before anybody set it.
+    pub(crate) is_default: bool,
+}
+
+/// A setting that is a text: what is set, else the default; empty if it has neither.
+///
+/// # Errors
+/// When the database cannot be read.
+pub(crate) async fn text(db: &Db, key: &str) -> Result<TextSetting, WireError> {
+    let key = key.to_owned();
+    db.read(move |view| {
+        let stored = stored(view.connection, &key)?;
+        let default = default_of(&key).unwrap_or_default();
+        let value = stored.as_deref().unwrap_or(default);
+        let text = json::string_content(value).and_then(json::unescape).unwrap_or_default();
+        Ok(TextSetting { text: text.into_owned(), is_default: same(value, default) })
+    })
+    .await
+}
+
+/// A setting that is an integer: what is set, else the default.
+///
+/// # Errors
+/// When the database cannot be read.
+pub(crate) fn integer(connection: &Connection, key: &str) -> Result<Option<i64>, WireError> {
+    let stored = stored(connection, key)?;
+    Ok(stored.as_deref().or(default_of(key)).and_then(integer_of))
+}
+
+pub(super) fn get_all(view: &View<'_>, _: &Fields<'_>) -> Result<Payload, WireError> {
+    all(view.connection)
+}
+
+pub(super) fn get(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
+    let key = fields.required_text("key", 1..=MAX_KEY_BYTES)?;
+    let value = stored(view.connection, &key)?;
+    Ok(Payload::trusted(value.unwrap_or_else(|| default_of(&key).unwrap_or("null").to_owned())))
+}
+
+pub(super) fn set(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
+    let key = fields.required_text("key", 1..=MAX_KEY_BYTES)?;
+    let value = fields.required_json("value")?;
+    put(change, &key, value, "value")?;
+    check_total(change.connection)?;
+    Ok(Payload::none())
+}
+
+pub(super) fn update(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
+    // Before any is stored: other writes wait as long as this one takes.
+    let given = fields.iter().count() as i64;
+    if given > MAX_FOREIGN_KEYS + KNOWN.len() as i64 {
+        return Err(too_many(&format!("{given} keys")));
+    }
+    for (key, value) in fields.iter() {
+        if !(1..=MAX_KEY_BYTES).contains(&key.len()) {
+            let got = format!("{} bytes", key.len());
+            return Err(wrong("payload", &format!("keys of 1..={MAX_KEY_BYTES} bytes"), &got));
+        }
+        put(change, key, value, key)?;
+    }
+    check_total(change.connection)?;
+    all(change.connection)
+}
+
+pub(super) fn reset(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
+    let keys: Vec<String> = match fields.text("key", 1..=MAX_KEY_BYTES)? {
+        Some(key) => vec![key],
+        None => {
+            let mut statement = change.connection.prepare_cached("SELECT key FROM settings ORDER BY key")?;
+            statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?
+        }
+    };
+    for key in keys {
+        let before = stored(change.connection, &key)?;
+        change.connection.prepare_cached("DELETE FROM settings WHERE key = ?")?.execute([&key])?;
+        let default = default_of(&key);
+        if before.is_some_and(|before| default.is_none_or(|default| !same(&before, default))) {
+            announce(change, &key, default.unwrap_or("null"));
+        }
+    }
+    all(change.connection)
+}
+
+/// Stores a value, and tells everyone if it is another one than before.
+fn put(change: &mut Change<'_>, key: &str, value: &str, path: &str) -> Result<(), WireError> {
+    check_value(key, value, path)?;
+    let before = stored(change.connection, key)?;
+    if before.as_deref() == Some(value) {
+        return Ok(());
+    }
+    change
+        .connection
+        .prepare_cached(
+            "INSERT INTO settings (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2",
+        )?
+        .execute(params![key, value])?;
+    let before = before.as_deref().or(default_of(key));
+    if before.is_none_or(|before| !same(before, value)) {
+        announce(change, key, value);
+    }
+    Ok(())
+}
+
+fn announce(change: &mut Change<'_>, key: &str, value: &str) {
+    let payload = Object::new().text("key", key).raw("value", value).finish();
+    change.emit("settings:changed", Payload::trusted(payload));
+}
+
+/// Whether what is stored now is within the limits.
+fn check_total(connection: &Connection) -> Result<(), WireError> {
+    let (keys, bytes): (i64, i64) = connection
+        .prepare_cached("SELECT count(*), coalesce(sum(length(CAST(value AS BLOB))), 0) FROM settings")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut foreign = keys;
+    for (key, ..) in KNOWN {
+        foreign -= i64::from(stored(connection, key)?.is_some());
+    }
+    if foreign > MAX_FOREIGN_KEYS || bytes > MAX_TOTAL_BYTES {
+        return Err(too_many(&format!("{foreign} keys and {bytes} bytes")));
+    }
+    Ok(())
+}
+
+fn too_many(got: &str) -> WireError {
+    let expected = format!(
+        "settings of at most {MAX_FOREIGN_KEYS} keys that are not known and {MAX_TOTAL_BYTES} bytes in all"
+    );
+    wrong("payload", &expected, got)
+}
+
+/// Every setting, by key.
+fn all(connection: &Connection) -> Result<Payload, WireError> {
+    let mut settings: BTreeMap<String, String> =
+        KNOWN.iter().map(|(key, _, default)| ((*key).to_owned(), (*default).to_owned())).collect();
+    let mut statement = connection.prepare_cached("SELECT key, value FROM settings")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        settings.insert(row.get(0)?, row.get(1)?);
+    }
+    let object = settings.iter().fold(Object::new(), |object, (key, value)| object.raw(key, value));
+    Ok(Payload::trusted(object.finish()))
+}
+
+fn stored(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    let mut statement = connection.prepare_cached("SELECT value FROM settings WHERE key = ?")?;
+    statement.query_row([key], |row| row.get(0)).optional()
+}

@@ -1,0 +1,7 @@
+//! The server about itself: `system:ping`, `system:channels`, `system:stats`, and `server:heartbeat`.
+
+mod channels;
+mod handlers;
+
+pub use channels::{CHANNELS, TYPES, register};
+pub(crate) use handlers::beat;

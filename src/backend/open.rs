@@ -1,0 +1,17 @@
+//! Opening a backend.
+
+use super::config::BackendConfig;
+use super::shared::db::{Db, OpenError};
+use super::state::Backend;
+use super::table::migrations;
+
+impl Backend {
+    /// Opens the database, or creates it.
+    ///
+    /// # Errors
+    /// When the database is in use, damaged, of a newer version, or not a Switchboard database. It is left unchanged.
+    pub fn open(config: BackendConfig) -> Result<Backend, OpenError> {
+        let db = Db::open(&config.data_dir, &migrations(), config.db.clone())?;
+        Ok(Backend::new(db, config))
+    }
+}

@@ -1,0 +1,263 @@
+//! The handle to an open database, and its reads.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::protocol::error::WireError;
+use crate::protocol::payload::Payload;
+use crate::server::Server;
+
+use super::super::validate::Fields;
+use super::open::{self, OpenError};
+use super::write::{Change, Order, internal_error, write_loop};
+
+/// How large the database and what is read from it may get.
+#[derive(Debug, Clone)]
+pub struct DbLimits {
+    /// Largest database file, in bytes. A write beyond it fails, and nothing of it is kept.
+    ///
+    /// Default 16 GiB.
+    pub max_database_bytes: u64,
+    /// Where a page of messages ends though its limit is not reached, in bytes. It has one message at least.
+    ///
+    /// Default 8 MiB: half of the largest message a server sends.
+    pub max_page_bytes: usize,
+    /// Most writes that wait for the writing thread. The next handlers wait for a place.
+    ///
+    /// Default 1 024.
+    pub max_queued_writes: usize,
+    /// Most reads at the same time. The next handlers wait.
+    ///
+    /// Default 4.
+    pub max_readers: usize,
+    /// How long one read may take. Then it is given up with an error.
+    ///
+    /// Default 10 s.
+    pub read_timeout: Duration,
+}
+
+impl Default for DbLimits {
+    fn default() -> DbLimits {
+        DbLimits {
+            max_database_bytes: 16 << 30,
+            max_page_bytes: 8 << 20,
+            max_queued_writes: 1024,
+            max_readers: 4,
+            read_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// An open database. A clone is another handle to the same one.
+#[derive(Clone)]
+pub struct Db {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    path: PathBuf,
+    limits: DbLimits,
+    writes: mpsc::Sender<Order>,
+    writer: Mutex<Option<thread::JoinHandle<()>>>,
+    readers: Arc<Semaphore>,
+    idle_readers: Mutex<Vec<Connection>>,
+    lock: Mutex<Option<File>>,
+}
+
+/// What a handler that reads works with.
+pub(crate) struct View<'a> {
+    /// The connection, inside a transaction: all that is read belongs together.
+    pub connection: &'a Connection,
+    /// The limits of the database.
+    pub limits: &'a DbLimits,
+}
+
+impl Db {
+    /// Opens the database in a folder, or makes it, and brings its tables up to date: version `n` is what the first
+    /// `n` migrations make. Folder and files are for this user alone (0700, 0600).
+    ///
+    /// # Errors
+    /// When the file is in use, damaged, of a newer version or not ours. Then nothing was written to it.
+    pub fn open(folder: &Path, migrations: &[&str], limits: DbLimits) -> Result<Db, OpenError> {
+        let opened = open::open(folder, migrations)?;
+        let path = opened.path;
+        let sqlite = |error| open::sqlite_error(&path, error);
+        let page_bytes: u32 =
+            opened.writer.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(sqlite)?;
+        let max_pages = limits.max_database_bytes / u64::from(page_bytes.max(1));
+        let max_pages = u32::try_from(max_pages).unwrap_or(u32::MAX - 1);
+        opened.writer.pragma_update(None, "max_page_count", max_pages).map_err(sqlite)?;
+        let mut idle_readers = Vec::new();
+        for _ in 0..limits.max_readers.max(1) {
+            idle_readers.push(open::connect_reader(&path).map_err(sqlite)?);
+        }
+        let (writes, orders) = mpsc::channel(limits.max_queued_writes.max(1));
+        let writer = thread::Builder::new()
+            .name("switchboard-db".to_owned())
+            .spawn(move || write_loop(opened.writer, orders))
+            .map_err(|error| OpenError::Io { path: path.clone(), error })?;
+        let shared = Shared {
+            path,
+            writes,
+            writer: Mutex::new(Some(writer)),
+            readers: Arc::new(Semaphore::new(idle_readers.len())),
+            idle_readers: Mutex::new(idle_readers),
+            lock: Mutex::new(Some(opened.lock)),
+            limits,
+        };
+        Ok(Db { shared: Arc::new(shared) })
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Finishes what waits, folds the write-ahead log into the file, and closes it. Whoever asks afterwards gets an
+    /// error.
+    pub async fn close(&self) {
+        // The last connection to close does the folding, so the readers go first.
+        let readers = self.shared.readers.clone();
+        let count = u32::try_from(self.shared.limits.max_readers.max(1)).unwrap_or(u32::MAX);
+        if let Ok(all) = readers.acquire_many(count).await {
+            lock(&self.shared.idle_readers).clear();
+            all.forget();
+            readers.close();
+        }
+        let _ = self.shared.writes.send(Order::Close).await;
+        let writer = lock(&self.shared.writer).take();
+        if let Some(writer) = writer {
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
+        if let Some(held) = lock(&self.shared.lock).take() {
+            // A program that is being started has a copy of the handle for a moment, and would keep the lock with it.
+            let _ = held.unlock();
+        }
+    }
+
+    /// Registers the handler of a channel that only reads.
+    pub(crate) fn on_read(
+        &self,
+        server: &Server,
+        channel: &str,
+        handler: fn(&View<'_>, &Fields<'_>) -> Result<Payload, WireError>,
+    ) {
+        let db = self.clone();
+        server.on_request(channel, move |payload: Payload, _| {
+            let db = db.clone();
+            async move { db.read(move |view| handler(view, &Fields::decode(&payload)?)).await }
+        });
+    }
+
+    /// Registers the handler of a channel that writes.
+    pub(crate) fn on_write(
+        &self,
+        server: &Server,
+        channel: &str,
+        handler: fn(&mut Change<'_>, &Fields<'_>) -> Result<Payload, WireError>,
+    ) {
+        let db = self.clone();
+        server.on_request(channel, move |payload: Payload, cx| {
+            let db = db.clone();
+            async move {
+                db.write(cx.server(), move |change| handler(change, &Fields::decode(&payload)?)).await
+            }
+        });
+    }
+
+    /// Reads. The job runs on a thread where it may block.
+    ///
+    /// # Errors
+    /// What the job says, or that it took too long, or that the database is closed.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&View<'_>) -> Result<T, WireError> + Send + 'static,
+    ) -> Result<T, WireError> {
+        let permit = self.shared.readers.clone().acquire_owned().await.map_err(|_| closed())?;
+        let shared = self.shared.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let idle = lock(&shared.idle_readers).pop();
+            let result = idle.ok_or_else(closed).and_then(|mut connection| {
+                let read = AssertUnwindSafe(|| read(&mut connection, &shared.limits, job));
+                let result = catch_unwind(read).unwrap_or_else(|_| Err(internal_error()));
+                lock(&shared.idle_readers).push(connection);
+                result
+            });
+            // It goes out with the result: given back in here, the next job could find this thread still busy, and start
+            // one more.
+            (result, permit)
+        });
+        let (result, _permit) = read.await.map_err(|_| closed())?;
+        result
+    }
+
+    /// Writes, all or nothing. The answer comes when it is on the disk, behind the events of this write. A write that
+    /// was queued is done even if nobody waits for its answer any more.
+    ///
+    /// # Errors
+    /// What the job says, or why the database could not write.
+    pub(crate) async fn write<T, F>(&self, server: Server, job: F) -> Result<T, WireError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Change<'_>) -> Result<T, WireError> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let order = Order::write(job, server, answer);
+        self.shared.writes.send(order).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+
+    /// Writes what no client asked for, all or nothing. `done` is told on the writing thread whether it is on the disk, even if
+    /// nobody waits here any more.
+    ///
+    /// # Errors
+    /// As [`write`](Db::write). If the database is closed, neither is called.
+    pub(crate) async fn write_background(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<(), WireError> + Send + 'static,
+        done: impl FnOnce(bool) + Send + 'static,
+    ) -> Result<(), WireError> {
+        let (answer, answered) = oneshot::channel();
+        let order = Order::background_write(job, done, answer);
+        self.shared.writes.send(order).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Db").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+fn read<T>(
+    connection: &mut Connection,
+    limits: &DbLimits,
+    job: impl FnOnce(&View<'_>) -> Result<T, WireError>,
+) -> Result<T, WireError> {
+    const STEPS_BETWEEN_LOOKS: i32 = 10_000;
+    let deadline = Instant::now() + limits.read_timeout;
+    connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || Instant::now() >= deadline))?;
+    let transaction = connection.transaction()?;
+    let result = job(&View { connection: &transaction, limits });
+    drop(transaction);
+    if result.is_err() && Instant::now() >= deadline {
+        return Err(WireError::new(format!("query took longer than {} ms", limits.read_timeout.as_millis())));
+    }
+    result
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn closed() -> WireError {
+    WireError::new("the database is closed")
+}

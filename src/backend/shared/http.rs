@@ -1,0 +1,355 @@
+//! A small HTTP/1.1 client. In: a request. Out: the head of the response, then its body as it arrives. One connection a
+//! request; no redirects, which could carry a key elsewhere; no compression.
+//!
+//! Dropping a [`Response`], or the future that waits for one, closes the connection.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::client::connect::{Stream, open_tcp};
+use crate::client::tls;
+
+/// Longest head of a response, in bytes.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// How much of a failed response is read.
+const MAX_ERROR_BYTES: usize = 16 << 10;
+
+/// Why there is no response, or no more of it.
+#[derive(Debug)]
+pub(crate) enum HttpError {
+    /// The address cannot be meant.
+    Url(&'static str),
+    /// There is no connection.
+    Connect(io::Error),
+    /// Something took longer than allowed.
+    Timeout { what: &'static str, limit: Duration },
+    /// More came than is allowed.
+    TooLong { max: usize },
+    /// The connection ended too early, or what came is no HTTP.
+    Broken(hyper::Error),
+}
+
+impl fmt::Display for HttpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HttpError::Url(what) => write!(f, "the base URL: {what}"),
+            HttpError::Connect(error) => write!(f, "no connection: {error}"),
+            HttpError::Timeout { what, limit } => write!(f, "{what} for {} ms", limit.as_millis()),
+            HttpError::TooLong { max } => write!(f, "a response of more than {max} bytes"),
+            HttpError::Broken(error) => write!(f, "the connection broke: {error}"),
+        }
+    }
+}
+
+/// Where to send a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    secure: bool,
+    host: String,
+    port: u16,
+    authority: String,
+    path: String,
+}
+
+impl Endpoint {
+    /// The address of a path below a base URL.
+    ///
+    /// # Errors
+    /// When the base is no `http` or `https` URL with a host, or has a user, a password or a query.
+    pub(crate) fn new(base_url: &str, path: &str) -> Result<Endpoint, HttpError> {
+        let uri: Uri = base_url.parse().map_err(|_| HttpError::Url("it is no URL"))?;
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(HttpError::Url("expected http:// or https://")),
+        };
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let host = uri.host().unwrap_or_default();
+        if host.is_empty() || authority.contains('@') {
+            return Err(HttpError::Url("expected a host, without user or password"));
+        }
+        if uri.query().is_some() {
+            return Err(HttpError::Url("expected no query"));
+        }
+        Ok(Endpoint {
+            secure,
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }),
+            authority: authority.to_owned(),
+            path: format!("{}{path}", uri.path().trim_end_matches('/')),
+        })
+    }
+
+    /// Whether nobody between here and there can read along: TLS, or this machine.
+    pub(crate) fn is_private(&self) -> bool {
+        let is_loopback =
+            |host: &str| host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        self.secure
+            || self.host == "localhost"
+            || self.host.ends_with(".localhost")
+            || is_loopback(&self.host)
+    }
+}
+
+/// What is sent. Headers may hold a key, so it does not show itself.
+pub(crate) struct Outgoing {
+    pub(crate) method: Method,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) body: String,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timeouts {
+    /// Until the connection stands, TLS included.
+    pub(crate) connect: Duration,
+    /// Until the head of the response is there.
+    pub(crate) head: Duration,
+    /// Between two pieces of the body.
+    pub(crate) idle: Duration,
+}
+
+/// A response whose body is still to be read.
+pub(crate) struct Response {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    body: Incoming,
+    idle: Duration,
+    left: usize,
+    max_bytes: usize,
+    /// Drives the connection; ended with this.
+    _driver: JoinSet<()>,
+}
+
+/// Sends a request and waits for the head of its response, whose body may have `max_bytes`.
+///
+/// # Errors
+/// When there is no connection or no response in time.
+pub(crate) async fn send(
+    request: Outgoing,
+    timeouts: Timeouts,
+    max_bytes: usize,
+) -> Result<Response, HttpError> {
+    let limit = timeouts.connect;
+    let stream = match timeout(limit, connect(&request.endpoint)).await {
+        Ok(stream) => stream.map_err(HttpError::Connect)?,
+        Err(_) => return Err(HttpError::Timeout { what: "no connection", limit }),
+    };
+    exchange(stream, request, timeouts, max_bytes).await
+}
+
+async fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Stream>> {
+    let stream = open_tcp(&endpoint.host, endpoint.port).await?;
+    if endpoint.secure {
+        Ok(Box::new(tls::wrap(&endpoint.host, stream).await?))
+    } else {
+        Ok(Box::new(stream))
+    }
+}
+
+async fn exchange(
+    stream: impl Stream + 'static,
+    request: Outgoing,
+    timeouts: Timeouts,
+    max_bytes: usize,
+) -> Result<Response, HttpError> {
+    let answered = async {
+        let mut builder = http1::Builder::new();
+        let (mut sender, connection) = builder
+            .max_buf_size(MAX_HEAD_BYTES)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(HttpError::Broken)?;
+        let mut driver = JoinSet::new();
+        driver.spawn(async move {
+            // Its error reaches whoever reads the response.
+            let _ = connection.await;
+        });
+        let mut message = Request::new(request.body);
+        *message.method_mut() = request.method;
+        *message.uri_mut() = request
+            .endpoint
+            .path
+            .parse()
+            .map_err(|_| HttpError::Url("its path cannot stand in a request"))?;
+        let host = HeaderValue::try_from(&request.endpoint.authority)
+            .map_err(|_| HttpError::Url("its host cannot stand in a request"))?;
+        message.headers_mut().insert(header::HOST, host);
+        message.headers_mut().extend(request.headers);
+        let response = sender.send_request(message).await.map_err(HttpError::Broken)?;
+        Ok((response, driver))
+    };
+    let limit = timeouts.head;
+    let answered = timeout(limit, answered).await;
+    let (response, driver) = answered.map_err(|_| HttpError::Timeout { what: "no response", limit })??;
+    let (head, body) = response.into_parts();
+    Ok(Response {
+        status: head.status,
+        headers: head.headers,
+        body,
+        idle: timeouts.idle,
+        left: max_bytes,
+        max_bytes,
+        _driver: driver,
+    })
+}
+
+impl Response {
+    /// The next piece of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// When it is too long, too slow, or cut off.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
+        loop {
+            let body = &mut self.body;
+            let frame = timeout(self.idle, poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx))).await;
+            let frame = match frame {
+                Err(_) => return Err(HttpError::Timeout { what: "silence", limit: self.idle }),
+                Ok(None) => return Ok(None),
+                Ok(Some(frame)) => frame.map_err(HttpError::Broken)?,
+            };
+            if let Ok(data) = frame.into_data() {
+                self.left =
+                    self.left.checked_sub(data.len()).ok_or(HttpError::TooLong { max: self.max_bytes })?;
+                return Ok(Some(data));
+            }
+        }
+    }
+
+    /// The whole body.
+    ///
+    /// # Errors
+    /// As [`next`](Response::next).
+    pub(crate) async fn text(&mut self) -> Result<String, HttpError> {
+        let mut body = Vec::new();
+        while let Some(piece) = self.next().await? {
+            body.extend_from_slice(&piece);
+        }
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// The beginning of the body, as far as it comes.
+    pub(crate) async fn error_body(&mut self) -> String {
+        let mut body = Vec::new();
+        while let Ok(Some(piece)) = self.next().await {
+            body.extend_from_slice(&piece);
+            if body.len() > MAX_ERROR_BYTES {
+                body.truncate(MAX_ERROR_BYTES);
+                break;
+            }
+        }
+        String::from_utf8_lossy(&body).into_owned()
+    }
+
+    /// A header's text; empty if it is not there.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const TIMEOUTS: Timeouts = Timeouts {
+        connect: Duration::from_secs(10),
+        head: Duration::from_secs(60),
+        idle: Duration::from_secs(60),
+    };
+
+    fn request() -> Outgoing {
+        Outgoing {
+            method: Method::POST,
+            endpoint: Endpoint::new("http://localhost:1/base/", "/path").unwrap(),
+            headers: Vec::new(),
+            body: "{}".to_owned(),
+        }
+    }
+
+    async fn read_request(far: &mut DuplexStream) {
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"\r\n\r\n{}") {
+            far.read_buf(&mut seen).await.unwrap();
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_a_base_and_a_path() {
+        for (base, host, port, path, private) in [
+            ("https://api.example/v1/", "api.example", 443, "/v1/p", true),
+            ("http://api.example", "api.example", 80, "/p", false),
+            ("http://[::1]:8080/x", "::1", 8080, "/x/p", true),
+            ("http://127.9.9.9", "127.9.9.9", 80, "/p", true),
+            ("http://localhost.example", "localhost.example", 80, "/p", false),
+        ] {
+            let endpoint = Endpoint::new(base, "/p").unwrap();
+            assert_eq!((&*endpoint.host, endpoint.port, &*endpoint.path), (host, port, path));
+            assert_eq!(endpoint.is_private(), private, "{base}");
+        }
+        for base in ["", "localhost", "ftp://a", "http://", "http://u:p@a", "http://a/?q", "http://a b"] {
+            assert!(Endpoint::new(base, "/p").is_err(), "{base}");
+        }
+    }
+
+    /// Ten minutes pass in no time: the clock is tokio's, and stands still while anything can be done.
+    #[tokio::test(start_paused = true)]
+    async fn silence_in_mid_answer_ends_after_the_idle_timeout() {
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        let server = tokio::spawn(async move {
+            read_request(&mut far).await;
+            far.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n").await.unwrap();
+            tokio::time::sleep(Duration::from_secs(59)).await;
+            far.write_all(b"2\r\ncd\r\n").await.unwrap();
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            far.write_all(b"2\r\nef\r\n").await
+        });
+        let started = Instant::now();
+        let mut response = exchange(near, request(), TIMEOUTS, 100).await.unwrap();
+        assert_eq!(response.next().await.unwrap().unwrap(), "ab");
+        assert_eq!(response.next().await.unwrap().unwrap(), "cd");
+        let error = response.next().await.unwrap_err();
+        assert!(matches!(error, HttpError::Timeout { what: "silence", .. }), "{error}");
+        assert_eq!(started.elapsed().as_secs(), 119);
+        drop(response);
+        assert!(server.await.unwrap().is_err(), "the connection is closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answers_is_given_up() {
+        let (near, _far) = tokio::io::duplex(1 << 16);
+        let started = Instant::now();
+        let error = exchange(near, request(), TIMEOUTS, 100).await.err().unwrap();
+        assert!(matches!(error, HttpError::Timeout { what: "no response", .. }), "{error}");
+        assert_eq!(started.elapsed().as_secs(), 60);
+    }
+
+    #[tokio::test]
+    async fn a_body_may_be_so_long_and_no_longer() {
+        for (max, fits) in [(4, true), (3, false)] {
+            let (near, mut far) = tokio::io::duplex(1 << 16);
+            let server = tokio::spawn(async move {
+                read_request(&mut far).await;
+                far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nabcd").await.unwrap();
+                far
+            });
+            let mut response = exchange(near, request(), TIMEOUTS, max).await.unwrap();
+            assert_eq!(response.text().await.is_ok(), fits);
+            drop(server);
+        }
+    }
+}

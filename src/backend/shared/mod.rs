@@ -1,0 +1,12 @@
+//! What the families share.
+
+pub(crate) mod clock;
+pub mod db;
+pub(crate) mod encode;
+pub(crate) mod files;
+pub(crate) mod http;
+pub(crate) mod provider;
+pub mod registry;
+pub(crate) mod search;
+pub(crate) mod token;
+pub(crate) mod validate;

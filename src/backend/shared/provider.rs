@@ -1,0 +1,245 @@
+//! What every family asks of a provider over the network: who is asked and with which key, when a failed request may be tried
+//! again, and what of a provider's words is passed on.
+
+use std::fmt;
+use std::time::Duration;
+
+use hyper::Method;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use serde_json::Value;
+
+use super::http::{Endpoint, HttpError, Outgoing, Response};
+use super::token::Token;
+
+/// Attempts beyond the first.
+const MAX_RETRIES: u32 = 2;
+
+/// Where a provider is, and what it is shown.
+#[derive(Debug, Clone)]
+pub(crate) struct Access {
+    pub(crate) base_url: String,
+    /// Whether that is the provider's own server.
+    pub(crate) is_own: bool,
+    pub(crate) key: Option<Token>,
+}
+
+impl Access {
+    /// A request for JSON, or a stream, below the base URL. The key goes into the header that `name_key` makes of it.
+    ///
+    /// # Errors
+    /// When the base URL cannot be meant, or the key cannot be sent there.
+    pub(crate) fn outgoing(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &'static str,
+        body: String,
+        name_key: impl FnOnce(&str) -> (HeaderName, String),
+    ) -> Result<Outgoing, Failure> {
+        let endpoint = Endpoint::new(&self.base_url, path).map_err(unreachable)?;
+        let mut headers = vec![
+            (ACCEPT, HeaderValue::from_static(accept)),
+            (USER_AGENT, HeaderValue::from_static(concat!("switchboard/", env!("CARGO_PKG_VERSION")))),
+        ];
+        if method == Method::POST {
+            headers.push((CONTENT_TYPE, HeaderValue::from_static("application/json")));
+        }
+        if let Some(key) = &self.key {
+            if !endpoint.is_private() {
+                return Err(Failure::new("a key is not sent over http:// beyond this machine: use https://"));
+            }
+            let (name, value) = name_key(key.reveal());
+            let mut value = HeaderValue::try_from(value)
+                .map_err(|_| Failure::new("the key has characters that cannot stand in a header"))?;
+            value.set_sensitive(true);
+            headers.push((name, value));
+        }
+        Ok(Outgoing { method, endpoint, headers, body })
+    }
+
+    /// A failure as a client is told of it: with the provider's name, and without the key.
+    pub(crate) fn in_words_of_ours(&self, provider: &str, failure: Failure) -> Failure {
+        let said = quoted(&failure.message, self.key.as_ref().map(Token::reveal));
+        Failure { message: format!("{provider}: {said}"), ..failure }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// For a person. Neither keys nor messages stand in it.
+    pub(crate) message: String,
+    /// Whether the same request may succeed a moment later.
+    pub(crate) transient: bool,
+    /// How long the provider asks to wait.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Failure {
+    pub(crate) fn new(message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), transient: false, retry_after: None }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// How long to wait before a request that failed is tried again; `None` if it is not. The second pause is twice the first, and a
+/// provider that says how long to wait is obeyed.
+pub(crate) fn retry_pause(
+    failure: &Failure,
+    retries: u32,
+    pause: Duration,
+    max_pause: Duration,
+) -> Option<Duration> {
+    let pause = failure.retry_after.unwrap_or(pause * 2_u32.pow(retries.min(MAX_RETRIES)));
+    let again = failure.transient && retries < MAX_RETRIES && pause <= max_pause;
+    again.then(|| pause + jitter(pause))
+}
+
+/// Up to a fifth of a pause, so that those who were refused together do not come back together.
+fn jitter(pause: Duration) -> Duration {
+    pause.mul_f64(f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX) / 5.0)
+}
+
+/// Whether a response is one of success, not compressed.
+///
+/// # Errors
+/// With what it says instead.
+pub(crate) async fn check_status(response: &mut Response) -> Result<(), Failure> {
+    let status = response.status;
+    if status.is_success() {
+        let encoding = response.header("content-encoding");
+        if !encoding.is_empty() && encoding != "identity" {
+            return Err(Failure::new("a compressed response, which was not asked for"));
+        }
+        return Ok(());
+    }
+    let retry_after = retry_after(response.header("retry-after-ms"), response.header("retry-after"));
+    let message = match status.as_u16() {
+        // Some say the key again, in part.
+        401 | 403 => "the key was refused".to_owned(),
+        300..=399 => "a redirect, which is not followed".to_owned(),
+        _ => error_text(&response.error_body().await),
+    };
+    let transient = status.as_u16() == 429 || status.is_server_error() || status.as_u16() >= 500;
+    Err(Failure { message: format!("{}: {message}", status.as_u16()), transient, retry_after })
+}
+
+/// Seconds, or milliseconds under another name. A date, which the standard allows too, is not used by any provider.
+fn retry_after(millis: &str, seconds: &str) -> Option<Duration> {
+    let number = |text: &str| text.trim().parse::<f64>().ok().filter(|number| (0.0..=1e9).contains(number));
+    let millis = number(millis).or_else(|| Some(number(seconds)? * 1000.0))?;
+    Some(Duration::from_secs_f64(millis / 1000.0))
+}
+
+/// What kept a response away.
+pub(crate) fn unreachable(error: HttpError) -> Failure {
+    Failure::new(error.to_string())
+}
+
+/// A provider's words on one line, short, and without the secret, in case it repeats it.
+pub(crate) fn quoted(words: &str, secret: Option<&str>) -> String {
+    const MAX_CHARS: usize = 300;
+    let hidden = match secret {
+        Some(secret) if !secret.is_empty() => words.replace(secret, "***"),
+        _ => words.to_owned(),
+    };
+    hidden.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_CHARS).collect()
+}
+
+/// What the body of a failed response says: the usual members of providers, else its first line.
+pub(crate) fn error_text(body: &str) -> String {
+    if let Ok(value) = serde_json::from_str::<Value>(body) {
+        let error = value.get("error").unwrap_or(&value);
+        if let Some(text) = ["message", "detail"]
+            .into_iter()
+            .find_map(|name| error.get(name).and_then(Value::as_str))
+            .or_else(|| error.as_str())
+        {
+            return text.to_owned();
+        }
+    }
+    body.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_may_say_when_to_come_back() {
+        for (millis, seconds, expected) in [
+            ("", "", None),
+            ("", "2", Some(2000)),
+            ("", "0.5", Some(500)),
+            ("70", "2", Some(70)),
+            ("", "Wed, 21 Oct 2026 07:28:00 GMT", None),
+            ("", "-1", None),
+            ("", "1e300", None),
+            ("NaN", "NaN", None),
+        ] {
+            assert_eq!(
+                retry_after(millis, seconds).map(|pause| pause.as_millis()),
+                expected,
+                "{millis} {seconds}"
+            );
+        }
+    }
+
+    #[test]
+    fn words_of_a_provider_come_short_and_without_the_key() {
+        for (body, text) in [
+            (r#"{"type":"error","error":{"type":"x","message":"m"}}"#, "m"),
+            (r#"{"error":"m"}"#, "m"),
+            (r#"{"message":"m"}"#, "m"),
+            (r#"{"detail":"m"}"#, "m"),
+            ("<html>\nlong", "<html>"),
+            ("", ""),
+        ] {
+            assert_eq!(error_text(body), text);
+        }
+        assert_eq!(quoted("bad key sk-1\r\nsk-1!", Some("sk-1")), "bad key ***  ***!");
+        assert_eq!(quoted(&"é".repeat(500), None).chars().count(), 300);
+    }
+
+    #[test]
+    fn a_key_goes_over_tls_or_stays_on_this_machine() {
+        let fits = |base_url: &str, key: Option<&str>| {
+            let base_url = base_url.to_owned();
+            let access = Access { base_url, is_own: false, key: key.map(Token::new) };
+            let name_key = |key: &str| (hyper::header::AUTHORIZATION, format!("Bearer {key}"));
+            access.outgoing(Method::POST, "/p", "x", String::new(), name_key).is_ok()
+        };
+        assert!(fits("https://far.example", Some("k")));
+        assert!(fits("http://127.0.0.1:5", Some("k")));
+        assert!(fits("http://far.example", None));
+        assert!(!fits("http://far.example", Some("k")));
+        assert!(!fits("https://far.example", Some("k\n")));
+    }
+
+    #[test]
+    fn what_fails_in_passing_is_tried_twice_more() {
+        let ms = Duration::from_millis;
+        let failure = |transient, retry_after: Option<u64>| Failure {
+            transient,
+            retry_after: retry_after.map(ms),
+            ..Failure::new("x")
+        };
+        let within = |failure: &Failure, retries, least: u64| {
+            let pause = retry_pause(failure, retries, ms(100), ms(1000)).unwrap();
+            assert!((ms(least)..=ms(least * 6 / 5)).contains(&pause), "{pause:?}");
+        };
+        within(&failure(true, None), 0, 100);
+        within(&failure(true, None), 1, 200);
+        within(&failure(true, Some(1000)), 1, 1000);
+        for (failure, retries) in
+            [(failure(true, None), 2), (failure(false, None), 0), (failure(true, Some(1001)), 0)]
+        {
+            assert_eq!(retry_pause(&failure, retries, ms(100), ms(1000)), None);
+        }
+    }
+}

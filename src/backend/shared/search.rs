@@ -1,0 +1,89 @@
+//! Full text search, for every family whose texts FTS5 indexes. In: what a person typed, and the snippet of a hit. Out: a
+//! query that means these words and nothing else, and HTML in which nothing but the marks is markup.
+
+/// A person's words as an FTS5 query: all of them, the last one perhaps not typed to its end. Quoted, every word is
+/// only a word, whatever it contains.
+pub(crate) fn match_expression(query: &str) -> String {
+    let words = query.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let mut quoted: Vec<String> = words.map(|word| format!("\"{}\"", word.replace('"', "\"\""))).collect();
+    if let Some(last) = quoted.last_mut() {
+        last.push('*');
+    }
+    quoted.join(" ")
+}
+
+/// The start of a query: the table `best (seq, score)` of the hits of `?1` in an index, at most `?3`, the best first, and of
+/// the same the newest. With `?2` only those among the rows that `within` selects. Snippets cost most, so they are made
+/// of what is left after that.
+pub(crate) fn best_hits(index: &str, within: &str) -> String {
+    format!(
+        "WITH best AS MATERIALIZED (
+             SELECT rowid AS seq, rank AS score FROM {index}
+             WHERE {index} MATCH ?1 AND (?2 IS NULL OR rowid IN ({within}))
+             ORDER BY rank, rowid DESC LIMIT ?3)"
+    )
+}
+
+/// What FTS5 puts before a hit. It and its pendant are characters that are not for interchange, so that nobody has a use for them.
+pub(crate) const MARK_START: char = '\u{fdd0}';
+/// What FTS5 puts behind a hit.
+pub(crate) const MARK_END: char = '\u{fdd1}';
+
+/// A snippet as HTML: hits in `<mark>`, everything else as plain text. The marks are balanced even if the message has
+/// such characters of its own.
+pub(crate) fn marked_html(snippet: &str) -> String {
+    let mut html = String::with_capacity(snippet.len() + 16);
+    let mut open = false;
+    for c in snippet.chars() {
+        match c {
+            MARK_START if !open => {
+                html.push_str("<mark>");
+                open = true;
+            }
+            MARK_END if open => {
+                html.push_str("</mark>");
+                open = false;
+            }
+            MARK_START | MARK_END => {}
+            '&' => html.push_str("&amp;"),
+            '<' => html.push_str("&lt;"),
+            '>' => html.push_str("&gt;"),
+            '"' => html.push_str("&quot;"),
+            '\'' => html.push_str("&#39;"),
+            c => html.push(c),
+        }
+    }
+    if open {
+        html.push_str("</mark>");
+    }
+    html
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_is_a_query_of_quoted_words() {
+        for (query, expression) in [
+            ("", ""),
+            (" \t\n", ""),
+            ("hello wor", r#""hello" "wor"*"#),
+            (r#"say "hi" OR (NEAR"#, r#""say" """hi""" "OR" "(NEAR"*"#),
+            ("a\0b", r#""a" "b"*"#),
+        ] {
+            assert_eq!(match_expression(query), expression);
+        }
+    }
+
+    #[test]
+    fn a_snippet_is_plain_text_but_for_its_marks() {
+        for (snippet, html) in [
+            ("a \u{fdd0}b\u{fdd1} c", "a <mark>b</mark> c"),
+            ("<script>&'\"", "&lt;script&gt;&amp;&#39;&quot;"),
+            ("\u{fdd1}x\u{fdd0}y\u{fdd0}z", "x<mark>yz</mark>"),
+        ] {
+            assert_eq!(marked_html(snippet), html);
+        }
+    }
+}

@@ -1,0 +1,523 @@
+//! Reading a payload's members. In: the payload of a request. Out: values of the right type and size, or the error
+//! that says which member is wrong: `details: {path, expected, got}`.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use crate::protocol::error::WireError;
+use crate::protocol::json;
+use crate::protocol::payload::Payload;
+
+use super::encode::Object;
+
+/// Longest id that is looked up, in bytes.
+const MAX_ID_BYTES: usize = 128;
+
+/// The members of an object. Each getter names the member, and what it may be.
+#[derive(Debug)]
+pub(crate) struct Fields<'a> {
+    /// What stands before a member's name in errors: empty, or `usage.`.
+    prefix: String,
+    members: BTreeMap<Cow<'a, str>, &'a str>,
+}
+
+impl<'a> Fields<'a> {
+    /// The members of a payload, which must be an object. No payload and `null` are an object without members. Of two
+    /// members with the same name the last counts.
+    ///
+    /// # Errors
+    /// When the payload is anything else.
+    pub(crate) fn decode(payload: &'a Payload) -> Result<Fields<'a>, WireError> {
+        match payload.as_str() {
+            None | Some("null") => Ok(Fields { prefix: String::new(), members: BTreeMap::new() }),
+            Some(text) => Fields::of(text, "payload", String::new()),
+        }
+    }
+
+    /// The members of an object that is not the payload itself. `path` names it in errors.
+    ///
+    /// # Errors
+    /// When it is anything else.
+    pub(crate) fn within(text: &'a str, path: &str) -> Result<Fields<'a>, WireError> {
+        Fields::of(text, path, format!("{path}."))
+    }
+
+    fn of(text: &'a str, path: &str, prefix: String) -> Result<Fields<'a>, WireError> {
+        if kind_of(text) != "object" {
+            return Err(wrong(path, "object", kind_of(text)));
+        }
+        let mut members = BTreeMap::new();
+        let mut unreadable = false;
+        let scanned = json::members(text, |member| match json::unescape(member.name) {
+            Some(name) => {
+                members.insert(name, member.value);
+            }
+            None => unreadable = true,
+        });
+        if scanned.is_err() || unreadable {
+            return Err(wrong(path, "object with names in Unicode", "a name with a lone surrogate"));
+        }
+        Ok(Fields { prefix, members })
+    }
+
+    /// Every member, by name, with its JSON text.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &'a str)> {
+        self.members.iter().map(|(name, value)| (name.as_ref(), *value))
+    }
+
+    /// Whether there is such a member.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.members.contains_key(name)
+    }
+
+    /// A member's JSON text.
+    ///
+    /// # Errors
+    /// When there is no such member.
+    pub(crate) fn required_json(&self, name: &str) -> Result<&'a str, WireError> {
+        self.members.get(name).copied().ok_or_else(|| self.wrong(name, "JSON value", "nothing"))
+    }
+
+    /// A string whose length in bytes is in `bytes`.
+    ///
+    /// # Errors
+    /// When the member is something else.
+    pub(crate) fn text(&self, name: &str, bytes: RangeInclusive<usize>) -> Result<Option<String>, WireError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let expected = || expected_text(&bytes);
+        let Some(content) = json::string_content(value) else {
+            return Err(self.wrong(name, &expected(), kind_of(value)));
+        };
+        let Some(text) = json::unescape(content) else {
+            return Err(self.wrong(name, "string in Unicode", "a lone surrogate"));
+        };
+        if !bytes.contains(&text.len()) {
+            return Err(self.wrong(name, &expected(), &format!("{} bytes", text.len())));
+        }
+        Ok(Some(text.into_owned()))
+    }
+
+    /// A string that must be there, as [`text`](Fields::text).
+    ///
+    /// # Errors
+    /// When the member is missing, or something else.
+    pub(crate) fn required_text(
+        &self,
+        name: &str,
+        bytes: RangeInclusive<usize>,
+    ) -> Result<String, WireError> {
+        let missing = || self.wrong(name, &expected_text(&bytes), "nothing");
+        self.text(name, bytes.clone())?.ok_or_else(missing)
+    }
+
+    /// An id, which need not be one that exists.
+    ///
+    /// # Errors
+    /// When the member is not a string.
+    pub(crate) fn id(&self, name: &str) -> Result<Option<String>, WireError> {
+        self.text(name, 1..=MAX_ID_BYTES)
+    }
+
+    /// An id that must be there.
+    ///
+    /// # Errors
+    /// When the member is missing, or not a string.
+    pub(crate) fn required_id(&self, name: &str) -> Result<String, WireError> {
+        self.required_text(name, 1..=MAX_ID_BYTES)
+    }
+
+    /// An integer in a range. `5.0` and `5e0` are integers, as in JavaScript.
+    ///
+    /// # Errors
+    /// When the member is something else.
+    pub(crate) fn integer(&self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, WireError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        match integer_of(value) {
+            Some(integer) if range.contains(&integer) => Ok(Some(integer)),
+            _ => {
+                let expected = format!("integer {}..={}", range.start(), range.end());
+                let got = if kind_of(value) == "number" { shortened(value) } else { kind_of(value) };
+                Err(self.wrong(name, &expected, got))
+            }
+        }
+    }
+
+    /// A number in a range.
+    ///
+    /// # Errors
+    /// When the member is something else.
+    pub(crate) fn number(&self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, WireError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let is_number = kind_of(value) == "number";
+        match value.parse().ok().filter(|number| is_number && range.contains(number)) {
+            Some(number) => Ok(Some(number)),
+            None => {
+                let got = if is_number { shortened(value) } else { kind_of(value) };
+                Err(self.wrong(name, &format!("number {}..={}", range.start(), range.end()), got))
+            }
+        }
+    }
+
+    /// The strings of an array. How many there are is in `count`, the length in bytes of each in `bytes`.
+    ///
+    /// # Errors
+    /// When the member, or one of its elements, is something else.
+    pub(crate) fn texts(
+        &self,
+        name: &str,
+        count: RangeInclusive<usize>,
+        bytes: RangeInclusive<usize>,
+    ) -> Result<Option<Vec<String>>, WireError> {
+        let Some(elements) = self.elements(name, &count)? else { return Ok(None) };
+        let members = elements.into_iter().enumerate();
+        let named: BTreeMap<Cow<'_, str>, &str> =
+            members.map(|(index, value)| (Cow::Owned(format!("{name}[{index}]")), value)).collect();
+        let fields = Fields { prefix: self.prefix.clone(), members: named };
+        let count = fields.members.len();
+        (0..count)
+            .map(|index| fields.required_text(&format!("{name}[{index}]"), bytes.clone()))
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
+    /// The objects of an array that must be there. How many there are is in `count`.
+    ///
+    /// # Errors
+    /// When the member is missing, or it or one of its elements is something else.
+    pub(crate) fn required_objects(
+        &self,
+        name: &str,
+        count: RangeInclusive<usize>,
+    ) -> Result<Vec<Fields<'a>>, WireError> {
+        let elements = self.elements(name, &count)?;
+        let elements = elements.ok_or_else(|| self.wrong(name, &expected_array(&count), "nothing"))?;
+        let objects = elements.into_iter().enumerate().map(|(index, element)| {
+            let path = format!("{}{name}[{index}]", self.prefix);
+            Fields::of(element, &path, format!("{path}."))
+        });
+        objects.collect()
+    }
+
+    fn elements(&self, name: &str, count: &RangeInclusive<usize>) -> Result<Option<Vec<&'a str>>, WireError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        if kind_of(value) != "array" {
+            return Err(self.wrong(name, &expected_array(count), kind_of(value)));
+        }
+        let elements = elements_of(value, *count.end());
+        if elements.len() > *count.end() {
+            return Err(self.wrong(name, &expected_array(count), "more"));
+        }
+        if !count.contains(&elements.len()) {
+            return Err(self.wrong(name, &expected_array(count), &elements.len().to_string()));
+        }
+        Ok(Some(elements))
+    }
+
+    /// A string that is one of these.
+    ///
+    /// # Errors
+    /// When the member is missing, or something else.
+    pub(crate) fn required_one_of(
+        &self,
+        name: &str,
+        words: &[&'static str],
+    ) -> Result<&'static str, WireError> {
+        let value = self.members.get(name).copied();
+        let text = value.and_then(json::string_content).and_then(json::unescape);
+        words
+            .iter()
+            .find(|word| text.as_deref() == Some(**word))
+            .copied()
+            .ok_or_else(|| self.wrong(name, &one_of(words), value.map_or("nothing", shortened)))
+    }
+
+    /// A boolean.
+    ///
+    /// # Errors
+    /// When the member is something else.
+    pub(crate) fn boolean(&self, name: &str) -> Result<Option<bool>, WireError> {
+        match self.members.get(name).copied() {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(value) => Err(self.wrong(name, "boolean", kind_of(value))),
+        }
+    }
+
+    /// An array of at least one of these strings, without repetitions.
+    ///
+    /// # Errors
+    /// When the member is something else.
+    pub(crate) fn words(
+        &self,
+        name: &str,
+        words: &[&'static str],
+    ) -> Result<Option<Vec<&'static str>>, WireError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let expected = format!("array of 1..={} different strings of {}", words.len(), one_of(words));
+        // All of them, each character escaped, and some white space.
+        let longest = words.iter().map(|word| 6 * word.len() + 16).sum::<usize>() + 16;
+        if kind_of(value) != "array" || value.len() > longest {
+            return Err(self.wrong(name, &expected, shortened(value)));
+        }
+        let given: Vec<String> =
+            serde_json::from_str(value).map_err(|_| self.wrong(name, &expected, shortened(value)))?;
+        let mut found = Vec::new();
+        for text in &given {
+            match words.iter().find(|word| *word == text) {
+                Some(word) if !found.contains(word) => found.push(*word),
+                _ => return Err(self.wrong(name, &expected, shortened(value))),
+            }
+        }
+        if found.is_empty() {
+            return Err(self.wrong(name, &expected, "none"));
+        }
+        Ok(Some(found))
+    }
+
+    /// The members of an object inside this one.
+    ///
+    /// # Errors
+    /// When the member is not an object.
+    pub(crate) fn object(&self, name: &str) -> Result<Option<Fields<'a>>, WireError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let path = format!("{}{name}", self.prefix);
+        Fields::of(value, &path, format!("{path}.")).map(Some)
+    }
+
+    /// The JSON text of an object of at most `max_bytes`.
+    ///
+    /// # Errors
+    /// When the member is something else, or longer.
+    pub(crate) fn object_json(&self, name: &str, max_bytes: usize) -> Result<Option<&'a str>, WireError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let expected = format!("object of at most {max_bytes} bytes");
+        match kind_of(value) {
+            "object" if value.len() <= max_bytes => Ok(Some(value)),
+            "object" => Err(self.wrong(name, &expected, &format!("{} bytes", value.len()))),
+            kind => Err(self.wrong(name, &expected, kind)),
+        }
+    }
+
+    /// The error for a member of this object.
+    pub(crate) fn wrong(&self, name: &str, expected: &str, got: &str) -> WireError {
+        wrong(&format!("{}{name}", self.prefix), expected, got)
+    }
+}
+
+/// The error for a payload of the wrong shape.
+pub(crate) fn wrong(path: &str, expected: &str, got: &str) -> WireError {
+    let details = Object::new().text("path", path).text("expected", expected).text("got", got).finish();
+    WireError::new(format!("{path}: expected {expected}, got {got}")).details(Payload::trusted(details))
+}
+
+/// What sort of value a JSON text is.
+pub(crate) fn kind_of(json: &str) -> &'static str {
+    match json.as_bytes().first() {
+        Some(b'{') => "object",
+        Some(b'[') => "array",
+        Some(b'"') => "string",
+        Some(b't' | b'f') => "boolean",
+        Some(b'n') => "null",
+        Some(_) => "number",
+        None => "nothing",
+    }
+}
+
+/// The integer that a JSON text is, if it is one that JavaScript holds exactly.
+pub(crate) fn integer_of(json: &str) -> Option<i64> {
+    const MAX_SAFE: f64 = 9_007_199_254_740_991.0;
+    let number: f64 = (kind_of(json) == "number").then(|| json.parse().ok())??;
+    (number.fract() == 0.0 && number.abs() <= MAX_SAFE).then_some(number as i64)
+}
+
+/// The elements of an array, which is known to be JSON; if there are more than `max`, only `max + 1` of them.
+fn elements_of(array: &str, max: usize) -> Vec<&str> {
+    let inner = array.strip_prefix('[').and_then(|array| array.strip_suffix(']')).unwrap_or_default();
+    let mut elements = Vec::new();
+    let (mut depth, mut in_string, mut escaped, mut start) = (0_usize, false, false, 0);
+    for (at, byte) in inner.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b',' if depth == 0 => {
+                elements.push(inner.get(start..at).unwrap_or_default().trim_ascii());
+                start = at + 1;
+                if elements.len() > max {
+                    return elements;
+                }
+            }
+            _ => {}
+        }
+    }
+    let last = inner.get(start..).unwrap_or_default().trim_ascii();
+    if !last.is_empty() {
+        elements.push(last);
+    }
+    elements
+}
+
+fn expected_array(count: &RangeInclusive<usize>) -> String {
+    format!("array of {}..={} elements", count.start(), count.end())
+}
+
+fn expected_text(bytes: &RangeInclusive<usize>) -> String {
+    format!("string of {}..={} bytes", bytes.start(), bytes.end())
+}
+
+/// What is expected where one of these words is.
+pub(crate) fn one_of(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    quoted.join(" | ")
+}
+
+/// A short value as it is, of a long one the sort.
+pub(crate) fn shortened(json: &str) -> &str {
+    if json.len() <= 40 { json } else { kind_of(json) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a getter's error says: path, expected, got.
+    fn details(error: WireError) -> [String; 3] {
+        let details = error.details.parse().unwrap();
+        ["path", "expected", "got"].map(|name| details[name].as_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_member_of_the_wrong_shape_is_named_with_what_was_expected() {
+        let payload = Payload::from_json(
+            r#"{"n":501,"f":1.5,"s":"abc","l":"x","b":true,"u":{"n":"1"},"role":"boss","lone":"\ud800"}"#,
+        )
+        .unwrap();
+        let fields = Fields::decode(&payload).unwrap();
+        let usage = fields.object("u").unwrap().unwrap();
+        for (error, expected) in [
+            (fields.integer("n", 1..=500).unwrap_err(), ["n", "integer 1..=500", "501"]),
+            (fields.integer("f", 1..=500).unwrap_err(), ["f", "integer 1..=500", "1.5"]),
+            (fields.integer("s", 1..=500).unwrap_err(), ["s", "integer 1..=500", "string"]),
+            (fields.text("s", 0..=2).unwrap_err(), ["s", "string of 0..=2 bytes", "3 bytes"]),
+            (fields.text("b", 0..=2).unwrap_err(), ["b", "string of 0..=2 bytes", "boolean"]),
+            (fields.text("lone", 0..=9).unwrap_err(), ["lone", "string in Unicode", "a lone surrogate"]),
+            (fields.required_id("id").unwrap_err(), ["id", "string of 1..=128 bytes", "nothing"]),
+            (fields.object("b").unwrap_err(), ["b", "object", "boolean"]),
+            (usage.integer("n", 0..=9).unwrap_err(), ["u.n", "integer 0..=9", "string"]),
+            (
+                fields.required_one_of("role", &["user", "tool"]).unwrap_err(),
+                ["role", "\"user\" | \"tool\"", "\"boss\""],
+            ),
+            (fields.boolean("n").unwrap_err(), ["n", "boolean", "number"]),
+            (
+                fields.words("l", &["a", "b"]).unwrap_err(),
+                ["l", "array of 1..=2 different strings of \"a\" | \"b\"", "\"x\""],
+            ),
+            (fields.object_json("u", 5).unwrap_err(), ["u", "object of at most 5 bytes", "9 bytes"]),
+        ] {
+            assert_eq!(details(error), expected);
+        }
+        let array = Payload::from_json("[]").unwrap();
+        assert_eq!(details(Fields::decode(&array).unwrap_err()), ["payload", "object", "array"]);
+    }
+
+    #[test]
+    fn the_ends_of_a_range_are_allowed_and_absent_members_are_none() {
+        let payload = Payload::from_json(r#"{"a":1,"b":5e2,"c":"","d":"é"}"#).unwrap();
+        let fields = Fields::decode(&payload).unwrap();
+        assert_eq!(fields.integer("a", 1..=500).unwrap(), Some(1));
+        assert_eq!(fields.integer("b", 1..=500).unwrap(), Some(500));
+        assert_eq!(fields.integer("x", 1..=500).unwrap(), None);
+        assert_eq!(fields.text("c", 0..=0).unwrap().as_deref(), Some(""));
+        assert_eq!(fields.text("d", 2..=2).unwrap().as_deref(), Some("é"));
+        assert_eq!(fields.text("x", 1..=2).unwrap(), None);
+        assert_eq!(fields.object_json("x", 1).unwrap(), None);
+        assert_eq!(fields.boolean("x").unwrap(), None);
+        assert_eq!(fields.words("x", &["a"]).unwrap(), None);
+    }
+
+    #[test]
+    fn words_are_some_of_those_that_are_known() {
+        for (json, expected) in [
+            (r#"["a"]"#, Some(vec!["a"])),
+            (r#"[ "b","\u0061" ]"#, Some(vec!["b", "a"])),
+            ("[]", None),
+            (r#"["a","a"]"#, None),
+            (r#"["c"]"#, None),
+            ("[1]", None),
+            ("null", None),
+        ] {
+            let payload = Payload::from_json(format!(r#"{{"w":{json}}}"#)).unwrap();
+            let fields = Fields::decode(&payload).unwrap();
+            assert_eq!(fields.words("w", &["a", "b"]).ok().flatten(), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn arrays_are_cut_at_their_own_commas() {
+        for (array, elements) in [
+            ("[]", &[][..]),
+            ("[ ]", &[]),
+            ("[1]", &["1"]),
+            (
+                r#"[ 1 , [2, 3],{"a":[4,"]"]} , "x,\"],[" ]"#,
+                &["1", "[2, 3]", r#"{"a":[4,"]"]}"#, r#""x,\"],[""#],
+            ),
+        ] {
+            assert_eq!(elements_of(array, 9), elements, "{array}");
+        }
+        assert_eq!(elements_of("[1,2,3,4]", 2).len(), 3);
+        let payload =
+            Payload::from_json(r#"{"o":[{"a":1},{"a":2}],"t":["x",""],"m":[{},7],"b":true,"n":0.5}"#)
+                .unwrap();
+        let fields = Fields::decode(&payload).unwrap();
+        let objects = fields.required_objects("o", 0..=2).unwrap();
+        assert_eq!(objects[1].integer("a", 0..=9).unwrap(), Some(2));
+        assert_eq!(fields.texts("t", 0..=2, 0..=1).unwrap().unwrap(), ["x", ""]);
+        assert_eq!((fields.boolean("b").unwrap(), fields.boolean("x").unwrap()), (Some(true), None));
+        assert_eq!(fields.number("n", 0.0..=0.5).unwrap(), Some(0.5));
+        for (error, expected) in [
+            (objects[1].integer("a", 0..=1).unwrap_err(), ["o[1].a", "integer 0..=1", "2"]),
+            (fields.required_objects("o", 0..=1).unwrap_err(), ["o", "array of 0..=1 elements", "more"]),
+            (fields.required_objects("o", 3..=4).unwrap_err(), ["o", "array of 3..=4 elements", "2"]),
+            (fields.required_objects("m", 0..=9).unwrap_err(), ["m[1]", "object", "number"]),
+            (fields.required_objects("x", 0..=9).unwrap_err(), ["x", "array of 0..=9 elements", "nothing"]),
+            (fields.required_objects("b", 0..=9).unwrap_err(), ["b", "array of 0..=9 elements", "boolean"]),
+            (fields.texts("t", 0..=2, 1..=1).unwrap_err(), ["t[1]", "string of 1..=1 bytes", "0 bytes"]),
+            (fields.boolean("n").unwrap_err(), ["n", "boolean", "number"]),
+            (fields.number("n", 0.0..=0.25).unwrap_err(), ["n", "number 0..=0.25", "0.5"]),
+            (fields.number("b", 0.0..=1.0).unwrap_err(), ["b", "number 0..=1", "boolean"]),
+        ] {
+            assert_eq!(details(error), expected);
+        }
+    }
+
+    #[test]
+    fn no_payload_and_null_are_an_object_without_members() {
+        for payload in [Payload::none(), Payload::from_json("null").unwrap()] {
+            assert_eq!(Fields::decode(&payload).unwrap().iter().count(), 0);
+        }
+    }
+
+    #[test]
+    fn integers_are_those_that_javascript_holds() {
+        for (json, integer) in [
+            ("0", Some(0)),
+            ("-0", Some(0)),
+            ("1e3", Some(1000)),
+            ("9007199254740991", Some(9_007_199_254_740_991)),
+            ("9007199254740992", None),
+            ("1e300", None),
+            ("0.5", None),
+            ("\"5\"", None),
+            ("null", None),
+        ] {
+            assert_eq!(integer_of(json), integer, "{json}");
+        }
+    }
+}

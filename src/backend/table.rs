@@ -1,0 +1,136 @@
+//! The table of families. To add a family: its folder in `families/`, and one entry here.
+
+use crate::server::Server;
+
+use super::families::{ai, analytics, artifact, chat, code, credentials, imagegen, settings, system};
+use super::shared::registry::{self, Channel};
+use super::state::Backend;
+
+/// All that the rest of the backend knows of a family.
+struct Family {
+    channels: &'static [Channel],
+    /// The types that the channels name, in TypeScript.
+    types: &'static str,
+    /// The tables that the family has added, each with the version of the database that it makes.
+    tables: &'static [(usize, &'static str)],
+    /// Registers the handlers, and starts the tasks of the family.
+    register: fn(&Server, &Backend),
+}
+
+/// Every family, in the order in which its channels are listed.
+const FAMILIES: &[Family] = &[
+    Family {
+        channels: chat::CHANNELS,
+        types: chat::TYPES,
+        tables: &[(1, chat::TABLES)],
+        register: |server, backend| chat::register(server, backend.db()),
+    },
+    Family {
+        channels: ai::CHANNELS,
+        types: ai::TYPES,
+        tables: &[],
+        register: |server, backend| {
+            let recorder = backend.analytics().recorder().clone();
+            ai::register(server, backend.db(), backend.config().ai.clone(), recorder);
+        },
+    },
+    Family {
+        channels: code::CHANNELS,
+        types: code::TYPES,
+        tables: &[(3, code::TABLES)],
+        register: |server, backend| code::register(server, backend.code()),
+    },
+    Family {
+        channels: imagegen::CHANNELS,
+        types: imagegen::TYPES,
+        tables: &[(6, imagegen::TABLES)],
+        register: |server, backend| {
+            let recorder = backend.analytics().recorder().clone();
+            let config = backend.config().imagegen.clone();
+            backend.spawn(imagegen::register(server, backend.db(), config, recorder));
+        },
+    },
+    Family {
+        channels: settings::CHANNELS,
+        types: settings::TYPES,
+        tables: &[(2, settings::TABLES)],
+        register: |server, backend| settings::register(server, backend.db()),
+    },
+    Family {
+        channels: credentials::CHANNELS,
+        types: credentials::TYPES,
+        tables: &[(4, credentials::TABLES)],
+        register: |server, backend| credentials::register(server, backend.db()),
+    },
+    Family {
+        channels: artifact::CHANNELS,
+        types: artifact::TYPES,
+        tables: &[(5, artifact::TABLES)],
+        register: |server, backend| {
+            artifact::register(server, backend.artifacts(), backend.analytics().recorder().clone());
+            backend.spawn(backend.artifacts().sweep());
+        },
+    },
+    Family {
+        channels: analytics::CHANNELS,
+        types: analytics::TYPES,
+        tables: &[(7, analytics::TABLES)],
+        register: |server, backend| {
+            analytics::register(server, backend.analytics());
+            backend.spawn(backend.analytics().clone().keep(server.clone()));
+        },
+    },
+    Family {
+        channels: system::CHANNELS,
+        types: system::TYPES,
+        tables: &[],
+        register: |server, backend| {
+            system::register(server, &channels());
+            backend.spawn(system::beat(server.clone(), backend.config().heartbeat_interval));
+        },
+    },
+];
+
+/// The versions of the tables, oldest first. A released one is never changed.
+pub(super) fn migrations() -> Vec<&'static str> {
+    let mut versions: Vec<_> = FAMILIES.iter().flat_map(|family| family.tables).collect();
+    versions.sort_unstable_by_key(|(version, _)| version);
+    versions.into_iter().map(|(_, tables)| *tables).collect()
+}
+
+/// Every channel, family by family.
+pub fn channels() -> Vec<Channel> {
+    FAMILIES.iter().flat_map(|family| family.channels).copied().collect()
+}
+
+/// Every channel and its types in TypeScript, as `src/web/client.d.ts` has them.
+pub fn typescript() -> String {
+    let types: Vec<&str> = FAMILIES.iter().map(|family| family.types).collect();
+    registry::typescript(&types, &channels())
+}
+
+/// Every channel in Markdown, as the pages of the families have them.
+pub fn markdown() -> String {
+    registry::markdown(&channels())
+}
+
+/// Registers the handlers of every family, and starts their tasks: the heartbeat, the worker of `imagegen` and the upkeep of
+/// `analytics` (specification, "registerAllHandlers"). Call it once for each backend, within a tokio runtime.
+pub fn register_all(server: &Server, backend: &Backend) {
+    for family in FAMILIES {
+        (family.register)(server, backend);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_versions_of_the_tables_are_numbered_without_gaps() {
+        let mut versions: Vec<usize> =
+            FAMILIES.iter().flat_map(|family| family.tables).map(|(version, _)| *version).collect();
+        versions.sort_unstable();
+        assert!(versions.into_iter().eq(1..=migrations().len()));
+    }
+}
