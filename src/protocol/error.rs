@@ -50,6 +50,13 @@ impl ErrorCode {
     }
 
     /// The code with a name on the wire.
+    ///
+    /// ```
+    /// use switchboard::ErrorCode;
+    ///
+    /// assert_eq!(ErrorCode::from_wire("TIMEOUT"), Some(ErrorCode::Timeout));
+    /// assert_eq!(ErrorCode::Timeout.as_str(), "TIMEOUT");
+    /// ```
     pub fn from_wire(name: &str) -> Option<ErrorCode> {
         ErrorCode::ALL.into_iter().find(|code| code.as_str() == name)
     }
@@ -66,6 +73,22 @@ impl fmt::Display for ErrorCode {
 /// Handlers return it, under the name `HandlerError`. Any [`std::error::Error`] converts into one with the code
 /// `HANDLER_ERROR` and its own text as the message, so `?` works in a handler. Because of that conversion it cannot
 /// implement `std::error::Error` itself.
+///
+/// ```
+/// use serde_json::json;
+/// use switchboard::{ErrorCode, HandlerError};
+///
+/// fn parse(text: &str) -> Result<u16, HandlerError> {
+///     if text.is_empty() {
+///         return Err(HandlerError::new("port: expected a number").details(json!({ "path": "port" })));
+///     }
+///     Ok(text.parse()?) // any std::error::Error
+/// }
+///
+/// assert_eq!(parse("80").unwrap(), 80);
+/// assert_eq!(parse("").unwrap_err().code, ErrorCode::HandlerError);
+/// assert_eq!(parse("x").unwrap_err().to_string(), "HANDLER_ERROR: invalid digit found in string");
+/// ```
 #[derive(Debug, Clone)]
 pub struct WireError {
     /// The kind of failure.
@@ -78,16 +101,36 @@ pub struct WireError {
 
 impl WireError {
     /// An error with any code, without details.
+    ///
+    /// ```
+    /// use switchboard::{ErrorCode, HandlerError};
+    ///
+    /// let error = HandlerError::with_code(ErrorCode::Unauthorized, "only administrators can do this");
+    /// assert_eq!(error.to_string(), "UNAUTHORIZED: only administrators can do this");
+    /// ```
     pub fn with_code(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> WireError {
         WireError { code, message: message.into(), details: Payload::none() }
     }
 
     /// A `HANDLER_ERROR`, without details.
+    ///
+    /// ```
+    /// use switchboard::HandlerError;
+    ///
+    /// assert_eq!(HandlerError::new("no such file").to_string(), "HANDLER_ERROR: no such file");
+    /// ```
     pub fn new(message: impl Into<Cow<'static, str>>) -> WireError {
         WireError::with_code(ErrorCode::HandlerError, message)
     }
 
     /// The same error with details.
+    ///
+    /// ```
+    /// use switchboard::HandlerError;
+    ///
+    /// let error = HandlerError::new("too long").details(serde_json::json!({ "max": 100 }));
+    /// assert_eq!(error.details.as_str(), Some(r#"{"max":100}"#));
+    /// ```
     pub fn details(mut self, details: impl Into<Payload>) -> WireError {
         self.details = details.into();
         self

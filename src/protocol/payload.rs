@@ -38,11 +38,24 @@ enum Text {
 
 impl Payload {
     /// No payload: the member is left out of the message.
+    ///
+    /// ```
+    /// use switchboard::Payload;
+    ///
+    /// assert_eq!(Payload::none().as_str(), None);
+    /// ```
     pub const fn none() -> Payload {
         Payload(Text::None)
     }
 
     /// Checks JSON text and keeps it unchanged.
+    ///
+    /// ```
+    /// use switchboard::Payload;
+    ///
+    /// assert_eq!(Payload::from_json("[1,2]").unwrap().as_str(), Some("[1,2]"));
+    /// assert!(Payload::from_json("[1,2").is_err());
+    /// ```
     ///
     /// # Errors
     /// When the text is not one JSON value, with the first wrong byte.
@@ -66,6 +79,12 @@ impl Payload {
     }
 
     /// The JSON text; `None` for no payload.
+    ///
+    /// ```
+    /// use switchboard::Payload;
+    ///
+    /// assert_eq!(Payload::from(serde_json::json!({ "a": 1 })).as_str(), Some(r#"{"a":1}"#));
+    /// ```
     pub fn as_str(&self) -> Option<&str> {
         match &self.0 {
             Text::None => None,
@@ -76,11 +95,25 @@ impl Payload {
     }
 
     /// Whether there is no payload. `null` is a payload.
+    ///
+    /// ```
+    /// use switchboard::Payload;
+    ///
+    /// assert!(Payload::none().is_none());
+    /// assert!(!Payload::from(serde_json::Value::Null).is_none());
+    /// ```
     pub fn is_none(&self) -> bool {
         matches!(self.0, Text::None)
     }
 
     /// The payload as a value; `Null` for no payload.
+    ///
+    /// ```
+    /// use switchboard::Payload;
+    ///
+    /// let payload = Payload::from_json(r#"{"limit": 5}"#).unwrap();
+    /// assert_eq!(payload.parse().unwrap()["limit"].as_u64(), Some(5));
+    /// ```
     ///
     /// # Errors
     /// Only for a string with a lone surrogate escape (`"\ud800"`), which JSON allows and Rust strings do not hold.

@@ -184,36 +184,66 @@ impl Default for Config {
 
 impl Config {
     /// The same settings on another port.
+    ///
+    /// ```
+    /// let config = switchboard::Config::default().port(8080);
+    /// assert_eq!(config.port, 8080);
+    /// ```
     pub fn port(mut self, port: u16) -> Config {
         self.port = port;
         self
     }
 
     /// The same settings on another host.
+    ///
+    /// ```
+    /// let config = switchboard::Config::default().host("192.168.1.20").token("a long random text");
+    /// assert_eq!(config.host, "192.168.1.20");
+    /// ```
     pub fn host(mut self, host: impl Into<String>) -> Config {
         self.host = host.into();
         self
     }
 
     /// The same settings with a token that clients must show.
+    ///
+    /// ```
+    /// let config = switchboard::Config::default().token("a long random text");
+    /// assert!(config.token.is_some());
+    /// ```
     pub fn token(mut self, token: impl Into<String>) -> Config {
         self.token = Some(token.into());
         self
     }
 
     /// The same settings with a function that is called with each client that is ready.
+    ///
+    /// ```
+    /// let config = switchboard::Config::default().on_connection(|id| println!("{id} connected"));
+    /// # let _ = config;
+    /// ```
     pub fn on_connection(mut self, callback: impl Fn(ClientId) + Send + Sync + 'static) -> Config {
         self.on_connection = Some(Arc::new(callback));
         self
     }
 
     /// The same settings with a function that is called with each client that has left.
+    ///
+    /// ```
+    /// let config = switchboard::Config::default().on_disconnection(|id| println!("{id} disconnected"));
+    /// # let _ = config;
+    /// ```
     pub fn on_disconnection(mut self, callback: impl Fn(ClientId) + Send + Sync + 'static) -> Config {
         self.on_disconnection = Some(Arc::new(callback));
         self
     }
 
     /// The same settings with a function that is called with each failure that no client is told the cause of.
+    ///
+    /// ```
+    /// let config = switchboard::Config::default().on_error(|error| eprintln!("{error}"));
+    /// # let _ = config;
+    /// ```
     pub fn on_error(mut self, callback: impl Fn(ServerError) + Send + Sync + 'static) -> Config {
         self.on_error = Some(Arc::new(callback));
         self

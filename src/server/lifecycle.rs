@@ -13,6 +13,18 @@ use super::upgrade;
 impl Server {
     /// Listens on the configured host and port, or on the next free port, and returns the port.
     ///
+    /// ```
+    /// use switchboard::{Config, Server};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let server = Server::new(Config::default().port(0));
+    /// let port = server.start().await?;
+    /// assert_eq!(server.port(), Some(port));
+    /// server.stop().await;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// When every port tried is taken, the host cannot be resolved or bound, the server is already running, or a setting is
     /// invalid: an address that is not loopback without a token, unless [`Config::insecure`](super::Config::insecure).
@@ -26,6 +38,16 @@ impl Server {
 
     /// Serves a listener that the caller has bound, until [`stop`](Server::stop). The rules for `Host` and `Origin` follow
     /// from its address.
+    ///
+    /// ```no_run
+    /// use switchboard::{Config, Server};
+    /// use tokio::net::TcpListener;
+    ///
+    /// # async fn run() -> std::io::Result<()> {
+    /// let server = Server::new(Config::default());
+    /// server.serve(TcpListener::bind("127.0.0.1:3001").await?).await?; // until server.stop() is called
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`start`](Server::start).
@@ -45,12 +67,44 @@ impl Server {
     /// decides the rules for `Host` and `Origin`.
     ///
     /// With feature `pages` it answers requests for built-in pages too, and `Server::answer` those for `Server::on_get`.
+    ///
+    /// ```no_run
+    /// use hyper::server::conn::http1;
+    /// use hyper::service::service_fn;
+    /// use hyper_util::rt::TokioIo;
+    /// use switchboard::{Config, Server};
+    ///
+    /// # async fn run() -> std::io::Result<()> {
+    /// let server = Server::new(Config::default());
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:3001").await?;
+    /// loop {
+    ///     let (stream, peer) = listener.accept().await?;
+    ///     let server = server.clone();
+    ///     let service = service_fn(move |mut request| {
+    ///         let response = server.upgrade(&mut request, peer.ip().is_loopback());
+    ///         async { Ok::<_, std::convert::Infallible>(response) }
+    ///     });
+    ///     tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades());
+    /// }
+    /// # }
+    /// ```
     pub fn upgrade<B>(&self, request: &mut hyper::Request<B>, loopback: bool) -> hyper::Response<String> {
         upgrade::answer_embedded(&self.shared, request, loopback).without_handlers()
     }
 
     /// Answers a request of the caller's own hyper server as [`upgrade`](Server::upgrade) does, and those for pages of
     /// [`on_get`](Server::on_get).
+    ///
+    /// ```no_run
+    /// # async fn run(mut request: hyper::Request<hyper::body::Incoming>) {
+    /// use switchboard::{Config, Page, Server};
+    ///
+    /// let server = Server::new(Config::default());
+    /// server.on_get("/version", |_| async { Some(Page::new("text/plain", "1.0.0")) });
+    /// // In the service of a hyper server, as in the example of `upgrade`:
+    /// let response = server.answer(&mut request, true).await;
+    /// # let _ = response; }
+    /// ```
     #[cfg(feature = "pages")]
     pub async fn answer<B>(
         &self,
@@ -64,6 +118,18 @@ impl Server {
     /// Stops: accepts no new clients, and sends the connected ones `server:shutdown`, `CONNECTION_CLOSED` for each request
     /// in flight, and close 1001. Returns when all have left, at the latest one second after
     /// [`Limits::close_timeout`](crate::protocol::limits::Limits::close_timeout). Then the server can be started again.
+    ///
+    /// ```
+    /// use switchboard::{Config, Server};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let server = Server::new(Config::default().port(0));
+    /// server.start().await?;
+    /// server.stop().await;
+    /// assert!(!server.is_running());
+    /// # Ok(()) }
+    /// ```
     pub async fn stop(&self) {
         let listening = self.shared.listening().take();
         // Everything is stopped before anything is waited for, so that a caller that stops waiting has stopped it too.

@@ -107,6 +107,13 @@ impl Drop for Listening {
 
 impl Server {
     /// Makes a server without handlers that does not listen yet.
+    ///
+    /// ```
+    /// use switchboard::{Config, Server};
+    ///
+    /// let server = Server::new(Config::default().port(0));
+    /// assert!(!server.is_running());
+    /// ```
     pub fn new(config: Config) -> Server {
         let config = Arc::new(config);
         let rules = Rules { limits: config.limits.clone(), token: config.token.clone() };
@@ -135,6 +142,18 @@ impl Server {
     /// The handler's future is polled in the client's own task, at first at once; one that waits is polled there too,
     /// together with the client's other requests. It is dropped when the client leaves and at the deadline of
     /// [`Limits::handler_timeout`](crate::protocol::limits::Limits::handler_timeout), so it must not block.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use switchboard::{Config, HandlerError, Payload, RequestContext, Server};
+    ///
+    /// let server = Server::new(Config::default());
+    /// server.on_request("sum", |payload: Payload, _cx: RequestContext| async move {
+    ///     let payload = payload.parse()?;
+    ///     let numbers = payload["of"].as_array().ok_or(HandlerError::new("of: expected an array"))?;
+    ///     Ok(json!(numbers.iter().filter_map(|number| number.as_f64()).sum::<f64>()))
+    /// });
+    /// ```
     pub fn on_request<F, Fut, R>(&self, channel: &str, handler: F)
     where
         F: Fn(Payload, RequestContext) -> Fut + Send + Sync + 'static,
@@ -145,6 +164,17 @@ impl Server {
     }
 
     /// Registers a handler with its own deadline.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use switchboard::{Config, Payload, RequestContext, Server};
+    ///
+    /// let server = Server::new(Config::default());
+    /// server.on_request_within("report", Duration::from_secs(300), |_: Payload, _: RequestContext| async {
+    ///     tokio::time::sleep(Duration::from_secs(60)).await; // longer than Limits::handler_timeout
+    ///     Ok(())
+    /// });
+    /// ```
     pub fn on_request_within<F, Fut, R>(&self, channel: &str, timeout: Duration, handler: F)
     where
         F: Fn(Payload, RequestContext) -> Fut + Send + Sync + 'static,
@@ -155,6 +185,15 @@ impl Server {
     }
 
     /// Removes a channel's handler, and returns whether there was one. Requests in flight go on.
+    ///
+    /// ```
+    /// use switchboard::{Config, Payload, RequestContext, Server};
+    ///
+    /// let server = Server::new(Config::default());
+    /// server.on_request("echo", |payload: Payload, _: RequestContext| async { Ok(payload) });
+    /// assert!(server.off_request("echo"));
+    /// assert!(!server.off_request("echo"));
+    /// ```
     pub fn off_request(&self, channel: &str) -> bool {
         self.shared.router.remove(channel)
     }
@@ -196,11 +235,35 @@ impl Server {
     }
 
     /// Adds an observer for the clients that connect from now on. There may be several.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use switchboard::{Completed, Config, Observer, Server};
+    ///
+    /// struct Log;
+    ///
+    /// impl Observer for Log {
+    ///     fn completed(&self, request: &Completed<'_>) {
+    ///         println!("{:?} took {:?}, error: {:?}", request.channel, request.elapsed, request.error);
+    ///     }
+    /// }
+    ///
+    /// let server = Server::new(Config::default());
+    /// server.observe(Arc::new(Log));
+    /// ```
     pub fn observe(&self, observer: Arc<dyn Observer>) {
         self.shared.observers.write().unwrap_or_else(PoisonError::into_inner).add(observer);
     }
 
     /// Sends an event to every client. It is encoded once. Never waits.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use switchboard::{Config, Server};
+    ///
+    /// let server = Server::new(Config::default());
+    /// server.emit("news", json!({ "title": "Hello" }));
+    /// ```
     pub fn emit(&self, channel: &str, payload: impl Into<Payload>) {
         if let Some(frame) = self.shared.encode(channel, &payload.into()) {
             let sent = self.shared.hub.broadcast(&frame);
@@ -209,43 +272,106 @@ impl Server {
     }
 
     /// Sends an event to one client. Does nothing if it is not connected.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use switchboard::{Config, Server};
+    ///
+    /// let server = Server::new(Config::default());
+    /// for client in server.client_ids() {
+    ///     server.emit_to(client, "greeting", json!({ "to": client.to_string() }));
+    /// }
+    /// ```
     pub fn emit_to(&self, client: ClientId, channel: &str, payload: impl Into<Payload>) {
         self.emit_to_many(&[client], channel, payload);
     }
 
     /// Sends an event to some clients. It is encoded once. Clients that are not connected are skipped.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use switchboard::{Config, Server};
+    ///
+    /// let server = Server::new(Config::default());
+    /// let first_two: Vec<_> = server.client_ids().into_iter().take(2).collect();
+    /// server.emit_to_many(&first_two, "selected", json!({}));
+    /// ```
     pub fn emit_to_many(&self, clients: &[ClientId], channel: &str, payload: impl Into<Payload>) {
         let members: Vec<_> = clients.iter().filter_map(|id| self.shared.hub.member(*id)).collect();
         self.shared.emit_to(&members, channel, &payload.into());
     }
 
     /// The number of clients. One that has not authenticated yet does not count.
+    ///
+    /// ```
+    /// use switchboard::{Config, Server};
+    ///
+    /// let server = Server::new(Config::default());
+    /// assert_eq!(server.client_count(), 0);
+    /// ```
     pub fn client_count(&self) -> usize {
         self.shared.hub.member_count()
     }
 
     /// The clients, in no particular order.
+    ///
+    /// ```
+    /// use switchboard::{Config, Server};
+    ///
+    /// let server = Server::new(Config::default());
+    /// assert!(server.client_ids().is_empty());
+    /// ```
     pub fn client_ids(&self) -> Vec<ClientId> {
         self.shared.hub.member_ids()
     }
 
     /// A client's state; `None` if it is not connected.
+    ///
+    /// ```
+    /// use switchboard::{Config, Server};
+    ///
+    /// let server = Server::new(Config::default());
+    /// for info in server.client_ids().into_iter().filter_map(|id| server.client_info(id)) {
+    ///     println!("{}: {} requests", info.id, info.request_count);
+    /// }
+    /// ```
     pub fn client_info(&self, client: ClientId) -> Option<ClientInfo> {
         let client = self.shared.hub.member(client)?;
         Some(client.info(self.shared.clock.at()))
     }
 
     /// The port, while the server listens.
+    ///
+    /// ```
+    /// use switchboard::{Config, Server};
+    ///
+    /// let server = Server::new(Config::default().port(3001));
+    /// assert_eq!(server.port(), None); // it does not listen yet
+    /// ```
     pub fn port(&self) -> Option<u16> {
         self.shared.listening().as_ref().map(|listening| listening.port)
     }
 
     /// Whether the server listens.
+    ///
+    /// ```
+    /// use switchboard::{Config, Server};
+    ///
+    /// assert!(!Server::new(Config::default()).is_running());
+    /// ```
     pub fn is_running(&self) -> bool {
         self.shared.listening().is_some()
     }
 
     /// The server's counters since it was made.
+    ///
+    /// ```
+    /// use switchboard::{Config, ErrorCode, Server};
+    ///
+    /// let stats = Server::new(Config::default()).stats();
+    /// assert_eq!(stats.requests, 0);
+    /// assert_eq!(stats.errors_with(ErrorCode::Timeout), 0);
+    /// ```
     pub fn stats(&self) -> Stats {
         self.shared.stats()
     }
@@ -312,6 +438,18 @@ fn message_bytes(frame: &[u8]) -> usize {
 }
 
 /// The request that a handler answers (specification, "RequestContext").
+///
+/// ```
+/// use serde_json::json;
+/// use switchboard::{Config, Payload, RequestContext, Server};
+///
+/// let server = Server::new(Config::default());
+/// server.on_request("publish", |payload: Payload, cx: RequestContext| async move {
+///     cx.emit("progress", json!({ "request": cx.request_id(), "done": 0.5 })); // to this client
+///     cx.server().emit("published", payload); // to every client
+///     Ok(json!({ "by": cx.client_id.to_string() }))
+/// });
+/// ```
 #[derive(Clone)]
 pub struct RequestContext {
     /// The client that asked.
@@ -326,11 +464,30 @@ impl RequestContext {
     }
 
     /// The request's id, as the client chose it.
+    ///
+    /// ```
+    /// # use switchboard::{Config, Payload, RequestContext, Server};
+    /// # let server = Server::new(Config::default());
+    /// server.on_request("whoami", |_: Payload, cx: RequestContext| async move {
+    ///     Ok(serde_json::json!({ "request": cx.request_id(), "client": cx.client_id.to_string() }))
+    /// });
+    /// ```
     pub fn request_id(&self) -> String {
         self.request_id.to_string()
     }
 
     /// Sends an event to the client that asked. What a handler emits before it returns arrives before its response.
+    ///
+    /// ```
+    /// # use switchboard::{Config, Payload, RequestContext, Server};
+    /// # let server = Server::new(Config::default());
+    /// server.on_request("import", |_: Payload, cx: RequestContext| async move {
+    ///     for percent in [25, 50, 75] {
+    ///         cx.emit("import:progress", serde_json::json!({ "percent": percent }));
+    ///     }
+    ///     Ok(())
+    /// });
+    /// ```
     pub fn emit(&self, channel: &str, payload: impl Into<Payload>) {
         if self.client.is_member() {
             self.client.shared.emit_to(std::slice::from_ref(&self.client), channel, &payload.into());
@@ -339,6 +496,14 @@ impl RequestContext {
 
     /// The server, for events to other clients. A handler that takes it from here, instead of owning one, does not keep
     /// the server alive.
+    ///
+    /// ```
+    /// # use switchboard::{Config, Payload, RequestContext, Server};
+    /// # let server = Server::new(Config::default());
+    /// server.on_request("count", |_: Payload, cx: RequestContext| async move {
+    ///     Ok(serde_json::json!(cx.server().client_count()))
+    /// });
+    /// ```
     pub fn server(&self) -> Server {
         Server { shared: self.client.shared.clone() }
     }
