@@ -109,7 +109,7 @@
 /// Compiles the examples of the README as documentation tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-struct Readme;
+mod readme {}
 
 #[cfg(feature = "backend")]
 pub mod backend;
