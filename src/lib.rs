@@ -104,7 +104,8 @@
 #![cfg_attr(not(feature = "backend"), doc = "[`backend::register_all`]: crate::guide::channels")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(clippy::print_stdout, unreachable_pub)]
+#![cfg_attr(not(test), warn(clippy::panic, clippy::unreachable, clippy::unwrap_used))]
 
 /// Compiles the examples of the README as documentation tests.
 #[cfg(doctest)]

@@ -148,7 +148,7 @@ impl<'a> Envelope<'a> {
 impl Members {
     /// Reads a message. See [`Envelope::decode`].
     #[inline(always)]
-    pub fn decode(text: &str) -> Result<(Kind, Members), EnvelopeError<'_>> {
+    pub(super) fn decode(text: &str) -> Result<(Kind, Members), EnvelopeError<'_>> {
         match Members::decode_fast_path(text.as_bytes()) {
             Some(members) => Ok((Kind::Request, members)),
             None => Members::decode_general(text),
@@ -157,7 +157,7 @@ impl Members {
 
     /// The members as slices of the text that they were decoded from.
     #[inline(always)]
-    pub fn envelope<'a>(&self, kind: Kind, text: &'a str) -> Envelope<'a> {
+    pub(super) fn envelope<'a>(&self, kind: Kind, text: &'a str) -> Envelope<'a> {
         let part = |range: &Range<usize>| (!range.is_empty()).then(|| json::part(text, range.clone()));
         Envelope {
             kind,

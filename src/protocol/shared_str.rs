@@ -13,11 +13,11 @@ pub(super) struct SharedStr {
 
 impl SharedStr {
     /// The part of a text at a range that the scanner found in it.
-    pub fn new(text: Arc<str>, range: Range<usize>) -> SharedStr {
+    pub(super) fn new(text: Arc<str>, range: Range<usize>) -> SharedStr {
         SharedStr { text, range }
     }
 
-    pub fn as_str(&self) -> &str {
+    pub(super) fn as_str(&self) -> &str {
         json::part(&self.text, self.range.clone())
     }
 }
