@@ -1,4 +1,4 @@
-//! What the fuzzer starts from and what it once found, through the same properties, and a short random run of its own.
+//! The fuzzer's seeds and its old findings, through the same properties, and a short random run.
 
 mod support;
 
@@ -38,10 +38,10 @@ const TARGETS: &[(&str, Property)] = &[
     ("tar", properties::tar),
 ];
 
-/// Mutated seeds a target; a second or two without optimisation.
+/// Mutated seeds per target; they take a second or two without optimisation.
 const MUTATIONS: usize = 2000;
 
-/// The inputs of a target by name. A missing folder is an error; files that begin with a dot are no inputs.
+/// The inputs of a target by name. A missing folder is an error; files that begin with a dot are ignored.
 fn inputs(kind: &str, target: &str) -> Vec<(String, Vec<u8>)> {
     inputs_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind), target)
 }
@@ -65,16 +65,16 @@ fn check(property: Property, input: &[u8], name: &str) {
     }
 }
 
-/// `CORPUS=fuzz/corpus` adds what the fuzzers have learned.
+/// `CORPUS=fuzz/corpus` adds the corpora of the fuzzers.
 #[test]
-fn every_seed_and_every_old_find_holds() {
+fn every_seed_and_every_old_finding_holds() {
     let corpus = std::env::var_os("CORPUS");
     for &(target, property) in TARGETS {
         let seeds = inputs("seeds", target);
         assert!(!seeds.is_empty(), "{target} has no seeds");
-        let learned = corpus.as_ref().map(|folder| inputs_below(Path::new(folder), target));
+        let corpora = corpus.as_ref().map(|folder| inputs_below(Path::new(folder), target));
         for (name, input) in
-            seeds.iter().chain(&inputs("regressions", target)).chain(learned.iter().flatten())
+            seeds.iter().chain(&inputs("regressions", target)).chain(corpora.iter().flatten())
         {
             check(property, input, name);
         }
@@ -82,7 +82,7 @@ fn every_seed_and_every_old_find_holds() {
     }
 }
 
-/// `SEED=…` runs another one, or one that has failed.
+/// `SEED=…` chooses another seed, such as one that failed.
 #[test]
 fn mutated_seeds_hold() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
@@ -136,18 +136,18 @@ fn mutate(seeds: &[(String, Vec<u8>)], random: &mut Random) -> Vec<u8> {
     input
 }
 
-/// The canary: what judges right answers to be right judges wrong ones to be wrong.
+/// The canary: each check accepts a correct result and refuses a wrong one.
 #[test]
 fn each_property_can_fail() {
     can_fail("json: the verdict", |wrong| {
         let text = if wrong { "[1,]" } else { "[1]" };
-        properties::json::verdict_is_that_of_serde_json(text, Ok(()));
-        properties::json::verdict_is_that_of_serde_json(r#""\ud800""#, Ok(()));
+        properties::json::verdict_matches_serde_json(text, Ok(()));
+        properties::json::verdict_matches_serde_json(r#""\ud800""#, Ok(()));
     });
-    can_fail("json: the place of an error", |wrong| {
+    can_fail("json: the position of an error", |wrong| {
         let mut error = json::validate("[1 2]").unwrap_err();
         error.at += usize::from(wrong);
-        properties::json::error_stands_at_the_first_wrong_byte("[1 2]", Err(error));
+        properties::json::error_is_at_the_first_wrong_byte("[1 2]", Err(error));
     });
     can_fail("json: members", |wrong| {
         let text = r#"{"a":1,"b":2}"#;
@@ -161,7 +161,7 @@ fn each_property_can_fail() {
         properties::json::members_cover_the_text(text, shape, &seen);
     });
     can_fail("json: strings", |wrong| {
-        properties::json::string_says("\"a\\u000a\"", if wrong { "a" } else { "a\n" });
+        properties::json::string_means("\"a\\u000a\"", if wrong { "a" } else { "a\n" });
     });
     can_fail("json: payloads", |wrong| {
         let made = Payload::from_json(if wrong { "[1]" } else { "[1,2]" });
@@ -175,9 +175,9 @@ fn each_property_can_fail() {
         {
             envelope.payload = Some("1");
         }
-        properties::envelope::decoded_is_what_the_text_says(text, decoded);
+        properties::envelope::decoded_matches_the_text(text, decoded);
     });
-    can_fail("envelope: there and back", |wrong| {
+    can_fail("envelope: round trip", |wrong| {
         let text = r#"{"type":"event","channel":"c","timestamp":7}"#;
         let meant = Envelope::decode(text).unwrap();
         properties::envelope::text_reads_as(text, &meant, if wrong { 8 } else { 7 });
@@ -212,16 +212,16 @@ fn each_property_can_fail() {
             false => text.parse(),
         });
     });
-    can_fail("connection: what tungstenite says", |wrong| {
+    can_fail("connection: tungstenite", |wrong| {
         let scene =
             properties::connection::Scene { role: Role::Server, max_message_bytes: 100, closes_at: None };
         let stream = [0x81, 0x81, 0, 0, 0, 0, b'a', 0xc1, 0x80, 0, 0, 0, 0];
         let (mut run, last_frame_at) = scene.run(&stream, &[]);
         if wrong {
-            run.told.remove(0);
+            run.events.remove(0);
         }
-        assert_eq!(run.told.last(), Some(&failed(FrameError::ReservedBit)));
-        scene.is_what_tungstenite_says(&stream, &run, last_frame_at);
+        assert_eq!(run.events.last(), Some(&failed(FrameError::ReservedBit)));
+        scene.matches_tungstenite(&stream, &run, last_frame_at);
     });
     can_fail("connection: memory", |wrong| {
         properties::connection::memory_is_within(if wrong { 5000 } else { 50 }, 100);
@@ -274,12 +274,12 @@ fn each_property_can_fail() {
     can_fail("upgrade: an answer", |wrong| {
         let head = Head { method: "GET", http_1_1: true, query: None, headers: Vec::new() };
         let verdict = if wrong { Ok(()) } else { handshake::check_answer(&head, "") };
-        properties::upgrade::answer_is_judged_right(&head, verdict);
+        properties::upgrade::answer_verdict_is_right(&head, verdict);
     });
     can_fail("upgrade: the token", |wrong| {
         let headers: Vec<(&str, &[u8])> = vec![("authorization", b"Bearer s3cret")];
         let head = Head { method: "GET", http_1_1: true, query: None, headers };
-        properties::upgrade::token_is_judged_right(&head, Some("s3cret"), (!wrong, true));
+        properties::upgrade::token_verdict_is_right(&head, Some("s3cret"), (!wrong, true));
     });
 }
 
@@ -295,7 +295,7 @@ fn the_property_of_transcripts_can_fail() {
     can_fail("transcript: the verdict", |wrong| {
         let line = r#"{"type":"user","uuid":"a","message":{"content":"x"}}"#;
         let error = wrong.then_some(transcript::LineError::OddMembers);
-        properties::transcript::verdict_is_that_of_serde_json(line, error);
+        properties::transcript::verdict_matches_serde_json(line, error);
     });
     can_fail("transcript: an entry", |wrong| {
         let line = r#"{"type":"user","uuid":"a","message":{"content":"x"}}"#;
@@ -303,12 +303,12 @@ fn the_property_of_transcripts_can_fail() {
         if wrong {
             decoded.id = Some("b".to_owned());
         }
-        properties::transcript::line_is_what_serde_json_reads(line, &decoded);
+        properties::transcript::line_matches_serde_json(line, &decoded);
     });
 }
 
-fn failed(error: FrameError) -> properties::connection::Told {
-    properties::connection::Told::Failed(Violation::Frame(error))
+fn failed(error: FrameError) -> properties::connection::OwnedEvent {
+    properties::connection::OwnedEvent::Failed(Violation::Frame(error))
 }
 
 fn can_fail(name: &str, judge: impl Fn(bool)) {

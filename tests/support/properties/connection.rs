@@ -1,4 +1,4 @@
-//! The connection machine: against itself cut elsewhere, and against `tungstenite`'s whole `WebSocket`.
+//! The connection machine, compared with itself under other cuts and with `tungstenite`'s `WebSocket`.
 
 use std::io::{Cursor, Read, Result as IoResult, Write};
 
@@ -12,10 +12,11 @@ use super::{Choices, cut};
 
 const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
 
-/// The same events and the same output wherever the stream is cut; the messages that `tungstenite` reads, and a
-/// refusal where it refuses or where we mean to be stricter; memory within the limit; silence after a close frame.
+/// The events and the output are the same wherever the stream is cut. The messages are those that `tungstenite` reads. A
+/// stream is refused where `tungstenite` refuses it or where we are stricter on purpose. Memory stays within the limit, and
+/// nothing is sent after a close frame.
 ///
-/// The bytes are: the end and its limit, where to close from this side if at all, how many cuts, the cuts, the stream.
+/// The bytes are: the role and its limit, when this side closes (if it does), the number of cuts, the cuts, the stream.
 pub fn connection(data: &[u8]) {
     let mut choices = Choices::new(data);
     let setup = choices.byte();
@@ -29,12 +30,12 @@ pub fn connection(data: &[u8]) {
     let scene = Scene { role, max_message_bytes, closes_at };
     let (whole, last_frame_at) = scene.run(stream, &[]);
     assert_eq!(scene.run(stream, cuts).0, whole, "cut into {cuts:?}");
-    // Byte by byte is slow, and long streams are cut often enough above.
+    // Byte by byte is slow for long streams, and the cuts above cover them.
     if stream.len() <= 512 {
         assert_eq!(scene.run(stream, &[1]).0, whole, "byte by byte");
     }
     if closes_at.is_none() {
-        scene.is_what_tungstenite_says(stream, &whole, last_frame_at);
+        scene.matches_tungstenite(stream, &whole, last_frame_at);
     }
 }
 
@@ -43,37 +44,37 @@ pub fn connection(data: &[u8]) {
 pub struct Scene {
     pub role: Role,
     pub max_message_bytes: usize,
-    /// How much of the stream comes before this end closes.
+    /// How many bytes of the stream arrive before this end closes.
     pub closes_at: Option<usize>,
 }
 
-/// All that came out of a connection.
+/// Everything that a connection produced.
 #[derive(Debug, PartialEq, Default)]
 pub struct Run {
-    pub told: Vec<Told>,
+    pub events: Vec<OwnedEvent>,
     pub out: Vec<u8>,
 }
 
-/// An [`Event`] that owns what it tells.
+/// An [`Event`] that owns its data.
 #[derive(Debug, PartialEq)]
-pub enum Told {
+pub enum OwnedEvent {
     Text(String),
     Binary(Vec<u8>),
     Closed(Option<u16>, String),
     Failed(Violation),
 }
 
-pub fn own(event: Event<'_>) -> Told {
+pub fn own(event: Event<'_>) -> OwnedEvent {
     match event {
-        Event::Text(text) => Told::Text(text.into_owned()),
-        Event::Binary(bytes) => Told::Binary(bytes.into_owned()),
-        Event::Closed { code, reason } => Told::Closed(code, reason),
-        Event::Failed(violation) => Told::Failed(violation),
+        Event::Text(text) => OwnedEvent::Text(text.into_owned()),
+        Event::Binary(bytes) => OwnedEvent::Binary(bytes.into_owned()),
+        Event::Closed { code, reason } => OwnedEvent::Closed(code, reason),
+        Event::Failed(violation) => OwnedEvent::Failed(violation),
     }
 }
 
 impl Scene {
-    /// Feeds a stream, cut into pieces of these lengths. Answers also where the last step began.
+    /// Feeds a stream, cut into pieces of these lengths. Also returns the position at which the last step began.
     pub fn run(&self, stream: &[u8], cuts: &[u8]) -> (Run, usize) {
         let mut connection = match self.role {
             Role::Server => Connection::server(self.max_message_bytes),
@@ -92,7 +93,7 @@ impl Scene {
                 connection.close(CloseCode::Error, "once is enough", &mut run.out);
             }
         }
-        let failed = matches!(run.told.last(), Some(Told::Failed(_)));
+        let failed = matches!(run.events.last(), Some(OwnedEvent::Failed(_)));
         assert_eq!(connection.is_failed(), failed);
         self.output_is_well_formed(&connection, &run.out);
         (run, last_step_at)
@@ -117,24 +118,24 @@ impl Scene {
             let received = connection.receive(&mut piece[at..], &mut run.out);
             let (consumed, event) = (received.consumed, received.event.map(own));
             assert!((1..=left).contains(&consumed), "{consumed} of {left} bytes consumed");
-            assert!(!closed || (consumed == left && event.is_none()), "closed, it says {event:?}");
-            let end = matches!(event, None | Some(Told::Closed(..) | Told::Failed(_)));
-            assert!(open || (end && run.out.len() == silent_at), "after its close frame it goes on");
+            assert!(!closed || (consumed == left && event.is_none()), "closed, but it reports {event:?}");
+            let end = matches!(event, None | Some(OwnedEvent::Closed(..) | OwnedEvent::Failed(_)));
+            assert!(open || (end && run.out.len() == silent_at), "it continues after its close frame");
             assert_eq!(
-                matches!(event, Some(Told::Closed(..) | Told::Failed(_))),
+                matches!(event, Some(OwnedEvent::Closed(..) | OwnedEvent::Failed(_))),
                 connection.is_closed() && !closed
             );
             memory_is_within(connection.buffered_bytes(), self.max_message_bytes);
-            run.told.extend(event);
+            run.events.extend(event);
             at += consumed;
             *position += consumed;
-            // No bytes are no step.
+            // Without bytes there is no step.
             let nothing = connection.receive(&mut [], &mut run.out);
             assert!(nothing.consumed == 0 && nothing.event.is_none());
         }
     }
 
-    /// Pongs, and one close frame at the end exactly if the connection is not open any more.
+    /// The output is pongs, and one close frame at the end exactly if the connection is no longer open.
     fn output_is_well_formed(&self, connection: &Connection, out: &[u8]) {
         let reader = if self.role == Role::Server { Role::Client } else { Role::Server };
         let (mut at, mut closes) = (0, 0);
@@ -146,18 +147,18 @@ impl Scene {
             match header.opcode {
                 frame::PONG => {}
                 frame::CLOSE => closes += 1,
-                other => panic!("nobody asked for {other:?}"),
+                other => panic!("unexpected frame: {other:?}"),
             }
         }
         assert_eq!(closes == 0, connection.is_open());
     }
 
-    /// What `tungstenite` makes of the same stream. It differs on purpose in five places, each named below; everything
-    /// else must be the same.
-    pub fn is_what_tungstenite_says(&self, stream: &[u8], run: &Run, last_frame_at: usize) {
-        let (last, earlier) = match run.told.split_last() {
-            Some((Told::Failed(violation), earlier)) => (Some(*violation), earlier),
-            _ => (None, run.told.as_slice()),
+    /// Compares with `tungstenite` on the same stream. The five intended differences are numbered below; everything else
+    /// must be the same.
+    pub fn matches_tungstenite(&self, stream: &[u8], run: &Run, last_frame_at: usize) {
+        let (last, earlier) = match run.events.split_last() {
+            Some((OwnedEvent::Failed(violation), earlier)) => (Some(*violation), earlier),
+            _ => (None, run.events.as_slice()),
         };
         let Some(violation) = last else {
             let theirs = self.tungstenite(stream);
@@ -165,24 +166,24 @@ impl Scene {
             self.same(earlier, None, &run.out, &theirs.messages);
             return;
         };
-        // Up to the frame that we refuse nothing is wrong for tungstenite either.
+        // Before the frame that we refuse, tungstenite refuses nothing either.
         let before = self.tungstenite(&stream[..last_frame_at]);
         assert!(ended(&before.end), "it refuses an earlier frame: {:?}", before.end);
         self.same(earlier, Some(violation), &run.out, &before.messages);
 
-        // (1) We refuse a frame as soon as its header, or the first bad byte of its text, is there; it waits for the
-        // whole frame. So it gets the rest of the frame.
+        // (1) We refuse a frame at its header, or at the first bad byte of its text; tungstenite waits for the whole
+        // frame. So it gets the rest of the frame.
         let mut longer = stream.to_vec();
         longer.resize(stream.len() + self.frame_limit() + frame::MAX_HEADER_BYTES, 0);
         let after = self.tungstenite(&longer);
         let refused = !ended(&after.end) && after.messages.len() == before.messages.len();
         let frame = &longer[last_frame_at..];
         let stricter = match violation {
-            // (2) It takes lengths that are longer than they need to be (RFC 6455, section 5.2, forbids them) ...
+            // (2) It accepts lengths that are not in their shortest form (RFC 6455, section 5.2, forbids them) ...
             Violation::Frame(FrameError::BadLength) => announced(frame) < shortest(frame),
-            // ... and so a control frame whose short length comes in a long form.
+            // ... and so a control frame whose short length has a long form.
             Violation::Frame(FrameError::ControlTooLong) => announced(frame) <= 125,
-            // (3) It answers a code that must not be sent with a close frame of its own.
+            // (3) It replaces a code that must not be sent by a close frame of its own.
             Violation::BadClose => match after.messages.get(before.messages.len()) {
                 Some(Message::Close(Some(close))) => {
                     close.code == CloseCode::Protocol && close.reason.as_str() == "Protocol violation"
@@ -191,40 +192,40 @@ impl Scene {
             },
             _ => false,
         };
-        assert!(refused || stricter, "{violation:?}, but tungstenite goes on: {:?}", after.messages);
+        assert!(refused || stricter, "{violation:?}, but tungstenite continues: {:?}", after.messages);
     }
 
-    fn same(&self, told: &[Told], failed: Option<Violation>, out: &[u8], theirs: &[Message]) {
+    fn same(&self, events: &[OwnedEvent], failed: Option<Violation>, out: &[u8], theirs: &[Message]) {
         let mut expected_out = Vec::new();
         let mut expected = Vec::new();
         for message in theirs {
             match message {
-                Message::Text(text) => expected.push(Told::Text(text.to_string())),
-                Message::Binary(bytes) => expected.push(Told::Binary(bytes.to_vec())),
+                Message::Text(text) => expected.push(OwnedEvent::Text(text.to_string())),
+                Message::Binary(bytes) => expected.push(OwnedEvent::Binary(bytes.to_vec())),
                 Message::Ping(payload) => self.control(0x8a, &[payload], &mut expected_out),
                 Message::Pong(_) => {}
                 Message::Close(close) => {
                     let mut code = close.as_ref().map(|close| u16::from(close.code));
                     let mut reason = close.as_ref().map_or("", |close| close.reason.as_str());
-                    // (4) 1014 is in the registry of close codes, but not in its list.
-                    if let Some(Told::Closed(Some(1014), ours)) = told.last()
+                    // (4) 1014 is in the registry of close codes, but tungstenite does not know it.
+                    if let Some(OwnedEvent::Closed(Some(1014), ours)) = events.last()
                         && (code, reason) == (Some(1002), "Protocol violation")
                     {
                         (code, reason) = (Some(1014), ours);
                     }
-                    expected.push(Told::Closed(code, reason.to_owned()));
-                    // (5) It sends the reason back, we send the code alone.
+                    expected.push(OwnedEvent::Closed(code, reason.to_owned()));
+                    // (5) It sends the reason back, we send only the code.
                     let code = code.map(u16::to_be_bytes);
                     self.control(0x88, &[code.as_ref().map_or(&[], |code| code)], &mut expected_out);
                 }
-                Message::Frame(_) => panic!("it never reads raw frames"),
+                Message::Frame(_) => panic!("tungstenite returns no raw frames here"),
             }
         }
         if let Some(violation) = failed {
             let code = u16::from(violation.code()).to_be_bytes();
             self.control(0x88, &[&code, violation.as_str().as_bytes()], &mut expected_out);
         }
-        assert_eq!(told, expected);
+        assert_eq!(events, expected);
         assert_eq!(out, expected_out, "after {expected:?}");
     }
 
@@ -251,7 +252,7 @@ impl Scene {
         let mut messages = Vec::new();
         loop {
             match socket.read() {
-                // Nothing that follows a close frame counts.
+                // Ignore everything after a close frame.
                 Ok(close @ Message::Close(_)) => {
                     messages.push(close);
                     return Theirs { messages, end: Error::ConnectionClosed };
@@ -262,7 +263,7 @@ impl Scene {
         }
     }
 
-    /// Its limit for frames counts for control frames too, ours does not.
+    /// Its limit of frames applies to control frames too, ours does not.
     fn frame_limit(&self) -> usize {
         self.max_message_bytes.max(frame::MAX_CONTROL_BYTES)
     }
@@ -273,12 +274,12 @@ struct Theirs {
     end: Error,
 }
 
-/// Whether the stream was used up, or closed, and nothing was wrong with it.
+/// Whether the stream ended or was closed without an error.
 fn ended(end: &Error) -> bool {
     matches!(end, Error::ConnectionClosed | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))
 }
 
-/// The length that a header announces, in whatever form.
+/// The length that a header announces, in any form.
 fn announced(frame: &[u8]) -> u64 {
     let number = |bytes: &[u8]| bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte));
     match frame[1] & 0x7f {
@@ -288,7 +289,7 @@ fn announced(frame: &[u8]) -> u64 {
     }
 }
 
-/// The least length for which a header may take the form that this one has.
+/// The smallest length for which a header may have the form of this one.
 fn shortest(frame: &[u8]) -> u64 {
     match frame[1] & 0x7f {
         126 => 126,
@@ -297,13 +298,13 @@ fn shortest(frame: &[u8]) -> u64 {
     }
 }
 
-/// A message that is not complete, and a control frame that is not.
+/// The memory of an incomplete message and an incomplete control frame.
 pub fn memory_is_within(buffered_bytes: usize, max_message_bytes: usize) {
     let allowed = max_message_bytes + 256;
     assert!(buffered_bytes <= allowed, "{buffered_bytes} bytes held, {allowed} allowed");
 }
 
-/// A transport that has all its bytes already and takes all that is written.
+/// A transport that has received all its bytes and accepts every write.
 struct Socket<'a>(Cursor<&'a [u8]>);
 
 impl Read for Socket<'_> {

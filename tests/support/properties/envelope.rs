@@ -1,4 +1,4 @@
-//! The envelope against `serde_json`, and there and back.
+//! The envelope, compared with `serde_json`, and its round trip.
 
 use std::collections::HashMap;
 
@@ -8,41 +8,48 @@ use switchboard::protocol::envelope::{
 };
 use switchboard::protocol::json::{self, JsonError, Shape};
 
-use super::json::mend;
+use super::json::without_lone_surrogates;
 use super::offset;
 
-/// We accept what a naive reading of the rules accepts, and read the members that `serde_json` reads; a refusal names
-/// the same fault at the same byte, with the id and channel that can be used; and what was read is read again after
-/// it was written.
+/// We accept what a naive implementation of the rules accepts, and read the members that `serde_json` reads. A refusal
+/// names the same fault at the same byte, with the same usable id and channel. A decoded envelope decodes again after it
+/// was encoded.
 pub fn envelope(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let decoded = Envelope::decode(&text);
-    decoded_is_what_the_text_says(&text, decoded);
+    decoded_matches_the_text(&text, decoded);
     if let Ok(envelope) = decoded {
-        // Any moment will do, the last that can be written among them.
+        // Any time, including the largest that can be written.
         let unix_ms = data.iter().fold(u64::MAX, |sum, &byte| sum.rotate_left(7) ^ u64::from(byte));
         if let Some(written) = encode(&envelope, unix_ms) {
             text_reads_as(&written, &envelope, unix_ms);
         }
     }
-    any_strings_come_back(&text);
+    any_strings_survive(&text);
 }
 
-pub fn decoded_is_what_the_text_says(text: &str, decoded: Result<Envelope<'_>, EnvelopeError<'_>>) {
+pub fn decoded_matches_the_text(text: &str, decoded: Result<Envelope<'_>, EnvelopeError<'_>>) {
     assert_eq!(decoded, naive(text), "{text:?}");
     if let Err(EnvelopeError { kind, .. }) = decoded {
         let at = match kind {
             EnvelopeErrorKind::Json(JsonError { at, .. }) | EnvelopeErrorKind::NotAnObject { at } => at,
             EnvelopeErrorKind::Missing { at, .. } | EnvelopeErrorKind::Invalid { at, .. } => at,
         };
-        assert!(kind.to_string().contains(&format!("byte {at}")), "{kind} does not say where");
+        assert!(kind.to_string().contains(&format!("byte {at}")), "{kind} does not name the byte");
     }
-    let (Ok(envelope), Ok(members)) = (decoded, serde_json::from_str::<Map<String, Value>>(&mend(text)))
+    let (Ok(envelope), Ok(members)) =
+        (decoded, serde_json::from_str::<Map<String, Value>>(&without_lone_surrogates(text)))
     else {
         return;
     };
-    let string = |raw: &str| Value::String(json::unescape(&mend(raw)).expect("mended").into_owned());
-    let value = |raw: &str| serde_json::from_str::<Value>(&mend(raw)).expect("a member's value is JSON");
+    let string = |raw: &str| {
+        Value::String(
+            json::unescape(&without_lone_surrogates(raw)).expect("no lone surrogate is left").into_owned(),
+        )
+    };
+    let value = |raw: &str| {
+        serde_json::from_str::<Value>(&without_lone_surrogates(raw)).expect("a member's value is JSON")
+    };
     let kind = match envelope.kind {
         Kind::Request => "request",
         Kind::Response => "response",
@@ -56,10 +63,10 @@ pub fn decoded_is_what_the_text_says(text: &str, decoded: Result<Envelope<'_>, E
     assert_eq!(members.get("timestamp").cloned(), envelope.timestamp.map(value), "{text:?}");
 }
 
-/// The rules of the envelope, one after the other, on values that `serde_json` has built.
+/// The rules of the envelope, one after the other, on values that `serde_json` parsed.
 fn naive(text: &str) -> Result<Envelope<'_>, EnvelopeError<'_>> {
-    let bare = |kind| EnvelopeError { kind, id: None, channel: None };
-    json::validate(text).map_err(|error| bare(EnvelopeErrorKind::Json(error)))?;
+    let error_without_id = |kind| EnvelopeError { kind, id: None, channel: None };
+    json::validate(text).map_err(|error| error_without_id(EnvelopeErrorKind::Json(error)))?;
     let mut last = HashMap::new();
     let shape = json::members(text, |member| {
         if let Some(name) = json::unescape(member.name) {
@@ -67,14 +74,16 @@ fn naive(text: &str) -> Result<Envelope<'_>, EnvelopeError<'_>> {
         }
     });
     if let Ok(Shape::Other { at }) = shape {
-        return Err(bare(EnvelopeErrorKind::NotAnObject { at }));
+        return Err(error_without_id(EnvelopeErrorKind::NotAnObject { at }));
     }
     let raw = |name: &str| last.get(name).map(|(raw, _)| *raw);
-    let value = |name: &str| raw(name).and_then(|raw| serde_json::from_str::<Value>(&mend(raw)).ok());
+    let value = |name: &str| {
+        raw(name).and_then(|raw| serde_json::from_str::<Value>(&without_lone_surrogates(raw)).ok())
+    };
     let usable = |name: &str, limit: usize| {
         let raw = raw(name)?;
         let long_enough = value(name)?.as_str().is_some_and(|meaning| !meaning.is_empty());
-        // Two quotes stand around it.
+        // Plus two quotes.
         (long_enough && raw.len() <= limit + 2).then(|| &raw[1..raw.len() - 1])
     };
     let (id, channel) = (usable("id", MAX_ID_BYTES), usable("channel", MAX_CHANNEL_BYTES));
@@ -86,7 +95,7 @@ fn naive(text: &str) -> Result<Envelope<'_>, EnvelopeError<'_>> {
         Err(EnvelopeError { kind, id, channel })
     };
 
-    // The text as it is: mending might turn another word into one of the three.
+    // The original text: replacing surrogates could turn another word into one of the three.
     let kind = raw("type").and_then(|raw| serde_json::from_str::<String>(raw).ok());
     let kind = match kind.as_deref() {
         Some("request") => Kind::Request,
@@ -141,21 +150,21 @@ pub fn text_reads_as(written: &str, meant: &Envelope<'_>, unix_ms: u64) {
     assert_eq!(read.timestamp, Some(unix_ms.to_string().as_str()), "{written:?}");
 
     let mut names = Vec::new();
-    json::members(written, |member| names.push(member.name)).expect("it was read just now");
+    json::members(written, |member| names.push(member.name)).expect("it was decoded above");
     let mut order = ["type", "id", "channel", "payload", "error", "timestamp"].into_iter();
     let in_order = names.iter().all(|name| order.any(|next| next == *name));
     assert!(in_order, "{names:?} are not in the order of the specification");
 }
 
-/// Names and payloads that no client would choose survive as well.
-fn any_strings_come_back(text: &str) {
+/// Names and payloads that no client would choose also survive a round trip.
+fn any_strings_survive(text: &str) {
     let quote = |text: &str| {
         let mut out = String::new();
         json::write_string(&mut out, text);
         out
     };
     let payload = quote(text);
-    // An escape takes at most six bytes for one.
+    // Escaping one byte takes at most six.
     let head = |bytes: usize| (0..=bytes / 6).rev().find_map(|end| text.get(..end)).unwrap_or_default();
     let (id, channel) = (quote(head(MAX_ID_BYTES)), quote(head(MAX_CHANNEL_BYTES)));
     let content = |quoted: &str| json::string_content(quoted).unwrap_or_default().to_owned();

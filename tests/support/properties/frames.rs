@@ -1,4 +1,4 @@
-//! Frames against `tungstenite` and RFC 6455, section 5, read naively.
+//! Frames, compared with `tungstenite` and a naive implementation of RFC 6455, section 5.
 
 use std::collections::VecDeque;
 use std::io::Cursor;
@@ -9,16 +9,16 @@ use tungstenite::protocol::frame::{Frame, FrameHeader};
 
 use super::Choices;
 
-/// A header is refused for a rule that it breaks and for no other, and read as `tungstenite` reads it; a frame that was
-/// written is read again and is what `tungstenite` writes; a mask undoes itself wherever it is cut; and what goes into
-/// the outbox comes out, however it is taken.
+/// A header is refused only for a rule that it breaks, and otherwise decoded as `tungstenite` decodes it. A written frame
+/// is the one that `tungstenite` writes, and decodes again. A mask undoes itself wherever it is cut. The bytes that go into
+/// the outbox come out of it, in any portions.
 pub fn frames(data: &[u8]) {
     for role in [Role::Server, Role::Client] {
         header_is_right(role, data, Header::decode(role, data));
     }
     let mut choices = Choices::new(data);
     match choices.byte() % 3 {
-        0 => written_frames_are_read_again(choices),
+        0 => written_frames_decode_again(choices),
         1 => masks_undo_themselves(choices),
         _ => outbox_keeps_the_bytes(choices),
     }
@@ -26,20 +26,20 @@ pub fn frames(data: &[u8]) {
 
 pub fn header_is_right(role: Role, bytes: &[u8], decoded: Result<Option<Header>, FrameError>) {
     let faults = faults(role, bytes);
-    // The opcode and the length are judged once the whole header is there.
+    // The opcode and the length are checked once the header is complete.
     let at_once = |fault: &FrameError| !matches!(fault, FrameError::ReservedOpcode | FrameError::BadLength);
     let mut cursor = Cursor::new(bytes);
     let parsed = FrameHeader::parse(&mut cursor);
     match (decoded, parsed) {
         (Err(fault), parsed) => {
             assert!(faults.contains(&fault), "{bytes:02x?} does not break the rule of {fault:?}");
-            assert!(at_once(&fault) || !matches!(parsed, Ok(None)), "{bytes:02x?} is not all there");
-            // Behind the code, as the reason in a close frame.
+            assert!(at_once(&fault) || !matches!(parsed, Ok(None)), "{bytes:02x?} is incomplete");
+            // It must fit a close frame, after the code.
             assert!((1..=frame::MAX_CONTROL_BYTES - 2).contains(&fault.as_str().len()));
         }
         (Ok(None), parsed) => {
-            assert!(matches!(parsed, Ok(None)), "{bytes:02x?} is all there");
-            assert!(!faults.iter().any(at_once), "{bytes:02x?} is judged late");
+            assert!(matches!(parsed, Ok(None)), "{bytes:02x?} is complete");
+            assert!(!faults.iter().any(at_once), "{bytes:02x?} is refused late");
         }
         (Ok(Some(header)), Ok(Some((theirs, length)))) => {
             assert_eq!(faults, [], "{bytes:02x?}");
@@ -51,7 +51,7 @@ pub fn header_is_right(role: Role, bytes: &[u8], decoded: Result<Option<Header>,
     }
 }
 
-/// Every rule that these bytes break, as far as they show it.
+/// Every rule that these bytes visibly break.
 fn faults(role: Role, bytes: &[u8]) -> Vec<FrameError> {
     let &[first, second, ref rest @ ..] = bytes else { return Vec::new() };
     let (opcode, short_length, control) = (first & 0x0f, second & 0x7f, first & 0x08 != 0);
@@ -75,7 +75,7 @@ fn faults(role: Role, bytes: &[u8]) -> Vec<FrameError> {
     rules.into_iter().filter(|(_, broken)| *broken).map(|(fault, _)| fault).collect()
 }
 
-fn written_frames_are_read_again(mut choices: Choices<'_>) {
+fn written_frames_decode_again(mut choices: Choices<'_>) {
     let opcode = choices.pick(&[frame::TEXT, frame::BINARY, frame::CLOSE, frame::PING, frame::PONG]);
     let control = matches!(opcode, frame::CLOSE | frame::PING | frame::PONG);
     let mask = match choices.byte() % 2 {
@@ -86,7 +86,7 @@ fn written_frames_are_read_again(mut choices: Choices<'_>) {
     let length = choices.pick(&lengths);
     let cuts = [choices.byte(), choices.byte()].map(|cut| usize::from(cut) * length / 255);
     let (first, last) = (cuts[0].min(cuts[1]), cuts[0].max(cuts[1]));
-    // Something always stands before it: a frame is appended.
+    // A frame is appended to other bytes.
     let before = choices.take(3).to_vec();
     let pattern = choices.rest();
     let payload: Vec<u8> = (0..length).map(|at| pattern.get(at).copied().unwrap_or(at as u8)).collect();
@@ -98,11 +98,14 @@ fn written_frames_are_read_again(mut choices: Choices<'_>) {
     let written = &out[before.len()..];
     let header = FrameHeader { opcode, mask, ..FrameHeader::default() };
     let mut theirs = Vec::new();
-    Frame::from_payload(header, payload.clone().into()).format(&mut theirs).expect("a Vec takes every write");
+    Frame::from_payload(header, payload.clone().into())
+        .format(&mut theirs)
+        .expect("writing to a Vec cannot fail");
     assert!(written == theirs, "{opcode:?} of {length} bytes is not what tungstenite writes");
 
     let reader = if mask.is_some() { Role::Server } else { Role::Client };
-    let header = Header::decode(reader, written).expect("what we write is allowed").expect("it is all there");
+    let header =
+        Header::decode(reader, written).expect("we write valid frames").expect("the frame is complete");
     assert_eq!((header.fin, header.opcode, header.mask), (true, opcode, mask));
     assert_eq!(header.header_bytes + payload.len(), written.len());
     let mut read = written[header.header_bytes..].to_vec();
@@ -122,7 +125,7 @@ fn masks_undo_themselves(mut choices: Choices<'_>) {
     frame::unmask(&mut masked, mask, offset);
     mask_is_applied(plain, &masked, mask, offset);
 
-    // Back again, in three pieces.
+    // Unmask in three pieces.
     let (first, last) = (cuts[0].min(cuts[1]), cuts[0].max(cuts[1]));
     let (start, rest) = masked.split_at_mut(first);
     let (middle, end) = rest.split_at_mut(last - first);
@@ -141,7 +144,7 @@ pub fn mask_is_applied(plain: &[u8], masked: &[u8], mask: [u8; 4], offset: u64) 
     }
 }
 
-/// The frames that wait, one by one, and how much of the first is gone.
+/// The queued frames, one by one, and how many bytes of the first were sent.
 #[derive(Default)]
 pub struct NaiveOutbox {
     frames: VecDeque<Vec<u8>>,
@@ -166,11 +169,11 @@ impl NaiveOutbox {
 
     pub fn is_mirrored_by(&mut self, outbox: &Outbox) {
         let unsent = self.unsent();
-        assert!(outbox.unsent() == unsent, "other bytes come out than went in");
+        assert!(outbox.unsent() == unsent, "the bytes that come out are not those that went in");
         assert_eq!(outbox.is_empty(), unsent.is_empty());
         let waiting: usize = self.frames.iter().skip(1).map(Vec::len).sum();
-        assert_eq!(outbox.waiting_bytes(), waiting, "bytes behind the message being written");
-        // What was sent is dropped once it is the greater part, and a `Vec` doubles when it grows.
+        assert_eq!(outbox.waiting_bytes(), waiting, "bytes queued after the message being written");
+        // Sent bytes are dropped once they are more than half, and a `Vec` doubles when it grows.
         self.most = self.most.max(unsent.len());
         let allowed = if unsent.is_empty() { 0 } else { 4 * self.most + 64 };
         assert!(outbox.buffered_bytes() <= allowed, "{} bytes held", outbox.buffered_bytes());
@@ -193,9 +196,9 @@ fn outbox_keeps_the_bytes(mut choices: Choices<'_>) {
                     frames.push(out);
                 }
                 let bytes = frames.concat();
-                // Only an empty outbox takes frames that were begun.
-                let begun = usize::from(choices.byte()).min(bytes.len());
-                let sent = if outbox.is_empty() { begun } else { 0 };
+                // Only an empty outbox accepts frames that were partly sent.
+                let already_sent = usize::from(choices.byte()).min(bytes.len());
+                let sent = if outbox.is_empty() { already_sent } else { 0 };
                 outbox.push(&bytes, sent);
                 naive.frames.extend(frames);
                 naive.advance(sent);

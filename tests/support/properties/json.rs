@@ -1,4 +1,4 @@
-//! The JSON scanner against `serde_json`.
+//! The JSON scanner, compared with `serde_json`.
 
 use serde_json::{Deserializer, Map, Value};
 use switchboard::protocol::error::WireError;
@@ -7,30 +7,30 @@ use switchboard::protocol::payload::Payload;
 
 use super::offset;
 
-/// What we accept is what `serde_json` accepts, lone surrogates and one level of depth aside; the place of an error is
-/// the first byte that cannot stand there; members are those of `serde_json`'s map, cut out of the text exactly;
-/// strings come back as they were written; and a payload is its text, and the value that `serde_json` reads in it.
+/// We accept what `serde_json` accepts, except for lone surrogates and one level of depth. An error is at the first byte
+/// that is not allowed there. The members are those of `serde_json`'s map, as exact slices of the text. A written string
+/// reads back unchanged. A payload is its text, and parses to the value that `serde_json` reads.
 pub fn json(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let verdict = json::validate(&text);
-    verdict_is_that_of_serde_json(&text, verdict);
-    error_stands_at_the_first_wrong_byte(&text, verdict);
+    verdict_matches_serde_json(&text, verdict);
+    error_is_at_the_first_wrong_byte(&text, verdict);
 
     let mut seen = Vec::new();
     let shape = json::members(&text, |member| seen.push(member));
-    assert_eq!(shape.map(|_| ()), verdict, "the member walk and the plain check are one grammar: {text:?}");
+    assert_eq!(shape.map(|_| ()), verdict, "`members` and `validate` accept the same grammar: {text:?}");
     if let Ok(shape) = shape {
         members_cover_the_text(&text, shape, &seen);
         members_are_those_of_serde_json(&text, shape, &seen);
     }
     let mut written = String::new();
     json::write_string(&mut written, &text);
-    string_says(&written, &text);
+    string_means(&written, &text);
     payload_is_the_text(&text, Payload::from_json(&*text), verdict);
 }
 
-/// The same text with each lone surrogate escape turned into an `A`. All lengths stay.
-pub fn mend(text: &str) -> String {
+/// The text with each lone surrogate escape replaced by an `A`. All lengths stay the same.
+pub fn without_lone_surrogates(text: &str) -> String {
     let mut bytes = text.as_bytes().to_vec();
     let mut at = 0;
     while at < bytes.len() {
@@ -48,18 +48,18 @@ pub fn mend(text: &str) -> String {
         }
         at += 6;
     }
-    String::from_utf8(bytes).expect("ASCII took the place of ASCII")
+    String::from_utf8(bytes).expect("ASCII was replaced by ASCII")
 }
 
-/// The value of the escape `\uXXXX` at this place.
+/// The value of the escape `\uXXXX` at `at`.
 fn code_unit(bytes: &[u8], at: usize) -> Option<u16> {
     let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
-    // `from_str_radix` would take a sign.
+    // `from_str_radix` would accept a sign.
     let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
     u16::from_str_radix(digits, 16).ok()
 }
 
-/// What `serde_json` makes of a text, which may be one level deeper than it reads at once.
+/// The result of `serde_json` for a text, which can be one level deeper than `serde_json` reads.
 enum Serde {
     Reads(Value),
     ReadsInParts,
@@ -77,7 +77,7 @@ fn serde(text: &str) -> Serde {
     }
 }
 
-/// Takes the outermost container off and lets `serde_json` read what stands in it.
+/// Removes the outermost container and reads its elements with `serde_json`.
 fn reads_in_parts(text: &str) -> Option<()> {
     let text = trim(text);
     let object = text.starts_with('{');
@@ -111,9 +111,9 @@ fn trim(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
-pub fn verdict_is_that_of_serde_json(text: &str, verdict: Result<(), JsonError>) {
+pub fn verdict_matches_serde_json(text: &str, verdict: Result<(), JsonError>) {
     let kind = verdict.map_err(|error| error.kind);
-    match serde(&mend(text)) {
+    match serde(&without_lone_surrogates(text)) {
         Serde::Reads(_) | Serde::ReadsInParts => {
             assert_eq!(kind, Ok(()), "serde_json reads {text:?}");
         }
@@ -121,7 +121,7 @@ pub fn verdict_is_that_of_serde_json(text: &str, verdict: Result<(), JsonError>)
             let alike = match kind {
                 Ok(()) => false,
                 Err(JsonErrorKind::UnexpectedEnd) => ends_too_early,
-                // It asks for all four digits of `\uXXXX` before it looks at the first.
+                // `serde_json` needs all four digits of `\uXXXX` before it checks the first.
                 Err(JsonErrorKind::InvalidEscape) => true,
                 Err(_) => !ends_too_early,
             };
@@ -131,12 +131,12 @@ pub fn verdict_is_that_of_serde_json(text: &str, verdict: Result<(), JsonError>)
     }
 }
 
-pub fn error_stands_at_the_first_wrong_byte(text: &str, verdict: Result<(), JsonError>) {
+pub fn error_is_at_the_first_wrong_byte(text: &str, verdict: Result<(), JsonError>) {
     let Err(error) = verdict else { return };
-    let before = text.get(..error.at).expect("an error stands beside a character");
-    assert!(error.to_string().contains(&format!("byte {}", error.at)), "{error} does not say where");
+    let before = text.get(..error.at).expect("an error is at a character boundary");
+    assert!(error.to_string().contains(&format!("byte {}", error.at)), "{error} does not name the byte");
     match json::validate(before) {
-        // `0` before `01`, a value before what follows it.
+        // `0` of `01`, or a value before trailing data.
         Ok(()) => assert!(matches!(error.kind, JsonErrorKind::InvalidNumber | JsonErrorKind::TrailingData)),
         Err(cut) => {
             let expected = JsonError { kind: JsonErrorKind::UnexpectedEnd, at: error.at };
@@ -145,7 +145,7 @@ pub fn error_stands_at_the_first_wrong_byte(text: &str, verdict: Result<(), Json
     }
     match error.kind {
         JsonErrorKind::UnexpectedEnd => assert_eq!(error.at, text.len()),
-        // It takes the whole number to see that it is too large.
+        // Only the whole number shows that it is too large.
         JsonErrorKind::NumberOutOfRange => {
             let rest = &text[error.at..];
             let longest = rest.find(|c| !"+-.eE0123456789".contains(c)).unwrap_or(rest.len());
@@ -163,7 +163,7 @@ pub fn error_stands_at_the_first_wrong_byte(text: &str, verdict: Result<(), Json
     }
 }
 
-/// Containers open at the end of a text that is right so far.
+/// The number of open containers at the end of a text without errors so far.
 fn open_containers(text: &str) -> usize {
     let (mut open, mut in_string, mut escaped) = (0, false, false);
     for byte in text.bytes() {
@@ -179,7 +179,7 @@ fn open_containers(text: &str) -> usize {
     open
 }
 
-/// Between the parts that were shown stands punctuation alone, so nothing was left out.
+/// Between the visited parts there is only punctuation, so no member was skipped.
 pub fn members_cover_the_text(text: &str, shape: Shape, seen: &[Member<'_>]) {
     let end = match shape {
         Shape::Object { end } => end,
@@ -203,44 +203,44 @@ pub fn members_cover_the_text(text: &str, shape: Shape, seen: &[Member<'_>]) {
     assert_eq!(trim(&text[end..]), "}", "{text:?}");
 }
 
-/// The last of two members of the same name wins, and names mean what `serde_json` reads in them.
+/// The last of duplicate members counts, and names unescape to what `serde_json` reads.
 pub fn members_are_those_of_serde_json(text: &str, shape: Shape, seen: &[Member<'_>]) {
-    let mended = mend(text);
-    let in_mended = |part: &str| {
+    let clean = without_lone_surrogates(text);
+    let in_clean = |part: &str| {
         let at = offset(text, part);
-        mended[at..at + part.len()].to_owned()
+        clean[at..at + part.len()].to_owned()
     };
     let mut members = Map::new();
     for member in seen {
-        let name = in_mended(member.name);
+        let name = in_clean(member.name);
         let lone_surrogate = name != member.name;
         assert_eq!(json::unescape(member.name).is_none(), lone_surrogate, "{:?}", member.name);
-        let name = json::unescape(&name).expect("a mended name has no lone surrogate").into_owned();
-        let value = serde_json::from_str(&in_mended(member.value)).expect("a member's value is JSON");
+        let name = json::unescape(&name).expect("the name has no lone surrogate").into_owned();
+        let value = serde_json::from_str(&in_clean(member.value)).expect("a member's value is JSON");
         members.insert(name, value);
     }
-    match serde(&mended) {
+    match serde(&clean) {
         Serde::Reads(Value::Object(object)) => assert_eq!(members, object, "{text:?}"),
         Serde::Reads(_) => assert!(matches!(shape, Shape::Other { .. }), "{text:?}"),
-        // The values were read one by one just now.
+        // The values were read one by one above.
         Serde::ReadsInParts => {}
         Serde::Refuses { .. } | Serde::RefusesDepth => panic!("serde_json refuses {text:?}"),
     }
 }
 
-pub fn string_says(written: &str, meaning: &str) {
+pub fn string_means(written: &str, meaning: &str) {
     assert_eq!(serde_json::from_str::<String>(written).expect("a JSON string"), meaning);
     assert_eq!(json::validate(written), Ok(()));
-    let content = json::string_content(written).expect("it stands in quotes");
+    let content = json::string_content(written).expect("it has quotes");
     assert_eq!(json::unescape(content).as_deref(), Some(meaning));
 }
 
-/// A payload is made of JSON alone, shows nothing of itself in a log, and a handler's `?` hands its errors on.
+/// A payload accepts only JSON, its debug output does not show it, and `?` in a handler converts its errors.
 pub fn payload_is_the_text(text: &str, made: Result<Payload, JsonError>, verdict: Result<(), JsonError>) {
     assert_eq!(made.as_ref().map(|_| ()).map_err(|error| *error), verdict, "{text:?}");
     let payload = match made {
         Ok(payload) => payload,
-        Err(error) => return is_handed_on(WireError::from(error), &error.to_string()),
+        Err(error) => return converts(WireError::from(error), &error.to_string()),
     };
     assert_eq!((payload.as_str(), payload.is_none()), (Some(text), false));
     assert_eq!(format!("{payload:?}"), format!("Payload({} bytes)", text.len()));
@@ -250,7 +250,7 @@ pub fn payload_is_the_text(text: &str, made: Result<Payload, JsonError>, verdict
             assert_eq!(Payload::from(value).as_str(), Some(expected.to_string().as_str()));
         }
         (Err(error), Err(theirs)) => {
-            is_handed_on(error.into(), &format!("payload cannot be read: {theirs}"));
+            converts(error.into(), &format!("payload cannot be read: {theirs}"));
         }
         (ours, theirs) => panic!("{text:?} is {ours:?}, and {theirs:?} to serde_json"),
     }
@@ -259,11 +259,11 @@ pub fn payload_is_the_text(text: &str, made: Result<Payload, JsonError>, verdict
     assert_eq!(format!("{none:?}"), "Payload(none)");
 }
 
-fn is_handed_on(error: WireError, message: &str) {
-    let (said, shown) = (format!("HANDLER_ERROR: {message}"), format!("{error:?}"));
-    assert_eq!(error.to_string(), said);
+fn converts(error: WireError, message: &str) {
+    let (display, debug) = (format!("HANDLER_ERROR: {message}"), format!("{error:?}"));
+    assert_eq!(error.to_string(), display);
     let any: Box<dyn std::error::Error> = error.clone().into();
     let on_any_thread: Box<dyn std::error::Error + Send + Sync> = error.into();
-    assert_eq!((any.to_string(), on_any_thread.to_string()), (said.clone(), said));
-    assert_eq!((format!("{any:?}"), format!("{on_any_thread:?}")), (shown.clone(), shown));
+    assert_eq!((any.to_string(), on_any_thread.to_string()), (display.clone(), display));
+    assert_eq!((format!("{any:?}"), format!("{on_any_thread:?}")), (debug.clone(), debug));
 }

@@ -1,10 +1,10 @@
-//! What must hold of the protocol for any bytes at all. In: the bytes of a fuzzer, a seed, or a random run; they decide
-//! everything, cuts and clock ticks too. Out: nothing, or a panic that says what does not hold.
+//! Properties of the protocol that hold for any bytes. Input: the bytes of a fuzzer, a seed, or a random run; they decide
+//! everything, including cuts and clock ticks. Output: nothing, or a panic that names the broken property.
 //!
-//! Each property computes what the protocol answers and hands it to a function that judges it. A canary hands those
-//! functions wrong answers, and so shows that they can refuse.
+//! Each property runs the protocol and passes the result to a function that checks it. A canary in `tests/seeds.rs` passes
+//! wrong results to those functions, to show that they can fail.
 
-// Each fuzz target and each test program uses a part of what stands here.
+// Each fuzz target and each test program uses a part of this module.
 #![allow(dead_code, unused_imports)]
 
 #[cfg(feature = "client")]
@@ -37,7 +37,7 @@ pub use self::tar::tar;
 pub use self::transcript::transcript;
 pub use self::upgrade::upgrade;
 
-/// Turns bytes into choices. Used up, it goes on choosing zero.
+/// Turns bytes into choices. When the bytes are used up, every choice is zero.
 pub struct Choices<'a> {
     rest: &'a [u8],
 }
@@ -59,12 +59,12 @@ impl<'a> Choices<'a> {
         options[usize::from(self.byte()) % options.len()]
     }
 
-    /// Four bytes, filled up with zeros.
+    /// Four bytes, padded with zeros.
     pub fn word(&mut self) -> [u8; 4] {
         [self.byte(), self.byte(), self.byte(), self.byte()]
     }
 
-    /// The next bytes; fewer if there are not so many.
+    /// The next bytes; fewer at the end.
     pub fn take(&mut self, bytes: usize) -> &'a [u8] {
         let (taken, rest) = self.rest.split_at(bytes.min(self.rest.len()));
         self.rest = rest;
@@ -76,7 +76,7 @@ impl<'a> Choices<'a> {
     }
 }
 
-/// Cuts a stream into pieces of these lengths, over and over. A length of zero stands for all that is left.
+/// Cuts a stream into pieces of these lengths, repeated as needed. A length of zero means the whole rest.
 pub fn cut<'a>(stream: &'a [u8], lengths: &[u8]) -> Vec<&'a [u8]> {
     let mut pieces = Vec::new();
     let mut left = stream;
@@ -93,9 +93,9 @@ pub fn cut<'a>(stream: &'a [u8], lengths: &[u8]) -> Vec<&'a [u8]> {
     pieces
 }
 
-/// Where a part of a text begins in it.
+/// The index at which a part of a text begins.
 pub fn offset(text: &str, part: &str) -> usize {
     let offset = (part.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
-    assert!(offset <= text.len() && part.len() <= text.len() - offset, "{part:?} is no part of {text:?}");
+    assert!(offset <= text.len() && part.len() <= text.len() - offset, "{part:?} is not a part of {text:?}");
     offset
 }

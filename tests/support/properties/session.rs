@@ -16,7 +16,7 @@ use switchboard::protocol::time::{Millis, Now};
 use switchboard::protocol::uuid::Uuid;
 
 use super::Choices;
-use super::connection::{Told, memory_is_within, own};
+use super::connection::{OwnedEvent, memory_is_within, own};
 
 const TOKEN: &str = "s3cret";
 const START: Millis = Millis(1000);
@@ -280,8 +280,8 @@ impl Harness {
         let step = self.session.handle_input(self.now, input, &mut out);
         assert_eq!(step.consumed, consumed);
         match told {
-            Some(Told::Text(text)) => self.message(&text, step.action, &out, choices),
-            Some(Told::Binary(bytes)) => match String::from_utf8(bytes) {
+            Some(OwnedEvent::Text(text)) => self.message(&text, step.action, &out, choices),
+            Some(OwnedEvent::Binary(bytes)) => match String::from_utf8(bytes) {
                 Ok(text) => self.message(&text, step.action, &out, choices),
                 Err(_) => self.message("\u{fffd}", step.action, &out, choices),
             },
@@ -289,7 +289,7 @@ impl Harness {
                 assert!(step.action.is_none());
                 assert_eq!(out, twin_out, "no message, so only what the connection owes");
                 self.hear(&out);
-                if let Some(Told::Closed(..) | Told::Failed(_)) = told {
+                if let Some(OwnedEvent::Closed(..) | OwnedEvent::Failed(_)) = told {
                     self.drop_parked();
                 }
             }

@@ -1,15 +1,15 @@
-//! The decoder of server-sent events against a naive reading of the HTML standard.
+//! The decoder of server-sent events, compared with a naive implementation of the HTML standard.
 
 use switchboard::backend::ai::sse::{Decoder, Event, SseError, SseLimits};
 
 use super::{Choices, cut};
 
-/// Limits that a fuzzer reaches.
+/// Limits small enough for a fuzzer to reach.
 pub const LIMITS: SseLimits = SseLimits { max_line_bytes: 48, max_event_bytes: 64 };
 
-/// The same events and the same error as the naive reading, wherever the stream is cut, in bounded memory.
+/// The events and the error are those of the naive implementation, wherever the stream is cut, in bounded memory.
 ///
-/// Four bytes say where to cut; the rest is the stream.
+/// Four bytes are the cuts; the rest is the stream.
 pub fn sse(data: &[u8]) {
     let mut choices = Choices::new(data);
     let lengths = choices.word();
@@ -33,8 +33,8 @@ pub fn events_are_right(seen: &[Event], expected: &[Event]) {
     assert_eq!(seen, expected);
 }
 
-/// A line, an event's name and the last id, each as long as a line may be and perhaps of bytes that each turn into three,
-/// and an event; twice, as a vector grows.
+/// A line, an event's name and the last id, each as long as the longest line, whose bytes can each become three, and an
+/// event; doubled, as a vector grows.
 pub fn memory_is_within(held_bytes: usize) {
     let most = 2 * (7 * LIMITS.max_line_bytes + LIMITS.max_event_bytes) + 64;
     assert!(held_bytes <= most, "{held_bytes} bytes held, {most} allowed");
@@ -79,7 +79,7 @@ fn naive(stream: &[u8]) -> (Vec<Event>, Option<SseError>) {
     (events, None)
 }
 
-/// The lines, and whether each has its end.
+/// The lines, and whether each is complete.
 fn lines(stream: &[u8]) -> Vec<(&[u8], bool)> {
     let mut lines = Vec::new();
     let mut rest = stream;

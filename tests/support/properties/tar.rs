@@ -1,4 +1,4 @@
-//! The decoder of archives against a library of somebody else's.
+//! The decoder of archives, compared with the crate `tar`.
 
 use std::io::Read;
 
@@ -11,15 +11,15 @@ use super::{Choices, cut};
 /// An entry, with its content.
 pub type Found = (Entry, Vec<u8>);
 
-/// The same entries or the same error wherever the archive is cut, in bounded memory. What is read the crate `tar` reads
-/// too, under the same name, of the same sort and with the same content. No beginning of an archive is one.
+/// The entries or the error are the same wherever the archive is cut, in bounded memory. The crate `tar` reads the same
+/// entries, with the same name, kind and content. An archive without its end is refused.
 ///
-/// Four bytes say where to cut; the rest is the archive, once as it is, and once with every checksum put right.
+/// Four bytes are the cuts; the rest is the archive, once unchanged and once with correct checksums.
 pub fn tar(data: &[u8]) {
     let mut choices = Choices::new(data);
     let lengths = choices.word();
     let archive = choices.rest();
-    for archive in [archive.to_vec(), with_right_checksums(archive)] {
+    for archive in [archive.to_vec(), with_correct_checksums(archive)] {
         let whole = read(&archive, &[0]);
         for lengths in [&[1][..], &lengths] {
             assert_eq!(read(&archive, lengths), whole);
@@ -27,12 +27,12 @@ pub fn tar(data: &[u8]) {
         if let Ok(entries) = &whole {
             entries_are_those_of_the_crate(&archive, entries);
             let end = archive.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
-            assert!(read(&archive[..end], &[0]).is_err(), "what has no end is cut off");
+            assert!(read(&archive[..end], &[0]).is_err(), "an archive without its end is accepted");
         }
     }
 }
 
-/// What the decoder reads.
+/// Reads an archive with the decoder.
 pub fn read(archive: &[u8], lengths: &[u8]) -> Result<Vec<Found>, TarError> {
     let mut decoder = Decoder::new();
     let mut entries: Vec<Found> = Vec::new();
@@ -56,7 +56,7 @@ pub fn read(archive: &[u8], lengths: &[u8]) -> Result<Vec<Found>, TarError> {
     Ok(entries)
 }
 
-/// A header and both sorts of long names, twice, as a vector grows.
+/// A header and both kinds of long names, doubled, as a vector grows.
 pub fn memory_is_within(held_bytes: usize) {
     let most = 2 * (3 * MAX_EXTENSION_BYTES + 2 * BLOCK_BYTES);
     assert!(held_bytes <= most, "{held_bytes} bytes held, {most} allowed");
@@ -67,29 +67,29 @@ pub fn entries_are_those_of_the_crate(archive: &[u8], entries: &[Found]) {
     let mut read = Vec::new();
     for entry in theirs.entries().expect("an archive") {
         let mut entry = entry.expect("an entry that we read too");
-        let sort = entry.header().entry_type();
-        // They show what holds for all entries as one.
-        if sort.is_pax_global_extensions() {
+        let entry_type = entry.header().entry_type();
+        // The crate returns global extensions as an entry.
+        if entry_type.is_pax_global_extensions() {
             continue;
         }
-        let kind = match sort {
+        let kind = match entry_type {
             ::tar::EntryType::Directory => Kind::Folder,
             _ => Kind::File { executable: entry.header().mode().expect("a mode") & 0o100 != 0 },
         };
         let name = String::from_utf8(entry.path_bytes().into_owned()).expect("a name that we read too");
         let size = entry.size();
         let mut content = Vec::new();
-        entry.read_to_end(&mut content).expect("a content that we read too");
+        entry.read_to_end(&mut content).expect("content that we read too");
         read.push((Entry { name, kind, size }, content));
     }
     assert_eq!(read, entries);
 }
 
-/// The archive with the right sum in whatever stands where a header may.
-fn with_right_checksums(archive: &[u8]) -> Vec<u8> {
-    let mut right = archive.to_vec();
+/// The archive with a correct checksum in every block at the position of a header.
+fn with_correct_checksums(archive: &[u8]) -> Vec<u8> {
+    let mut correct = archive.to_vec();
     let mut at = 0;
-    while let Some(block) = right.get_mut(at..at + BLOCK_BYTES) {
+    while let Some(block) = correct.get_mut(at..at + BLOCK_BYTES) {
         at += BLOCK_BYTES;
         if block.iter().all(|byte| *byte == 0) {
             continue;
@@ -103,5 +103,5 @@ fn with_right_checksums(archive: &[u8]) -> Vec<u8> {
         at = at
             .saturating_add(usize::try_from(size).unwrap_or(usize::MAX).div_ceil(BLOCK_BYTES) * BLOCK_BYTES);
     }
-    right
+    correct
 }

@@ -1,14 +1,13 @@
-//! The lines of transcripts against `serde_json`.
+//! The lines of transcripts, compared with `serde_json`.
 
 use serde_json::{Map, Value, json};
 use switchboard::backend::code::transcript::{self, Entry, Kind, Line, LineError, MAX_ID_BYTES, Splitter};
 
-use super::json::mend;
+use super::json::without_lone_surrogates;
 use super::{Choices, cut};
 
-/// However the bytes are cut, they are the same lines, and none that is too long. A line that `serde_json` reads as an
-/// object with a type is read as one, and what was said in it is what a naive reading says; nothing else is. What goes
-/// out is JSON with the same blocks.
+/// The lines are the same wherever the bytes are cut, and none is too long. A line is decoded exactly if `serde_json` reads
+/// an object with a type. Its content is that of a naive implementation, and is encoded as JSON with the same blocks.
 pub fn transcript(data: &[u8]) {
     let mut choices = Choices::new(data);
     let max_line_bytes = usize::from(choices.byte());
@@ -18,17 +17,17 @@ pub fn transcript(data: &[u8]) {
     lines_are_those_between_line_ends(bytes, max_line_bytes, &lines);
     for line in bytes.split(|byte| *byte == b'\n') {
         let _ = transcript::decode(line);
-        // What halves of characters become is ours to choose, so they are taken out of the comparison.
-        let mended = mend(&String::from_utf8_lossy(line));
-        let decoded = transcript::decode(mended.as_bytes());
-        verdict_is_that_of_serde_json(&mended, decoded.as_ref().err().copied());
+        // Lone surrogates are replaced, because each implementation treats them in its own way.
+        let clean = without_lone_surrogates(&String::from_utf8_lossy(line));
+        let decoded = transcript::decode(clean.as_bytes());
+        verdict_matches_serde_json(&clean, decoded.as_ref().err().copied());
         if let Ok(line) = &decoded {
-            line_is_what_serde_json_reads(&mended, line);
+            line_matches_serde_json(&clean, line);
         }
     }
 }
 
-/// Where each line was said to be, and the line.
+/// Each line with its reported position.
 type Lines = Vec<(u64, Option<Vec<u8>>)>;
 
 fn split(bytes: &[u8], cuts: &[u8], max_line_bytes: usize) -> Lines {
@@ -40,7 +39,7 @@ fn split(bytes: &[u8], cuts: &[u8], max_line_bytes: usize) -> Lines {
         assert!(rest.len() <= max_line_bytes, "{} bytes held, {max_line_bytes} allowed", rest.len());
         assert!(!splitter.is_inside_long_line() || rest.is_empty());
         let end = at as usize + rest.len();
-        assert!(end <= bytes.len() && bytes[..end].ends_with(rest), "the rest stands at the end");
+        assert!(end <= bytes.len() && bytes[..end].ends_with(rest), "the rest is the end of the bytes");
     }
     lines
 }
@@ -70,29 +69,29 @@ fn is_too_deep_for_serde_json(line: &str) -> bool {
         .is_err_and(|error| error.to_string().starts_with("recursion limit exceeded"))
 }
 
-pub fn verdict_is_that_of_serde_json(line: &str, error: Option<LineError>) {
+pub fn verdict_matches_serde_json(line: &str, error: Option<LineError>) {
     let Some(object) = object(line) else {
         let agrees = error == Some(LineError::NotJson) || is_too_deep_for_serde_json(line);
         assert!(agrees, "serde_json reads no object with a type: {line:?}, {error:?}");
         return;
     };
     let is_text = |name: &str| matches!(object.get(name), None | Some(Value::Null | Value::String(_)));
-    let is_said = matches!(object["type"].as_str(), Some("user" | "assistant"));
-    let said = is_said.then(|| blocks(content_of(&object))).flatten();
+    let has_content = matches!(object["type"].as_str(), Some("user" | "assistant"));
+    let content_blocks = has_content.then(|| blocks(content_of(&object))).flatten();
     match error {
         Some(LineError::NotJson | LineError::NotUtf8) => panic!("serde_json reads {line:?}"),
         Some(LineError::TooDeep) => assert!(line.matches(['[', '{']).count() > 100, "{line:?}"),
         Some(LineError::OddMembers) => {
             let ids = ["uuid", "parentUuid", "logicalParentUuid", "sessionId"];
             let odd_id = ids.iter().any(|name| !is_text(name) || id(&object, name).is_none());
-            let is_whole = said.is_some() && object.get("uuid").is_some_and(Value::is_string);
-            assert!(!is_said || odd_id || !is_whole, "{line:?} has all that belongs to it");
+            let is_whole = content_blocks.is_some() && object.get("uuid").is_some_and(Value::is_string);
+            assert!(!has_content || odd_id || !is_whole, "{line:?} has all its members");
         }
-        None => assert!(!is_said || said.is_some(), "{line:?} has no content"),
+        None => assert!(!has_content || content_blocks.is_some(), "{line:?} has no content"),
     }
 }
 
-/// An id that may be missing; `None` for one that is no id.
+/// An optional id; `None` for an invalid one.
 fn id(object: &Map<String, Value>, name: &str) -> Option<Option<String>> {
     match object.get(name) {
         None | Some(Value::Null) => Some(None),
@@ -118,7 +117,7 @@ fn blocks(content: &Value) -> Option<Value> {
     }
 }
 
-pub fn line_is_what_serde_json_reads(line: &str, decoded: &Line<'_>) {
+pub fn line_matches_serde_json(line: &str, decoded: &Line<'_>) {
     let Some(object) = object(line) else {
         assert!(is_too_deep_for_serde_json(line));
         return;
@@ -133,13 +132,13 @@ pub fn line_is_what_serde_json_reads(line: &str, decoded: &Line<'_>) {
     assert_eq!(decoded.parent_id, parent.filter(|parent| Some(parent) != decoded.id.as_ref()), "{line:?}");
     assert_eq!(decoded.sidechain, object.get("isSidechain") == Some(&Value::Bool(true)), "{line:?}");
     let Kind::Entry(entry) = &decoded.kind else {
-        assert!(!matches!(object["type"].as_str(), Some("user" | "assistant")), "{line:?} is said");
+        assert!(!matches!(object["type"].as_str(), Some("user" | "assistant")), "{line:?} has content");
         return;
     };
-    entry_is_what_was_said(line, entry, content_of(&object));
+    entry_has_the_content(line, entry, content_of(&object));
 }
 
-pub fn entry_is_what_was_said(line: &str, entry: &Entry<'_>, content: &Value) {
+pub fn entry_has_the_content(line: &str, entry: &Entry<'_>, content: &Value) {
     let sent: Value = serde_json::from_str(&entry.content_json()).expect("content is JSON");
     assert_eq!(Some(&sent), blocks(content).as_ref(), "{line:?}");
     let is_result = |block: &Value| block["type"] == "tool_result";

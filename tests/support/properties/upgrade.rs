@@ -1,4 +1,5 @@
-//! The upgrade against RFC 6455, section 4.2.1, read naively, and against other people's SHA-1 and base64.
+//! The upgrade, compared with a naive implementation of RFC 6455, section 4.2.1, and with the crates `sha1` and
+//! `data-encoding`.
 
 use std::net::IpAddr;
 
@@ -13,13 +14,12 @@ const TOKEN: &str = "s3cret";
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// A request is accepted exactly if it is an upgrade by RFC 6455 and its `Host`, `Origin` and token may pass, each
-/// judged by a naive reading; otherwise it is refused for a rule that it breaks. A foreign page never passes on
-/// loopback, a wrong token nowhere. The accept key is the one that other people's code computes. The same head, taken
-/// for a server's answer to a client, is accepted exactly if RFC 6455, section 4.1, read naively, lets it pass; and
-/// taken for a request for a page, it may see it exactly if it shows the token.
+/// A request is accepted exactly if a naive implementation accepts it as an upgrade by RFC 6455 and allows its `Host`,
+/// `Origin` and token. Otherwise it is refused for a rule that it breaks. The accept key is the one that the other crates
+/// compute. The same head as a server's response is accepted exactly if a naive implementation of RFC 6455, section 4.1,
+/// accepts it. As a request for a page it is allowed exactly if it sends the token.
 ///
-/// The bytes are: the rules, then the head of a request, as `httparse` reads it.
+/// The bytes are: the rules, then the head of a request for `httparse`.
 pub fn upgrade(data: &[u8]) {
     accept_key_is(data, &handshake::accept_key(data));
     let mut choices = Choices::new(data);
@@ -48,12 +48,12 @@ pub fn upgrade(data: &[u8]) {
     verdict_is_right(&head, &rules, &verdict);
     if let Err(refusal) = verdict {
         assert_eq!(refusal.status(), status(refusal));
-        assert!(!refusal.body().is_empty(), "{refusal:?} says nothing");
+        assert!(!refusal.body().is_empty(), "{refusal:?} has no body");
     }
     #[cfg(feature = "client")]
-    answer_is_judged_right(&head, handshake::check_answer(&head, KEY));
+    answer_verdict_is_right(&head, handshake::check_answer(&head, KEY));
     let tokens = (handshake::is_authorized(&head, rules.token), handshake::may_see(&head, &rules));
-    token_is_judged_right(&head, rules.token, tokens);
+    token_verdict_is_right(&head, rules.token, tokens);
 }
 
 /// The values of a field, and the parts of its lists.
@@ -64,7 +64,7 @@ fn values(head: &Head<'_>, name: &str) -> Vec<String> {
 
 fn lists(head: &Head<'_>, name: &str) -> Vec<String> {
     let values = values(head, name);
-    // A field of ASCII that is not even UTF-8 says nothing.
+    // A subprotocol list that is not UTF-8 is ignored.
     let readable = values.iter().filter(|value| name != "sec-websocket-protocol" || is_utf8(value));
     readable.flat_map(|value| value.split(',')).map(|part| trim(part).to_owned()).collect()
 }
@@ -73,7 +73,7 @@ fn names(head: &Head<'_>, list: &str, word: &str) -> bool {
     lists(head, list).iter().any(|part| part.to_ascii_lowercase() == word)
 }
 
-pub fn answer_is_judged_right(head: &Head<'_>, verdict: Result<(), &'static str>) {
+pub fn answer_verdict_is_right(head: &Head<'_>, verdict: Result<(), &'static str>) {
     let fits = match values(head, "sec-websocket-accept").as_slice() {
         [accept] => trim(accept) == ACCEPT,
         _ => false,
@@ -85,13 +85,13 @@ pub fn answer_is_judged_right(head: &Head<'_>, verdict: Result<(), &'static str>
     assert_eq!(verdict.is_ok(), passes, "{verdict:?}: {head:?}");
 }
 
-/// What is said of `Authorization` alone, and of all places of the token.
-pub fn token_is_judged_right(head: &Head<'_>, token: Option<&str>, (authorized, may_see): (bool, bool)) {
+/// Checks the verdicts on `Authorization` alone and on all places of the token.
+pub fn token_verdict_is_right(head: &Head<'_>, token: Option<&str>, (authorized, may_see): (bool, bool)) {
     let Some(token) = token else { return assert!(authorized && may_see) };
-    let header = bearer(&values(head, "authorization")).map(|shown| shown == token);
+    let header = bearer(&values(head, "authorization")).map(|sent| sent == token);
     assert_eq!(authorized, header == Some(true), "{head:?}");
-    let shown = shown_token(head, &values(head, "authorization"), &lists(head, "sec-websocket-protocol"));
-    assert_eq!(may_see, shown.is_some_and(|shown| shown == token.as_bytes()), "{head:?}");
+    let sent = sent_token(head, &values(head, "authorization"), &lists(head, "sec-websocket-protocol"));
+    assert_eq!(may_see, sent.is_some_and(|sent| sent == token.as_bytes()), "{head:?}");
 }
 
 /// RFC 9110, section 15.5.
@@ -128,16 +128,16 @@ pub fn verdict_is_right(head: &Head<'_>, rules: &AccessRules<'_>, verdict: &Resu
         && keys.iter().all(|key| is_16_bytes(trim(key)))
         && hosts.len() == 1
         && !has_body;
-    let host_passes = hosts.first().is_some_and(|host| host_may_pass(host, rules));
+    let host_passes = hosts.first().is_some_and(|host| host_is_allowed(host, rules));
     let origins = values("origin");
     let origin_passes = match origins.as_slice() {
         [] => true,
-        [origin] => origin_may_pass(origin, hosts.first().map_or("", String::as_str), rules),
+        [origin] => origin_is_allowed(origin, hosts.first().map_or("", String::as_str), rules),
         _ => false,
     };
-    let shown = shown_token(head, &values("authorization"), &lists("sec-websocket-protocol"));
-    let token_passes = match (rules.token, &shown) {
-        (Some(token), Some(shown)) => shown == token.as_bytes(),
+    let sent = sent_token(head, &values("authorization"), &lists("sec-websocket-protocol"));
+    let token_passes = match (rules.token, &sent) {
+        (Some(token), Some(sent)) => sent == token.as_bytes(),
         _ => true,
     };
 
@@ -148,7 +148,7 @@ pub fn verdict_is_right(head: &Head<'_>, rules: &AccessRules<'_>, verdict: &Resu
             assert!(host_passes, "accepted from a foreign Host: {}", context());
             assert!(origin_passes, "accepted from a foreign Origin: {}", context());
             assert!(token_passes, "accepted with a wrong token: {}", context());
-            let authenticated = rules.token.is_none() || shown.is_some();
+            let authenticated = rules.token.is_none() || sent.is_some();
             assert_eq!(accepted.authenticated, authenticated, "{}", context());
             let named = lists("sec-websocket-protocol").iter().any(|name| name == SUBPROTOCOL);
             assert_eq!(accepted.subprotocol, named.then_some(SUBPROTOCOL), "{}", context());
@@ -163,10 +163,10 @@ pub fn verdict_is_right(head: &Head<'_>, rules: &AccessRules<'_>, verdict: &Resu
         Err(Refusal::Token) => assert!(origin_passes && !token_passes, "{}", context()),
     }
     let passes = asks && version_13 && whole && host_passes && origin_passes && token_passes;
-    assert!(!passes, "{verdict:?}, but nothing is wrong: {}", context());
+    assert!(!passes, "{verdict:?}, but every rule is kept: {}", context());
 }
 
-/// One character a byte, so that what is not UTF-8 stays comparable.
+/// One character per byte, so that values that are not UTF-8 can be compared.
 fn latin1(value: &[u8]) -> String {
     value.iter().copied().map(char::from).collect()
 }
@@ -175,30 +175,30 @@ fn trim(value: &str) -> &str {
     value.trim_matches(|c: char| c.is_ascii_whitespace())
 }
 
-/// "a base64-encoded value that, when decoded, is 16 bytes in length": the four bits left over may be anything.
+/// "a base64-encoded value that, when decoded, is 16 bytes in length": the four unused bits can have any value.
 fn is_16_bytes(key: &str) -> bool {
     let mut lenient = Specification::new();
     lenient.symbols.push_str("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/");
     lenient.padding = Some('=');
     lenient.check_trailing_bits = false;
-    let lenient = lenient.encoding().expect("it is the alphabet of RFC 4648");
+    let lenient = lenient.encoding().expect("the alphabet of RFC 4648 is valid");
     let latin1: Vec<u8> = key.chars().map(|c| c as u8).collect();
-    // The crate also reads one base64 text behind another, each with its padding; a key is one.
+    // The crate also accepts concatenated base64 texts, each with its padding; a key is only one.
     let one = !key.trim_end_matches('=').contains('=');
     one && lenient.decode(&latin1).is_ok_and(|bytes| bytes.len() == 16)
 }
 
-fn host_may_pass(host: &str, rules: &AccessRules<'_>) -> bool {
+fn host_is_allowed(host: &str, rules: &AccessRules<'_>) -> bool {
     let (true, Some(name)) = (is_utf8(host), name_of(trim(host))) else { return false };
     if rules.allow_hosts.iter().any(|allowed| allowed.to_ascii_lowercase() == name) || is_this_machine(&name)
     {
         return true;
     }
-    // Beyond loopback an address is never a name that somebody else points here.
+    // Beyond loopback an address is allowed: DNS rebinding needs a name.
     !rules.loopback && (rules.allow_hosts.is_empty() || address(&name).is_some())
 }
 
-fn origin_may_pass(origin: &str, host: &str, rules: &AccessRules<'_>) -> bool {
+fn origin_is_allowed(origin: &str, host: &str, rules: &AccessRules<'_>) -> bool {
     if !is_utf8(origin) {
         return false;
     }
@@ -219,7 +219,7 @@ fn is_utf8(latin1: &str) -> bool {
     String::from_utf8(latin1.chars().map(|c| c as u8).collect()).is_ok()
 }
 
-/// The host in `host:port` or `[address]:port`, in lower case, if nothing but a number stands behind it.
+/// The host in `host:port` or `[address]:port`, in lower case, if the port is a number or absent.
 fn name_of(authority: &str) -> Option<String> {
     let bracketed = authority.strip_prefix('[').map(|rest| rest.split_once(']'));
     let (name, rest) = match bracketed {
@@ -262,8 +262,8 @@ fn bearer(authorization: &[String]) -> Option<String> {
     scheme.eq_ignore_ascii_case("bearer").then(|| trim(token).to_owned())
 }
 
-/// The token that counts: of `Authorization`, of the subprotocols, of the query, the first that there is.
-fn shown_token(head: &Head<'_>, authorization: &[String], subprotocols: &[String]) -> Option<Vec<u8>> {
+/// The token in `Authorization`, the subprotocols or the query: the first of them that is present.
+fn sent_token(head: &Head<'_>, authorization: &[String], subprotocols: &[String]) -> Option<Vec<u8>> {
     let header = bearer(authorization);
     let subprotocol = || subprotocols.iter().find_map(|name| Some(name.strip_prefix("bearer.")?.to_owned()));
     if let Some(token) = header.or_else(subprotocol) {
