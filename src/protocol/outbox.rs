@@ -60,12 +60,15 @@ impl Outbox {
 
     /// How many bytes are queued after the message that is being written.
     pub fn waiting_bytes(&self) -> usize {
+        if self.is_empty() {
+            return 0;
+        }
         // Between two frames, the next one counts as being written.
         let current_end = match self.current_end > self.sent {
             true => self.current_end,
             false => self.sent + 1 + rest_of_current(self.unsent(), 1),
         };
-        self.frames.len() - current_end.min(self.frames.len())
+        self.frames.len().saturating_sub(current_end)
     }
 
     /// Drops all frames of which nothing was sent. The rest of the current frame is kept: without it the stream breaks.
