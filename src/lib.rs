@@ -134,4 +134,5 @@ pub use server::{
     Visit,
 };
 #[cfg(feature = "pages")]
+#[doc(inline)]
 pub use server::{Content, Page};

@@ -8,6 +8,7 @@ mod advisories;
 mod backpressure;
 #[cfg(feature = "client")]
 mod client;
+mod documents;
 mod handlers;
 mod handshake;
 mod interop;

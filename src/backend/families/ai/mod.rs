@@ -1,3 +1,6 @@
+#![doc = include_str!("README.md")]
+//! # How it works
+//!
 //! Answers of language models (specification, "AI Channels"). In: a [`ChatRequest`](TYPES). Out: the answer; with
 //! `ai:chat-stream` piece by piece.
 //!

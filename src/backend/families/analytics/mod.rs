@@ -1,3 +1,6 @@
+#![doc = include_str!("README.md")]
+//! # How it works
+//!
 //! Statistics (specification, "Analytics Channels"). In: every request, session, call of a model or an artifact, and batch of
 //! images, from a [`Recorder`]. Out: totals, rankings and series.
 //!
@@ -16,7 +19,7 @@
 //! Used of other families: the number of days from `settings`.
 //!
 //! What other families may use: `Recorder`, `AiCall`, `ImageBatch`. A handler gets a clone of the recorder from
-//! [`register_all`](super::register_all), and says what it did, failed calls too, with `ai_call`, `images` or `artifact_call`.
+//! [`register_all`](crate::backend::register_all), and says what it did, failed calls too, with `ai_call`, `images` or `artifact_call`.
 
 mod calendar;
 mod channels;

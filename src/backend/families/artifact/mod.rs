@@ -1,8 +1,9 @@
+#![doc = include_str!("../../../docs/links.md")]
+#![doc = include_str!("README.md")]
+//! # How it works
+//!
 //! Artifacts: programs that are installed from folders and archives, and run with JSON in and JSON out (specification,
 //! "Artifact Channels").
-//!
-//! `ArtifactMetadata {id, name, version, description, enabled, source, installedAt, updatedAt}` · `Artifact` adds `manifest`
-//! and `files: [{path, size}]`
 //!
 //! ```text
 //! source ─► plan, manifest (judged) ─► copy ─► ID.UUID, on the disk ─► row ─► events

@@ -1,8 +1,8 @@
+#![doc = include_str!("README.md")]
+//! # How it works
+//!
 //! Sessions of a coding agent, read from the transcripts that it leaves on the disk (specification, "Code Channels"):
 //! searchable, and with the files that it had backed up put back where a client wants them.
-//!
-//! `Session {id, project, cwd, title, model, messageCount, restorePointCount, startedAt, updatedAt, skippedLines}`
-//! `TranscriptEntry {id, sessionId, parentId, role, content, model?, usage?, sidechain?, createdAt}`
 //!
 //! ```text
 //! *.jsonl ─► scan ─► transcript ─► index (SQLite, FTS5) ◄─ follow ◄─ request

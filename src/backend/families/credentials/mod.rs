@@ -1,3 +1,6 @@
+#![doc = include_str!("README.md")]
+//! # How it works
+//!
 //! Credentials (specification, "Credential Channels"): tokens that go in and never come out. In: a key, a token, metadata.
 //! Out: whether there is one, and its metadata; for the server's own use `token`.
 //!

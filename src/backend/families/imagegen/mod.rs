@@ -1,3 +1,6 @@
+#![doc = include_str!("README.md")]
+//! # How it works
+//!
 //! Images from a queue (specification, "Image Generation Channels"). In: what is to be made. Out: events of the work, images
 //! as files over HTTP.
 //!

@@ -1,3 +1,6 @@
+#![doc = include_str!("README.md")]
+//! # How it works
+//!
 //! Settings (specification, "Settings Channels"): one flat object of dotted keys. A known key has a default and a
 //! type; any other belongs to the frontend and is stored as it came.
 //!

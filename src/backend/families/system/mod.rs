@@ -1,3 +1,6 @@
+#![doc = include_str!("README.md")]
+//! # How it works
+//!
 //! The server about itself: `system:ping`, `system:channels`, `system:stats`, and `server:heartbeat`.
 
 mod channels;
