@@ -422,7 +422,7 @@ fn image_json(row: &Row<'_>) -> rusqlite::Result<String> {
         .text_or_null("jobId", row.get_ref(2)?.as_str_or_null()?)
         .text("groupId", row.get_ref(3)?.as_str()?)
         .integer("batchIndex", row.get(4)?)
-        .text("url", &format!("{}{id}", URL_PREFIX))
+        .text("url", &format!("{URL_PREFIX}{id}"))
         .text("mimeType", row.get_ref(5)?.as_str()?)
         .integer("width", row.get(6)?)
         .integer("height", row.get(7)?)
