@@ -14,12 +14,20 @@ use super::token::Token;
 /// Attempts beyond the first.
 const MAX_RETRIES: u32 = 2;
 
-/// Where a provider is, and what it is shown.
+/// Whose server a base URL leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Host {
+    /// The provider's own: the base URL is the default.
+    Own,
+    /// Another one that implements the same API.
+    Compatible,
+}
+
+/// Where a provider is, and the key that it requires.
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
     pub(crate) base_url: String,
-    /// Whether that is the provider's own server.
-    pub(crate) is_own: bool,
+    pub(crate) host: Host,
     pub(crate) key: Option<Token>,
 }
 
@@ -85,6 +93,11 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
+}
+
+/// The error for a provider that requires a key and has none.
+pub(crate) fn no_key(provider: &str) -> String {
+    format!("{provider}: no API key; set the credential \"{provider}\"")
 }
 
 /// How long to wait before a request that failed is tried again; `None` if it is not. The second pause is twice the first, and a
@@ -210,7 +223,7 @@ mod tests {
     fn a_key_goes_over_tls_or_stays_on_this_machine() {
         let fits = |base_url: &str, key: Option<&str>| {
             let base_url = base_url.to_owned();
-            let access = Access { base_url, is_own: false, key: key.map(Token::new) };
+            let access = Access { base_url, host: Host::Compatible, key: key.map(Token::new) };
             let name_key = |key: &str| (hyper::header::AUTHORIZATION, format!("Bearer {key}"));
             access.outgoing(Method::POST, "/p", "x", String::new(), name_key).is_ok()
         };

@@ -204,7 +204,7 @@ async fn models_are_the_providers_own_with_prices_or_those_known_here() {
     assert_eq!(client.call("ai:has-credentials", json!({"provider": "anthropic"})).await, false);
     assert_eq!(client.call("ai:has-credentials", json!({"provider": "echo"})).await, true);
     let error = client.refuse("ai:chat", ask()).await;
-    assert_eq!(error["message"], "anthropic: there is no key: set the credential \"anthropic\"");
+    assert_eq!(error["message"], "anthropic: no API key; set the credential \"anthropic\"");
     assert_eq!(client.refuse("ai:chat", question("openai", "gpt-5", "x")).await["code"], "HANDLER_ERROR");
 
     let mut client = client_of(&house, "anthropic", &upstream).await;

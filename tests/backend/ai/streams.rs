@@ -120,7 +120,7 @@ async fn a_broken_answer_is_an_error_behind_the_chunks_that_came() {
     for (script, chunks, says) in [
         (begun(&half[..half.len() / 2]), 1, "the stream ended before its last event"),
         (begun(""), 1, "the stream ended before its last event"),
-        (begun("data: {\n\n"), 1, "no JSON"),
+        (begun("data: {\n\n"), 1, "invalid JSON"),
         (begun(&long), 1, "a line of more than 4194304 bytes"),
         (vec![Step::Send(chunked)], 0, "the connection broke"),
         (vec![Step::Send(announced)], 0, "the connection broke"),

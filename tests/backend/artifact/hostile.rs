@@ -96,8 +96,8 @@ async fn hostile_folders_are_refused_and_leave_nothing_behind() {
         ("link-to-folder".to_owned(), "\"x\": a link"),
         ("link-to-nothing".to_owned(), "\"x\": a link"),
         ("hard-link".to_owned(), "\"x\": a file with several names"),
-        ("pipe".to_owned(), "\"x\": something else"),
-        ("socket".to_owned(), "\"x\": something else"),
+        ("pipe".to_owned(), "\"x\": something other"),
+        ("socket".to_owned(), "\"x\": something other"),
         ("manifest-link".to_owned(), "\"artifact.json\": a link"),
         ("manifest-folder".to_owned(), "no artifact.json"),
         ("manifest-missing".to_owned(), "no artifact.json"),
@@ -110,22 +110,22 @@ async fn hostile_folders_are_refused_and_leave_nothing_behind() {
         ("large".to_owned(), "a file that is too large"),
         ("huge".to_owned(), "a file that is too large"),
         ("all-large".to_owned(), "more bytes"),
-        ("deep".to_owned(), "too many folders"),
+        ("deep".to_owned(), "too many nested folders"),
         ("long".to_owned(), "a name that is too long"),
-        ("plain.zip".to_owned(), "not called .tar"),
-        ("pipe.tar".to_owned(), "something else"),
+        ("plain.zip".to_owned(), "name does not end in .tar"),
+        ("pipe.tar".to_owned(), "something other"),
         ("link.tar".to_owned(), "a link"),
         ("way-out".to_owned(), "a link"),
         ("way/out".to_owned(), "a link"),
-        ("plain/run/x".to_owned(), "a file on the way"),
+        ("plain/run/x".to_owned(), "a file where a folder is needed"),
         ("../outside/out".to_owned(), "a name with .."),
         ("plain/../../outside/out".to_owned(), "a name with .."),
         (absolute(sources.join("../outside/out")), "a name with .."),
-        (absolute(outside.join("out")), "a name of nothing below"),
-        ("/etc".to_owned(), "a name of nothing below"),
-        ("/dev/zero".to_owned(), "a name of nothing below"),
+        (absolute(outside.join("out")), "a name that does not exist below"),
+        ("/etc".to_owned(), "a name that does not exist below"),
+        ("/dev/zero".to_owned(), "a name that does not exist below"),
         (".".to_owned(), "the --artifact-source itself"),
-        ("nothing".to_owned(), "a name of nothing below"),
+        ("nothing".to_owned(), "a name that does not exist below"),
         ("a\0b".to_owned(), "a control character"),
     ] {
         let error = shop.client.refuse("artifact:install", json!({"source": source})).await;
@@ -181,20 +181,16 @@ async fn hostile_archives_are_refused_and_leave_nothing_behind() {
     for (name, parts, got) in [
         ("a link and a file behind it", vec![&sound[..], &link], "a link"),
         ("a hard link", vec![&sound, &empty("x", EntryType::Link)], "a link"),
-        ("a device", vec![&sound, device.as_bytes(), &end], "something else"),
-        ("a pipe", vec![&sound, &empty("x", EntryType::Fifo), &end], "something else"),
-        ("a sparse file", vec![&sound, &empty("x", EntryType::GNUSparse), &end], "something else"),
+        ("a device", vec![&sound, device.as_bytes(), &end], "something other"),
+        ("a pipe", vec![&sound, &empty("x", EntryType::Fifo), &end], "something other"),
+        ("a sparse file", vec![&sound, &empty("x", EntryType::GNUSparse), &end], "something other"),
         ("an absolute name", vec![&sound, &file("/tmp/x", b""), &end], "an absolute"),
         ("a name upwards", vec![&sound, &file("../x", b""), &end], "a name with .."),
         ("a name down and upwards", vec![&sound, &file("x/../../y", b""), &end], "a name with .."),
         ("a folder upwards", vec![&sound, &empty("../", EntryType::Directory), &end], "a name with .."),
-        ("a name twice", vec![&sound, &file("x", b"1"), &file("x", b"2"), &end], "stands for two things"),
-        ("a manifest twice", vec![&sound, &sound, &end], "stands for two things"),
-        (
-            "a file that is a folder",
-            vec![&sound, &file("x", b""), &file("x/y", b""), &end],
-            "stands for two things",
-        ),
+        ("a name twice", vec![&sound, &file("x", b"1"), &file("x", b"2"), &end], "appears twice"),
+        ("a manifest twice", vec![&sound, &sound, &end], "appears twice"),
+        ("a file that is a folder", vec![&sound, &file("x", b""), &file("x/y", b""), &end], "appears twice"),
         (
             "names that differ in case",
             vec![&sound, &file("x", b""), &file("X", b""), &end],
@@ -208,7 +204,7 @@ async fn hostile_archives_are_refused_and_leave_nothing_behind() {
         (
             "a size beyond the end",
             vec![&sound, &header("x", EntryType::Regular, 9999, b"x"), &end],
-            "cut off",
+            "truncated",
         ),
         (
             "a long name without end",
@@ -225,15 +221,15 @@ async fn hostile_archives_are_refused_and_leave_nothing_behind() {
             vec![&sound, &header("x", EntryType::XHeader, 11, b"11 size=99\n"), &file("x", b""), &end],
             "extended header",
         ),
-        ("no end", vec![&sound], "cut off"),
-        ("half a header", vec![&sound, &sound[..100]], "cut off"),
-        ("another archive behind it", vec![&sound, &end, &sound, &end], "behind its end"),
+        ("no end", vec![&sound], "truncated"),
+        ("half a header", vec![&sound, &sound[..100]], "truncated"),
+        ("another archive behind it", vec![&sound, &end, &sound, &end], "after its end"),
         (
             "no archive",
             vec![b"PK\x03\x04 is something else, and longer than a block".repeat(20).leak()],
-            "no tar archive",
+            "not a tar archive",
         ),
-        ("nothing", vec![], "cut off"),
+        ("nothing", vec![], "truncated"),
         ("no manifest", vec![&file("x", b""), &end], "no artifact.json"),
         (
             "a manifest two folders down",
@@ -342,7 +338,7 @@ async fn a_payload_or_a_manifest_of_the_wrong_shape_names_the_member_and_changes
     shop.script("b", json!({}), "echo 1").await;
     write_script(&shop.sources(), "c", json!({}), "echo 1");
     let error = shop.client.refuse("artifact:install", json!({"source": "c"})).await;
-    assert_eq!(error["details"]["got"], "one more, 2 artifacts are allowed");
+    assert_eq!(error["details"]["got"], "one more than the 2 artifacts allowed");
     shop.client.call("artifact:install", json!({"source": "b"})).await;
     assert_eq!(shop.installed().len(), 2);
     shop.close().await;

@@ -93,19 +93,19 @@ async fn what_fails_in_passing_is_tried_again_and_what_fails_for_good_says_why()
             1,
             "openai: 302: a redirect, which is not followed",
         ),
-        (vec![send(images(&["!garbage!"]))], 1, "openai: an image that is no base64"),
-        (vec![send(images(&["AAAA"]))], 1, "openai: something that is no PNG, JPEG or WebP"),
-        (vec![send(images(&[&svg]))], 1, "openai: something that is no PNG, JPEG or WebP"),
-        (vec![send(images(&[&half]))], 1, "openai: a PNG that is cut off or broken"),
+        (vec![send(images(&["!garbage!"]))], 1, "openai: an image that is not base64"),
+        (vec![send(images(&["AAAA"]))], 1, "openai: an image that is not a PNG, JPEG or WebP"),
+        (vec![send(images(&[&svg]))], 1, "openai: an image that is not a PNG, JPEG or WebP"),
+        (vec![send(images(&[&half]))], 1, "openai: a truncated or damaged PNG"),
         (vec![send(images(&[&large]))], 1, "openai: an image of more than 900 bytes"),
-        (vec![send(images(&[]))], 1, "openai: 1 images were asked for, 0 came"),
-        (vec![send(images(&[PNG, PNG]))], 1, "openai: 1 images were asked for, 2 came"),
+        (vec![send(images(&[]))], 1, "openai: 0 images in the response, 1 expected"),
+        (vec![send(images(&[PNG, PNG]))], 1, "openai: 2 images in the response, 1 expected"),
         (
             vec![send(ok(&json!({"data": [{"url": "https://a"}]})))],
             1,
-            "openai: an image without b64_json: an address is not followed",
+            "openai: an image without b64_json; URLs are not followed",
         ),
-        (vec![send(status("200 OK", "", "<html>"))], 1, "openai: an answer that is no JSON: "),
+        (vec![send(status("200 OK", "", "<html>"))], 1, "openai: invalid JSON: "),
         (vec![send(cut)], 1, "openai: the connection broke: "),
         (
             vec![send(
@@ -147,7 +147,7 @@ async fn a_key_goes_over_tls_or_stays_on_this_machine_and_openai_needs_one() {
     let house = new_house().await;
     let mut client = Client::connect(house.port).await;
     let error = failure(&mut client, ask("openai")).await;
-    assert_eq!(error, "openai: there is no key: set the credential \"openai\"");
+    assert_eq!(error, "openai: no API key; set the credential \"openai\"");
     client.call("credentials:set", json!({"key": "openai", "token": TOKEN})).await;
     client.event("credentials:changed").await;
     point_at(&mut client, "openai", "http://far.example").await;
@@ -208,7 +208,7 @@ async fn a_mock_of_openai_by_somebody_else_is_understood() {
     assert_eq!(BASE64.encode(&body), PNG);
     for (prompt, message) in [
         ("fail", "openai: 400: Your request was rejected"),
-        ("address", "openai: an image without b64_json: an address is not followed"),
+        ("address", "openai: an image without b64_json; URLs are not followed"),
     ] {
         assert_eq!(failure(&mut client, json!({"prompt": prompt, "provider": "openai"})).await, message);
     }

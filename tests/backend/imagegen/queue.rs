@@ -270,10 +270,10 @@ async fn what_there_may_be_only_so_much_of_is_refused_when_it_is_full() {
         client.call("imagegen:create-entry", ask("openai")).await;
     }
     let error = client.refuse("imagegen:create-entry", ask("openai")).await;
-    assert_eq!(error["message"], "payload: expected at most 2 queued entries, got one more");
+    assert_eq!(error["message"], "queued entries: limit of 2 reached");
     client.call("imagegen:create-group", json!({"name": "x"})).await;
     let error = client.refuse("imagegen:create-group", json!({"name": "y"})).await;
-    assert_eq!(error["message"], "payload: expected at most 2 groups, got one more");
+    assert_eq!(error["message"], "groups: limit of 2 reached");
     go_on.notify_one();
     let completed = client.event("imagegen:batch-completed").await;
     assert_eq!(completed["images"][0]["entryId"], first["id"]);

@@ -1,29 +1,38 @@
-//! Anthropic's Messages API. In: a [`ChatRequest`], the events of a stream. Out: the JSON to send, chunks. Pure.
+//! Anthropic's Messages API. Input: a [`ChatRequest`], the events of a stream. Output: the JSON to send, chunks. Pure.
 //!
 //! A stream is `message_start`, then for each content block `content_block_start`, `content_block_delta`*,
-//! `content_block_stop`, then `message_delta`+ and `message_stop`; `ping` and events of types to come may stand anywhere, and
-//! `error` may end it.
+//! `content_block_stop`, then `message_delta`+ and `message_stop`. `ping` and unknown events can appear anywhere, and
+//! `error` ends the stream.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::dialect::{Dialect, StreamReader, Target};
 use super::exchange::{
-    ChatRequest, Chunk, End, Failure, MAX_TOOLS, Reply, StopReason, ToolUse, Usage, count, parse, text,
+    ChatRequest, Chunk, Failure, Finish, MAX_TOOLS, StopReason, ToolUse, Usage, count, parse, text,
 };
 
-/// The version of the API that is spoken.
-pub(super) const VERSION: &str = "2023-06-01";
-/// The API wants to be told a limit. Models that write less are asked for less.
+pub(super) const DIALECT: Dialect = Dialect {
+    chat_path: "/v1/messages",
+    models_path: "/v1/models?limit=1000",
+    key_header: "x-api-key",
+    key_prefix: "",
+    headers: &[("anthropic-version", "2023-06-01")],
+    request: request_json,
+    read_whole,
+    stream: || Box::<MessageStream>::default(),
+};
+
+/// The API requires a limit. The limit of the model applies if it is lower.
 const DEFAULT_MAX_TOKENS: u64 = 16_384;
-/// Longest JSON of tools' inputs in one answer, in bytes.
+/// Longest JSON of all tool inputs in one answer, in bytes.
 const MAX_INPUT_BYTES: usize = 4 << 20;
 
-/// The request's JSON. `max_output` is the model's own limit, where it is known.
-pub(super) fn request_json(request: &ChatRequest, max_output: Option<u64>) -> String {
+fn request_json(request: &ChatRequest, target: Target) -> String {
     let max_tokens = request
         .max_tokens
-        .unwrap_or_else(|| DEFAULT_MAX_TOKENS.min(max_output.unwrap_or(DEFAULT_MAX_TOKENS)));
+        .unwrap_or_else(|| DEFAULT_MAX_TOKENS.min(target.max_output.unwrap_or(DEFAULT_MAX_TOKENS)));
     let messages: Vec<Value> = request
         .messages
         .iter()
@@ -46,18 +55,17 @@ pub(super) fn request_json(request: &ChatRequest, max_output: Option<u64>) -> St
     body.to_string()
 }
 
-/// Reads a stream.
 #[derive(Debug, Default)]
-pub(super) struct Stream {
+struct MessageStream {
     usage: Option<Usage>,
     stop_reason: Option<StopReason>,
-    /// Tool uses whose input is still coming, by the index of their block.
+    /// Tool calls whose input is incomplete, by the index of their block.
     open_tools: BTreeMap<u64, ToolUse>,
     input_bytes: usize,
     is_done: bool,
 }
 
-impl Reply for Stream {
+impl StreamReader for MessageStream {
     fn handle(&mut self, data: &str, chunks: &mut Vec<Chunk>) -> Result<(), Failure> {
         let event = parse(data)?;
         let member = |name: &str| event.get(name).unwrap_or(&Value::Null);
@@ -77,7 +85,7 @@ impl Reply for Stream {
             }
             "message_stop" => self.is_done = true,
             "error" => return Err(failure(member("error"))),
-            // `ping`, and what the API may add.
+            // `ping`, and events that the API adds later.
             _ => {}
         }
         Ok(())
@@ -87,16 +95,16 @@ impl Reply for Stream {
         self.is_done
     }
 
-    fn finish(&mut self, _: &mut Vec<Chunk>) -> Result<End, Failure> {
+    fn finish(&mut self, _: &mut Vec<Chunk>) -> Result<Finish, Failure> {
         if !self.is_done {
             return Err(Failure::new("the stream ended before its last event"));
         }
-        Ok(End { stop_reason: self.stop_reason.unwrap_or(StopReason::Other), usage: self.usage })
+        Ok(Finish { stop_reason: self.stop_reason.unwrap_or(StopReason::Other), usage: self.usage })
     }
 }
 
-impl Stream {
-    /// Counts are cumulative; a later one takes the place of an earlier.
+impl MessageStream {
+    /// Counts are cumulative: a later one replaces an earlier one.
     fn count(&mut self, counted: Option<&Value>) {
         if let Some(counted) = counted.filter(|counted| counted.is_object()) {
             self.usage = Some(usage(self.usage.unwrap_or_default(), counted));
@@ -109,17 +117,17 @@ impl Stream {
             "thinking" => push_thinking(chunks, text(block, "thinking")),
             "tool_use" => {
                 if self.open_tools.len() >= MAX_TOOLS {
-                    return Err(Failure::new(format!("more than {MAX_TOOLS} tools at once")));
+                    return Err(Failure::new(format!("more than {MAX_TOOLS} open tool calls")));
                 }
                 let (id, name) = (text(block, "id").to_owned(), text(block, "name").to_owned());
-                // Empty here, as a rule; the pieces that follow are the whole input.
+                // Usually empty: the deltas that follow are the whole input.
                 let input = block
                     .get("input")
                     .filter(|input| input.as_object().is_some_and(|input| !input.is_empty()));
                 let input = input.map_or_else(String::new, Value::to_string);
                 self.open_tools.insert(index, ToolUse { id, name, input });
             }
-            // Blocks of the provider's own tools, thinking that is not shown.
+            // Blocks of the provider's own tools, redacted thinking.
             _ => {}
         }
         Ok(())
@@ -135,24 +143,20 @@ impl Stream {
                     self.input_bytes += piece.len();
                     if self.input_bytes > MAX_INPUT_BYTES {
                         return Err(Failure::new(format!(
-                            "inputs of tools of more than {MAX_INPUT_BYTES} bytes"
+                            "tool inputs of more than {MAX_INPUT_BYTES} bytes"
                         )));
                     }
                     tool.input.push_str(piece);
                 }
             }
-            // Signatures, citations, and what the API may add.
+            // Signatures, citations, and deltas that the API adds later.
             _ => {}
         }
         Ok(())
     }
 }
 
-/// Reads an answer that came whole.
-///
-/// # Errors
-/// When it is none.
-pub(super) fn read_whole(body: &str, chunks: &mut Vec<Chunk>) -> Result<End, Failure> {
+fn read_whole(body: &str, chunks: &mut Vec<Chunk>) -> Result<Finish, Failure> {
     let message = parse(body)?;
     let Some(blocks) = message.get("content").and_then(Value::as_array) else {
         return Err(Failure::new("an answer without content"));
@@ -172,7 +176,7 @@ pub(super) fn read_whole(body: &str, chunks: &mut Vec<Chunk>) -> Result<End, Fai
     let counted = message.get("usage").filter(|counted| counted.is_object());
     let usage = counted.map(|counted| usage(Usage::default(), counted));
     chunks.extend(usage.map(Chunk::Usage));
-    Ok(End { stop_reason: stop_reason(text(&message, "stop_reason")), usage })
+    Ok(Finish { stop_reason: stop_reason(text(&message, "stop_reason")), usage })
 }
 
 fn index(event: &Value) -> u64 {
@@ -191,6 +195,7 @@ fn push_thinking(chunks: &mut Vec<Chunk>, text: &str) {
     }
 }
 
+/// Updates the counts with those that are present.
 fn usage(before: Usage, counted: &Value) -> Usage {
     Usage {
         input_tokens: count(counted, "input_tokens").unwrap_or(before.input_tokens),
@@ -219,18 +224,19 @@ fn failure(error: &Value) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use super::super::exchange::{Message, Provider};
+    use super::super::exchange::Message;
     use super::*;
+    use crate::backend::shared::provider::Host;
 
-    fn read(events: &[&str]) -> (Vec<Chunk>, Result<End, Failure>) {
-        let (mut stream, mut chunks) = (Stream::default(), Vec::new());
+    fn read(events: &[&str]) -> (Vec<Chunk>, Result<Finish, Failure>) {
+        let (mut stream, mut chunks) = (MessageStream::default(), Vec::new());
         for event in events {
             if let Err(failure) = stream.handle(event, &mut chunks) {
                 return (chunks, Err(failure));
             }
         }
-        let end = stream.finish(&mut chunks);
-        (chunks, end)
+        let finish = stream.finish(&mut chunks);
+        (chunks, finish)
     }
 
     fn t(text: &str) -> Chunk {
@@ -243,7 +249,7 @@ mod tests {
 
     #[test]
     fn text_and_thinking_come_in_order_and_usage_adds_up() {
-        let (chunks, end) = read(&[
+        let (chunks, finish) = read(&[
             START,
             r#"{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":"","signature":""}}"#,
             r#"{"type": "ping"}"#,
@@ -265,12 +271,12 @@ mod tests {
             cache_write_tokens: Some(0),
         };
         assert_eq!(chunks, [Chunk::Thinking("Hm".to_owned()), t("A"), t("b\n"), Chunk::Usage(usage)]);
-        assert_eq!(end, Ok(End { stop_reason: StopReason::End, usage: Some(usage) }));
+        assert_eq!(finish, Ok(Finish { stop_reason: StopReason::End, usage: Some(usage) }));
     }
 
     #[test]
-    fn the_input_of_a_tool_is_put_together_by_block() {
-        let (chunks, end) = read(&[
+    fn the_input_of_a_tool_is_joined_by_block() {
+        let (chunks, finish) = read(&[
             START,
             r#"{"type":"content_block_start","index":1,"content_block":{"type":"tool_use","id":"a","name":"f","input":{}}}"#,
             r#"{"type":"content_block_start","index":2,"content_block":{"type":"tool_use","id":"b","name":"g","input":{}}}"#,
@@ -287,11 +293,11 @@ mod tests {
             Chunk::ToolUse(ToolUse { id: id.to_owned(), name: name.to_owned(), input: input.to_owned() })
         };
         assert_eq!(chunks[..2], [tool("b", "g", ""), tool("a", "f", r#"{"x":1}"#)]);
-        assert_eq!(end.unwrap().stop_reason, StopReason::ToolUse);
+        assert_eq!(finish.unwrap().stop_reason, StopReason::ToolUse);
     }
 
     #[test]
-    fn stop_reasons_are_those_of_the_registry() {
+    fn each_stop_reason_has_a_name_on_the_wire() {
         for (reason, expected) in [
             ("end_turn", "end"),
             ("max_tokens", "max_tokens"),
@@ -312,8 +318,8 @@ mod tests {
             [("overloaded_error", true), ("api_error", true), ("invalid_request_error", false)]
         {
             let error = format!(r#"{{"type":"error","error":{{"type":"{kind}","message":"Sorry"}}}}"#);
-            let (_, end) = read(&[START, &error]);
-            let failure = end.unwrap_err();
+            let (_, finish) = read(&[START, &error]);
+            let failure = finish.unwrap_err();
             assert_eq!((failure.message, failure.transient), (format!("{kind}: Sorry"), transient));
         }
         for events in [&[][..], &[START], &[START, "{"], &[START, "\u{0}"]] {
@@ -325,21 +331,20 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_came_whole_reads_the_same() {
+    fn a_response_without_a_stream_has_the_same_chunks() {
         let mut chunks = Vec::new();
-        let end = read_whole(
+        let finish = read_whole(
             r#"{"content":[{"type":"text","text":"A"},{"type":"tool_use","id":"a","name":"f","input":{"x":1}}],
                 "stop_reason":"tool_use","usage":{"input_tokens":1,"output_tokens":2}}"#,
             &mut chunks,
         );
-        assert_eq!((chunks.len(), end.unwrap().stop_reason), (3, StopReason::ToolUse));
+        assert_eq!((chunks.len(), finish.unwrap().stop_reason), (3, StopReason::ToolUse));
         assert!(read_whole("{}", &mut chunks).is_err());
     }
 
     #[test]
-    fn a_request_has_what_the_api_wants() {
+    fn a_request_has_the_members_that_the_api_requires() {
         let mut request = ChatRequest {
-            provider: Provider::Anthropic,
             model: "m".to_owned(),
             messages: vec![
                 Message { role: "system", content: json!("Be brief") },
@@ -351,14 +356,15 @@ mod tests {
             stop_sequences: vec!["END".to_owned()],
             stream: true,
         };
-        let body: Value = serde_json::from_str(&request_json(&request, Some(4096))).unwrap();
+        let target = |max_output| Target { host: Host::Own, max_output };
+        let body: Value = serde_json::from_str(&request_json(&request, target(Some(4096)))).unwrap();
         let expected = json!({
             "model": "m", "max_tokens": 4096, "stream": true, "system": "S\n\nBe brief", "temperature": 0.5,
             "stop_sequences": ["END"], "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
         });
         assert_eq!(body, expected);
         request.max_tokens = Some(7);
-        let body: Value = serde_json::from_str(&request_json(&request, None)).unwrap();
+        let body: Value = serde_json::from_str(&request_json(&request, target(None))).unwrap();
         assert_eq!(body["max_tokens"], 7);
     }
 }

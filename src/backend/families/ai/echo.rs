@@ -1,37 +1,35 @@
-//! The provider that is built in and needs nobody: it says the last user message again, word by word. Pure.
+//! The built-in provider: no network. It repeats the last user message, word by word. Pure.
 
-use super::exchange::{ChatRequest, Chunk, End, StopReason, Usage};
+use super::exchange::{ChatRequest, Chunk, Finish, Message, StopReason, Usage};
 
-/// More words come several at a time, so that a long message is no flood of events.
+/// Most chunks of text. The words of a longer message come several at a time, so that it is not a flood of events.
 const MAX_PIECES: usize = 1000;
 
-/// What is answered.
-pub(super) fn answer(request: &ChatRequest) -> (Vec<Chunk>, End) {
+/// Returns the chunks of the answer, and how it ended.
+pub(super) fn answer(request: &ChatRequest) -> (Vec<Chunk>, Finish) {
     let last = request.messages.iter().rfind(|message| message.role == "user");
-    let text = last.map(super::exchange::Message::text).unwrap_or_default();
+    let text = last.map(Message::text).unwrap_or_default();
     let words: Vec<&str> = text.split_inclusive(char::is_whitespace).collect();
-    // Words stand in for tokens.
-    let said = request.messages.iter().map(|message| message.text().split_whitespace().count() as u64);
-    let most = usize::try_from(request.max_tokens.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-    let kept = words.get(..most).unwrap_or(&words);
-    let usage = Usage { input_tokens: said.sum(), output_tokens: kept.len() as u64, ..Usage::default() };
+    // A word counts as a token.
+    let input = request.messages.iter().map(|message| message.text().split_whitespace().count() as u64);
+    let limit = usize::try_from(request.max_tokens.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    let kept = words.get(..limit).unwrap_or(&words);
+    let usage = Usage { input_tokens: input.sum(), output_tokens: kept.len() as u64, ..Usage::default() };
     let stop_reason = if kept.len() < words.len() { StopReason::MaxTokens } else { StopReason::End };
     let pieces = kept.chunks(kept.len().div_ceil(MAX_PIECES).max(1)).map(|words| Chunk::Text(words.concat()));
     let chunks = pieces.chain([Chunk::Usage(usage)]).collect();
-    (chunks, End { stop_reason, usage: Some(usage) })
+    (chunks, Finish { stop_reason, usage: Some(usage) })
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::super::exchange::{Message, Provider};
     use super::*;
 
-    fn echo(text: &str, max_tokens: Option<u64>) -> (Vec<String>, End) {
+    fn echo(text: &str, max_tokens: Option<u64>) -> (Vec<String>, Finish) {
         let message = |role, text: &str| Message { role, content: json!(text) };
-        let (chunks, end) = answer(&ChatRequest {
-            provider: Provider::Echo,
+        let (chunks, finish) = answer(&ChatRequest {
             model: "echo".to_owned(),
             messages: vec![
                 message("user", "not this"),
@@ -48,15 +46,18 @@ mod tests {
             Chunk::Text(text) => Some(text.clone()),
             _ => None,
         });
-        (text.collect(), end)
+        (text.collect(), finish)
     }
 
     #[test]
     fn the_last_user_message_comes_back_word_by_word() {
         assert_eq!(echo("Hello, big\n world ", None).0, ["Hello, ", "big\n", " ", "world "]);
         assert_eq!(echo("", None).0, [""; 0]);
-        let (words, end) = echo("a b c", Some(2));
-        assert_eq!((words, end.stop_reason), (vec!["a ".to_owned(), "b ".to_owned()], StopReason::MaxTokens));
+        let (words, finish) = echo("a b c", Some(2));
+        assert_eq!(
+            (words, finish.stop_reason),
+            (vec!["a ".to_owned(), "b ".to_owned()], StopReason::MaxTokens)
+        );
         assert_eq!(echo("a b", Some(2)).1.stop_reason, StopReason::End);
     }
 

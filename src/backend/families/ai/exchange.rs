@@ -1,47 +1,22 @@
-//! What a model is asked and what it answers, whoever provides it. Pure: no sockets, no clock.
+//! Requests to models and their answers, the same for all providers. Pure: no sockets, no clock.
 
 use serde_json::Value;
 
 use crate::backend::shared::encode::{Object, array};
+
 pub(super) use crate::backend::shared::provider::Failure;
-
-/// Who runs models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Provider {
-    Anthropic,
-    OpenAi,
-    Echo,
-}
-
-impl Provider {
-    pub(super) const ALL: [Provider; 3] = [Provider::Anthropic, Provider::OpenAi, Provider::Echo];
-    /// Their names, in the same order.
-    pub(super) const NAMES: [&str; 3] = ["anthropic", "openai", "echo"];
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Provider::Anthropic => "anthropic",
-            Provider::OpenAi => "openai",
-            Provider::Echo => "echo",
-        }
-    }
-
-    pub(super) fn from_name(name: &str) -> Option<Provider> {
-        Provider::ALL.into_iter().find(|provider| provider.as_str() == name)
-    }
-}
 
 /// One message of a conversation.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
     /// `user`, `assistant` or `system`.
     pub(super) role: &'static str,
-    /// A string, or content blocks in the provider's own form.
+    /// A string, or content blocks as the provider defines them.
     pub(super) content: Value,
 }
 
 impl Message {
-    /// The text of the content; of blocks, the text of those that have one.
+    /// Returns the text of the content; for blocks, the texts of those that have one.
     pub(super) fn text(&self) -> String {
         match &self.content {
             Value::String(text) => text.clone(),
@@ -54,29 +29,28 @@ impl Message {
     }
 }
 
-/// What a model is asked.
+/// A request to a model.
 #[derive(Debug, Clone)]
 pub(super) struct ChatRequest {
-    pub(super) provider: Provider,
     pub(super) model: String,
     pub(super) messages: Vec<Message>,
     pub(super) system: Option<String>,
     pub(super) temperature: Option<f64>,
     pub(super) max_tokens: Option<u64>,
     pub(super) stop_sequences: Vec<String>,
-    /// Whether the provider is asked for a stream, or for the whole answer at once.
+    /// Whether the provider sends the answer as a stream, or all at once.
     pub(super) stream: bool,
 }
 
 impl ChatRequest {
-    /// What the system is told, from `system` and from messages of that role.
+    /// Returns the system prompts: `system`, then the messages of that role.
     pub(super) fn system_texts(&self) -> Vec<String> {
         let messages = self.messages.iter().filter(|message| message.role == "system").map(Message::text);
         self.system.iter().cloned().chain(messages).collect()
     }
 }
 
-/// Tokens that were counted. Each counts once: those read from a cache or written to one are not among `input`.
+/// Numbers of tokens. `input_tokens` does not include those that were read from a cache or written to one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Usage {
     pub(super) input_tokens: u64,
@@ -107,7 +81,7 @@ pub(super) enum Chunk {
     Text(String),
     Thinking(String),
     ToolUse(ToolUse),
-    /// What was counted up to here.
+    /// The tokens used so far.
     Usage(Usage),
 }
 
@@ -124,17 +98,17 @@ impl Chunk {
     }
 }
 
-/// A tool that the model wants used.
+/// A call of a tool that the model asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ToolUse {
     pub(super) id: String,
     pub(super) name: String,
-    /// The JSON of the input, as it came in pieces.
+    /// The JSON of the input, joined from its pieces.
     pub(super) input: String,
 }
 
 impl ToolUse {
-    /// An input that was cut off, as by the limit of tokens, is shown as the text that came.
+    /// Returns the content block. An input that is not JSON, because the token limit cut it off, becomes a string.
     pub(super) fn to_json(&self) -> String {
         let input = match serde_json::from_str::<Value>(&self.input) {
             Ok(value) => value,
@@ -176,27 +150,18 @@ impl StopReason {
 
 /// How an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct End {
+pub(super) struct Finish {
     pub(super) stop_reason: StopReason,
-    /// `None` if the provider never said.
+    /// `None` if the provider reported no usage.
     pub(super) usage: Option<Usage>,
 }
 
-/// Reads a provider's stream, event by event.
-pub(super) trait Reply: Send {
-    /// Takes the data of one event, and adds the chunks that it holds.
-    fn handle(&mut self, data: &str, chunks: &mut Vec<Chunk>) -> Result<(), Failure>;
-    /// Whether the provider has said that nothing follows.
-    fn is_done(&self) -> bool;
-    /// How the answer ended; an error if it was cut off.
-    fn finish(&mut self, chunks: &mut Vec<Chunk>) -> Result<End, Failure>;
-}
-
-/// What the chunks of an answer add up to.
+/// An answer, collected from its chunks.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     pub(super) text: String,
     pub(super) tools: Vec<ToolUse>,
+    /// Length of all chunks so far, thinking included.
     bytes: usize,
 }
 
@@ -204,8 +169,8 @@ impl Answer {
     /// Adds a chunk.
     ///
     /// # Errors
-    /// When the answer gets longer than `max_bytes`.
-    pub(super) fn take(&mut self, chunk: &Chunk, max_bytes: usize) -> Result<(), Failure> {
+    /// When the answer exceeds `max_bytes` or [`MAX_TOOLS`].
+    pub(super) fn add(&mut self, chunk: &Chunk, max_bytes: usize) -> Result<(), Failure> {
         self.bytes += match chunk {
             Chunk::Text(text) | Chunk::Thinking(text) => text.len(),
             Chunk::ToolUse(tool) => tool.input.len() + tool.name.len() + tool.id.len(),
@@ -215,7 +180,7 @@ impl Answer {
             return Err(Failure::new(format!("the answer is longer than {max_bytes} bytes")));
         }
         if matches!(chunk, Chunk::ToolUse(_)) && self.tools.len() >= MAX_TOOLS {
-            return Err(Failure::new(format!("more than {MAX_TOOLS} tools in one answer")));
+            return Err(Failure::new(format!("more than {MAX_TOOLS} tool calls in one answer")));
         }
         match chunk {
             Chunk::Text(text) => self.text.push_str(text),
@@ -225,7 +190,7 @@ impl Answer {
         Ok(())
     }
 
-    /// The answer as content blocks; `None` if it is text alone.
+    /// Returns the answer as content blocks; `None` if it is only text.
     pub(super) fn blocks(&self) -> Option<String> {
         if self.tools.is_empty() {
             return None;
@@ -236,25 +201,25 @@ impl Answer {
     }
 }
 
-/// A count in a provider's JSON.
+/// Returns a count from a provider's JSON.
 pub(super) fn count(object: &Value, name: &str) -> Option<u64> {
     object.get(name).and_then(Value::as_u64)
 }
 
-/// A text in a provider's JSON.
+/// Returns a text from a provider's JSON; empty if it is missing.
 pub(super) fn text<'a>(object: &'a Value, name: &str) -> &'a str {
     object.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// A provider's JSON.
+/// Parses a provider's JSON.
 ///
 /// # Errors
-/// When it is none.
+/// When it is not JSON.
 pub(super) fn parse(data: &str) -> Result<Value, Failure> {
-    serde_json::from_str(data).map_err(|error| Failure::new(format!("an event that is no JSON: {error}")))
+    serde_json::from_str(data).map_err(|error| Failure::new(format!("invalid JSON: {error}")))
 }
 
-/// Most tools in one answer.
+/// Most tool calls in one answer.
 pub(super) const MAX_TOOLS: usize = 256;
 
 #[cfg(test)]
@@ -262,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_are_those_of_the_wire() {
+    fn chunks_have_the_json_of_the_specification() {
         let usage =
             Usage { input_tokens: 1, output_tokens: 2, cache_read_tokens: Some(3), cache_write_tokens: None };
         let tool = |input: &str| {
@@ -284,16 +249,16 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_an_end() {
+    fn an_answer_has_a_longest_length_and_a_most_tools() {
         let mut answer = Answer::default();
-        assert!(answer.take(&Chunk::Text("123".to_owned()), 4).is_ok());
-        assert!(answer.take(&Chunk::Thinking("4".to_owned()), 4).is_ok());
-        assert!(answer.take(&Chunk::Thinking("5".to_owned()), 4).is_err());
+        assert!(answer.add(&Chunk::Text("123".to_owned()), 4).is_ok());
+        assert!(answer.add(&Chunk::Thinking("4".to_owned()), 4).is_ok());
+        assert!(answer.add(&Chunk::Thinking("5".to_owned()), 4).is_err());
         assert_eq!(answer.text, "123");
-        // What stands around a tool would add up, however little it says.
+        // Even empty tool calls take memory, so their number is limited.
         let tool = Chunk::ToolUse(ToolUse { id: String::new(), name: String::new(), input: String::new() });
         let mut answer = Answer::default();
-        assert!((0..MAX_TOOLS).all(|_| answer.take(&tool, 4).is_ok()));
-        assert!(answer.take(&tool, 4).is_err());
+        assert!((0..MAX_TOOLS).all(|_| answer.add(&tool, 4).is_ok()));
+        assert!(answer.add(&tool, 4).is_err());
     }
 }

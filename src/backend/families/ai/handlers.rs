@@ -1,4 +1,4 @@
-//! The handlers.
+//! The handlers of the family.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::backend::shared::db::Db;
 use crate::backend::shared::encode::{Object, array};
-use crate::backend::shared::provider::Access;
+use crate::backend::shared::provider::{Access, Host, no_key};
 use crate::backend::shared::token::Token;
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::{ErrorCode, WireError};
@@ -20,11 +20,12 @@ use crate::server::RequestContext;
 use super::super::analytics::{AiCall, Recorder};
 use super::super::{chat, credentials, settings};
 use super::config::AiConfig;
-use super::exchange::{Answer, ChatRequest, Chunk, End, Failure, Message, Provider, Usage};
+use super::exchange::{Answer, ChatRequest, Chunk, Failure, Finish, Message, Usage};
 use super::models::{self, Model};
-use super::{echo, upstream};
+use super::providers::{self, AiProvider, PROVIDERS, Source};
+use super::upstream::Upstream;
 
-/// How long a provider's list of models is good for.
+/// How long a provider's list of models is kept.
 const LIST_LIFETIME: Duration = Duration::from_secs(300);
 const MAX_MODEL_BYTES: usize = 256;
 const MAX_MESSAGES: usize = 10_000;
@@ -39,44 +40,43 @@ pub(super) struct Ai {
     db: Db,
     config: AiConfig,
     recorder: Recorder,
-    places: Semaphore,
-    lists: Mutex<BTreeMap<Provider, List>>,
+    /// One permit for each request to a provider that is in progress.
+    concurrent: Semaphore,
+    /// By the provider's name.
+    lists: Mutex<BTreeMap<&'static str, ModelList>>,
 }
 
-/// A provider's list of models, and where and when it was read.
-struct List {
+/// A provider's own list of models, and where and when it was read.
+struct ModelList {
     read_at: Instant,
     base_url: String,
     models: Vec<Model>,
 }
 
-/// A call that is counted when it ends, however it ends: with an answer, with an error, or because the client has left.
-struct Call<'a> {
+/// Records a request for the statistics when it ends. One without an answer counts as failed, also if its client left.
+struct CallRecord<'a> {
     recorder: &'a Recorder,
-    request: &'a ChatRequest,
+    provider: &'static str,
+    model: &'a str,
     started: Instant,
     answered: Option<(Usage, Option<f64>, Vec<String>)>,
 }
 
-impl<'a> Call<'a> {
-    fn new(recorder: &'a Recorder, request: &'a ChatRequest, started: Instant) -> Call<'a> {
-        Call { recorder, request, started, answered: None }
-    }
-
-    fn succeed(mut self, answer: &Answer, end: &End) {
-        let cost_usd = models::cost_usd(self.request.provider, &self.request.model, end.usage);
+impl CallRecord<'_> {
+    fn succeed(mut self, answer: &Answer, finish: &Finish) {
+        let cost_usd = models::cost_usd(self.provider, self.model, finish.usage);
         let tools = answer.tools.iter().map(|tool| tool.name.clone()).collect();
-        self.answered = Some((end.usage.unwrap_or_default(), cost_usd, tools));
+        self.answered = Some((finish.usage.unwrap_or_default(), cost_usd, tools));
     }
 }
 
-impl Drop for Call<'_> {
+impl Drop for CallRecord<'_> {
     fn drop(&mut self) {
         let failed = self.answered.is_none();
         let (usage, cost_usd, tools) = self.answered.take().unwrap_or_default();
         self.recorder.ai_call(&AiCall {
-            provider: self.request.provider.as_str(),
-            model: &self.request.model,
+            provider: self.provider,
+            model: self.model,
             input_tokens: usage.input_tokens,
             output_tokens: usage.output_tokens,
             cache_read_tokens: usage.cache_read_tokens.unwrap_or_default(),
@@ -89,18 +89,19 @@ impl Drop for Call<'_> {
     }
 }
 
-/// A request that was understood.
+/// A decoded payload of `ai:chat` and `ai:chat-stream`.
 struct Question {
+    provider: &'static AiProvider,
     request: ChatRequest,
     request_id: String,
-    /// Where the exchange is stored, and its last user message.
+    /// The chat in which the exchange is stored, and the last user message.
     chat: Option<(String, Option<chat::Content>)>,
 }
 
 impl Ai {
     pub(super) fn new(db: Db, config: AiConfig, recorder: Recorder) -> Ai {
-        let places = Semaphore::new(config.max_concurrent.clamp(1, Semaphore::MAX_PERMITS));
-        Ai { db, config, recorder, places, lists: Mutex::default() }
+        let concurrent = Semaphore::new(config.max_concurrent.clamp(1, Semaphore::MAX_PERMITS));
+        Ai { db, config, recorder, concurrent, lists: Mutex::default() }
     }
 
     pub(super) async fn chat_stream(
@@ -110,21 +111,22 @@ impl Ai {
     ) -> Result<Payload, WireError> {
         let answered = self
             .chat(payload, cx, |request_id, chunk| {
-                let chunk = Object::new().text("requestId", request_id).raw("chunk", &chunk.to_json());
-                cx.emit("ai:stream-chunk", Payload::trusted(chunk.finish()));
+                let event = Object::new().text("requestId", request_id).raw("chunk", &chunk.to_json());
+                cx.emit("ai:stream-chunk", Payload::trusted(event.finish()));
             })
             .await;
-        // One that cannot be read has no id of its own.
+        // A payload that cannot be decoded has no `requestId`.
         let request_id = request_id(payload).unwrap_or_else(|| cx.request_id());
-        let told = Object::new().text("requestId", &request_id);
+        let event = Object::new().text("requestId", &request_id);
         match &answered {
             Ok(response) => {
+                debug_assert!(response.as_str().is_some(), "a response is JSON");
                 let response = response.as_str().unwrap_or("null");
-                cx.emit("ai:stream-complete", Payload::trusted(told.raw("response", response).finish()));
+                cx.emit("ai:stream-complete", Payload::trusted(event.raw("response", response).finish()));
             }
             Err(error) => {
                 let error = error_json(error);
-                cx.emit("ai:stream-error", Payload::trusted(told.raw("error", &error).finish()));
+                cx.emit("ai:stream-error", Payload::trusted(event.raw("error", &error).finish()));
             }
         }
         answered
@@ -134,7 +136,7 @@ impl Ai {
         &self,
         payload: &Payload,
         cx: &RequestContext,
-        mut tell: impl FnMut(&str, &Chunk) + Send,
+        mut on_chunk: impl FnMut(&str, &Chunk) + Send,
     ) -> Result<Payload, WireError> {
         let started = Instant::now();
         let question = read_question(payload, cx)?;
@@ -142,126 +144,136 @@ impl Ai {
             let chat = chat.clone();
             self.db.read(move |view| chat::has_chat(view, &chat)).await?;
         }
-        let Question { request, request_id, chat } = question;
-        let call = Call::new(&self.recorder, &request, started);
-        let answered =
-            timeout(self.config.max_duration, self.ask(&request, |chunk| tell(&request_id, chunk)));
-        let (answer, end) = match answered.await {
+        let Question { provider, request, request_id, chat } = question;
+        let name = provider.name;
+        let record = CallRecord {
+            recorder: &self.recorder,
+            provider: name,
+            model: &request.model,
+            started,
+            answered: None,
+        };
+        let asked = self.ask(provider, &request, |chunk| on_chunk(&request_id, chunk));
+        let (answer, finish) = match timeout(self.config.max_duration, asked).await {
             Ok(answered) => answered?,
             Err(_) => {
                 let limit = self.config.max_duration.as_millis();
                 return Err(WireError::with_code(ErrorCode::Timeout, format!("no answer within {limit} ms")));
             }
         };
-        call.succeed(&answer, &end);
-        if let Some((chat, asked)) = chat {
-            let exchange = stored_exchange(&request, asked, &answer, &end);
+        record.succeed(&answer, &finish);
+        if let Some((chat, user_message)) = chat {
+            let exchange = stored_exchange(name, &request, user_message, &answer, &finish);
             let stored = self.db.write(cx.server(), move |change| chat::store(change, &chat, &exchange));
             stored.await?;
         }
-        Ok(response(&request_id, &request, &answer, &end, started.elapsed()))
+        Ok(response(&request_id, name, &request, &answer, &finish, started.elapsed()))
     }
 
     async fn ask(
         &self,
+        provider: &'static AiProvider,
         request: &ChatRequest,
-        mut tell: impl FnMut(&Chunk) + Send,
-    ) -> Result<(Answer, End), WireError> {
-        if request.provider == Provider::Echo {
-            let (chunks, end) = echo::answer(request);
-            let mut answer = Answer::default();
-            for chunk in &chunks {
-                answer.take(chunk, usize::MAX).map_err(wire)?;
-                tell(chunk);
+        mut on_chunk: impl FnMut(&Chunk) + Send,
+    ) -> Result<(Answer, Finish), WireError> {
+        let dialect = match provider.source {
+            Source::BuiltIn(generate) => {
+                let (chunks, finish) = generate(request);
+                let mut answer = Answer::default();
+                for chunk in &chunks {
+                    answer.add(chunk, usize::MAX).map_err(wire)?;
+                    on_chunk(chunk);
+                }
+                return Ok((answer, finish));
             }
-            return Ok((answer, end));
-        }
-        let access = self.access(request.provider).await?;
-        if access.key.is_none() && access.is_own {
-            let name = request.provider.as_str();
-            return Err(WireError::new(format!("{name}: there is no key: set the credential \"{name}\"")));
-        }
-        let _place = self.places.acquire().await.map_err(|_| WireError::new("the server stops"))?;
-        upstream::ask(request, &access, &self.config, tell).await.map_err(wire)
+            Source::Network(dialect) => dialect,
+        };
+        let name = provider.name;
+        let access = self.access(name).await?.ok_or_else(|| WireError::new(no_key(name)))?;
+        let stopping = |_| WireError::new("the server is stopping");
+        let _permit = self.concurrent.acquire().await.map_err(stopping)?;
+        Upstream { name, dialect, access, config: &self.config }.ask(request, on_chunk).await.map_err(wire)
     }
 
-    /// The provider's own list where there is a key, else what the data file knows. Asked for all providers, one that
-    /// does not answer is answered for by the data file.
+    /// Lists models: a provider's own list if there is a key, else those of the data file. In a list of all providers, one
+    /// whose list cannot be read is shown with the models of the data file.
     pub(super) async fn models(&self, payload: &Payload) -> Result<Payload, WireError> {
         let fields = Fields::decode(payload)?;
-        let asked = if fields.has("provider") { Some(provider(&fields)?) } else { None };
-        let mut shown = Vec::new();
-        for provider in
-            Provider::ALL.into_iter().filter(|provider| asked.is_none_or(|asked| asked == *provider))
+        let only = if fields.has("provider") { Some(read_provider(&fields)?) } else { None };
+        let mut listed = Vec::new();
+        for provider in PROVIDERS.iter().filter(|provider| only.is_none_or(|only| only.name == provider.name))
         {
             match self.list(provider).await {
-                Ok(Some(models)) => shown.extend(models.iter().map(Model::to_json)),
-                Err(error) if asked.is_some() => return Err(error),
+                Ok(Some(models)) => listed.extend(models.iter().map(Model::to_json)),
+                Err(error) if only.is_some() => return Err(error),
                 Ok(None) | Err(_) => {
-                    let known = models::known().iter().filter(|model| model.is_of(provider));
-                    shown.extend(known.map(Model::to_json));
+                    let known = models::known().iter().filter(|model| model.provider == provider.name);
+                    listed.extend(known.map(Model::to_json));
                 }
             }
         }
-        Ok(Payload::trusted(array(&shown)))
+        Ok(Payload::trusted(array(&listed)))
     }
 
-    /// The provider's own list; `None` for one that needs a key and has none.
-    async fn list(&self, provider: Provider) -> Result<Option<Vec<Model>>, WireError> {
-        if provider == Provider::Echo {
-            return Ok(None);
-        }
-        let access = self.access(provider).await?;
-        if access.key.is_none() && access.is_own {
-            return Ok(None);
-        }
-        if let Some(list) = self.lists.lock().unwrap_or_else(PoisonError::into_inner).get(&provider)
+    /// Returns the provider's own list; `None` if it has none, or needs a key and has none.
+    async fn list(&self, provider: &'static AiProvider) -> Result<Option<Vec<Model>>, WireError> {
+        let Source::Network(dialect) = provider.source else { return Ok(None) };
+        let name = provider.name;
+        let Some(access) = self.access(name).await? else { return Ok(None) };
+        if let Some(list) = self.lists.lock().unwrap_or_else(PoisonError::into_inner).get(name)
             && list.base_url == access.base_url
             && list.read_at.elapsed() < LIST_LIFETIME
         {
             return Ok(Some(list.models.clone()));
         }
-        let models = upstream::list_models(provider, &access, &self.config).await.map_err(wire)?;
-        let list = List { read_at: Instant::now(), base_url: access.base_url, models: models.clone() };
-        self.lists.lock().unwrap_or_else(PoisonError::into_inner).insert(provider, list);
+        let base_url = access.base_url.clone();
+        let upstream = Upstream { name, dialect, access, config: &self.config };
+        let models = upstream.list_models().await.map_err(wire)?;
+        let list = ModelList { read_at: Instant::now(), base_url, models: models.clone() };
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner).insert(name, list);
         Ok(Some(models))
     }
 
     pub(super) async fn has_credentials(&self, payload: &Payload) -> Result<Payload, WireError> {
-        let provider = provider(&Fields::decode(payload)?)?;
-        let has = provider == Provider::Echo || self.key(provider).await?.is_some();
+        let provider = read_provider(&Fields::decode(payload)?)?;
+        let has = match provider.source {
+            Source::BuiltIn(_) => true,
+            Source::Network(_) => self.key(provider.name).await?.is_some(),
+        };
         Ok(Payload::from(Value::Bool(has)))
     }
 
-    async fn access(&self, provider: Provider) -> Result<Access, WireError> {
-        let setting = format!("ai.{}.baseUrl", provider.as_str());
-        let base_url = settings::text(&self.db, &setting).await?;
-        let is_own = base_url.is_default;
-        Ok(Access { base_url: base_url.text, is_own, key: self.key(provider).await? })
+    /// Returns how to reach a provider; `None` if its own server is used and there is no key.
+    async fn access(&self, provider: &str) -> Result<Option<Access>, WireError> {
+        let base_url = settings::text(&self.db, &format!("ai.{provider}.baseUrl")).await?;
+        let host = if base_url.is_default { Host::Own } else { Host::Compatible };
+        let key = self.key(provider).await?;
+        let is_usable = key.is_some() || host == Host::Compatible;
+        Ok(is_usable.then_some(Access { base_url: base_url.text, host, key }))
     }
 
-    async fn key(&self, provider: Provider) -> Result<Option<Token>, WireError> {
-        let own = credentials::token(&self.db, provider.as_str()).await?;
-        Ok(own.or_else(|| self.config.api_keys.get(provider.as_str()).cloned()))
+    async fn key(&self, provider: &str) -> Result<Option<Token>, WireError> {
+        let credential = credentials::token(&self.db, provider).await?;
+        Ok(credential.or_else(|| self.config.api_keys.get(provider).cloned()))
     }
 }
 
-fn provider(fields: &Fields<'_>) -> Result<Provider, WireError> {
-    let name = fields.required_one_of("provider", &Provider::NAMES)?;
-    Provider::from_name(name).ok_or_else(|| fields.wrong("provider", "provider", name))
+fn read_provider(fields: &Fields<'_>) -> Result<&'static AiProvider, WireError> {
+    let name = fields.required_one_of("provider", &providers::names())?;
+    providers::find(name).ok_or_else(|| fields.wrong("provider", "provider", name))
 }
 
-/// The payload's `requestId`, if it has a usable one.
+/// Returns the payload's `requestId`, if it has a valid one.
 fn request_id(payload: &Payload) -> Option<String> {
     Fields::decode(payload).ok()?.text("requestId", 1..=MAX_REQUEST_ID_BYTES).ok()?
 }
 
 fn read_question(payload: &Payload, cx: &RequestContext) -> Result<Question, WireError> {
     let fields = Fields::decode(payload)?;
-    let provider = provider(&fields)?;
+    let provider = read_provider(&fields)?;
     let model = fields.required_text("model", 1..=MAX_MODEL_BYTES)?;
     let mut messages = Vec::new();
-    let mut asked = None;
+    let mut user_message = None;
     for message in fields.required_objects("messages", 1..=MAX_MESSAGES)? {
         let role = message.required_one_of("role", &ROLES)?;
         let content = chat::content(&message)?;
@@ -270,11 +282,10 @@ fn read_question(payload: &Payload, cx: &RequestContext) -> Result<Question, Wir
         })?;
         messages.push(Message { role, content: value });
         if role == "user" {
-            asked = Some(content);
+            user_message = Some(content);
         }
     }
     let request = ChatRequest {
-        provider,
         model,
         messages,
         system: fields.text("system", 0..=MAX_SYSTEM_BYTES)?.filter(|system| !system.is_empty()),
@@ -288,36 +299,44 @@ fn read_question(payload: &Payload, cx: &RequestContext) -> Result<Question, Wir
         stream: fields.boolean("stream")?.unwrap_or(true),
     };
     let request_id = fields.text("requestId", 1..=MAX_REQUEST_ID_BYTES)?.unwrap_or_else(|| cx.request_id());
-    let chat = fields.id("chatId")?.map(|chat| (chat, asked));
-    Ok(Question { request, request_id, chat })
+    let chat = fields.id("chatId")?.map(|chat| (chat, user_message));
+    Ok(Question { provider, request, request_id, chat })
 }
 
-/// The last user message and the answer, as a chat stores them.
+/// Returns the last user message and the answer, as a chat stores them.
 fn stored_exchange(
+    provider: &str,
     request: &ChatRequest,
-    asked: Option<chat::Content>,
+    user_message: Option<chat::Content>,
     answer: &Answer,
-    end: &End,
+    finish: &Finish,
 ) -> Vec<chat::NewMessage> {
-    let asked = asked.map(|content| chat::NewMessage::new("user", content));
+    let question = user_message.map(|content| chat::NewMessage::new("user", content));
     let content = chat::Content { text: answer.text.clone(), blocks: answer.blocks() };
     let mut answered = chat::NewMessage::new("assistant", content);
-    answered.provider = Some(request.provider.as_str().to_owned());
+    answered.provider = Some(provider.to_owned());
     answered.model = Some(request.model.clone());
     let tokens = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    answered.usage = end.usage.map(|usage| (tokens(usage.input_tokens), tokens(usage.output_tokens)));
-    asked.into_iter().chain([answered]).collect()
+    answered.usage = finish.usage.map(|usage| (tokens(usage.input_tokens), tokens(usage.output_tokens)));
+    question.into_iter().chain([answered]).collect()
 }
 
-fn response(request_id: &str, request: &ChatRequest, answer: &Answer, end: &End, took: Duration) -> Payload {
-    let cost = models::cost_usd(request.provider, &request.model, end.usage);
+fn response(
+    request_id: &str,
+    provider: &str,
+    request: &ChatRequest,
+    answer: &Answer,
+    finish: &Finish,
+    took: Duration,
+) -> Payload {
+    let cost = models::cost_usd(provider, &request.model, finish.usage);
     let response = Object::new()
         .text("requestId", request_id)
-        .text("provider", request.provider.as_str())
+        .text("provider", provider)
         .text("model", &request.model)
         .text("content", &answer.text)
-        .text("stopReason", end.stop_reason.as_str())
-        .raw("usage", &end.usage.unwrap_or_default().to_json())
+        .text("stopReason", finish.stop_reason.as_str())
+        .raw("usage", &finish.usage.unwrap_or_default().to_json())
         .number("costUsd", cost)
         .raw("latencyMs", &took.as_millis().to_string());
     Payload::trusted(response.finish())

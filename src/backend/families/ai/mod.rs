@@ -18,11 +18,13 @@
 mod anthropic;
 mod channels;
 mod config;
+mod dialect;
 mod echo;
 mod exchange;
 mod handlers;
 mod models;
 mod openai;
+mod providers;
 pub mod sse;
 mod upstream;
 

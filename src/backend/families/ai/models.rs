@@ -1,23 +1,26 @@
-//! Models and what they cost. In: the data file `models.json`, a provider's own list. Out: `ModelConfig`s, a price. Pure.
+//! Models and their prices. Input: the data file `models.json`, a provider's own list. Output: `ModelConfig`s, costs. Pure.
 
 use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use super::exchange::{Failure, Provider, Usage, count, parse, text};
 use crate::backend::shared::encode::Object;
 
-/// The data file. Its `date` says when prices were looked up.
+use super::exchange::{Failure, Usage, count, parse, text};
+use super::providers;
+
+/// The data file. Its `date` is the day on which the prices were looked up.
 const DATA: &str = include_str!("models.json");
-/// Most models of a provider's list that are shown.
+/// Most models of a provider's list. The rest is ignored.
 const MAX_MODELS: usize = 2000;
 const MAX_NAME_BYTES: usize = 256;
 
-/// What is known of a model.
+/// A model with its limits and prices, as far as they are known.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Model {
     id: String,
-    provider: Provider,
+    /// The name of its provider.
+    pub(super) provider: &'static str,
     name: String,
     context_window: Option<u64>,
     pub(super) max_output: Option<u64>,
@@ -34,15 +37,11 @@ struct Rates {
 }
 
 impl Model {
-    pub(super) fn is_of(&self, provider: Provider) -> bool {
-        self.provider == provider
-    }
-
     pub(super) fn to_json(&self) -> String {
         let integer = |value: Option<u64>| value.map_or_else(|| "null".to_owned(), |value| value.to_string());
         Object::new()
             .text("id", &self.id)
-            .text("provider", self.provider.as_str())
+            .text("provider", self.provider)
             .text("name", &self.name)
             .raw("contextWindow", &integer(self.context_window))
             .raw("maxOutput", &integer(self.max_output))
@@ -52,7 +51,7 @@ impl Model {
     }
 }
 
-/// The models of the data file.
+/// Returns the models of the data file.
 pub(super) fn known() -> &'static [Model] {
     static KNOWN: OnceLock<Vec<Model>> = OnceLock::new();
     KNOWN.get_or_init(|| {
@@ -65,7 +64,7 @@ fn model(line: &Value) -> Option<Model> {
     let rate = |name: &str| line.get(name).and_then(Value::as_f64);
     Some(Model {
         id: text(line, "id").to_owned(),
-        provider: Provider::from_name(text(line, "provider"))?,
+        provider: providers::find(text(line, "provider"))?.name,
         name: text(line, "name").to_owned(),
         context_window: count(line, "contextWindow"),
         max_output: count(line, "maxOutput"),
@@ -78,13 +77,13 @@ fn model(line: &Value) -> Option<Model> {
     })
 }
 
-/// What the data file says of a model. A snapshot, whose id ends with its date, is what it is a snapshot of.
-pub(super) fn find(provider: Provider, id: &str) -> Option<&'static Model> {
+/// Looks a model up in the data file. A snapshot, whose id ends with its date, is found by its id without the date.
+pub(super) fn find(provider: &str, id: &str) -> Option<&'static Model> {
     let find = |id: &str| known().iter().find(|model| model.provider == provider && model.id == id);
     find(id).or_else(|| find(without_date(id)?))
 }
 
-/// `name-20251001` and `name-2025-10-01` without their date.
+/// Removes the date from `name-20251001` and `name-2025-10-01`.
 fn without_date(id: &str) -> Option<&str> {
     let digits =
         |part: &str, count: usize| part.len() == count && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -97,8 +96,8 @@ fn without_date(id: &str) -> Option<&str> {
     (digits(last, 2) && digits(month, 2) && digits(year, 4)).then_some(rest)
 }
 
-/// What an answer has cost, in USD; `None` where a rate that it needs is not known.
-pub(super) fn cost_usd(provider: Provider, id: &str, usage: Option<Usage>) -> Option<f64> {
+/// Returns the cost of an answer, in USD; `None` if the usage or a rate is unknown.
+pub(super) fn cost_usd(provider: &str, id: &str, usage: Option<Usage>) -> Option<f64> {
     let (rates, usage) = (find(provider, id)?.rates, usage?);
     let mut micros = 0.0;
     for (count, rate) in [
@@ -111,16 +110,16 @@ pub(super) fn cost_usd(provider: Provider, id: &str, usage: Option<Usage>) -> Op
             micros += count as f64 * rate?;
         }
     }
-    // Sums of decimal fractions, without the dust that binary ones leave.
+    // Rounding removes the error of binary fractions.
     Some((micros * 1000.0).round() / 1e9)
 }
 
-/// A provider's own list, joined with the data file. Both APIs answer `{data: [{id, …}]}`; Anthropic's has names and limits,
-/// some compatible servers have limits.
+/// Reads a provider's own list and adds what the data file knows. Both APIs return `{data: [{id, …}]}`; Anthropic adds names
+/// and limits, some compatible servers add limits.
 ///
 /// # Errors
-/// When it is no such list.
-pub(super) fn read_list(provider: Provider, body: &str) -> Result<Vec<Model>, Failure> {
+/// When the body is not such a list.
+pub(super) fn read_list(provider: &'static str, body: &str) -> Result<Vec<Model>, Failure> {
     let body = parse(body)?;
     let Some(lines) = body.get("data").and_then(Value::as_array) else {
         return Err(Failure::new("a list of models without data"));
@@ -151,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_data_file_is_read_whole_and_says_when_it_was_made() {
+    fn every_line_of_the_data_file_is_read_and_the_file_has_a_date() {
         let data: Value = serde_json::from_str(DATA).unwrap();
         let date: Vec<&str> = text(&data, "date").split('-').collect();
         assert_eq!(date.iter().map(|part| part.len()).collect::<Vec<_>>(), [4, 2, 2]);
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cost_is_known_where_every_rate_is() {
+    fn a_cost_is_known_if_every_needed_rate_is() {
         let usage = |input_tokens, output_tokens, cache_read_tokens| {
             Some(Usage { input_tokens, output_tokens, cache_read_tokens, cache_write_tokens: None })
         };
@@ -178,18 +177,18 @@ mod tests {
             ("claude-sonnet-5", usage(1, 1, Some(1)), None),
             ("claude-sonnet-5", usage(1, 1, Some(0)), Some(0.000_012)),
             ("claude-opus-5", None, None),
-            ("nobody", usage(1, 1, None), None),
+            ("unknown", usage(1, 1, None), None),
         ] {
-            assert_eq!(cost_usd(Provider::Anthropic, id, usage), cost, "{id}");
+            assert_eq!(cost_usd("anthropic", id, usage), cost, "{id}");
         }
-        assert_eq!(cost_usd(Provider::OpenAi, "gpt-4o-2024-11-20", usage(1_000_000, 0, None)), Some(2.5));
-        assert_eq!(cost_usd(Provider::Echo, "echo", usage(5, 5, None)), Some(0.0));
+        assert_eq!(cost_usd("openai", "gpt-4o-2024-11-20", usage(1_000_000, 0, None)), Some(2.5));
+        assert_eq!(cost_usd("echo", "echo", usage(5, 5, None)), Some(0.0));
     }
 
     #[test]
-    fn a_list_is_joined_with_the_data_file() {
+    fn a_list_is_completed_from_the_data_file() {
         let list = read_list(
-            Provider::Anthropic,
+            "anthropic",
             r#"{"data":[{"id":"claude-opus-5","display_name":"Opus!","max_input_tokens":5},{"id":"new"},{"id":7},{"id":""}]}"#,
         )
         .unwrap();
@@ -202,7 +201,7 @@ mod tests {
             ]
         );
         for body in ["", "[]", "{}", r#"{"data":{}}"#] {
-            assert!(read_list(Provider::OpenAi, body).is_err(), "{body}");
+            assert!(read_list("openai", body).is_err(), "{body}");
         }
     }
 }

@@ -1,31 +1,35 @@
-//! OpenAI's chat completions, which many servers speak. In: a [`ChatRequest`], the events of a stream. Out: the JSON to send,
-//! chunks. Pure.
+//! OpenAI's Chat Completions API, which many other servers implement. Input: a [`ChatRequest`], the events of a stream.
+//! Output: the JSON to send, chunks. Pure.
 //!
-//! A stream is chunks with the `delta` of a choice, one of them with a `finish_reason`; perhaps a chunk with `usage` and no
-//! choice; then `[DONE]`. Tool calls come in pieces, by index.
+//! A stream is chunks with the `delta` of a choice, one of them with a `finish_reason`, then optionally a chunk with `usage`
+//! and no choice, then `[DONE]`. Tool calls come in pieces, by index.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::backend::shared::provider::Host;
+
+use super::dialect::{Dialect, StreamReader, Target};
 use super::exchange::{
-    ChatRequest, Chunk, End, Failure, MAX_TOOLS, Reply, StopReason, ToolUse, Usage, count, parse, text,
+    ChatRequest, Chunk, Failure, Finish, MAX_TOOLS, StopReason, ToolUse, Usage, count, parse, text,
 };
 
-/// Longest JSON of tools' inputs in one answer, in bytes.
+pub(super) const DIALECT: Dialect = Dialect {
+    chat_path: "/chat/completions",
+    models_path: "/models",
+    key_header: "authorization",
+    key_prefix: "Bearer ",
+    headers: &[],
+    request: request_json,
+    read_whole,
+    stream: || Box::<CompletionStream>::default(),
+};
+
+/// Longest JSON of all tool inputs in one answer, in bytes.
 const MAX_INPUT_BYTES: usize = 4 << 20;
 
-/// Whose server is spoken to. They differ in the name of one member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dialect {
-    /// OpenAI's own, whose newer models refuse `max_tokens`.
-    Own,
-    /// Servers that are compatible, some of which know nothing else.
-    Compatible,
-}
-
-/// The request's JSON.
-pub(super) fn request_json(request: &ChatRequest, dialect: Dialect) -> String {
+fn request_json(request: &ChatRequest, target: Target) -> String {
     let system = request.system.iter().map(|system| json!({"role": "system", "content": system}));
     let messages =
         request.messages.iter().map(|message| json!({"role": message.role, "content": message.content}));
@@ -38,7 +42,11 @@ pub(super) fn request_json(request: &ChatRequest, dialect: Dialect) -> String {
         body["temperature"] = json!(temperature);
     }
     if let Some(max_tokens) = request.max_tokens {
-        let name = if dialect == Dialect::Own { "max_completion_tokens" } else { "max_tokens" };
+        // OpenAI's newer models refuse the old name, some compatible servers know only that one.
+        let name = match target.host {
+            Host::Own => "max_completion_tokens",
+            Host::Compatible => "max_tokens",
+        };
         body[name] = json!(max_tokens);
     }
     if !request.stop_sequences.is_empty() {
@@ -47,12 +55,11 @@ pub(super) fn request_json(request: &ChatRequest, dialect: Dialect) -> String {
     body.to_string()
 }
 
-/// Reads a stream.
 #[derive(Debug, Default)]
-pub(super) struct Stream {
+struct CompletionStream {
     usage: Option<Usage>,
     stop_reason: Option<StopReason>,
-    /// Tool calls that are still coming, by index.
+    /// Tool calls that are incomplete, by index.
     open_tools: BTreeMap<u64, ToolUse>,
     has_tools: bool,
     has_refused: bool,
@@ -60,7 +67,7 @@ pub(super) struct Stream {
     is_done: bool,
 }
 
-impl Reply for Stream {
+impl StreamReader for CompletionStream {
     fn handle(&mut self, data: &str, chunks: &mut Vec<Chunk>) -> Result<(), Failure> {
         if data.trim() == "[DONE]" {
             self.is_done = true;
@@ -70,7 +77,7 @@ impl Reply for Stream {
         if let Some(error) = event.get("error").filter(|error| !error.is_null()) {
             return Err(failure(error));
         }
-        // One choice is asked for. Some servers leave the list out, or null, when they only count.
+        // We ask for one choice. Some servers omit the list, or send null, in a chunk that has only `usage`.
         if let Some(choice) = event.get("choices").and_then(|choices| choices.get(0)) {
             if let Some(delta) = choice.get("delta") {
                 self.extend(delta, chunks)?;
@@ -82,7 +89,7 @@ impl Reply for Stream {
         }
         if let Some(counted) = event.get("usage").filter(|counted| counted.is_object()) {
             let usage = usage(counted);
-            // Some servers count in each chunk.
+            // Some servers repeat the usage in each chunk.
             if self.usage.replace(usage) != Some(usage) {
                 chunks.push(Chunk::Usage(usage));
             }
@@ -94,8 +101,8 @@ impl Reply for Stream {
         self.is_done
     }
 
-    fn finish(&mut self, chunks: &mut Vec<Chunk>) -> Result<End, Failure> {
-        // Servers that leave `[DONE]` out have said why they stop.
+    fn finish(&mut self, chunks: &mut Vec<Chunk>) -> Result<Finish, Failure> {
+        // Servers that omit `[DONE]` send a stop reason.
         if !self.is_done && self.stop_reason.is_none() {
             return Err(Failure::new("the stream ended before its last event"));
         }
@@ -105,13 +112,13 @@ impl Reply for Stream {
             StopReason::End if self.has_tools => StopReason::ToolUse,
             reason => reason,
         };
-        Ok(End { stop_reason, usage: self.usage })
+        Ok(Finish { stop_reason, usage: self.usage })
     }
 }
 
-impl Stream {
+impl CompletionStream {
     fn extend(&mut self, delta: &Value, chunks: &mut Vec<Chunk>) -> Result<(), Failure> {
-        // Models that think aloud come from other servers, with the one name or the other.
+        // Compatible servers send the model's thinking under either name.
         for thinking in [text(delta, "reasoning_content"), text(delta, "reasoning")] {
             if !thinking.is_empty() {
                 chunks.push(Chunk::Thinking(thinking.to_owned()));
@@ -134,13 +141,13 @@ impl Stream {
 
     fn extend_tool(&mut self, index: u64, call: &Value) -> Result<(), Failure> {
         if self.open_tools.len() >= MAX_TOOLS && !self.open_tools.contains_key(&index) {
-            return Err(Failure::new(format!("more than {MAX_TOOLS} tools at once")));
+            return Err(Failure::new(format!("more than {MAX_TOOLS} open tool calls")));
         }
         let function = call.get("function").unwrap_or(&Value::Null);
         let (id, name, piece) = (text(call, "id"), text(function, "name"), text(function, "arguments"));
         self.input_bytes += id.len() + name.len() + piece.len();
         if self.input_bytes > MAX_INPUT_BYTES {
-            return Err(Failure::new(format!("inputs of tools of more than {MAX_INPUT_BYTES} bytes")));
+            return Err(Failure::new(format!("tool inputs of more than {MAX_INPUT_BYTES} bytes")));
         }
         self.has_tools = true;
         let tool = self.open_tools.entry(index).or_insert_with(|| ToolUse {
@@ -148,10 +155,10 @@ impl Stream {
             name: String::new(),
             input: String::new(),
         });
-        // Told once, or with every piece.
-        for (known, told) in [(&mut tool.id, id), (&mut tool.name, name)] {
-            if !told.is_empty() {
-                told.clone_into(known);
+        // Sent once, or with every piece.
+        for (known, sent) in [(&mut tool.id, id), (&mut tool.name, name)] {
+            if !sent.is_empty() {
+                sent.clone_into(known);
             }
         }
         tool.input.push_str(piece);
@@ -163,23 +170,20 @@ impl Stream {
     }
 }
 
-/// Reads an answer that came whole: a stream of one chunk, but for a name.
-///
-/// # Errors
-/// When it is none.
-pub(super) fn read_whole(body: &str, chunks: &mut Vec<Chunk>) -> Result<End, Failure> {
-    let mut answer = parse(body)?;
-    let mut stream = Stream::default();
-    if let Some(choice) = answer.get_mut("choices").and_then(|choices| choices.get_mut(0))
+/// The document is like the only chunk of a stream, except that `delta` is called `message`.
+fn read_whole(body: &str, chunks: &mut Vec<Chunk>) -> Result<Finish, Failure> {
+    let mut completion = parse(body)?;
+    let mut stream = CompletionStream::default();
+    if let Some(choice) = completion.get_mut("choices").and_then(|choices| choices.get_mut(0))
         && let Some(message) = choice.get_mut("message").map(Value::take)
     {
         choice["delta"] = message;
     }
-    stream.handle(&answer.to_string(), chunks)?;
+    stream.handle(&completion.to_string(), chunks)?;
     stream.finish(chunks)
 }
 
-/// `prompt_tokens` counts what was read from the cache too.
+/// `prompt_tokens` includes the tokens that were read from the cache.
 fn usage(counted: &Value) -> Usage {
     let cached = counted.get("prompt_tokens_details").and_then(|details| count(details, "cached_tokens"));
     Usage {
@@ -216,18 +220,18 @@ fn failure(error: &Value) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use super::super::exchange::{Message, Provider};
+    use super::super::exchange::Message;
     use super::*;
 
-    fn read(events: &[&str]) -> (Vec<Chunk>, Result<End, Failure>) {
-        let (mut stream, mut chunks) = (Stream::default(), Vec::new());
+    fn read(events: &[&str]) -> (Vec<Chunk>, Result<Finish, Failure>) {
+        let (mut stream, mut chunks) = (CompletionStream::default(), Vec::new());
         for event in events {
             if let Err(failure) = stream.handle(event, &mut chunks) {
                 return (chunks, Err(failure));
             }
         }
-        let end = stream.finish(&mut chunks);
-        (chunks, end)
+        let finish = stream.finish(&mut chunks);
+        (chunks, finish)
     }
 
     fn t(text: &str) -> Chunk {
@@ -243,18 +247,18 @@ mod tests {
     const STOP: &str = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
 
     #[test]
-    fn usage_may_come_late_or_never() {
+    fn usage_can_come_late_or_never() {
         let counted = r#"{"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4}}}"#;
         let usage =
             Usage { input_tokens: 6, output_tokens: 2, cache_read_tokens: Some(4), cache_write_tokens: None };
-        let (chunks, end) = read(&[HELLO, STOP, counted, "[DONE]"]);
+        let (chunks, finish) = read(&[HELLO, STOP, counted, "[DONE]"]);
         assert_eq!(chunks, [t("Hello"), Chunk::Usage(usage)]);
-        assert_eq!(end, Ok(End { stop_reason: StopReason::End, usage: Some(usage) }));
+        assert_eq!(finish, Ok(Finish { stop_reason: StopReason::End, usage: Some(usage) }));
         for events in [&[HELLO, STOP, "[DONE]"][..], &[HELLO, STOP]] {
-            let (chunks, end) = read(events);
+            let (chunks, finish) = read(events);
             assert_eq!(
-                (chunks, end),
-                (vec![t("Hello")], Ok(End { stop_reason: StopReason::End, usage: None }))
+                (chunks, finish),
+                (vec![t("Hello")], Ok(Finish { stop_reason: StopReason::End, usage: None }))
             );
         }
         let null = r#"{"choices":null,"usage":null}"#;
@@ -262,8 +266,8 @@ mod tests {
     }
 
     #[test]
-    fn tool_calls_are_put_together_by_index() {
-        let (chunks, end) = read(&[
+    fn tool_calls_are_joined_by_index() {
+        let (chunks, finish) = read(&[
             r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","type":"function","function":{"name":"f","arguments":""}}]}}]}"#,
             r#"{"choices":[{"delta":{"tool_calls":[{"index":1,"id":"b","function":{"name":"g","arguments":"{}"}}]}}]}"#,
             r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"x\":"}}]}}]}"#,
@@ -272,18 +276,18 @@ mod tests {
             "[DONE]",
         ]);
         assert_eq!(chunks, [tool("a", "f", r#"{"x":1}"#), tool("b", "g", "{}")]);
-        assert_eq!(end.unwrap().stop_reason, StopReason::ToolUse);
+        assert_eq!(finish.unwrap().stop_reason, StopReason::ToolUse);
         // Whole, without an index, and with the reason of a text.
-        let (chunks, end) = read(&[
+        let (chunks, finish) = read(&[
             r#"{"choices":[{"delta":{"content":"","tool_calls":[{"id":"a","function":{"name":"f","arguments":"{}"}}]}}]}"#,
             STOP,
             "[DONE]",
         ]);
-        assert_eq!((chunks, end.unwrap().stop_reason), (vec![tool("a", "f", "{}")], StopReason::ToolUse));
+        assert_eq!((chunks, finish.unwrap().stop_reason), (vec![tool("a", "f", "{}")], StopReason::ToolUse));
     }
 
     #[test]
-    fn finish_reasons_are_those_of_the_registry() {
+    fn each_finish_reason_has_a_name_on_the_wire() {
         for (reason, expected) in [
             ("stop", "end"),
             ("length", "max_tokens"),
@@ -297,12 +301,12 @@ mod tests {
             assert_eq!(read(&[&event]).1.unwrap().stop_reason.as_str(), expected);
         }
         let refusal = r#"{"choices":[{"delta":{"refusal":"No"}}]}"#;
-        let (chunks, end) = read(&[refusal, STOP]);
-        assert_eq!((chunks, end.unwrap().stop_reason), (vec![t("No")], StopReason::Refusal));
+        let (chunks, finish) = read(&[refusal, STOP]);
+        assert_eq!((chunks, finish.unwrap().stop_reason), (vec![t("No")], StopReason::Refusal));
     }
 
     #[test]
-    fn thinking_comes_under_two_names() {
+    fn thinking_is_read_under_both_names() {
         let (chunks, _) = read(&[
             r#"{"choices":[{"delta":{"reasoning_content":"a"}}]}"#,
             r#"{"choices":[{"delta":{"reasoning":"b","content":"c"}}]}"#,
@@ -336,21 +340,20 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_came_whole_reads_the_same() {
+    fn a_response_without_a_stream_has_the_same_chunks() {
         let mut chunks = Vec::new();
-        let end = read_whole(
+        let finish = read_whole(
             r#"{"choices":[{"message":{"role":"assistant","content":"Hi"},"finish_reason":"length"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#,
             &mut chunks,
         );
-        assert_eq!((chunks.len(), end.unwrap().stop_reason), (2, StopReason::MaxTokens));
+        assert_eq!((chunks.len(), finish.unwrap().stop_reason), (2, StopReason::MaxTokens));
         assert!(read_whole("{}", &mut chunks).is_err());
         assert!(read_whole(r#"{"choices":[7]}"#, &mut chunks).is_err());
     }
 
     #[test]
-    fn a_request_has_what_the_api_wants() {
+    fn a_request_has_the_members_that_the_api_requires() {
         let request = ChatRequest {
-            provider: Provider::OpenAi,
             model: "m".to_owned(),
             messages: vec![Message { role: "user", content: json!("Hi") }],
             system: Some("S".to_owned()),
@@ -359,13 +362,16 @@ mod tests {
             stop_sequences: vec!["END".to_owned()],
             stream: true,
         };
-        let body = |dialect| -> Value { serde_json::from_str(&request_json(&request, dialect)).unwrap() };
+        let body = |host| -> Value {
+            let target = Target { host, max_output: None };
+            serde_json::from_str(&request_json(&request, target)).unwrap()
+        };
         let expected = json!({
             "model": "m", "max_completion_tokens": 9, "stream": true, "stream_options": {"include_usage": true},
             "stop": ["END"],
             "messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Hi"}],
         });
-        assert_eq!(body(Dialect::Own), expected);
-        assert_eq!(body(Dialect::Compatible)["max_tokens"], 9);
+        assert_eq!(body(Host::Own), expected);
+        assert_eq!(body(Host::Compatible)["max_tokens"], 9);
     }
 }

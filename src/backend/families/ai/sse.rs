@@ -1,20 +1,20 @@
-//! Server-sent events, decoded as the HTML standard says ("9.2.6 Interpreting an event stream"). In: bytes as they arrive,
-//! cut anywhere. Out: events. It never reconnects, so `retry` is passed over.
+//! A decoder of server-sent events (HTML standard, "9.2.6 Interpreting an event stream"). Input: bytes, in pieces of any
+//! length. Output: events. It never reconnects, so `retry` is ignored.
 //!
-//! After each [`handle`](Decoder::handle) call [`poll_event`](Decoder::poll_event) until it has no more. The end of the stream
-//! needs no call: what has not been closed by an empty line is no event.
+//! After each [`handle`](Decoder::handle) call [`poll_event`](Decoder::poll_event) until it returns `None`. The end of the
+//! stream needs no call: an event without its final empty line is discarded, as the standard requires.
 
 use std::collections::VecDeque;
 use std::fmt;
 
-/// How long lines and events may get.
+/// The limits of a stream.
 #[derive(Debug, Clone, Copy)]
 pub struct SseLimits {
-    /// Longest line, in bytes, its end left out. A longer one is an error, as soon as it is that long.
+    /// Longest line, in bytes, without its line end. A longer one fails as soon as the limit is exceeded.
     ///
-    /// Default 4 MiB: a whole web page or file as one JSON string; what models write is a thousandth of it.
+    /// Default 4 MiB: enough for a whole web page or file as one JSON string. Lines of models are a thousand times shorter.
     pub max_line_bytes: usize,
-    /// Longest data of one event, in bytes, the line feeds between its lines counted.
+    /// Longest data of one event, in bytes, including the line feeds between its lines. A longer one fails.
     ///
     /// Default 4 MiB.
     pub max_event_bytes: usize,
@@ -29,25 +29,25 @@ impl Default for SseLimits {
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// What `event` said; `message` if it said nothing.
+    /// The value of `event`, or `message` if it is missing or empty.
     pub name: String,
-    /// What the `data` lines said, with line feeds between them.
+    /// The values of the `data` lines, joined with line feeds.
     pub data: String,
     /// The last `id` of the stream so far.
     pub last_id: String,
 }
 
-/// Why a stream cannot be read on.
+/// Why a stream cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SseError {
     /// A line is longer than allowed.
     LineTooLong {
-        /// The most that is allowed.
+        /// The limit, in bytes.
         max: usize,
     },
     /// An event's data is longer than allowed.
     EventTooLong {
-        /// The most that is allowed.
+        /// The limit, in bytes.
         max: usize,
     },
 }
@@ -63,17 +63,17 @@ impl fmt::Display for SseError {
 
 impl std::error::Error for SseError {}
 
-/// Reads one stream.
+/// Decodes one stream.
 #[derive(Debug)]
 pub struct Decoder {
     limits: SseLimits,
-    /// The beginning of a line whose end has not come.
+    /// The beginning of an incomplete line.
     line: Vec<u8>,
     is_first_line: bool,
-    /// A CR has ended a line: a LF right behind it belongs to it.
+    /// The last line ended with CR: if LF follows, it is part of the same line end.
     after_cr: bool,
     name: String,
-    /// `None` until the event has a `data` line, which may be empty.
+    /// `None` until the event has a `data` line, which can be empty.
     data: Option<String>,
     last_id: String,
     events: VecDeque<Event>,
@@ -81,7 +81,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Reads from the beginning of a stream.
+    /// Creates a decoder at the beginning of a stream.
     pub fn new(limits: SseLimits) -> Decoder {
         Decoder {
             limits,
@@ -96,10 +96,10 @@ impl Decoder {
         }
     }
 
-    /// Takes the next bytes. The events before an error can be polled all the same.
+    /// Takes the next bytes. Events that were complete before an error can still be polled.
     ///
     /// # Errors
-    /// When a line or an event is too long; then for ever.
+    /// When a line or an event is too long. Every later call returns the same error.
     pub fn handle(&mut self, mut input: &[u8]) -> Result<(), SseError> {
         while self.failed.is_none() && !input.is_empty() {
             if std::mem::take(&mut self.after_cr)
@@ -124,17 +124,17 @@ impl Decoder {
             self.line = line;
         }
         if self.failed.is_some() {
-            self.forget();
+            self.free();
         }
         self.failed.map_or(Ok(()), Err)
     }
 
-    /// The next event that has come; `None` until more bytes do.
+    /// Returns the next complete event; `None` if more bytes are needed.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// Bytes held for events whose end has not come.
+    /// Memory held for incomplete events, in bytes.
     pub fn held_bytes(&self) -> usize {
         self.line.capacity()
             + self.name.capacity()
@@ -152,7 +152,7 @@ impl Decoder {
             return Ok(());
         }
         let (field, value) = match line.iter().position(|byte| *byte == b':') {
-            // A comment: what servers send to keep the connection warm.
+            // A comment: servers send them to keep the connection alive.
             Some(0) => return Ok(()),
             Some(colon) => {
                 let (field, value) = line.split_at(colon);
@@ -186,7 +186,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// An event without data is none.
+    /// Ends an event. One without data is discarded.
     fn dispatch(&mut self) {
         let name = std::mem::take(&mut self.name);
         if let Some(data) = self.data.take() {
@@ -195,7 +195,7 @@ impl Decoder {
         }
     }
 
-    fn forget(&mut self) {
+    fn free(&mut self) {
         self.line = Vec::new();
         self.name = String::new();
         self.data = None;
@@ -207,7 +207,7 @@ impl Decoder {
 mod tests {
     use super::*;
 
-    /// What a stream says, whole, byte by byte, and with something unfinished behind it.
+    /// Checks the events of a stream that arrives whole, byte by byte, and followed by an incomplete event.
     fn check(stream: &[u8], expected: &[(&str, &str, &str)]) {
         let expected: Vec<Event> = expected
             .iter()
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_of_the_standard_say_what_the_standard_says() {
+    fn the_examples_of_the_standard_decode_as_it_says() {
         check(b"", &[]);
         check(b"data: YHOO\ndata: +2\ndata: 10\n\n", &[("message", "YHOO\n+2\n10", "")]);
         check(
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_with_cr_or_lf_or_both() {
+    fn a_line_ends_with_cr_lf_or_crlf() {
         for end in ["\n", "\r", "\r\n"] {
             check(
                 format!("data: a{end}data: b{end}{end}event: x{end}data: c{end}{end}").as_bytes(),
@@ -262,21 +262,21 @@ mod tests {
     }
 
     #[test]
-    fn one_byte_order_mark_at_the_start_is_none_of_the_text() {
+    fn one_byte_order_mark_at_the_start_is_ignored() {
         check("\u{feff}data: a\n\n".as_bytes(), &[("message", "a", "")]);
         check("\u{feff}\u{feff}data: a\n\ndata: b\n\n".as_bytes(), &[("message", "b", "")]);
         check("data: \u{feff}\n\n".as_bytes(), &[("message", "\u{feff}", "")]);
     }
 
     #[test]
-    fn what_is_no_field_is_passed_over_and_what_is_not_utf8_replaced() {
+    fn unknown_fields_are_ignored_and_invalid_utf8_is_replaced() {
         check(b"retry: 10\nDATA: x\n data: y\n:\ndata : z\n\n", &[]);
         check(b"data: \xff\xfe\ndata: \xc3\n\n", &[("message", "\u{fffd}\u{fffd}\n\u{fffd}", "")]);
         check(b"id: a\0b\nid: c\nid: d\0\ndata: 1\n\n", &[("message", "1", "c")]);
     }
 
     #[test]
-    fn the_longest_line_and_event_pass_and_the_next_byte_fails() {
+    fn the_longest_line_and_event_are_accepted_and_one_more_byte_fails() {
         let limits = SseLimits { max_line_bytes: 10, max_event_bytes: 6 };
         for (stream, result) in [
             (&b"data: 1234\n\n"[..], Ok(1)),
@@ -298,7 +298,7 @@ mod tests {
         }
         let mut decoder = Decoder::new(limits);
         assert!(decoder.handle(b"data: 1\n\n01234567890").is_err());
-        assert!(decoder.poll_event().is_some(), "what came before the error is there");
+        assert!(decoder.poll_event().is_some(), "an event before the error can be polled");
         assert!(decoder.handle(b"\n\ndata: 2\n\n").is_err() && decoder.poll_event().is_none());
     }
 }

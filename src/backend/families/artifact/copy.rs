@@ -1,5 +1,5 @@
-//! Writing an artifact's files. In: the files as they were planned, then their content. Out: a folder that holds exactly
-//! them, on the disk. Of a file's mode only whether it may be run is kept.
+//! Writes an artifact's files. Input: the planned files, then their content. Output: a folder with exactly these files,
+//! synced to the disk. Of a file's mode only the owner's right to execute is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
@@ -9,25 +9,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::plan::{File, MANIFEST_NAME};
 use crate::backend::shared::files::sync_folder;
 
-/// How often progress is told, at most.
+use super::plan::{MANIFEST_NAME, PlannedFile};
+
+/// Shortest time between two reports of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Copies files into a folder that is empty.
+/// Copies files into an empty folder.
 pub(super) struct Copier {
     to: PathBuf,
-    /// Files that have not been begun.
-    planned: BTreeMap<String, File>,
+    /// Files that were not started yet.
+    planned: BTreeMap<String, PlannedFile>,
     manifest: Vec<u8>,
     current: Option<Current>,
     folders: BTreeSet<PathBuf>,
     stop: Arc<AtomicBool>,
     done_bytes: u64,
     total_bytes: u64,
-    tell: Box<dyn FnMut(f64) + Send>,
-    told_at: Instant,
+    report: Box<dyn FnMut(f64) + Send>,
+    reported_at: Instant,
 }
 
 /// The file that is being written.
@@ -39,13 +40,13 @@ struct Current {
 }
 
 impl Copier {
-    /// A copier of these files. `stop` ends it; `tell` hears how far it is, from 0 to 1, now and then.
+    /// Creates a copier of these files. It fails once `stop` is set. `report` is called with the progress, from 0 to 1.
     pub(super) fn new(
         to: &Path,
-        files: &[File],
+        files: &[PlannedFile],
         manifest: &[u8],
         stop: Arc<AtomicBool>,
-        tell: impl FnMut(f64) + Send + 'static,
+        report: impl FnMut(f64) + Send + 'static,
     ) -> Copier {
         Copier {
             to: to.to_owned(),
@@ -55,57 +56,57 @@ impl Copier {
             folders: BTreeSet::from([to.to_owned()]),
             stop,
             done_bytes: 0,
-            // An empty file is work too.
+            // Each file counts as one more byte, so that empty files make progress too.
             total_bytes: files.iter().map(|file| file.size + 1).sum(),
-            tell: Box::new(tell),
-            told_at: Instant::now(),
+            report: Box::new(report),
+            reported_at: Instant::now(),
         }
     }
 
-    /// Begins a file.
+    /// Starts a file.
     ///
     /// # Errors
-    /// When it is not as it was planned, or cannot be made.
+    /// When it differs from the plan, or cannot be created.
     pub(super) fn begin(&mut self, path: &str, size: u64, executable: bool) -> Result<(), String> {
         self.end_file()?;
-        let file = File { path: path.to_owned(), size, executable };
+        let file = PlannedFile { path: path.to_owned(), size, executable };
         if self.planned.remove(path) != Some(file) {
             return Err(changed(path));
         }
         let full = self.to.join(path);
-        let made = self.make_folders(path).and_then(|()| make_file(&full, executable));
-        let file = made.map_err(|error| format!("{path:?}: cannot be copied: {error}"))?;
+        let created = self.create_folders(path).and_then(|()| create_file(&full, executable));
+        let file = created.map_err(|error| format!("{path:?}: cannot be copied: {error}"))?;
         self.current = Some(Current { path: path.to_owned(), file, written: 0, size });
         Ok(())
     }
 
-    /// Takes the next bytes of the file.
+    /// Writes the next bytes of the current file.
     ///
     /// # Errors
-    /// When there are more of them than planned, or other ones, or they cannot be written, or the copier is to stop.
+    /// When they differ from the plan, when they cannot be written, or once `stop` is set.
     pub(super) fn write(&mut self, data: &[u8]) -> Result<(), String> {
         if self.stop.load(Ordering::Relaxed) {
-            return Err("a request that was given up".to_owned());
+            return Err("a request that was cancelled".to_owned());
         }
         let Some(current) = &mut self.current else { return Ok(()) };
         let from = current.written;
         current.written += data.len() as u64;
         if current.written > current.size
-            || current.path == MANIFEST_NAME && !is_at(&self.manifest, from, data)
+            || current.path == MANIFEST_NAME && !has_at(&self.manifest, from, data)
         {
             return Err(changed(&current.path));
         }
         let written = current.file.write_all(data);
         written.map_err(|error| format!("{:?}: cannot be copied: {error}", current.path))?;
         self.done_bytes += data.len() as u64;
-        if self.told_at.elapsed() >= PROGRESS_INTERVAL {
-            self.told_at = Instant::now();
-            (self.tell)(self.done_bytes as f64 / self.total_bytes.max(1) as f64);
+        if self.reported_at.elapsed() >= PROGRESS_INTERVAL {
+            self.reported_at = Instant::now();
+            (self.report)(self.done_bytes as f64 / self.total_bytes.max(1) as f64);
         }
         Ok(())
     }
 
-    /// Ends the copy, which is then on the disk.
+    /// Ends the copy. All files and folders are synced to the disk.
     ///
     /// # Errors
     /// When a file is missing, or the disk fails.
@@ -114,7 +115,7 @@ impl Copier {
         if let Some(path) = self.planned.keys().next() {
             return Err(changed(path));
         }
-        // What is within before what it is in.
+        // Inner folders first.
         let synced = self.folders.iter().rev().try_for_each(|folder| sync_folder(folder));
         synced.map_err(|error| format!("files that cannot be copied: {error}"))
     }
@@ -129,11 +130,11 @@ impl Copier {
         synced.map_err(|error| format!("{:?}: cannot be copied: {error}", current.path))
     }
 
-    fn make_folders(&mut self, path: &str) -> io::Result<()> {
+    fn create_folders(&mut self, path: &str) -> io::Result<()> {
         for (end, _) in path.match_indices('/') {
             let folder = self.to.join(path.get(..end).unwrap_or_default());
             if !self.folders.contains(&folder) {
-                make_private(&folder)?;
+                create_private(&folder)?;
                 self.folders.insert(folder);
             }
         }
@@ -145,13 +146,13 @@ fn changed(path: &str) -> String {
     format!("{path:?}: a file that changed while it was copied")
 }
 
-/// Whether these bytes stand there.
-fn is_at(content: &[u8], from: u64, data: &[u8]) -> bool {
+/// Whether `content` has `data` at this offset.
+fn has_at(content: &[u8], from: u64, data: &[u8]) -> bool {
     let from = usize::try_from(from).unwrap_or(usize::MAX);
     content.get(from..).is_some_and(|rest| rest.starts_with(data))
 }
 
-fn make_file(path: &Path, executable: bool) -> io::Result<fs::File> {
+fn create_file(path: &Path, executable: bool) -> io::Result<fs::File> {
     let mut options = OpenOptions::new();
     options.create_new(true).write(true);
     #[cfg(unix)]
@@ -161,8 +162,8 @@ fn make_file(path: &Path, executable: bool) -> io::Result<fs::File> {
     options.open(path)
 }
 
-/// Makes a folder for this user alone.
-pub(super) fn make_private(folder: &Path) -> io::Result<()> {
+/// Creates a folder that only the current user can access (0700).
+pub(super) fn create_private(folder: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
@@ -175,14 +176,11 @@ mod tests {
 
     const MANIFEST: &[u8] = b"{}";
 
-    /// What becomes of a copy of a manifest and a file of three bytes.
+    /// Copies these files, where a manifest and a file of three bytes are planned.
     fn copied(files: &[(&str, u64, bool, &[u8])], stop: bool) -> Result<(), String> {
         let folder = tempfile::tempdir().unwrap();
-        let planned = [("a/b", 3, true), (MANIFEST_NAME, 2, false)].map(|(path, size, executable)| File {
-            path: path.to_owned(),
-            size,
-            executable,
-        });
+        let planned = [("a/b", 3, true), (MANIFEST_NAME, 2, false)]
+            .map(|(path, size, executable)| PlannedFile { path: path.to_owned(), size, executable });
         let stop = Arc::new(AtomicBool::new(stop));
         let mut copier = Copier::new(folder.path(), &planned, MANIFEST, stop, |_| {});
         for (path, size, executable, content) in files {
@@ -197,11 +195,11 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_changes_under_our_hands_is_refused() {
+    fn a_source_that_changes_while_it_is_copied_is_refused() {
         let (manifest, file) = ((MANIFEST_NAME, 2, false, MANIFEST), ("a/b", 3, true, &b"abc"[..]));
         assert_eq!(copied(&[manifest, file], false), Ok(()));
         assert_eq!(copied(&[file, manifest], false), Ok(()));
-        assert_eq!(copied(&[file, manifest], true), Err("a request that was given up".to_owned()));
+        assert_eq!(copied(&[file, manifest], true), Err("a request that was cancelled".to_owned()));
         for (name, files) in [
             ("a file is missing", &[manifest][..]),
             ("another file", &[manifest, file, ("c", 1, false, b"x")]),

@@ -1,8 +1,9 @@
-//! Installing, updating and removing. In: the name of a source, or the id of an artifact. Out: a folder on the disk and a
-//! row that names it, both or neither.
+//! Installs, updates and removes artifacts. Input: the name of a source, or the id of an artifact. Output: a folder on the
+//! disk and the row that names it, both or neither.
 //!
-//! An installation goes on beside its request, so that it is never cut in two; a request that is given up has it stopped
-//! until the row is written. Installations go one after the other: the second of two with the same id is an update.
+//! An installation runs in its own task, so that a client that leaves never cuts it in half. When the request is dropped
+//! before the row is written, the installation stops and leaves nothing. There is one installation at a time, so that the
+//! second of two with the same id is an update.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,23 +11,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{OptionalExtension, params};
 use tokio::task::spawn_blocking;
 
+use crate::backend::shared::db::Change;
+use crate::backend::shared::encode::{Object, array};
+use crate::backend::shared::validate::{Fields, wrong};
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::protocol::uuid::Uuid;
 use crate::server::Server;
 
 use super::manifest::Manifest;
-use super::plan::File;
+use super::plan::PlannedFile;
 use super::records::{artifact_json, told_of};
 use super::store::{Artifacts, Lease};
-use crate::backend::shared::db::Change;
-use crate::backend::shared::encode::{Object, array};
-use crate::backend::shared::validate::{Fields, wrong};
 
-/// As long as names of files are on most systems.
+/// The longest path that most systems allow.
 const MAX_SOURCE_BYTES: usize = 4 << 10;
 
-/// Stops an installation when its request is given up.
+/// Stops an installation when its request is dropped.
 struct StopOnDrop(Arc<AtomicBool>);
 
 impl Drop for StopOnDrop {
@@ -35,7 +36,7 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// Installs what a payload names.
+/// Installs the source that a payload names.
 pub(super) async fn install(
     artifacts: &Artifacts,
     payload: &Payload,
@@ -57,17 +58,17 @@ async fn install_whole(
     stop: Arc<AtomicBool>,
 ) -> Result<Payload, WireError> {
     let permit = artifacts.installing().acquire_owned().await.map_err(|_| stopping())?;
-    // Nobody may wait for it any more when it is its turn.
+    // The request can have been dropped while this installation waited for its turn.
     if stop.load(Ordering::Relaxed) {
-        return Err(given_up());
+        return Err(cancelled());
     }
-    let (own, asked, teller, stopped) = (artifacts.clone(), source.clone(), server.clone(), stop.clone());
-    let staged = spawn_blocking(move || stage(&own, &asked, &teller, stopped));
+    let (own, asked, emitter, stopped) = (artifacts.clone(), source.clone(), server.clone(), stop.clone());
+    let staged = spawn_blocking(move || stage(&own, &asked, &emitter, stopped));
     let staged = staged.await.map_err(|_| stopping())??;
     let folder = staged.folder.name().to_owned();
     let old = Arc::new(Mutex::new(None));
     let written = if stop.load(Ordering::Relaxed) {
-        Err(given_up())
+        Err(cancelled())
     } else {
         let (old, max, files) =
             (old.clone(), artifacts.config().limits.max_artifacts, files_json(&staged.files));
@@ -76,7 +77,7 @@ async fn install_whole(
             let row = NewRow { manifest: &manifest, source: &source, folder: &folder, files: &files };
             *old.lock().unwrap_or_else(PoisonError::into_inner) = write_row(change, &row, max)?;
             let artifact = artifact_json(change.connection, &manifest.id)?;
-            let artifact = artifact.ok_or_else(|| WireError::new("the artifact is gone"))?;
+            let artifact = artifact.ok_or_else(|| WireError::new("Internal error"))?;
             change.emit("artifact:progress", progress(&manifest.id, "1"));
             let was_there = old.lock().unwrap_or_else(PoisonError::into_inner).is_some();
             change
@@ -85,7 +86,7 @@ async fn install_whole(
         };
         artifacts.db().write(server, row).await
     };
-    // What was installed before, or what is not installed now: whoever runs it may go on, nobody else finds it.
+    // The previous version, or the new one if its row was not written. Programs in it keep running.
     let discarded = match &written {
         Ok(_) => old.lock().unwrap_or_else(PoisonError::into_inner).take(),
         Err(_) => Some(folder),
@@ -98,11 +99,11 @@ async fn install_whole(
     written
 }
 
-/// An artifact that is on the disk, and in no row yet.
+/// An artifact that is complete on the disk, but has no row yet.
 struct Staged {
     folder: Lease,
     manifest: Manifest,
-    files: Vec<File>,
+    files: Vec<PlannedFile>,
 }
 
 #[cfg(unix)]
@@ -114,7 +115,7 @@ fn stage(
 ) -> Result<Staged, WireError> {
     use std::os::unix::fs::DirBuilderExt;
 
-    use super::copy::{Copier, make_private};
+    use super::copy::{Copier, create_private};
     use super::{invoke, source};
     use crate::backend::shared::files::sync_folder;
 
@@ -124,22 +125,22 @@ fn stage(
     let opened = source::open(source, &config.sources, limits).map_err(problem)?;
     let survey = opened.survey(limits).map_err(problem)?;
     let manifest = Manifest::decode(&survey.manifest, limits)?;
-    manifest.check_program(&survey.files)?;
-    invoke::check_program(&manifest.program)?;
+    manifest.check_own_program(&survey.files)?;
+    invoke::check_system_program(&manifest.program)?;
 
     server.emit("artifact:progress", progress(&manifest.id, "0"));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.folder)?;
     config.folder.parent().map_or(Ok(()), sync_folder)?;
     let uuid = Uuid::v4();
     let new = artifacts.lease(&format!(".new.{uuid}"));
-    // Gone under this name once it has its own.
+    // Deleted unless it is renamed below.
     new.doom();
-    make_private(&new.path())?;
-    let (id, teller) = (manifest.id.clone(), server.clone());
-    let tell = move |done: f64| {
-        teller.emit("artifact:progress", progress(&id, &format!("{:.3}", done.clamp(0.0, 0.999))));
+    create_private(&new.path())?;
+    let (id, emitter) = (manifest.id.clone(), server.clone());
+    let report = move |done: f64| {
+        emitter.emit("artifact:progress", progress(&id, &format!("{:.3}", done.clamp(0.0, 0.999))));
     };
-    let mut copier = Copier::new(&new.path(), &survey.files, &survey.manifest, stop, tell);
+    let mut copier = Copier::new(&new.path(), &survey.files, &survey.manifest, stop, report);
     opened.copy(&survey, &mut copier, limits).and_then(|()| copier.finish()).map_err(problem)?;
     let folder = artifacts.lease(&format!("{}.{uuid}", manifest.id));
     std::fs::rename(new.path(), folder.path())?;
@@ -152,7 +153,7 @@ fn stage(_: &Artifacts, _: &str, _: &Server, _: Arc<AtomicBool>) -> Result<Stage
     Err(WireError::new("artifacts are installed on Unix systems only"))
 }
 
-/// What a row is made of.
+/// The new values of a row.
 struct NewRow<'a> {
     manifest: &'a Manifest,
     source: &'a str,
@@ -160,7 +161,7 @@ struct NewRow<'a> {
     files: &'a str,
 }
 
-/// Writes the row, and answers the folder that it named before. An update leaves alone whether the artifact is enabled.
+/// Writes a row and returns the folder that it named before. An update keeps the artifact enabled or disabled.
 fn write_row(change: &mut Change<'_>, row: &NewRow<'_>, max: u32) -> Result<Option<String>, WireError> {
     let NewRow { manifest, source, folder, files } = row;
     let mut statement = change.connection.prepare_cached("SELECT folder FROM artifacts WHERE id = ?")?;
@@ -170,7 +171,7 @@ fn write_row(change: &mut Change<'_>, row: &NewRow<'_>, max: u32) -> Result<Opti
         .prepare_cached("SELECT count(*) FROM artifacts")?
         .query_row([], |row| row.get(0))?;
     if old.is_none() && count >= max {
-        return Err(refused(&format!("one more, {max} artifacts are allowed")));
+        return Err(refused(&format!("one more than the {max} artifacts allowed")));
     }
     change
         .connection
@@ -194,14 +195,14 @@ fn write_row(change: &mut Change<'_>, row: &NewRow<'_>, max: u32) -> Result<Opti
     Ok(old)
 }
 
-/// Removes what a payload names.
+/// Removes the artifact that a payload names.
 pub(super) async fn remove(
     artifacts: &Artifacts,
     payload: Payload,
     server: Server,
 ) -> Result<Payload, WireError> {
     let artifacts = artifacts.clone();
-    // Beside the request, so that a client that leaves does not leave the folder behind.
+    // In its own task, so that the folder is deleted even if the client leaves.
     let removed = tokio::spawn(async move {
         let old = Arc::new(Mutex::new(None));
         let slot = old.clone();
@@ -228,7 +229,7 @@ pub(super) async fn remove(
     removed.await.map_err(|_| stopping())?
 }
 
-fn files_json(files: &[File]) -> String {
+fn files_json(files: &[PlannedFile]) -> String {
     let files = files.iter().map(|file| {
         let size = i64::try_from(file.size).unwrap_or(i64::MAX);
         Object::new().text("path", &file.path).integer("size", size).finish()
@@ -240,12 +241,12 @@ fn progress(id: &str, progress: &str) -> Payload {
     Payload::trusted(Object::new().text("id", id).raw("progress", progress).finish())
 }
 
-fn given_up() -> WireError {
-    WireError::new("the request was given up")
+fn cancelled() -> WireError {
+    WireError::new("the request was cancelled")
 }
 
 fn stopping() -> WireError {
-    WireError::new("the server stops")
+    WireError::new("the server is stopping")
 }
 
 fn refused(got: &str) -> WireError {

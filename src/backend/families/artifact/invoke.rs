@@ -1,10 +1,11 @@
-//! Running artifacts for clients. In: an id and an input. Out: what the program wrote, if it is JSON, or why there is nothing.
+//! Handles `artifact:invoke`. Input: an id and the program's input. Output: the JSON that the program wrote, or an error.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rusqlite::OptionalExtension;
 
+use crate::backend::shared::validate::{Fields, wrong};
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 
@@ -13,17 +14,15 @@ use super::config::ArtifactLimits;
 use super::manifest::{Manifest, Program, SEARCH_PATH, misfit};
 use super::records::unknown;
 use super::store::{Artifacts, Lease};
-use crate::backend::shared::validate::{Fields, wrong};
 
-/// What the row says of an artifact that is to be run.
-#[derive(PartialEq, Eq)]
+/// The columns of an artifact that are needed to run it.
 struct Installed {
     folder: String,
     manifest: String,
     enabled: bool,
 }
 
-/// Runs what a payload names.
+/// Runs the artifact that a payload names.
 pub(super) async fn invoke(
     artifacts: &Artifacts,
     payload: &Payload,
@@ -35,38 +34,38 @@ pub(super) async fn invoke(
     let (installed, lease) = find(artifacts, &id).await?;
     if !artifacts.config().allow {
         return Err(WireError::new(
-            "artifacts are not run: the server was started without --allow-artifacts",
+            "running artifacts is not allowed: the server was started without --allow-artifacts",
         ));
     }
     if !installed.enabled {
         return Err(WireError::new(format!("{id} is disabled: enable it with artifact:enable")));
     }
-    // It was judged when it was installed; what may be asked for may be less since then.
+    // The manifest was checked when it was installed, perhaps with a higher limit. `run` applies the current one.
     let wide = ArtifactLimits { max_timeout: std::time::Duration::MAX, ..artifacts.config().limits.clone() };
     let manifest = Manifest::decode(installed.manifest.as_bytes(), &wide)?;
     check_input(&manifest, input)?;
-    let mut call = Call { recorder, id: &id, started: Instant::now(), failed: true };
+    let mut invocation = Invocation { recorder, id: &id, started: Instant::now(), failed: true };
     let result = run(artifacts, manifest, lease, input).await;
-    call.failed = result.is_err();
+    invocation.failed = result.is_err();
     result
 }
 
-/// A call that counts when it is over: as a failed one if its client left.
-struct Call<'a> {
+/// Records an invocation for the statistics when it ends. One that is dropped because its client left counts as failed.
+struct Invocation<'a> {
     recorder: &'a Recorder,
     id: &'a str,
     started: Instant,
     failed: bool,
 }
 
-impl Drop for Call<'_> {
+impl Drop for Invocation<'_> {
     fn drop(&mut self) {
         self.recorder.artifact_call(self.id, self.started.elapsed(), self.failed);
     }
 }
 
-/// The artifact, with its folder kept as it is. The row is looked at once more when the folder is held: the one that it
-/// named before may be gone.
+/// Returns an artifact and a lease of its folder. Reads the row again once the folder is leased, because an update can
+/// have replaced the folder in between.
 async fn find(artifacts: &Artifacts, id: &str) -> Result<(Installed, Lease), WireError> {
     let mut installed = look_up(artifacts, id).await?;
     loop {
@@ -99,21 +98,21 @@ fn check_input(manifest: &Manifest, input: &str) -> Result<(), WireError> {
     schema.check(&input, "input").map_err(misfit)
 }
 
-/// Whether the program is on this system, unless it is the artifact's own.
+/// Checks that a program exists on this system. One of the artifact's own files is not checked here.
 ///
 /// # Errors
-/// When it is not.
-pub(super) fn check_program(program: &Program) -> Result<(), WireError> {
+/// When it does not exist or is not executable.
+pub(super) fn check_system_program(program: &Program) -> Result<(), WireError> {
     match (program, locate(program, Path::new("/"))) {
         (Program::Own(_), _) | (_, Some(_)) => Ok(()),
         (Program::Absolute(name) | Program::Named(name), None) => {
-            let expected = format!("a program that is there, by its path or its name in {SEARCH_PATH}");
+            let expected = format!("an existing program, by its path or its name in {SEARCH_PATH}");
             Err(wrong("manifest.command[0]", &expected, name))
         }
     }
 }
 
-/// The file of a program; `None` if there is no such file, or it may not be run.
+/// Returns the file of a program; `None` if it does not exist or is not executable.
 fn locate(program: &Program, folder: &Path) -> Option<PathBuf> {
     let found = |path: PathBuf| is_program(&path).then_some(path);
     match program {
@@ -146,7 +145,7 @@ async fn run(
     folder: Lease,
     input: &str,
 ) -> Result<Payload, WireError> {
-    use super::process::{self, Order};
+    use super::process::{self, Launch};
     use crate::protocol::error::ErrorCode;
     use crate::protocol::uuid::Uuid;
     use tokio::time::{Instant, timeout_at};
@@ -154,74 +153,78 @@ async fn run(
     let limits = &artifacts.config().limits;
     let limit = manifest.timeout.min(limits.max_timeout);
     let deadline = Instant::now() + limit;
-    let Ok(place) = timeout_at(deadline, artifacts.running().acquire_owned()).await else {
-        let message = format!("{} others ran for {} ms", limits.max_running, limit.as_millis());
+    let Ok(permit) = timeout_at(deadline, artifacts.running().acquire_owned()).await else {
+        let message =
+            format!("{} other programs were running for {} ms", limits.max_running, limit.as_millis());
         return Err(WireError::with_code(ErrorCode::Timeout, message));
     };
-    let place = place.map_err(|_| WireError::new("the server stops"))?;
+    let permit = permit.map_err(|_| WireError::new("the server is stopping"))?;
     let program = locate(&manifest.program, &folder.path());
-    let program = program.ok_or_else(|| WireError::new(format!("{}: its program is gone", manifest.id)))?;
+    let program = program
+        .ok_or_else(|| WireError::new(format!("{}: its program does not exist any more", manifest.id)))?;
     let scratch = artifacts.lease(&format!(".run.{}", Uuid::v4()));
     scratch.doom();
-    super::copy::make_private(&scratch.path())?;
-    let order = Order {
+    super::copy::create_private(&scratch.path())?;
+    let launch = Launch {
         program,
         arguments: manifest.arguments,
         folder: folder.path(),
         scratch: scratch.path(),
         max_output_bytes: limits.max_output_bytes,
         max_stderr_bytes: limits.max_stderr_bytes,
-        until_gone: Box::new((folder, scratch, place)),
+        held_until_reaped: Box::new((folder, scratch, permit)),
     };
-    let ended = process::run(order, input, deadline).await;
-    let ended = ended.map_err(|error| WireError::new(format!("{}: cannot be run: {error}", manifest.id)))?;
-    answer(&manifest.id, ended, limit, limits)
+    let completed = process::run(launch, input, deadline).await;
+    let completed =
+        completed.map_err(|error| WireError::new(format!("{}: cannot be run: {error}", manifest.id)))?;
+    result(&manifest.id, completed, limit, limits)
 }
 
+/// Converts the end of a program to the response.
 #[cfg(unix)]
-fn answer(
+fn result(
     id: &str,
-    ended: super::process::Ended,
+    completed: super::process::Completed,
     limit: std::time::Duration,
     limits: &ArtifactLimits,
 ) -> Result<Payload, WireError> {
-    use super::process::End;
+    use super::process::Exit;
     use crate::backend::shared::encode::Object;
     use crate::protocol::error::ErrorCode;
 
-    let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
-    let failed = |code: ErrorCode, message: String, exit: Option<i32>, signal: Option<i32>| {
+    let stderr = String::from_utf8_lossy(&completed.stderr).into_owned();
+    let failed = |code: ErrorCode, message: String, exit_code: Option<i32>, signal: Option<i32>| {
         let number =
             |number: Option<i32>| number.map_or_else(|| "null".to_owned(), |number| number.to_string());
         let details = Object::new()
-            .raw("exitCode", &number(exit))
+            .raw("exitCode", &number(exit_code))
             .raw("signal", &number(signal))
             .text("stderr", &stderr)
             .finish();
         Err(WireError::with_code(code, format!("{id}: {message}")).details(Payload::trusted(details)))
     };
-    match ended.end {
-        End::Exit(0) => {
-            let text = String::from_utf8(ended.stdout).map_err(|_| "its output is not UTF-8".to_owned());
+    match completed.exit {
+        Exit::Code(0) => {
+            let text = String::from_utf8(completed.stdout).map_err(|_| "its output is not UTF-8".to_owned());
             let json = text.and_then(|text| {
                 let text = text.trim_matches([' ', '\t', '\r', '\n']).to_owned();
                 Payload::from_json(text).map_err(|error| format!("its output is not JSON: {error}"))
             });
             json.or_else(|message| failed(ErrorCode::HandlerError, message, Some(0), None))
         }
-        End::Exit(code) => {
+        Exit::Code(code) => {
             failed(ErrorCode::HandlerError, format!("it ended with exit code {code}"), Some(code), None)
         }
-        End::Signal(signal) => {
+        Exit::Signal(signal) => {
             failed(ErrorCode::HandlerError, format!("it was killed by signal {signal}"), None, Some(signal))
         }
-        End::TooMuchOutput => {
+        Exit::TooMuchOutput => {
             let message =
-                format!("its output has more than {} bytes; it was killed", limits.max_output_bytes);
+                format!("it was killed: its output has more than {} bytes", limits.max_output_bytes);
             failed(ErrorCode::HandlerError, message, None, None)
         }
-        End::Deadline => {
-            let message = format!("it was not done within {} ms; it was killed", limit.as_millis());
+        Exit::Deadline => {
+            let message = format!("it was killed: it ran longer than {} ms", limit.as_millis());
             failed(ErrorCode::Timeout, message, None, None)
         }
     }

@@ -1,19 +1,19 @@
-//! What an artifact says of itself. In: the text of its `artifact.json`. Out: its parts, or which one is wrong.
+//! The manifest of an artifact. Input: the text of its `artifact.json`. Output: its members, or which one is wrong.
 //!
-//! `{id: [a-z0-9-]{1,64}, name, version, description?, command: string[], input?: a part of JSON Schema, timeoutMs? = 30000}`;
-//! other members are kept and mean nothing.
+//! `{id: [a-z0-9-]{1,64}, name, version, description?, command: string[], input?: a subset of JSON Schema, timeoutMs? = 30000}`;
+//! other members are kept and ignored.
 
 use std::time::Duration;
 
+use crate::backend::shared::validate::{Fields, wrong};
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 
 use super::config::ArtifactLimits;
-use super::plan::{File, normal};
+use super::plan::{PlannedFile, normalize};
 use super::schema::{Misfit, Schema};
-use crate::backend::shared::validate::{Fields, wrong};
 
-/// Where programs that are called by a bare name are looked for, and what an artifact has in `PATH`.
+/// Where programs without a path are looked up, and the `PATH` of every program.
 pub(super) const SEARCH_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 const MAX_ID_BYTES: usize = 64;
@@ -23,10 +23,10 @@ const MAX_DESCRIPTION_BYTES: usize = 1 << 10;
 const MAX_WORDS: usize = 64;
 const MAX_WORD_BYTES: usize = 4 << 10;
 const DEFAULT_TIMEOUT_MS: i64 = 30_000;
-/// What stands for the manifest in errors.
+/// The manifest's name in errors.
 const PATH: &str = "manifest";
 
-/// A manifest that was understood.
+/// A decoded manifest.
 #[derive(Debug)]
 pub(super) struct Manifest {
     pub id: String,
@@ -35,32 +35,32 @@ pub(super) struct Manifest {
     pub description: Option<String>,
     pub program: Program,
     pub arguments: Vec<String>,
-    /// What the input must be; anything, if it does not say.
+    /// The schema of the input; without one any input is valid.
     pub input: Option<Schema>,
     pub timeout: Duration,
-    /// The manifest as it is, for who wants to see it.
+    /// The manifest's own text.
     pub json: String,
 }
 
-/// What is run.
+/// The program that is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Program {
-    /// A file of this system.
+    /// An absolute path on this system.
     Absolute(String),
     /// A name that is looked up in [`SEARCH_PATH`].
     Named(String),
-    /// A file of the artifact.
+    /// A file of the artifact, by its path below the artifact's folder.
     Own(String),
 }
 
 impl Manifest {
-    /// Reads a manifest.
+    /// Decodes a manifest.
     ///
     /// # Errors
-    /// With the member that is wrong.
+    /// Names the first member that is wrong.
     pub(super) fn decode(bytes: &[u8], limits: &ArtifactLimits) -> Result<Manifest, WireError> {
         let text = std::str::from_utf8(bytes).map_err(|_| wrong(PATH, "JSON", "text that is not UTF-8"))?;
-        // White space of JSON, and no other.
+        // Only JSON's white space.
         let text = text.trim_matches([' ', '\t', '\r', '\n']);
         let payload = Payload::from_json(text);
         let payload = payload.map_err(|error| wrong(PATH, "JSON", &error.to_string()))?;
@@ -85,16 +85,16 @@ impl Manifest {
         })
     }
 
-    /// Whether the program of its own is among these files, and may be run.
+    /// Checks that a program of the artifact is among its files, and executable.
     ///
     /// # Errors
     /// When it is not.
-    pub(super) fn check_program(&self, files: &[File]) -> Result<(), WireError> {
+    pub(super) fn check_own_program(&self, files: &[PlannedFile]) -> Result<(), WireError> {
         let Program::Own(path) = &self.program else { return Ok(()) };
         let got = match files.iter().find(|file| file.path == *path) {
             Some(file) if file.executable => return Ok(()),
-            Some(_) => "a file that may not be run (chmod +x)",
-            None => "a name of nothing",
+            Some(_) => "a file that is not executable (chmod +x)",
+            None => "a file that does not exist",
         };
         Err(wrong("manifest.command[0]", "a program among the artifact's files", got))
     }
@@ -111,7 +111,7 @@ fn command(fields: &Fields<'_>, limits: &ArtifactLimits) -> Result<(Program, Vec
     let program = match &*first {
         "" | "." | ".." => None,
         _ if first.starts_with('/') => Some(Program::Absolute(first.clone())),
-        _ if first.contains('/') => normal(&first, limits).ok().map(Program::Own),
+        _ if first.contains('/') => normalize(&first, limits).ok().map(Program::Own),
         _ => Some(Program::Named(first.clone())),
     };
     let expected = "an absolute path, a name, or a path below the artifact's folder";
@@ -129,7 +129,7 @@ fn input(fields: &Fields<'_>) -> Result<Option<Schema>, WireError> {
     Schema::decode(&schema, &path).map(Some).map_err(misfit)
 }
 
-/// The error for something that a schema does not allow.
+/// Converts a schema's error for the client.
 pub(super) fn misfit(misfit: Misfit) -> WireError {
     wrong(&misfit.path, &misfit.expected, &misfit.got)
 }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn each_member_has_a_type_and_an_error_of_its_own() {
+    fn an_error_names_the_member_that_is_wrong() {
         for (change, path) in [
             (json!({}), None),
             (
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_word_is_a_path_or_a_name() {
+    fn the_first_word_of_the_command_is_a_path_or_a_name() {
         for (word, expected) in [
             ("/bin/sh", Program::Absolute("/bin/sh".to_owned())),
             ("python3", Program::Named("python3".to_owned())),
@@ -209,9 +209,9 @@ mod tests {
             assert_eq!(decode(json!({"command": [word]})).unwrap().program, expected);
         }
         let own = decode(json!({"command": ["./run"]})).unwrap();
-        let file = |executable| File { path: "run".to_owned(), size: 1, executable };
-        assert!(own.check_program(&[file(true)]).is_ok());
-        assert!(own.check_program(&[file(false)]).is_err());
-        assert!(own.check_program(&[]).is_err());
+        let file = |executable| PlannedFile { path: "run".to_owned(), size: 1, executable };
+        assert!(own.check_own_program(&[file(true)]).is_ok());
+        assert!(own.check_own_program(&[file(false)]).is_err());
+        assert!(own.check_own_program(&[]).is_err());
     }
 }

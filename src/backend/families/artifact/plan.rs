@@ -1,37 +1,37 @@
-//! What may be installed. In: the names, sorts and sizes of what a source holds, in any order. Out: the files of the
-//! artifact, or why it is refused.
+//! Which files can be installed. Input: the names, types and sizes of everything in a source, in any order. Output: the
+//! files of the artifact, or the reason why the source is refused.
 //!
-//! A folder and an archive are held to the same rules, which are these alone: plain files and folders, each below the top,
-//! each with one name, none of them too large, too deep or too many.
+//! The same rules apply to folders and archives: every path leads down from the top, every path is unique, and sizes,
+//! depth and counts are within their limits.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::config::ArtifactLimits;
 
-/// The file that says what an artifact is.
+/// The file that describes an artifact.
 pub(super) const MANIFEST_NAME: &str = "artifact.json";
-/// Longest name of a file in a folder, in bytes, as most systems have it.
+/// Longest part of a path, in bytes: the limit of most file systems.
 const MAX_PART_BYTES: usize = 255;
 
 /// Why a source is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The name begins with `/`, or is empty.
+    /// The name starts with `/`, or is empty.
     Absolute,
     /// The name has a part `..`.
     Upwards,
     /// The name has an empty part.
     EmptyPart,
-    /// The name has a backslash or a control character, which mean other things elsewhere.
+    /// The name has a backslash, which separates folders on other systems, or a control character.
     Character,
-    /// A part of the name, or all of it, is too long.
+    /// The name, or one of its parts, is too long.
     NameTooLong,
-    /// Too many folders stand in each other.
+    /// The name is nested in too many folders.
     TooDeep,
-    /// The name stands for two things.
+    /// The name appears twice.
     Twice,
-    /// Another name differs in upper and lower case alone.
+    /// The name differs from another only in upper and lower case.
     Case,
     /// The file is too large.
     FileTooLarge,
@@ -53,13 +53,13 @@ impl fmt::Display for Refusal {
             Refusal::EmptyPart => "a name with an empty part",
             Refusal::Character => "a name with a backslash or a control character",
             Refusal::NameTooLong => "a name that is too long",
-            Refusal::TooDeep => "too many folders in each other",
-            Refusal::Twice => "a name that stands for two things",
-            Refusal::Case => "a name that differs from another in upper and lower case alone",
+            Refusal::TooDeep => "too many nested folders",
+            Refusal::Twice => "a name that appears twice",
+            Refusal::Case => "a name that differs from another only in upper and lower case",
             Refusal::FileTooLarge => "a file that is too large",
             Refusal::ManifestTooLarge => "a manifest that is too large",
-            Refusal::TooLarge => "more bytes than an artifact may have",
-            Refusal::TooMany => "more files and folders than an artifact may have",
+            Refusal::TooLarge => "more bytes than an artifact can have",
+            Refusal::TooMany => "more files and folders than an artifact can have",
             Refusal::NoManifest => "no artifact.json",
         })
     }
@@ -67,48 +67,55 @@ impl fmt::Display for Refusal {
 
 /// A file of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct File {
-    /// Its name below the artifact's folder, with `/` between the parts.
+pub(super) struct PlannedFile {
+    /// Its path below the artifact's folder, with `/` between the parts.
     pub path: String,
     pub size: u64,
     pub executable: bool,
 }
 
-/// What is known so far of a source.
+/// What a path leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Node {
+    File,
+    Folder,
+}
+
+/// The files of a source, collected and checked one by one.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     limits: &'a ArtifactLimits,
-    files: Vec<File>,
+    files: Vec<PlannedFile>,
     total_bytes: u64,
-    /// Every name in lower case, those of folders on the way included, with its spelling and whether it is a file's.
-    names: BTreeMap<String, (String, bool)>,
+    /// Every path in lower case, parent folders included, with its spelling and what it leads to.
+    names: BTreeMap<String, (String, Node)>,
 }
 
 impl<'a> Plan<'a> {
-    /// A plan without files.
+    /// Creates a plan without files.
     pub(super) fn new(limits: &'a ArtifactLimits) -> Plan<'a> {
         Plan { limits, files: Vec::new(), total_bytes: 0, names: BTreeMap::new() }
     }
 
-    /// Takes a folder. That it is told of twice, as some archives do, changes nothing.
+    /// Adds a folder. Some archives list a folder twice, so adding it again changes nothing.
     ///
     /// # Errors
-    /// When it may not be there.
+    /// When a rule refuses it.
     pub(super) fn add_folder(&mut self, name: &str) -> Result<(), Refusal> {
-        let path = normal(name, self.limits)?;
-        self.claim(&path, false)
+        let path = normalize(name, self.limits)?;
+        self.claim(&path, Node::Folder)
     }
 
-    /// Takes a file.
+    /// Adds a file.
     ///
     /// # Errors
-    /// When it may not be there.
+    /// When a rule refuses it.
     pub(super) fn add_file(&mut self, name: &str, size: u64, executable: bool) -> Result<(), Refusal> {
-        let path = normal(name, self.limits)?;
+        let path = normalize(name, self.limits)?;
         if path.is_empty() {
             return Err(Refusal::Absolute);
         }
-        self.claim(&path, true)?;
+        self.claim(&path, Node::File)?;
         if size > self.limits.max_file_bytes {
             return Err(Refusal::FileTooLarge);
         }
@@ -116,33 +123,33 @@ impl<'a> Plan<'a> {
         if self.total_bytes > self.limits.max_total_bytes {
             return Err(Refusal::TooLarge);
         }
-        self.files.push(File { path, size, executable });
+        self.files.push(PlannedFile { path, size, executable });
         Ok(())
     }
 
-    /// Takes a name, and those of the folders that it stands in.
-    fn claim(&mut self, path: &str, is_file: bool) -> Result<(), Refusal> {
-        let ends = path.match_indices('/').map(|(at, _)| (at, false)).chain([(path.len(), is_file)]);
-        for (end, is_file) in ends {
+    /// Records a path and its parent folders, if each is new or the same folder again.
+    fn claim(&mut self, path: &str, node: Node) -> Result<(), Refusal> {
+        let parents = path.match_indices('/').map(|(at, _)| (at, Node::Folder));
+        for (end, node) in parents.chain([(path.len(), node)]) {
             let Some(name) = path.get(..end).filter(|name| !name.is_empty()) else { continue };
             match self.names.get(&name.to_lowercase()) {
                 Some((spelling, _)) if spelling != name => return Err(Refusal::Case),
-                Some((_, was_file)) if is_file || *was_file => return Err(Refusal::Twice),
-                Some(_) => {}
+                Some((_, Node::Folder)) if node == Node::Folder => {}
+                Some(_) => return Err(Refusal::Twice),
                 None => {
-                    self.names.insert(name.to_lowercase(), (name.to_owned(), is_file));
+                    self.names.insert(name.to_lowercase(), (name.to_owned(), node));
                 }
             }
         }
         if self.names.len() > self.limits.max_files { Err(Refusal::TooMany) } else { Ok(()) }
     }
 
-    /// The files in order, and what stands before the name of each in the source: nothing, or the one folder that holds
-    /// them all and `/`, as in an archive made of a folder.
+    /// Returns the files, sorted by path, and the prefix of their names in the source: empty, or `FOLDER/` if one folder
+    /// holds everything, as in an archive made of a folder.
     ///
     /// # Errors
-    /// When there is no manifest where it must be.
-    pub(super) fn finish(mut self) -> Result<(Vec<File>, String), Refusal> {
+    /// When the manifest is missing or too large.
+    pub(super) fn finish(mut self) -> Result<(Vec<PlannedFile>, String), Refusal> {
         let top = self.top().unwrap_or_default();
         for file in &mut self.files {
             if let Some(path) = file.path.strip_prefix(&top) {
@@ -157,7 +164,7 @@ impl<'a> Plan<'a> {
         Ok((self.files, top))
     }
 
-    /// The folder that holds everything, the manifest too.
+    /// Returns the folder, with `/`, that holds the manifest and everything else.
     fn top(&self) -> Option<String> {
         let folders = self.files.iter().filter_map(|file| file.path.strip_suffix(MANIFEST_NAME));
         let holds_all = |top: &str| self.names.values().all(|(name, _)| format!("{name}/").starts_with(top));
@@ -167,11 +174,11 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// A name with its parts checked and those that say nothing left out; empty for the top itself.
+/// Returns a name as a path without `.` parts; empty for the top itself.
 ///
 /// # Errors
-/// When it leads elsewhere than down, or is too long.
-pub(super) fn normal(name: &str, limits: &ArtifactLimits) -> Result<String, Refusal> {
+/// When it does not lead down from the top, or is too long.
+pub(super) fn normalize(name: &str, limits: &ArtifactLimits) -> Result<String, Refusal> {
     if name.is_empty() || name.starts_with('/') {
         return Err(Refusal::Absolute);
     }
@@ -183,7 +190,7 @@ pub(super) fn normal(name: &str, limits: &ArtifactLimits) -> Result<String, Refu
         match part {
             "" => return Err(Refusal::EmptyPart),
             ".." => return Err(Refusal::Upwards),
-            // As `tar -C folder .` writes before each name.
+            // `tar -C folder .` writes it before each name.
             "." => {}
             _ if part.len() > MAX_PART_BYTES => return Err(Refusal::NameTooLong),
             _ => parts.push(part),
@@ -215,7 +222,7 @@ mod tests {
         }
     }
 
-    /// What becomes of files (and of folders, whose names end in `/`) of five bytes each.
+    /// Plans folders (names that end in `/`) and files of five bytes each.
     fn planned(names: &[&str]) -> Result<(Vec<String>, String), Refusal> {
         let limits = limits();
         let mut plan = Plan::new(&limits);
@@ -230,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_that_lead_down_are_names() {
+    fn only_names_that_lead_down_are_accepted() {
         for (name, expected) in [
             ("a", Ok("a")),
             ("./a", Ok("a")),
@@ -254,15 +261,15 @@ mod tests {
             ("aaaaaaaaaaaaaaaaaaaa", Ok("aaaaaaaaaaaaaaaaaaaa")),
             ("aaaaaaaaaaaaaaaaaaaaa", Err(Refusal::NameTooLong)),
         ] {
-            assert_eq!(normal(name, &limits()).as_deref(), expected.as_ref().copied(), "{name:?}");
+            assert_eq!(normalize(name, &limits()).as_deref(), expected.as_ref().copied(), "{name:?}");
         }
         let wide = ArtifactLimits { max_path_bytes: 1000, ..limits() };
-        assert!(normal(&"x".repeat(255), &wide).is_ok());
-        assert_eq!(normal(&"x".repeat(256), &wide), Err(Refusal::NameTooLong));
+        assert!(normalize(&"x".repeat(255), &wide).is_ok());
+        assert_eq!(normalize(&"x".repeat(256), &wide), Err(Refusal::NameTooLong));
     }
 
     #[test]
-    fn a_plan_has_each_name_once_and_is_within_its_limits() {
+    fn each_name_is_unique_and_all_limits_hold() {
         let sorted = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         for (names, expected) in [
             (&["b", "artifact.json"][..], Ok((sorted(&["artifact.json", "b"]), ""))),

@@ -1,10 +1,9 @@
-//! Running a program. In: the program, its input, and until when. Out: what it wrote and how it ended; and nothing of it
-//! is left, whatever ended it.
+//! Runs a program. Input: the program, its input and a deadline. Output: what it wrote and how it ended. No process of it
+//! is left afterwards.
 //!
-//! The program leads a process group of its own. When it has ended, when its time is over, when it writes too much, and
-//! when nobody waits for it any more, the whole group is killed. A thread waits for each program and takes it off the
-//! system's hands, whatever becomes of the request. It kills the group first: as long as the program has not been taken
-//! away its number belongs to nobody else.
+//! The program leads its own process group. The group is killed when the program ends, when its deadline passes, when it
+//! writes too much, and when the request is dropped. A thread waits for each program and reaps it. It kills the group
+//! before it reaps, because the system cannot reuse the process id until then.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,160 +26,160 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::manifest::SEARCH_PATH;
 
 const CHUNK_BYTES: usize = 64 << 10;
-/// How often a pipe is read or written before others have their turn.
+/// Reads or writes of a pipe before the other pipes get a turn.
 const TURNS: usize = 8;
-/// What a pipe may hold at most, as Linux allows it to anybody; by default it is 64 KiB.
+/// Most bytes in a pipe: Linux allows unprivileged processes to set this size; the default is 64 KiB.
 const MAX_PIPE_BYTES: usize = 1 << 20;
-/// How long a group that was killed may take to be gone, before the request is answered all the same. The thread that waits
-/// for it goes on.
+/// How long a killed group can take to end before the request is answered anyway. The thread keeps waiting for it.
 const KILL_WAIT: Duration = Duration::from_secs(5);
-/// How often a program that somebody still writes to is tried again, and after which pause. A file that was just written is
-/// so for a moment, if another program was started meanwhile.
+/// How often a busy program file is tried, and the pause between. A program that is started while a file is written
+/// inherits the open file for a moment.
 const BUSY_TRIES: u32 = 100;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
-/// What to run.
-pub(super) struct Order {
+/// What to run, and within which limits.
+pub(super) struct Launch {
     pub program: PathBuf,
     pub arguments: Vec<String>,
-    /// Where it runs.
+    /// The working directory.
     pub folder: PathBuf,
-    /// What it has as `HOME` and `TMPDIR`.
+    /// Its `HOME` and `TMPDIR`.
     pub scratch: PathBuf,
     /// Longest output, in bytes.
     pub max_output_bytes: usize,
     /// How much of the end of stderr is kept, in bytes.
     pub max_stderr_bytes: usize,
-    /// Dropped when the program is gone.
-    pub until_gone: Box<dyn Send>,
+    /// Dropped once the program was reaped.
+    pub held_until_reaped: Box<dyn Send>,
 }
 
-/// How it ended.
+/// The result of a run.
 #[derive(Debug)]
-pub(super) struct Ended {
-    pub end: End,
+pub(super) struct Completed {
+    pub exit: Exit,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
 }
 
-/// What ended it.
+/// Why a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// Itself.
-    Exit(i32),
-    /// A signal, which was not ours.
+pub(super) enum Exit {
+    /// It exited with this code.
+    Code(i32),
+    /// A signal killed it, which we did not send.
     Signal(i32),
-    /// It wrote more than it may.
+    /// We killed it because it wrote too much.
     TooMuchOutput,
-    /// Its time was over.
+    /// We killed it at its deadline.
     Deadline,
 }
 
-/// Runs a program to its end. Dropped before, it kills the whole group.
+/// Runs a program to its end. Dropping the future kills the whole group.
 ///
 /// # Errors
 /// When the program cannot be started.
-pub(super) async fn run(order: Order, input: &str, deadline: Instant) -> io::Result<Ended> {
-    let started = spawn_blocking(move || start(order)).await;
-    let mut running = started.map_err(|_| io::Error::other("the server stops"))??;
-    let end = match timeout_at(deadline, running.talk(input.as_bytes())).await {
-        Ok(end) => end?,
-        Err(_) => End::Deadline,
+pub(super) async fn run(launch: Launch, input: &str, deadline: Instant) -> io::Result<Completed> {
+    let started = spawn_blocking(move || start(launch)).await;
+    let mut program = started.map_err(|_| io::Error::other("the server is stopping"))??;
+    let exit = match timeout_at(deadline, program.exchange(input.as_bytes())).await {
+        Ok(exit) => exit?,
+        Err(_) => Exit::Deadline,
     };
-    if !matches!(end, End::Exit(_) | End::Signal(_)) {
-        running.group.kill();
-        // An answer tells of what is over, if it can.
-        let _ = timeout(KILL_WAIT, &mut running.gone).await;
+    if !matches!(exit, Exit::Code(_) | Exit::Signal(_)) {
+        program.group.kill();
+        // If possible, the request is answered only after the program has ended.
+        let _ = timeout(KILL_WAIT, &mut program.reaped).await;
     }
-    // Whoever has left the group may hold its end of the pipes as long as it likes; what the program itself wrote is there.
-    let fits = running.stdout.drain().is_ok();
-    let end = if fits || end == End::Deadline { end } else { End::TooMuchOutput };
-    let _ = running.stderr.drain();
-    Ok(Ended { end, stdout: running.stdout.kept(), stderr: running.stderr.kept() })
+    // A process that left the group can keep the pipes open, but what the program itself wrote is in them.
+    let fits = program.stdout.drain().is_ok();
+    let exit = if fits || exit == Exit::Deadline { exit } else { Exit::TooMuchOutput };
+    let _ = program.stderr.drain();
+    Ok(Completed { exit, stdout: program.stdout.take_kept(), stderr: program.stderr.take_kept() })
 }
 
 /// A program that was started.
-struct Running {
+struct RunningProgram {
     group: Arc<Group>,
-    gone: oneshot::Receiver<io::Result<ExitStatus>>,
+    reaped: oneshot::Receiver<io::Result<ExitStatus>>,
     stdin: Option<pipe::Sender>,
-    fed: usize,
+    /// Bytes of the input that were written.
+    written: usize,
     stdout: Capture,
     stderr: Capture,
 }
 
-impl Drop for Running {
+impl Drop for RunningProgram {
     fn drop(&mut self) {
         self.group.kill();
     }
 }
 
-/// The processes that a program is made of.
+/// The process group of a program.
 struct Group {
-    /// That of the program, and of the group it leads.
+    /// The id of the program, and of the group it leads.
     pid: Pid,
-    /// Whether the number is still theirs.
-    is_there: Mutex<bool>,
+    /// Whether the program was reaped. Then the id can belong to another process.
+    is_reaped: Mutex<bool>,
 }
 
 impl Group {
     fn kill(&self) {
-        let is_there = self.is_there.lock().unwrap_or_else(PoisonError::into_inner);
-        if *is_there {
-            // There may be nobody left in it.
+        let is_reaped = self.is_reaped.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_reaped {
+            // It fails if the group has no more processes.
             let _ = kill_process_group(self.pid, Signal::KILL);
         }
     }
 
-    /// Waits until the program has ended, kills what it leaves behind, and takes it off the system's hands.
+    /// Waits until the program ends, kills the rest of its group, then reaps it.
     fn wait(&self, mut child: Child) -> io::Result<ExitStatus> {
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         while matches!(waitid(WaitId::Pid(self.pid), ended), Err(Errno::INTR)) {}
-        let mut is_there = self.is_there.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_reaped = self.is_reaped.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = kill_process_group(self.pid, Signal::KILL);
-        *is_there = false;
+        *is_reaped = true;
         child.wait()
     }
 }
 
-fn start(order: Order) -> io::Result<Running> {
-    let mut command = Command::new(&order.program);
+fn start(launch: Launch) -> io::Result<RunningProgram> {
+    let mut command = Command::new(&launch.program);
     command
-        .args(&order.arguments)
-        .current_dir(&order.folder)
+        .args(&launch.arguments)
+        .current_dir(&launch.folder)
         .env_clear()
         .env("PATH", SEARCH_PATH)
         .env("LANG", "C.UTF-8")
-        .env("HOME", &order.scratch)
-        .env("TMPDIR", &order.scratch)
+        .env("HOME", &launch.scratch)
+        .env("TMPDIR", &launch.scratch)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
     let mut child = spawn(&mut command)?;
-    let group = Arc::new(Group { pid: Pid::from_child(&child), is_there: Mutex::new(true) });
+    let group = Arc::new(Group { pid: Pid::from_child(&child), is_reaped: Mutex::new(false) });
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let (tell_gone, gone) = oneshot::channel();
+    let (notify_reaped, reaped) = oneshot::channel();
     let waiting = group.clone();
-    // From here on somebody waits for it, whatever fails below.
+    // Before anything below can fail, so that the program is always reaped.
     spawn_blocking(move || {
         let status = waiting.wait(child);
-        drop(order.until_gone);
-        // The request may have been given up.
-        let _ = tell_gone.send(status);
+        drop(launch.held_until_reaped);
+        // It fails if the request was dropped.
+        let _ = notify_reaped.send(status);
     });
-    let mut running = Running {
+    let mut program = RunningProgram {
         group,
-        gone,
+        reaped,
         stdin: None,
-        fed: 0,
-        stdout: Capture::new(Keep::All(order.max_output_bytes)),
-        stderr: Capture::new(Keep::End(order.max_stderr_bytes)),
+        written: 0,
+        stdout: Capture::new(Keep::All(launch.max_output_bytes)),
+        stderr: Capture::new(Keep::Tail(launch.max_stderr_bytes)),
     };
-    running.stdin = stdin.map(|end| pipe::Sender::from_owned_fd(OwnedFd::from(end))).transpose()?;
-    running.stdout.from = stdout.map(|end| pipe::Receiver::from_owned_fd(OwnedFd::from(end))).transpose()?;
-    running.stderr.from = stderr.map(|end| pipe::Receiver::from_owned_fd(OwnedFd::from(end))).transpose()?;
-    Ok(running)
+    program.stdin = stdin.map(|end| pipe::Sender::from_owned_fd(OwnedFd::from(end))).transpose()?;
+    program.stdout.pipe = stdout.map(|end| pipe::Receiver::from_owned_fd(OwnedFd::from(end))).transpose()?;
+    program.stderr.pipe = stderr.map(|end| pipe::Receiver::from_owned_fd(OwnedFd::from(end))).transpose()?;
+    Ok(program)
 }
 
 fn spawn(command: &mut Command) -> io::Result<Child> {
@@ -196,37 +195,38 @@ fn spawn(command: &mut Command) -> io::Result<Child> {
     }
 }
 
-impl Running {
-    /// Gives the input and takes the output, until the program has ended or written too much.
-    async fn talk(&mut self, input: &[u8]) -> io::Result<End> {
+impl RunningProgram {
+    /// Writes the input and reads the output until the program has ended or written too much.
+    async fn exchange(&mut self, input: &[u8]) -> io::Result<Exit> {
         std::future::poll_fn(|cx| {
-            // Its end comes first: somebody may write without end who has left the group.
-            if let Poll::Ready(status) = Pin::new(&mut self.gone).poll(cx) {
-                let status = status.map_err(|_| io::Error::other("the server stops")).flatten();
-                return Poll::Ready(status.map(end_of));
+            // First, because a process that left the group can keep writing.
+            if let Poll::Ready(status) = Pin::new(&mut self.reaped).poll(cx) {
+                let status = status.map_err(|_| io::Error::other("the server is stopping")).flatten();
+                return Poll::Ready(status.map(exit_of));
             }
-            self.poll_feed(cx, input);
+            self.poll_write_input(cx, input);
             if self.stdout.poll_read(cx).is_err() {
-                return Poll::Ready(Ok(End::TooMuchOutput));
+                return Poll::Ready(Ok(Exit::TooMuchOutput));
             }
-            // The end of stderr never is too much.
+            // Only its tail is kept, so it is never too much.
             let _ = self.stderr.poll_read(cx);
             Poll::Pending
         })
         .await
     }
 
-    /// Writes the input, and then closes stdin. A program that does not read it to its end need not.
-    fn poll_feed(&mut self, cx: &mut Context<'_>, input: &[u8]) {
+    /// Writes the input, then closes stdin. A program can close stdin before it has read everything.
+    fn poll_write_input(&mut self, cx: &mut Context<'_>, input: &[u8]) {
         for _ in 0..TURNS {
             let Some(stdin) = &mut self.stdin else { return };
-            let rest = input.get(self.fed..).unwrap_or_default();
+            debug_assert!(self.written <= input.len(), "a pipe takes no more than it is given");
+            let rest = input.get(self.written..).unwrap_or_default();
             if rest.is_empty() {
                 self.stdin = None;
                 return;
             }
             match Pin::new(stdin).poll_write(cx, rest) {
-                Poll::Ready(Ok(count)) => self.fed += count,
+                Poll::Ready(Ok(count)) => self.written += count,
                 Poll::Ready(Err(_)) => self.stdin = None,
                 Poll::Pending => return,
             }
@@ -235,68 +235,68 @@ impl Running {
     }
 }
 
-fn end_of(status: ExitStatus) -> End {
+fn exit_of(status: ExitStatus) -> Exit {
     match (status.code(), status.signal()) {
-        (Some(code), _) => End::Exit(code),
-        (None, signal) => End::Signal(signal.unwrap_or_default()),
+        (Some(code), _) => Exit::Code(code),
+        (None, signal) => Exit::Signal(signal.unwrap_or_default()),
     }
 }
 
-/// What a program writes into one of its pipes.
+/// The output that a program writes to one pipe.
 struct Capture {
-    from: Option<pipe::Receiver>,
+    pipe: Option<pipe::Receiver>,
     keep: Keep,
     bytes: Vec<u8>,
     chunk: Vec<u8>,
 }
 
-/// How much is kept.
+/// How much of an output is kept.
 #[derive(Clone, Copy)]
 enum Keep {
-    /// All; more than so many bytes is too much.
+    /// Everything, up to this many bytes. More is [`TooMuch`].
     All(usize),
-    /// The last so many bytes.
-    End(usize),
+    /// The last bytes, this many.
+    Tail(usize),
 }
 
 struct TooMuch;
 
 impl Capture {
     fn new(keep: Keep) -> Capture {
-        Capture { from: None, keep, bytes: Vec::new(), chunk: vec![0; CHUNK_BYTES] }
+        Capture { pipe: None, keep, bytes: Vec::new(), chunk: vec![0; CHUNK_BYTES] }
     }
 
-    /// Takes what is there.
+    /// Reads the bytes that are available.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<(), TooMuch> {
         for _ in 0..TURNS {
-            let Some(from) = &mut self.from else { return Ok(()) };
+            let Some(pipe) = &mut self.pipe else { return Ok(()) };
             let mut buffer = ReadBuf::new(&mut self.chunk);
-            let count = match Pin::new(from).poll_read(cx, &mut buffer) {
+            let count = match Pin::new(pipe).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) => buffer.filled().len(),
                 Poll::Ready(Err(_)) => 0,
                 Poll::Pending => return Ok(()),
             };
             if count == 0 {
-                self.from = None;
+                self.pipe = None;
             }
-            self.take(count)?;
+            self.keep_chunk(count)?;
         }
         cx.waker().wake_by_ref();
         Ok(())
     }
 
-    /// Takes what is left in the pipe, without waiting for more, and no more than a pipe holds: that is what was in it when
-    /// the program ended, whoever goes on writing.
+    /// Reads the rest of the pipe without waiting. It stops after as many bytes as a pipe can hold, which includes
+    /// everything that was in it when the program ended, even if another process keeps writing.
     fn drain(&mut self) -> Result<(), TooMuch> {
         let mut left = MAX_PIPE_BYTES;
-        while let Some(from) = &self.from
+        while let Some(pipe) = &self.pipe
             && left > 0
         {
-            match rustix::io::read(from, &mut *self.chunk) {
-                Ok(0) => self.from = None,
+            match rustix::io::read(pipe, &mut *self.chunk) {
+                Ok(0) => self.pipe = None,
                 Ok(count) => {
                     left = left.saturating_sub(count);
-                    self.take(count)?;
+                    self.keep_chunk(count)?;
                 }
                 Err(Errno::INTR) => {}
                 Err(_) => break,
@@ -305,22 +305,24 @@ impl Capture {
         Ok(())
     }
 
-    /// What was kept, for good.
-    fn kept(&mut self) -> Vec<u8> {
+    /// Moves the kept bytes out.
+    fn take_kept(&mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.bytes);
-        if let Keep::End(max) = self.keep {
+        if let Keep::Tail(max) = self.keep {
             bytes.drain(..bytes.len().saturating_sub(max));
         }
         bytes
     }
 
-    fn take(&mut self, count: usize) -> Result<(), TooMuch> {
+    /// Keeps the first `count` bytes of the chunk.
+    fn keep_chunk(&mut self, count: usize) -> Result<(), TooMuch> {
+        debug_assert!(count <= self.chunk.len(), "a read fits into the chunk");
         self.bytes.extend_from_slice(self.chunk.get(..count).unwrap_or_default());
         match self.keep {
             Keep::All(max) if self.bytes.len() > max => return Err(TooMuch),
-            // Not each time, but when there is twice as much.
-            Keep::End(max) if self.bytes.len() / 2 > max => drop(self.bytes.drain(..self.bytes.len() - max)),
-            Keep::All(_) | Keep::End(_) => {}
+            // Only once the kept bytes are twice the limit, so that they are rarely moved.
+            Keep::Tail(max) if self.bytes.len() / 2 > max => drop(self.bytes.drain(..self.bytes.len() - max)),
+            Keep::All(_) | Keep::Tail(_) => {}
         }
         Ok(())
     }

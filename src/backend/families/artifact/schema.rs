@@ -1,10 +1,10 @@
-//! What an artifact takes: a part of JSON Schema. In: a schema, as its manifest has it, and later an input. Out: whether the
-//! input fits, and else which member does not.
+//! A subset of JSON Schema for the input of artifacts. Input: the schema from a manifest, later the input of a call. Output:
+//! whether the input is valid, or which member is not.
 //!
-//! A schema says `type`, `enum`, `const`, `properties`, `required`, `additionalProperties`, `items`, `minItems`, `maxItems`,
-//! `minLength`, `maxLength` (in characters), `minimum`, `maximum`, each with the meaning of JSON Schema 2020-12, and for
-//! people `title`, `description`, `default`, `examples`, `$schema`, `$comment`. Any other word is refused when the
-//! artifact is installed: a rule that is not kept would be worse than none.
+//! Supported are `type`, `enum`, `const`, `properties`, `required`, `additionalProperties`, `items`, `minItems`, `maxItems`,
+//! `minLength`, `maxLength` (in characters), `minimum` and `maximum`, as in JSON Schema 2020-12. The annotations `title`,
+//! `description`, `default`, `examples`, `$schema` and `$comment` are ignored. Any other keyword is refused when the
+//! artifact is installed: a rule that is silently not checked would be worse than none.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,11 @@ use serde_json::{Map, Value};
 
 use crate::backend::shared::validate::one_of;
 
-/// Most schemas that stand in each other. Whatever walks an input goes as deep, and no deeper.
+/// Most nested schemas. The check of an input never recurses deeper.
 const MAX_DEPTH: usize = 32;
 
 const TYPES: [&str; 7] = ["null", "boolean", "integer", "number", "string", "array", "object"];
-const RULES: [&str; 13] = [
+const KEYWORDS: [&str; 13] = [
     "type",
     "enum",
     "const",
@@ -31,9 +31,9 @@ const RULES: [&str; 13] = [
     "minimum",
     "maximum",
 ];
-const NOTES: [&str; 6] = ["title", "description", "default", "examples", "$schema", "$comment"];
+const ANNOTATIONS: [&str; 6] = ["title", "description", "default", "examples", "$schema", "$comment"];
 
-/// What does not fit, where.
+/// A member that is not valid: where it is, what was expected and what was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Misfit {
     pub path: String,
@@ -47,57 +47,59 @@ impl Misfit {
     }
 }
 
-/// A schema that was understood.
+/// A decoded schema.
 #[derive(Debug, Default)]
 pub(super) struct Schema {
-    /// Any of them; any at all if there is none.
+    /// The types of `type`; empty if every type is allowed.
     types: Vec<&'static str>,
-    /// Any of them.
+    /// The values of `enum`, or the one of `const`.
     values: Option<Vec<Value>>,
     properties: BTreeMap<String, Schema>,
     required: Vec<String>,
     additional: Additional,
     items: Option<Box<Schema>>,
-    item_count: Span,
-    length: Span,
+    item_count: CountRange,
+    length: CountRange,
     minimum: Option<f64>,
     maximum: Option<f64>,
 }
 
-/// What members beside `properties` may be.
+/// What `additionalProperties` says of members that are not in `properties`.
 #[derive(Debug, Default)]
 enum Additional {
     #[default]
-    Anything,
-    Nothing,
-    Like(Box<Schema>),
+    Allowed,
+    Refused,
+    Matching(Box<Schema>),
 }
 
-/// How many there may be.
+/// A minimum and a maximum count, both inclusive.
 #[derive(Debug, Default)]
-struct Span {
+struct CountRange {
     min: Option<u64>,
     max: Option<u64>,
 }
 
 impl Schema {
-    /// Reads a schema. `path` names it in errors.
+    /// Decodes a schema. `path` names it in errors.
     ///
     /// # Errors
-    /// With the member that is not understood.
+    /// Names the first keyword that is unknown or malformed.
     pub(super) fn decode(schema: &Value, path: &str) -> Result<Schema, Misfit> {
         Schema::decode_within(schema, path, MAX_DEPTH)
     }
 
     fn decode_within(schema: &Value, path: &str, depth: usize) -> Result<Schema, Misfit> {
-        let Some(members) = schema.as_object() else { return Err(Misfit::new(path, "object", kind(schema))) };
-        let Some(depth) = depth.checked_sub(1) else {
-            return Err(Misfit::new(path, format!("at most {MAX_DEPTH} schemas in each other"), "more"));
+        let Some(members) = schema.as_object() else {
+            return Err(Misfit::new(path, "object", type_name(schema)));
         };
-        if let Some(unknown) =
-            members.keys().find(|name| !RULES.iter().chain(&NOTES).any(|known| known == name))
-        {
-            return Err(Misfit::new(&member(path, unknown), one_of(&RULES), "a word that is not supported"));
+        let Some(depth) = depth.checked_sub(1) else {
+            return Err(Misfit::new(path, format!("at most {MAX_DEPTH} nested schemas"), "more"));
+        };
+        let is_known = |name: &str| KEYWORDS.iter().chain(&ANNOTATIONS).any(|known| *known == name);
+        if let Some(unknown) = members.keys().find(|name| !is_known(name)) {
+            let path = member(path, unknown);
+            return Err(Misfit::new(&path, one_of(&KEYWORDS), "a keyword that is not supported"));
         }
         let reader = Reader { members, path, depth };
         Ok(Schema {
@@ -107,26 +109,27 @@ impl Schema {
             required: reader.required()?,
             additional: reader.additional()?,
             items: reader.schema("items")?.map(Box::new),
-            item_count: reader.span("minItems", "maxItems")?,
-            length: reader.span("minLength", "maxLength")?,
+            item_count: reader.count_range("minItems", "maxItems")?,
+            length: reader.count_range("minLength", "maxLength")?,
             minimum: reader.number("minimum")?,
             maximum: reader.number("maximum")?,
         })
     }
 
-    /// Whether an input fits. `path` names it in errors.
+    /// Checks an input. `path` names it in errors.
     ///
     /// # Errors
-    /// With the first member that does not.
+    /// Names the first member that is not valid.
     pub(super) fn check(&self, input: &Value, path: &str) -> Result<(), Misfit> {
-        if !self.types.is_empty() && !self.types.iter().any(|wanted| is_of(input, wanted)) {
-            return Err(Misfit::new(path, self.types.join(" | "), kind(input)));
+        if !self.types.is_empty() && !self.types.iter().any(|name| has_type(input, name)) {
+            return Err(Misfit::new(path, self.types.join(" | "), type_name(input)));
         }
         if let Some(values) = &self.values
-            && !values.iter().any(|value| is_same(value, input))
+            && !values.iter().any(|value| is_equal(value, input))
         {
             let values: Vec<String> = values.iter().map(Value::to_string).collect();
-            return Err(Misfit::new(path, shown(&values.join(" | "), "one of certain values"), of(input)));
+            let expected = if_short(&values.join(" | "), "one of the listed values");
+            return Err(Misfit::new(path, expected, summary(input)));
         }
         match input {
             Value::Object(members) => self.check_members(members, path),
@@ -148,9 +151,11 @@ impl Schema {
             let path = member(path, name);
             match (self.properties.get(name), &self.additional) {
                 (Some(schema), _) => schema.check(value, &path)?,
-                (None, Additional::Like(schema)) => schema.check(value, &path)?,
-                (None, Additional::Nothing) => return Err(Misfit::new(&path, "no such member", kind(value))),
-                (None, Additional::Anything) => {}
+                (None, Additional::Matching(schema)) => schema.check(value, &path)?,
+                (None, Additional::Refused) => {
+                    return Err(Misfit::new(&path, "no such member", type_name(value)));
+                }
+                (None, Additional::Allowed) => {}
             }
         }
         Ok(())
@@ -172,7 +177,7 @@ impl Schema {
     }
 }
 
-impl Span {
+impl CountRange {
     fn check(&self, count: usize, what: &str, unit: &str, path: &str) -> Result<(), Misfit> {
         let expected = match (self.min, self.max) {
             (Some(min), _) if (count as u64) < min => format!("{what} of at least {min} {unit}"),
@@ -183,11 +188,11 @@ impl Span {
     }
 }
 
-/// The members of a schema that is being read.
+/// Decodes the members of one schema.
 struct Reader<'a> {
     members: &'a Map<String, Value>,
     path: &'a str,
-    /// How many schemas may stand in this one in each other.
+    /// How many levels of schemas can be nested in this one.
     depth: usize,
 }
 
@@ -199,7 +204,7 @@ impl Reader<'_> {
         let types: Option<Vec<&'static str>> = given.iter().map(known).collect();
         types
             .filter(|types| !types.is_empty())
-            .ok_or_else(|| self.wrong("type", &format!("{}, or some of them", one_of(&TYPES))))
+            .ok_or_else(|| self.wrong("type", &format!("{}, or an array of them", one_of(&TYPES))))
     }
 
     fn values(&self) -> Result<Option<Vec<Value>>, Misfit> {
@@ -211,7 +216,7 @@ impl Reader<'_> {
         match (listed, self.members.get("const")) {
             (listed, None) => Ok(listed),
             (None, Some(value)) => Ok(Some(vec![value.clone()])),
-            (Some(_), Some(_)) => Err(self.wrong("const", "nothing beside enum")),
+            (Some(_), Some(_)) => Err(self.wrong("const", "either const or enum")),
         }
     }
 
@@ -235,11 +240,11 @@ impl Reader<'_> {
 
     fn additional(&self) -> Result<Additional, Misfit> {
         match self.members.get("additionalProperties") {
-            None | Some(Value::Bool(true)) => Ok(Additional::Anything),
-            Some(Value::Bool(false)) => Ok(Additional::Nothing),
+            None | Some(Value::Bool(true)) => Ok(Additional::Allowed),
+            Some(Value::Bool(false)) => Ok(Additional::Refused),
             Some(Value::Object(_)) => {
                 let schema = self.schema("additionalProperties")?;
-                Ok(schema.map_or(Additional::Anything, |schema| Additional::Like(Box::new(schema))))
+                Ok(schema.map_or(Additional::Allowed, |schema| Additional::Matching(Box::new(schema))))
             }
             Some(_) => Err(self.wrong("additionalProperties", "boolean or object")),
         }
@@ -250,12 +255,12 @@ impl Reader<'_> {
         Schema::decode_within(schema, &member(self.path, name), self.depth).map(Some)
     }
 
-    fn span(&self, min: &str, max: &str) -> Result<Span, Misfit> {
+    fn count_range(&self, min: &str, max: &str) -> Result<CountRange, Misfit> {
         let (min_count, max_count) = (self.count(min)?, self.count(max)?);
         if min_count.zip(max_count).is_some_and(|(min, max)| min > max) {
             return Err(self.wrong(max, &format!("at least {min}")));
         }
-        Ok(Span { min: min_count, max: max_count })
+        Ok(CountRange { min: min_count, max: max_count })
     }
 
     fn count(&self, name: &str) -> Result<Option<u64>, Misfit> {
@@ -269,18 +274,18 @@ impl Reader<'_> {
     }
 
     fn wrong(&self, name: &str, expected: &str) -> Misfit {
-        let got = self.members.get(name).map_or_else(|| "nothing".to_owned(), of);
+        let got = self.members.get(name).map_or_else(|| "nothing".to_owned(), summary);
         Misfit::new(&member(self.path, name), expected, got)
     }
 }
 
 fn member(path: &str, name: &str) -> String {
-    // Whoever asks with a long name gets it back shortened.
+    // Keeps error messages short when a client sends a long name.
     let end = name.char_indices().nth(64).map_or(name.len(), |(at, _)| at);
     format!("{path}.{}", name.get(..end).unwrap_or_default())
 }
 
-fn kind(value: &Value) -> &'static str {
+fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
@@ -291,38 +296,38 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// A short value as it is, of a long one the sort.
-fn of(value: &Value) -> String {
+/// Returns a short value as JSON, and only the type of a long one.
+fn summary(value: &Value) -> String {
     match value {
-        Value::Array(_) | Value::Object(_) => kind(value).to_owned(),
-        _ => shown(&value.to_string(), kind(value)),
+        Value::Array(_) | Value::Object(_) => type_name(value).to_owned(),
+        _ => if_short(&value.to_string(), type_name(value)),
     }
 }
 
-fn shown(text: &str, otherwise: &str) -> String {
+fn if_short(text: &str, otherwise: &str) -> String {
     if text.len() <= 200 { text.to_owned() } else { otherwise.to_owned() }
 }
 
-fn is_of(value: &Value, wanted: &str) -> bool {
-    match wanted {
-        // JSON Schema: an integer is a number without fraction, however it is written.
+fn has_type(value: &Value, name: &str) -> bool {
+    match name {
+        // JSON Schema: `1.0` is an integer too.
         "integer" => value.as_f64().is_some_and(|number| number.fract() == 0.0),
-        wanted => kind(value) == wanted,
+        name => type_name(value) == name,
     }
 }
 
-/// JSON Schema: numbers are the same if their values are, `1` and `1.0` for instance.
-fn is_same(a: &Value, b: &Value) -> bool {
+/// Compares as JSON Schema does: `1` equals `1.0`.
+fn is_equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(x), Value::Number(y)) => {
             x == y || (x.is_f64() || y.is_f64()) && x.as_f64() == y.as_f64()
         }
         (Value::Array(x), Value::Array(y)) => {
-            x.len() == y.len() && x.iter().zip(y).all(|(x, y)| is_same(x, y))
+            x.len() == y.len() && x.iter().zip(y).all(|(x, y)| is_equal(x, y))
         }
         (Value::Object(x), Value::Object(y)) => {
             let has =
-                |(name, value): (&String, &Value)| y.get(name).is_some_and(|other| is_same(value, other));
+                |(name, value): (&String, &Value)| y.get(name).is_some_and(|other| is_equal(value, other));
             x.len() == y.len() && x.iter().all(has)
         }
         _ => a == b,
@@ -340,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_fits_or_the_member_that_does_not_is_named() {
+    fn an_error_names_the_member_of_the_input_that_is_not_valid() {
         let person = json!({
             "type": "object",
             "properties": {
@@ -386,13 +391,13 @@ mod tests {
         for anything in [json!(null), json!([1]), json!({"x": "y"})] {
             assert_eq!(Schema::decode(&json!({}), "s").unwrap().check(&anything, "input"), Ok(()));
         }
-        // Integers that a double does not hold are not confused with each other.
+        // Integers beyond the precision of a double are still told apart.
         let schema = Schema::decode(&json!({"const": 9_007_199_254_740_993_u64}), "s").unwrap();
         assert!(schema.check(&json!(9_007_199_254_740_992_u64), "input").is_err());
     }
 
     #[test]
-    fn a_word_that_is_not_kept_is_refused() {
+    fn unknown_and_malformed_keywords_are_refused() {
         for (schema, path) in [
             (json!({"title": "x", "description": "x", "default": 1, "examples": [], "$schema": "x"}), None),
             (nested(MAX_DEPTH), None),

@@ -1,9 +1,9 @@
-//! Reading what is to be installed. In: a name that a client gives, the folders it may stand for. Out: the files of the
-//! artifact, and then their content, to a [`Copier`].
+//! Reads the source of an installation. Input: the name that a client sent, and the folders in which sources are allowed.
+//! Output: the list of the artifact's files, later their content, to a [`Copier`].
 //!
-//! Nothing is trusted twice. The way down goes from handle to handle, and follows no link, so that it cannot be moved aside
-//! under our feet; each file is looked at before it is opened, and again when it is open. A source is read twice, once to
-//! be judged and once to be copied: what the second look finds has to be what the first one found.
+//! A source can change while it is read. So paths are opened part by part, relative to the open parent folder, and links
+//! are not followed. Each file is checked before it is opened and again once it is open. A source is read twice, first to
+//! check it and then to copy it, and the [`Copier`] refuses any difference.
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -14,41 +14,41 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
 use super::config::ArtifactLimits;
 use super::copy::Copier;
-use super::plan::{File, MANIFEST_NAME, Plan, normal};
+use super::plan::{MANIFEST_NAME, Plan, PlannedFile, normalize};
 use super::tar::{BLOCK_BYTES, Decoder, Item, Kind};
 
 const CHUNK_BYTES: usize = 64 << 10;
-/// What an archive may have for each file beside its content: headers, long names, and what fills blocks up.
-const MAX_BYTES_AROUND_A_FILE: u64 = 8 * BLOCK_BYTES as u64;
+/// What an archive can hold for each file besides its content: headers, long names and padding.
+const MAX_OVERHEAD_PER_FILE: u64 = 8 * BLOCK_BYTES as u64;
 
-/// Why a source is refused, in words that follow on "got".
+/// Why a source is refused: the text after "got" in the error message.
 pub(super) type Problem = String;
 
-/// A source that is open.
+/// An open source.
 #[derive(Debug)]
 pub(super) enum Source {
     Folder(OwnedFd),
     Archive { file: fs::File, size: u64 },
 }
 
-/// What the first look at a source has found.
+/// The result of the first reading of a source.
 #[derive(Debug)]
 pub(super) struct Survey {
-    /// In order of their names.
-    pub files: Vec<File>,
-    /// What stands before each name in the source.
+    /// Sorted by path.
+    pub files: Vec<PlannedFile>,
+    /// The prefix of every name in the source: empty, or the one folder that holds everything, with `/`.
     pub top: String,
     /// The content of the manifest.
     pub manifest: Vec<u8>,
 }
 
-/// Opens a source: a folder, or a file that is called `.tar`, below one of the roots. A relative name is looked for in
-/// each of them, in order.
+/// Opens a source: a folder, or a file named `*.tar`, below one of the roots. A relative name is looked up in each root,
+/// in order.
 ///
 /// # Errors
-/// When it is not below a root, or there is a link on the way to it, or it is not there.
+/// When it is not below a root, does not exist, or its path contains a link.
 pub(super) fn open(name: &str, roots: &[PathBuf], limits: &ArtifactLimits) -> Result<Source, Problem> {
-    // The roots are the operator's, who may name them by links.
+    // The operator chose the roots, so they can be links.
     for root in roots {
         let Ok(real) = root.canonicalize() else { continue };
         let below = if name.starts_with('/') {
@@ -58,9 +58,9 @@ pub(super) fn open(name: &str, roots: &[PathBuf], limits: &ArtifactLimits) -> Re
             Some(name)
         };
         let Some(below) = below else { continue };
-        // What a source is called is not what its files are called.
+        // The limits of names hold inside an artifact, not for the path to it.
         let wide = ArtifactLimits { max_path_bytes: usize::MAX, max_depth: usize::MAX, ..limits.clone() };
-        let below = normal(below, &wide).map_err(|refusal| refusal.to_string())?;
+        let below = normalize(below, &wide).map_err(|refusal| refusal.to_string())?;
         if below.is_empty() {
             return Err("the --artifact-source itself".to_owned());
         }
@@ -71,10 +71,10 @@ pub(super) fn open(name: &str, roots: &[PathBuf], limits: &ArtifactLimits) -> Re
             Ok(Found::File { file, size, .. }) if below.ends_with(".tar") => {
                 return Ok(Source::Archive { file, size });
             }
-            Ok(Found::File { .. }) => return Err("a file that is not called .tar".to_owned()),
+            Ok(Found::File { .. }) => return Err("a file whose name does not end in .tar".to_owned()),
         }
     }
-    Err("a name of nothing below an --artifact-source".to_owned())
+    Err("a name that does not exist below an --artifact-source".to_owned())
 }
 
 fn open_below(root: &Path, below: &str) -> Result<Found, Unopened> {
@@ -83,7 +83,7 @@ fn open_below(root: &Path, below: &str) -> Result<Found, Unopened> {
     find(root, below)
 }
 
-/// What stands under a name.
+/// An open file or folder.
 #[derive(Debug)]
 enum Found {
     Folder(OwnedFd),
@@ -99,36 +99,38 @@ enum Unopened {
 impl From<Unopened> for Problem {
     fn from(unopened: Unopened) -> Problem {
         match unopened {
-            Unopened::Missing => "a file that is gone again".to_owned(),
+            Unopened::Missing => "a file that disappeared".to_owned(),
             Unopened::Refused(problem) => problem,
         }
     }
 }
 
-/// Goes down from a folder, part by part.
+/// Opens a path below a folder, part by part.
 fn find(folder: impl AsFd, path: &str) -> Result<Found, Unopened> {
     let (folders, name) = path.rsplit_once('/').map_or((None, path), |(folders, name)| (Some(folders), name));
     let mut at = rustix::io::fcntl_dupfd_cloexec(folder, 0).map_err(|error| problem(path, error))?;
     for part in folders.into_iter().flat_map(|folders| folders.split('/')) {
-        match look(&at, part, path)? {
+        match open_entry(&at, part, path)? {
             Found::Folder(next) => at = next,
-            Found::File { .. } => return Err(Unopened::Refused(format!("{path:?}: a file on the way"))),
+            Found::File { .. } => {
+                return Err(Unopened::Refused(format!("{path:?}: a file where a folder is needed")));
+            }
         }
     }
-    look(&at, name, path)
+    open_entry(&at, name, path)
 }
 
 /// Opens a name in a folder if it is a plain file or a folder. `path` names it in errors.
-fn look(folder: impl AsFd, name: &str, path: &str) -> Result<Found, Unopened> {
-    // Not opened before it is known to be one of these: to open a pipe or a device would be to do something to it.
+fn open_entry(folder: impl AsFd, name: &str, path: &str) -> Result<Found, Unopened> {
+    // Checked first, because opening a pipe or a device can have side effects.
     let stat = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
-    let sort = sort_of(&stat.map_err(|error| problem(path, error))?, path)?;
+    let file_type = checked_type(&stat.map_err(|error| problem(path, error))?, path)?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let flags = if sort == FileType::Directory { flags | OFlags::DIRECTORY } else { flags };
+    let flags = if file_type == FileType::Directory { flags | OFlags::DIRECTORY } else { flags };
     let opened = rustix::fs::openat(&folder, name, flags, Mode::empty());
     let opened = opened.map_err(|error| problem(path, error))?;
     let stat = rustix::fs::fstat(&opened).map_err(|error| problem(path, error))?;
-    match sort_of(&stat, path)? {
+    match checked_type(&stat, path)? {
         FileType::Directory => Ok(Found::Folder(opened)),
         _ => Ok(Found::File {
             file: fs::File::from(opened),
@@ -138,14 +140,15 @@ fn look(folder: impl AsFd, name: &str, path: &str) -> Result<Found, Unopened> {
     }
 }
 
-fn sort_of(stat: &Stat, path: &str) -> Result<FileType, Unopened> {
+/// Returns the type of a plain file or a folder, and refuses all others.
+fn checked_type(stat: &Stat, path: &str) -> Result<FileType, Unopened> {
     let what = match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => return Ok(FileType::Directory),
-        // The other name may be that of somebody's secret.
+        // A hard link can expose a file from outside of the sources.
         FileType::RegularFile if stat.st_nlink > 1 => "a file with several names (hard links)",
         FileType::RegularFile => return Ok(FileType::RegularFile),
         FileType::Symlink => "a link",
-        _ => "something else than a file or a folder",
+        _ => "something other than a file or a folder",
     };
     Err(Unopened::Refused(format!("{path:?}: {what}")))
 }
@@ -158,10 +161,10 @@ fn problem(path: &str, error: rustix::io::Errno) -> Unopened {
 }
 
 impl Source {
-    /// The first look: what is there, and whether it may be installed.
+    /// The first reading: lists the files and checks whether they can be installed.
     ///
     /// # Errors
-    /// With the first thing that may not.
+    /// Names the first problem.
     pub(super) fn survey(&self, limits: &ArtifactLimits) -> Result<Survey, Problem> {
         match self {
             Source::Folder(folder) => survey_folder(folder, limits),
@@ -169,10 +172,10 @@ impl Source {
         }
     }
 
-    /// The second look: hands every file to the copier, which finds out whether it is as it was.
+    /// The second reading: passes every file to the copier, which compares it with the plan.
     ///
     /// # Errors
-    /// When it is not, or cannot be read or written.
+    /// When a file has changed, or cannot be read or written.
     pub(super) fn copy(
         &self,
         survey: &Survey,
@@ -186,7 +189,7 @@ impl Source {
             Source::Archive { file, size } => read_archive(file, *size, limits, |item| match item {
                 Item::Entry(entry) => {
                     let Kind::File { executable } = entry.kind else { return Ok(()) };
-                    let path = normal(&entry.name, limits).map_err(|refusal| refusal.to_string())?;
+                    let path = normalize(&entry.name, limits).map_err(|refusal| refusal.to_string())?;
                     copier.begin(path.strip_prefix(&survey.top).unwrap_or(&path), entry.size, executable)
                 }
                 Item::Data(data) => copier.write(data),
@@ -206,19 +209,19 @@ fn survey_folder(folder: &OwnedFd, limits: &ArtifactLimits) -> Result<Survey, Pr
     Ok(Survey { files, top, manifest })
 }
 
-/// Takes what is in a folder and below it. The plan ends this where there are too many folders in each other.
-fn walk(folder: &OwnedFd, before: &str, plan: &mut Plan<'_>) -> Result<(), Problem> {
-    let mut entries = Dir::read_from(folder).map_err(|error| format!("{before:?}: {error}"))?;
+/// Adds the entries of a folder and of the folders below it. The plan's limit of depth ends the recursion.
+fn walk(folder: &OwnedFd, prefix: &str, plan: &mut Plan<'_>) -> Result<(), Problem> {
+    let mut entries = Dir::read_from(folder).map_err(|error| format!("{prefix:?}: {error}"))?;
     while let Some(entry) = entries.read() {
-        let entry = entry.map_err(|error| format!("{before:?}: {error}"))?;
+        let entry = entry.map_err(|error| format!("{prefix:?}: {error}"))?;
         let name = entry.file_name();
         let name =
             name.to_str().map_err(|_| format!("{:?}: a name that is not UTF-8", name.to_string_lossy()))?;
         if matches!(name, "." | "..") {
             continue;
         }
-        let path = format!("{before}{name}");
-        match look(folder, name, &path)? {
+        let path = format!("{prefix}{name}");
+        match open_entry(folder, name, &path)? {
             Found::Folder(inner) => {
                 plan.add_folder(&path).map_err(|refusal| format!("{path:?}: {refusal}"))?;
                 walk(&inner, &format!("{path}/"), plan)?;
@@ -233,7 +236,7 @@ fn walk(folder: &OwnedFd, before: &str, plan: &mut Plan<'_>) -> Result<(), Probl
 
 fn copy_file(folder: &OwnedFd, top: &str, path: &str, copier: &mut Copier) -> Result<(), Problem> {
     let Found::File { mut file, size, executable } = find(folder, &format!("{top}{path}"))? else {
-        return Err(format!("{path:?}: a folder, where a file was"));
+        return Err(format!("{path:?}: a folder that was a file before"));
     };
     copier.begin(path, size, executable)?;
     let mut chunk = vec![0; CHUNK_BYTES];
@@ -256,34 +259,37 @@ fn read_all(file: fs::File, max_bytes: usize) -> Result<Vec<u8>, Problem> {
 
 fn survey_archive(file: &fs::File, size: u64, limits: &ArtifactLimits) -> Result<Survey, Problem> {
     let mut plan = Plan::new(limits);
-    // What may turn out to be the manifest: that of the top, or that of the one folder which holds everything.
+    // Only the whole archive shows which one is the manifest: that at the top, or that in the one folder with everything.
     let (mut at_top, mut in_folder): (Option<Vec<u8>>, Option<Vec<u8>>) = (None, None);
-    let mut reading = None;
+    let mut current = None;
     read_archive(file, size, limits, |item| {
         match item {
             Item::Entry(entry) => {
-                let told = |refusal| format!("{:?}: {refusal}", entry.name);
-                reading = None;
+                let problem = |refusal| format!("{:?}: {refusal}", entry.name);
+                current = None;
                 match entry.kind {
-                    Kind::Folder => plan.add_folder(&entry.name).map_err(told)?,
+                    Kind::Folder => plan.add_folder(&entry.name).map_err(problem)?,
                     Kind::File { executable } => {
-                        plan.add_file(&entry.name, entry.size, executable).map_err(told)?;
-                        let path = normal(&entry.name, limits).map_err(told)?;
+                        plan.add_file(&entry.name, entry.size, executable).map_err(problem)?;
+                        let path = normalize(&entry.name, limits).map_err(problem)?;
                         let fits = entry.size <= limits.max_manifest_bytes as u64;
-                        reading = Some(Candidate::of(&path)).filter(|_| fits);
-                        match reading {
-                            Some(Candidate::AtTop) => at_top = Some(Vec::new()),
-                            Some(Candidate::InFolder) if in_folder.is_none() => in_folder = Some(Vec::new()),
-                            _ => reading = None,
+                        match Candidate::of(&path).filter(|_| fits) {
+                            Some(Candidate::AtTop) => {
+                                (current, at_top) = (Some(Candidate::AtTop), Some(Vec::new()));
+                            }
+                            Some(Candidate::InFolder) if in_folder.is_none() => {
+                                (current, in_folder) = (Some(Candidate::InFolder), Some(Vec::new()));
+                            }
+                            _ => {}
                         }
                     }
                 }
             }
             Item::Data(data) => {
-                let content = match reading {
+                let content = match current {
                     Some(Candidate::AtTop) => at_top.as_mut(),
                     Some(Candidate::InFolder) => in_folder.as_mut(),
-                    _ => None,
+                    None => None,
                 };
                 if let Some(content) = content {
                     content.extend_from_slice(data);
@@ -293,40 +299,39 @@ fn survey_archive(file: &fs::File, size: u64, limits: &ArtifactLimits) -> Result
         Ok(())
     })?;
     let (files, top) = plan.finish().map_err(|refusal| refusal.to_string())?;
-    // The plan has found one, within the limits, and the top holds all that is in any folder.
     let manifest = if top.is_empty() { at_top } else { in_folder };
+    debug_assert!(manifest.is_some(), "a plan that finishes has a manifest within the limits");
     Ok(Survey { files, top, manifest: manifest.unwrap_or_default() })
 }
 
-/// Which manifest a file may be.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Where a file lies that can be the manifest.
+#[derive(Clone, Copy)]
 enum Candidate {
     AtTop,
     InFolder,
-    None,
 }
 
 impl Candidate {
-    fn of(path: &str) -> Candidate {
+    fn of(path: &str) -> Option<Candidate> {
         match path.split_once('/') {
-            None if path == MANIFEST_NAME => Candidate::AtTop,
-            Some((_, MANIFEST_NAME)) => Candidate::InFolder,
-            _ => Candidate::None,
+            None if path == MANIFEST_NAME => Some(Candidate::AtTop),
+            Some((_, MANIFEST_NAME)) => Some(Candidate::InFolder),
+            _ => None,
         }
     }
 }
 
-/// Reads an archive from its beginning to its end, or to the first problem.
+/// Passes every item of an archive to `visit`, up to the end or the first problem.
 fn read_archive(
     mut file: &fs::File,
     size: u64,
     limits: &ArtifactLimits,
     mut visit: impl FnMut(Item<'_>) -> Result<(), Problem>,
 ) -> Result<(), Problem> {
-    let around = MAX_BYTES_AROUND_A_FILE.saturating_mul(limits.max_files as u64 + 256);
-    let allowed = limits.max_total_bytes.saturating_add(around);
+    let overhead = MAX_OVERHEAD_PER_FILE.saturating_mul(limits.max_files as u64 + 256);
+    let allowed = limits.max_total_bytes.saturating_add(overhead);
     if size > allowed {
-        return Err(format!("an archive of {size} bytes, {allowed} are allowed"));
+        return Err(format!("an archive of {size} bytes, {allowed} allowed"));
     }
     file.seek(SeekFrom::Start(0)).map_err(|error| error.to_string())?;
     let mut archive = file.take(size);
@@ -342,7 +347,7 @@ fn read_archive(
         };
         let mut rest = chunk.get(..count).unwrap_or_default();
         while !rest.is_empty() {
-            let (consumed, item) = decoder.handle(rest).map_err(|error| behind(&name, error))?;
+            let (consumed, item) = decoder.handle(rest).map_err(|error| after(&name, error))?;
             if let Some(Item::Entry(entry)) = &item {
                 name.clone_from(&entry.name);
             }
@@ -350,9 +355,10 @@ fn read_archive(
             rest = rest.get(consumed..).unwrap_or_default();
         }
     }
-    decoder.finish().map_err(|error| behind(&name, error))
+    decoder.finish().map_err(|error| after(&name, error))
 }
 
-fn behind(name: &str, error: super::tar::TarError) -> Problem {
-    if name.is_empty() { error.to_string() } else { format!("{error}, at {name:?} or behind it") }
+/// Says after which name an archive could not be read.
+fn after(name: &str, error: super::tar::TarError) -> Problem {
+    if name.is_empty() { error.to_string() } else { format!("{error}, at {name:?} or after it") }
 }

@@ -1,7 +1,7 @@
-//! The folders of installed artifacts. In: who uses which one, and which ones no longer count. Out: folders that are there
-//! as long as anybody uses them, and no longer.
+//! The folders of installed artifacts. Input: leases of folders, and which folders are obsolete. Output: folders that exist
+//! as long as they are leased, and are deleted afterwards if they are obsolete.
 //!
-//! A folder is called `ID.UUID`; `.new.UUID` is one that is being made, and `.run.UUID` what a program has as its home.
+//! A folder is named `ID.UUID`. `.new.UUID` is the staging folder of an installation, `.run.UUID` the `HOME` of a program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,36 +12,37 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use crate::backend::shared::db::Db;
 use crate::protocol::uuid::Uuid;
 
 use super::config::ArtifactConfig;
-use crate::backend::shared::db::Db;
 
-/// The installed artifacts. A clone is another handle to the same ones.
+/// The installed artifacts. Clones refer to the same ones.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
-    shared: Arc<Shared>,
+    inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Inner {
     db: Db,
     config: ArtifactConfig,
-    /// Folders that are in use, by name.
-    uses: Mutex<BTreeMap<String, Use>>,
-    /// One permit: installations go one after the other.
+    /// The leased folders, by name.
+    leased: Mutex<BTreeMap<String, Leases>>,
+    /// One permit: there is one installation at a time.
     installing: Arc<Semaphore>,
     running: Arc<Semaphore>,
 }
 
+/// The leases of one folder.
 #[derive(Debug, Default)]
-struct Use {
-    leases: usize,
-    /// Whether the last one to leave deletes it.
+struct Leases {
+    count: usize,
+    /// Whether the folder is deleted when the last lease ends.
     is_doomed: bool,
 }
 
-/// A folder that stays as long as this is held.
+/// Keeps a folder from being deleted.
 #[derive(Debug)]
 pub(super) struct Lease {
     artifacts: Artifacts,
@@ -49,18 +50,18 @@ pub(super) struct Lease {
 }
 
 impl Artifacts {
-    /// The artifacts of a database. Nothing is read or written until somebody asks.
+    /// Creates the artifacts of a database. Nothing is read or written yet.
     pub fn new(db: Db, mut config: ArtifactConfig) -> Artifacts {
-        // A program that runs elsewhere would look for a relative name from there.
+        // Programs run in another folder, where a relative path would lead elsewhere.
         if let Ok(folder) = std::path::absolute(&config.folder) {
             config.folder = folder;
         }
         let running = Semaphore::new(config.limits.max_running.clamp(1, Semaphore::MAX_PERMITS));
         Artifacts {
-            shared: Arc::new(Shared {
+            inner: Arc::new(Inner {
                 db,
                 config,
-                uses: Mutex::default(),
+                leased: Mutex::default(),
                 installing: Arc::new(Semaphore::new(1)),
                 running: Arc::new(running),
             }),
@@ -68,48 +69,48 @@ impl Artifacts {
     }
 
     pub(super) fn db(&self) -> &Db {
-        &self.shared.db
+        &self.inner.db
     }
 
-    /// Its configuration.
+    /// Returns the configuration, with an absolute folder.
     pub fn config(&self) -> &ArtifactConfig {
-        &self.shared.config
+        &self.inner.config
     }
 
-    /// Whoever installs, or looks for what nobody uses, waits for a permit.
+    /// An installation, and the sweep at the start, hold its permit.
     pub(super) fn installing(&self) -> Arc<Semaphore> {
-        self.shared.installing.clone()
+        self.inner.installing.clone()
     }
 
-    /// A program that runs has a permit.
+    /// Each running program holds a permit.
     pub(super) fn running(&self) -> Arc<Semaphore> {
-        self.shared.running.clone()
+        self.inner.running.clone()
     }
 
-    /// Where a folder is.
+    /// Returns the path of a folder.
     pub(super) fn path_of(&self, name: &str) -> PathBuf {
         self.config().folder.join(name)
     }
 
-    /// A folder, which need not be there yet, for as long as the lease is held.
+    /// Leases a folder, which need not exist yet.
     pub(super) fn lease(&self, name: &str) -> Lease {
-        self.uses().entry(name.to_owned()).or_default().leases += 1;
+        self.leased().entry(name.to_owned()).or_default().count += 1;
         Lease { artifacts: self.clone(), name: name.to_owned() }
     }
 
-    /// Deletes a folder now, if nobody uses it, or else when the last one is done with it.
+    /// Deletes a folder, now or when its last lease ends.
     pub(super) async fn discard(&self, name: &str) {
         let lease = self.lease(name);
         lease.doom();
-        // It may be large, so not on a thread that others wait for.
+        // Deleting a large folder would block the runtime's thread.
         let _ = spawn_blocking(move || drop(lease)).await;
     }
 
-    /// Deletes what an earlier run has left behind: folders of ours that no row names. What cannot be deleted is left to
-    /// the next start. Installations wait meanwhile; this is to be called before the first one.
+    /// Deletes the folders of an earlier run that no row refers to. Those that cannot be deleted are left to the next
+    /// start. Call it before the first installation; installations wait until it is done.
     pub fn sweep(&self) -> impl Future<Output = ()> + Send + use<> {
         let artifacts = self.clone();
-        // Taken at once, and not when somebody first polls.
+        // Taken now, not at the first poll, so that no installation can come first.
         let permit = self.installing().try_acquire_owned();
         async move {
             let Ok(_permit) = permit else { return };
@@ -120,7 +121,7 @@ impl Artifacts {
             });
             let Ok(named) = named.await else { return };
             let swept = spawn_blocking(move || artifacts.delete_all_but(&named));
-            // A folder that is not there holds nothing to delete.
+            // It fails if the folder does not exist, and then there is nothing to delete.
             let _ = swept.await;
         }
     }
@@ -129,22 +130,22 @@ impl Artifacts {
         for entry in fs::read_dir(&self.config().folder)? {
             let Ok(name) = entry?.file_name().into_string() else { continue };
             let is_ours = name.rsplit_once('.').is_some_and(|(_, uuid)| uuid.parse::<Uuid>().is_ok());
-            if is_ours && !named.contains(&name) && !self.uses().contains_key(&name) {
-                // What somebody else has made of it is not worth failing for.
+            if is_ours && !named.contains(&name) && !self.leased().contains_key(&name) {
+                // The next start tries again.
                 let _ = fs::remove_dir_all(self.path_of(&name));
             }
         }
         Ok(())
     }
 
-    fn uses(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Use>> {
-        self.shared.uses.lock().unwrap_or_else(PoisonError::into_inner)
+    fn leased(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Leases>> {
+        self.inner.leased.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Deletes a folder; at the next start, if it cannot be done now.
+/// Deletes a folder. If that fails, the sweep of the next start deletes it.
 fn delete_folder(path: &Path) {
-    /// A process that was killed may be writing its last file.
+    /// A process that was just killed can still create a file in it.
     const TRIES: usize = 3;
     for _ in 0..TRIES {
         match fs::remove_dir_all(path) {
@@ -155,33 +156,36 @@ fn delete_folder(path: &Path) {
 }
 
 impl Lease {
-    /// The folder's name.
+    /// Returns the folder's name.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where the folder is.
+    /// Returns the folder's path.
     pub(super) fn path(&self) -> PathBuf {
         self.artifacts.path_of(&self.name)
     }
 
-    /// Has the folder deleted when the last lease ends, by whoever holds that.
+    /// Marks the folder to be deleted when its last lease ends.
     pub(super) fn doom(&self) {
-        if let Some(used) = self.artifacts.uses().get_mut(&self.name) {
-            used.is_doomed = true;
+        if let Some(leases) = self.artifacts.leased().get_mut(&self.name) {
+            leases.is_doomed = true;
         }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut uses = self.artifacts.uses();
-        let Some(used) = uses.get_mut(&self.name) else { return };
-        used.leases = used.leases.saturating_sub(1);
-        if used.leases == 0 {
-            let is_doomed = used.is_doomed;
-            uses.remove(&self.name);
-            drop(uses);
+        let mut leased = self.artifacts.leased();
+        let Some(leases) = leased.get_mut(&self.name) else {
+            debug_assert!(false, "a lease is counted until it is dropped");
+            return;
+        };
+        leases.count = leases.count.saturating_sub(1);
+        if leases.count == 0 {
+            let is_doomed = leases.is_doomed;
+            leased.remove(&self.name);
+            drop(leased);
             if is_doomed {
                 delete_folder(&self.path());
             }

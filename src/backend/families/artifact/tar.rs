@@ -1,8 +1,9 @@
-//! Reading tar archives. In: the bytes of an archive, cut anywhere. Out: its files and folders, or why it is refused.
+//! A decoder of tar archives. Input: the bytes of an archive, in pieces of any length. Output: its files and folders, or the
+//! reason why it is refused.
 //!
-//! The formats are ustar, and what GNU tar and the pax tools write around it: long names. Nothing else is an archive here:
-//! no links, devices, pipes, sparse files, volumes, and nothing that two programs could read differently, such as a size
-//! that is said twice and not the same. What the names say is not judged here.
+//! It reads ustar, with the long names of GNU tar and pax. It refuses links, devices, pipes, sparse files and volumes, and
+//! anything that two programs could read differently, such as two sizes of one file that differ. It does not check where
+//! a name leads.
 //!
 //! ```
 //! use switchboard::backend::artifact::tar::{Decoder, Item};
@@ -14,7 +15,7 @@
 //!     let (consumed, item) = decoder.handle(rest)?;
 //!     match item {
 //!         Some(Item::Entry(entry)) => println!("{} has {} bytes", entry.name, entry.size),
-//!         Some(Item::Data(bytes)) => println!("{} of them", bytes.len()),
+//!         Some(Item::Data(bytes)) => println!("the next {} bytes", bytes.len()),
 //!         None => {}
 //!     }
 //!     rest = &rest[consumed..];
@@ -25,25 +26,25 @@
 
 use std::fmt;
 
-/// What an archive is made of.
+/// Size of a block, in bytes. An archive is a sequence of blocks.
 pub const BLOCK_BYTES: usize = 512;
-/// Longest name, in bytes, and most bytes that may stand in a header of long names. Longer ones are refused.
+/// Longest extended header (a long name, or attributes), in bytes. A longer one is refused.
 ///
-/// 64 KiB: what the pax tools of one system or another put beside a name fits many times over.
+/// 64 KiB: many times what pax tools write for one file.
 pub const MAX_EXTENSION_BYTES: usize = 64 << 10;
 
 /// A file or a folder in an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The name as it stands there.
+    /// The name, exactly as in the archive.
     pub name: String,
-    /// What it is.
+    /// Whether it is a file or a folder.
     pub kind: Kind,
-    /// How many bytes follow as [`Item::Data`].
+    /// Length of the content, which follows as [`Item::Data`], in bytes.
     pub size: u64,
 }
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A plain file.
@@ -55,99 +56,99 @@ pub enum Kind {
     Folder,
 }
 
-/// What comes out of an archive.
+/// A piece of an archive, as [`Decoder::handle`] returns it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Item<'a> {
-    /// An entry begins.
+    /// The start of an entry.
     Entry(Entry),
-    /// The next bytes of the entry that has begun last.
+    /// The next bytes of the current entry.
     Data(&'a [u8]),
 }
 
 /// Why an archive is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TarError {
-    /// It ends before its end.
+    /// The input ends before the archive's end mark.
     Truncated,
     /// A header is not that of a tar archive, or is damaged.
     NotTar,
-    /// A number in a header is not written in octal digits.
+    /// A number in a header is not octal.
     Number,
     /// A link, symbolic or hard.
     Link,
-    /// A device, a pipe, a sparse file, or another thing than a file or a folder.
+    /// A device, a pipe, a sparse file, or another type that is neither a file nor a folder.
     Special,
     /// A name that is not UTF-8.
     NotUtf8,
-    /// A header with a long name, or with attributes, is too long.
+    /// An extended header is longer than [`MAX_EXTENSION_BYTES`].
     ExtensionTooLong,
-    /// A header with a long name, or with attributes, cannot be read, or stands where it says nothing or two things.
+    /// An extended header is malformed, contradicts another header, or belongs to no entry.
     Extension,
-    /// A folder that has content, or a file whose name is a folder's.
+    /// A folder that has content, or a file whose name ends in `/`.
     Folder,
-    /// Bytes behind the end.
+    /// Bytes other than zero after the end mark.
     BehindTheEnd,
 }
 
 impl fmt::Display for TarError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            TarError::Truncated => "an archive that is cut off",
-            TarError::NotTar => "no tar archive, or a damaged one",
+            TarError::Truncated => "a truncated archive",
+            TarError::NotTar => "not a tar archive, or a damaged one",
             TarError::Number => "an archive with a number that is not octal",
             TarError::Link => "a link",
-            TarError::Special => "something else than a file or a folder",
+            TarError::Special => "something other than a file or a folder",
             TarError::NotUtf8 => "a name that is not UTF-8",
             TarError::ExtensionTooLong => "an extended header that is too long",
-            TarError::Extension => "an extended header that cannot be read or is ambiguous",
+            TarError::Extension => "an extended header that is malformed or ambiguous",
             TarError::Folder => "a folder with content, or a file with a folder's name",
-            TarError::BehindTheEnd => "an archive with bytes behind its end",
+            TarError::BehindTheEnd => "an archive with bytes after its end",
         })
     }
 }
 
 impl std::error::Error for TarError {}
 
-/// Reads one archive. Each call of [`handle`](Decoder::handle) says how much it took; an error is final.
+/// Reads one archive. Each call of [`handle`](Decoder::handle) returns how many bytes it consumed; an error is final.
 #[derive(Debug)]
 pub struct Decoder {
     state: State,
-    /// The block or the extension that is not complete.
+    /// The beginning of an incomplete block or extended header.
     held: Vec<u8>,
     extensions: Extensions,
-    /// Whether an entry, or attributes for all of them, have been there.
-    begun: bool,
+    /// Whether an entry or an extended header was read.
+    has_started: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Header,
-    /// Bytes of the entry, then of what fills its last block up.
+    /// The rest of an entry's content, then the padding of its last block.
     Data {
         left: u64,
         padding: usize,
     },
     Extension {
-        sort: Extension,
+        extension: Extension,
         size: usize,
         padding: usize,
     },
-    /// One of the two empty blocks at the end was there.
+    /// After the first of the two empty blocks that end an archive.
     Ending,
     Ended,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Extension {
-    /// GNU's: the next entry's name.
+    /// GNU: the name of the next entry.
     LongName,
-    /// Those of pax: attributes of the next entry.
+    /// Pax: attributes of the next entry.
     Attributes,
-    /// Those of pax: attributes of all entries.
+    /// Pax: attributes of all entries.
     AllAttributes,
 }
 
-/// What the extensions before an entry say of it.
+/// The extended headers read for the next entry.
 #[derive(Debug, Default)]
 struct Extensions {
     long_name: Option<String>,
@@ -167,12 +168,17 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// A decoder at the beginning of an archive.
+    /// Creates a decoder at the beginning of an archive.
     pub fn new() -> Decoder {
-        Decoder { state: State::Header, held: Vec::new(), extensions: Extensions::default(), begun: false }
+        Decoder {
+            state: State::Header,
+            held: Vec::new(),
+            extensions: Extensions::default(),
+            has_started: false,
+        }
     }
 
-    /// Reads on, up to the next item, and answers how many bytes it has taken: at least one.
+    /// Reads up to the next item. Returns how many bytes were consumed, at least one, and the item if it is complete.
     ///
     /// # Errors
     /// When the archive is refused.
@@ -196,12 +202,12 @@ impl Decoder {
                 self.state = data_state(0, padding - skipped);
                 Ok((skipped, None))
             }
-            State::Extension { sort, size, padding } => {
+            State::Extension { extension, size, padding } => {
                 let taken = self.hold(input, size + padding);
                 if self.held.len() == size + padding {
                     self.held.truncate(size);
                     let content = std::mem::take(&mut self.held);
-                    self.extend(sort, &content)?;
+                    self.extend(extension, &content)?;
                     self.state = State::Header;
                 }
                 Ok((taken, None))
@@ -211,22 +217,22 @@ impl Decoder {
         }
     }
 
-    /// Says whether the archive was whole.
+    /// Checks that the archive was complete.
     ///
     /// # Errors
-    /// When it was not.
+    /// [`TarError::Truncated`] when it was not.
     pub fn finish(&self) -> Result<(), TarError> {
         if self.state == State::Ended { Ok(()) } else { Err(TarError::Truncated) }
     }
 
-    /// How much is held between two calls, in bytes.
+    /// Memory held between two calls, in bytes.
     pub fn held_bytes(&self) -> usize {
         let attributes = self.extensions.attributes.as_ref().and_then(|attributes| attributes.path.as_ref());
         let names = [&self.extensions.long_name.as_ref(), &attributes];
         self.held.capacity() + names.iter().filter_map(|name| name.map(String::capacity)).sum::<usize>()
     }
 
-    /// Takes bytes until so many are held.
+    /// Copies input until `wanted` bytes are held. Returns how many were copied.
     fn hold(&mut self, input: &[u8], wanted: usize) -> usize {
         let taken = wanted.saturating_sub(self.held.len()).min(input.len());
         self.held.extend_from_slice(input.get(..taken).unwrap_or_default());
@@ -245,18 +251,18 @@ impl Decoder {
             return Err(TarError::BehindTheEnd);
         }
         let header = Header::decode(block)?;
-        match header.sort {
-            b'0' | 0 => self.begin(&header, Kind::File { executable: header.executable }).map(Some),
-            b'5' => self.begin(&header, Kind::Folder).map(Some),
-            b'L' if header.is_gnu => self.begin_extension(Extension::LongName, header.size),
-            b'x' => self.begin_extension(Extension::Attributes, header.size),
-            b'g' => self.begin_extension(Extension::AllAttributes, header.size),
+        match header.type_flag {
+            b'0' | 0 => self.start_entry(&header, Kind::File { executable: header.executable }).map(Some),
+            b'5' => self.start_entry(&header, Kind::Folder).map(Some),
+            b'L' if header.is_gnu => self.start_extension(Extension::LongName, header.size),
+            b'x' => self.start_extension(Extension::Attributes, header.size),
+            b'g' => self.start_extension(Extension::AllAttributes, header.size),
             b'1' | b'2' | b'K' => Err(TarError::Link),
             _ => Err(TarError::Special),
         }
     }
 
-    fn begin(&mut self, header: &Header, kind: Kind) -> Result<Entry, TarError> {
+    fn start_entry(&mut self, header: &Header, kind: Kind) -> Result<Entry, TarError> {
         let Extensions { long_name, attributes } = std::mem::take(&mut self.extensions);
         let Attributes { path, size } = attributes.unwrap_or_default();
         if size.is_some_and(|size| size != header.size) {
@@ -271,37 +277,37 @@ impl Decoder {
         if (is_folder && header.size > 0) || (!is_folder && name.ends_with('/')) {
             return Err(TarError::Folder);
         }
-        self.begun = true;
+        self.has_started = true;
         self.state = data_state(header.size, padding_of(header.size));
         Ok(Entry { name, kind, size: header.size })
     }
 
-    fn begin_extension(&mut self, sort: Extension, size: u64) -> Result<Option<Entry>, TarError> {
-        let is_misplaced = match sort {
+    fn start_extension(&mut self, extension: Extension, size: u64) -> Result<Option<Entry>, TarError> {
+        let is_misplaced = match extension {
             Extension::LongName => self.extensions.long_name.is_some(),
             Extension::Attributes => self.extensions.attributes.is_some(),
-            Extension::AllAttributes => self.begun,
+            Extension::AllAttributes => self.has_started,
         };
         if is_misplaced || size == 0 {
             return Err(TarError::Extension);
         }
-        self.begun = true;
+        self.has_started = true;
         let padding = padding_of(size);
         let size = usize::try_from(size).ok().filter(|size| *size <= MAX_EXTENSION_BYTES);
         let size = size.ok_or(TarError::ExtensionTooLong)?;
-        self.state = State::Extension { sort, size, padding };
+        self.state = State::Extension { extension, size, padding };
         Ok(None)
     }
 
-    fn extend(&mut self, sort: Extension, content: &[u8]) -> Result<(), TarError> {
-        match sort {
+    fn extend(&mut self, extension: Extension, content: &[u8]) -> Result<(), TarError> {
+        match extension {
             Extension::LongName => {
-                // The name, and the zero byte that ends it.
+                // The name is terminated by a zero byte.
                 let name = content.strip_suffix(&[0]).ok_or(TarError::Extension)?;
                 self.extensions.long_name = Some(name_of(name)?);
             }
             Extension::Attributes => self.extensions.attributes = Some(Attributes::decode(content)?),
-            // As `git archive` writes one, with a comment.
+            // `git archive` writes one that has only a comment, which is accepted.
             Extension::AllAttributes if Attributes::decode(content)? != Attributes::default() => {
                 return Err(TarError::Extension);
             }
@@ -315,26 +321,26 @@ fn data_state(left: u64, padding: usize) -> State {
     if left == 0 && padding == 0 { State::Header } else { State::Data { left, padding } }
 }
 
-/// How many bytes fill up the last block of a content.
+/// Returns how many bytes fill the last block of a content of `size` bytes.
 fn padding_of(size: u64) -> usize {
     let over = usize::try_from(size % BLOCK_BYTES as u64).unwrap_or_default();
     if over == 0 { 0 } else { BLOCK_BYTES - over }
 }
 
-/// A name, which is one for any program: not empty, UTF-8, and without a byte at which another would end it.
+/// Decodes a name that every program reads the same way: UTF-8, not empty, without a zero byte.
 fn name_of(bytes: &[u8]) -> Result<String, TarError> {
     let name = std::str::from_utf8(bytes).map_err(|_| TarError::NotUtf8)?;
     if name.is_empty() || name.contains('\0') { Err(TarError::Extension) } else { Ok(name.to_owned()) }
 }
 
-/// What is used of a header block (POSIX.1-2001, "ustar Interchange Format").
+/// The used fields of a header block (POSIX.1-2001, "ustar Interchange Format").
 #[derive(Debug)]
 struct Header {
-    /// Not an error unless it is needed: in front of a long name stands whatever is left of it.
+    /// An error here only matters if no long name replaces it: a shortened name can be cut inside a character.
     name: Result<String, TarError>,
     executable: bool,
     size: u64,
-    sort: u8,
+    type_flag: u8,
     is_gnu: bool,
 }
 
@@ -347,11 +353,11 @@ impl Header {
         }
         let sum: u64 = block.iter().map(|byte| u64::from(*byte)).sum();
         let own: u64 = part(148, 156).iter().map(|byte| u64::from(*byte)).sum();
-        // The sum is taken as if spaces stood in its place.
+        // The checksum is computed as if its own field held spaces.
         if octal(part(148, 156)) != Ok(sum - own + 8 * u64::from(b' ')) {
             return Err(TarError::NotTar);
         }
-        // GNU's own format has other things where ustar has the beginning of a long name.
+        // GNU's format has other fields in place of the ustar prefix.
         let prefix = if is_gnu { &[] } else { text(part(345, 500)) };
         let name = match prefix {
             [] => name_of(text(part(0, 100))),
@@ -361,18 +367,18 @@ impl Header {
             name,
             executable: octal(part(100, 108))? & 0o100 != 0,
             size: octal(part(124, 136))?,
-            sort: part(156, 157).first().copied().unwrap_or_default(),
+            type_flag: part(156, 157).first().copied().unwrap_or_default(),
             is_gnu,
         })
     }
 }
 
-/// What stands before the first zero byte.
+/// Returns the bytes before the first zero byte.
 fn text(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// A number in octal digits, with spaces before them and spaces or zero bytes behind.
+/// Reads an octal number with leading white space and trailing spaces or zero bytes.
 fn octal(field: &[u8]) -> Result<u64, TarError> {
     let field = field.trim_ascii_start();
     let digits = field.iter().take_while(|byte| matches!(byte, b'0'..=b'7')).count();
@@ -385,7 +391,7 @@ fn octal(field: &[u8]) -> Result<u64, TarError> {
 }
 
 impl Attributes {
-    /// Reads records `LENGTH KEY=VALUE\n`, each as long as it says.
+    /// Reads records `LENGTH KEY=VALUE\n`, where `LENGTH` is that of the whole record.
     fn decode(mut content: &[u8]) -> Result<Attributes, TarError> {
         let mut attributes = Attributes::default();
         while !content.is_empty() {
@@ -410,14 +416,14 @@ impl Attributes {
             b"path" | b"size" => return Err(TarError::Extension),
             b"linkpath" => return Err(TarError::Link),
             _ if key.starts_with(b"GNU.sparse.") => return Err(TarError::Special),
-            // Times, owners, comments and the like: nothing of them is kept.
+            // Times, owners, comments: ignored.
             _ => {}
         }
         Ok(())
     }
 }
 
-/// A number in decimal digits.
+/// Reads a number of decimal digits.
 fn decimal(digits: &[u8]) -> Option<u64> {
     let is_number = digits.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(digits).ok().filter(|_| is_number)?.parse().ok()

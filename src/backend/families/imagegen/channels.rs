@@ -12,7 +12,7 @@ use super::config::ImagegenConfig;
 use super::files::Folder;
 use super::handlers::{Imagegen, page};
 use super::store::{self, URL_PREFIX};
-use super::worker::{Bell, Worker};
+use super::worker::{Signals, Worker};
 
 /// The channels of the family.
 pub const CHANNELS: &[Channel] = &[
@@ -97,9 +97,9 @@ pub(crate) fn register(
     recorder: Recorder,
 ) -> impl Future<Output = ()> + Send + 'static {
     let config = Arc::new(config);
-    let bell = Arc::new(Bell::default());
+    let signals = Arc::new(Signals::default());
     let folder = Folder::beside(db.path());
-    let imagegen = Arc::new(Imagegen { db: db.clone(), config: config.clone(), bell: bell.clone() });
+    let imagegen = Arc::new(Imagegen { db: db.clone(), config: config.clone(), signals: signals.clone() });
     db.on_read(server, "imagegen:list-groups", store::list_groups);
     db.on_read(server, "imagegen:list-entries", store::list_entries);
     db.on_read(server, "imagegen:list-images", store::list_images);
@@ -122,5 +122,5 @@ pub(crate) fn register(
         let (db, folder) = (pages_db.clone(), pages_folder.clone());
         async move { page(&db, &folder, &id, max_bytes).await }
     });
-    Worker { server: server.clone(), db: db.clone(), config, folder, bell, recorder }.run()
+    Worker { server: server.clone(), db: db.clone(), config, folder, signals, recorder }.run()
 }

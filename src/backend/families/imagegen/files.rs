@@ -1,17 +1,19 @@
-//! The files of images: one an image, named by its id, in a folder of their own that is made with the first one. A file is
-//! written under another name, synced and renamed, and the folder synced, before the image's row is; what a crash leaves
-//! without a row is swept away at the next start. A file is found by its row alone, never by a name that a client chose.
+//! The files of images: one file per image, named by its id, in a folder that is created with the first one. A file is
+//! written under a temporary name, synced and renamed, and the folder is synced, all before the image's row is written.
+//! Files without a row, which a crash can leave, are deleted at the next start. A path is built from the id of a row, never
+//! from a name that a client chose.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::picture::Kind;
 use crate::backend::shared::files::{restrict, sync_folder};
 
-/// The name of the folder beside the database.
+use super::picture::Format;
+
+/// The name of the folder, next to the database.
 const FOLDER: &str = "images";
-/// How the names of files end that are still being written.
+/// The extension of files that are still being written.
 const UNFINISHED: &str = "tmp";
 const UUID_LENGTH: usize = 36;
 
@@ -20,23 +22,23 @@ const UUID_LENGTH: usize = 36;
 pub(super) struct Folder(PathBuf);
 
 impl Folder {
-    /// The folder beside a database.
+    /// Returns the folder next to a database. It need not exist yet.
     pub(super) fn beside(database: &Path) -> Folder {
         Folder(database.with_file_name(FOLDER))
     }
 
-    pub(super) fn path_of(&self, id: &str, kind: Kind) -> PathBuf {
-        self.0.join(format!("{id}.{}", kind.extension()))
+    pub(super) fn path_of(&self, id: &str, format: Format) -> PathBuf {
+        self.0.join(format!("{id}.{}", format.extension()))
     }
 
-    /// Writes files that are to be complete or not there, whatever happens to the machine.
+    /// Writes files atomically: even after a crash each one is complete or does not exist.
     ///
     /// # Errors
-    /// When one cannot be written. Those that were are removed.
-    pub(super) fn write(&self, files: &[(&str, Kind, &[u8])]) -> io::Result<()> {
-        self.make()?;
-        let written = files.iter().try_for_each(|(id, kind, bytes)| {
-            let path = self.path_of(id, *kind);
+    /// When one cannot be written. Then all of them are removed.
+    pub(super) fn write(&self, files: &[(&str, Format, &[u8])]) -> io::Result<()> {
+        self.create()?;
+        let written = files.iter().try_for_each(|(id, format, bytes)| {
+            let path = self.path_of(id, *format);
             let unfinished = unfinished(&path);
             let mut options = OpenOptions::new();
             options.create_new(true).write(true);
@@ -47,25 +49,25 @@ impl Folder {
             fs::rename(unfinished, path)
         });
         if let Err(error) = written.and_then(|()| sync_folder(&self.0)) {
-            self.remove(files.iter().map(|(id, kind, _)| (*id, *kind)));
+            self.remove(files.iter().map(|(id, format, _)| (*id, *format)));
             return Err(error);
         }
         Ok(())
     }
 
-    /// Removes files, if they are there. What cannot be removed now is swept away later.
-    pub(super) fn remove<'a>(&self, files: impl Iterator<Item = (&'a str, Kind)>) {
-        for (id, kind) in files {
-            let path = self.path_of(id, kind);
+    /// Removes files, if they exist. The sweep of the next start removes those that cannot be removed now.
+    pub(super) fn remove<'a>(&self, files: impl Iterator<Item = (&'a str, Format)>) {
+        for (id, format) in files {
+            let path = self.path_of(id, format);
             let _ = fs::remove_file(unfinished(&path));
             let _ = fs::remove_file(path);
         }
     }
 
-    /// The names of the files that look like ours, with the ids in them.
+    /// Lists the files with a name as this family makes them: the id in the name, and the name.
     ///
     /// # Errors
-    /// When the folder cannot be read. One that is not there yet is empty.
+    /// When the folder cannot be read. A folder that does not exist is empty.
     pub(super) fn list(&self) -> io::Result<Vec<(String, String)>> {
         let entries = match fs::read_dir(&self.0) {
             Ok(entries) => entries,
@@ -74,7 +76,7 @@ impl Folder {
         };
         let mut found = Vec::new();
         for entry in entries {
-            // What is named otherwise is somebody's, and is left alone.
+            // Other names are not ours to delete.
             if let Ok(name) = entry?.file_name().into_string()
                 && let Some(id) = id_in(&name)
             {
@@ -84,24 +86,17 @@ impl Folder {
         Ok(found)
     }
 
-    /// Removes a file that [`list`](Folder::list) named.
+    /// Removes a file by a name that [`list`](Folder::list) returned.
     pub(super) fn remove_name(&self, name: &str) {
         let _ = fs::remove_file(self.0.join(name));
     }
 
-    #[cfg(unix)]
-    fn make(&self) -> io::Result<()> {
-        use std::os::unix::fs::DirBuilderExt;
-        self.made(fs::DirBuilder::new().mode(0o700).create(&self.0))
-    }
-
-    #[cfg(not(unix))]
-    fn make(&self) -> io::Result<()> {
-        self.made(fs::create_dir(&self.0))
-    }
-
-    fn made(&self, made: io::Result<()>) -> io::Result<()> {
-        match made {
+    /// Creates the folder, for this user alone (0700), unless it exists.
+    fn create(&self) -> io::Result<()> {
+        let mut builder = fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        match builder.create(&self.0) {
             Ok(()) => self.0.parent().map_or(Ok(()), sync_folder),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
@@ -109,13 +104,13 @@ impl Folder {
     }
 }
 
-/// Reads a file of at most `max_bytes`; `None` if it is not there, or longer.
+/// Reads a file of at most `max_bytes`; `None` if it does not exist or is longer.
 pub(super) fn read(path: &Path, max_bytes: usize) -> Option<Vec<u8>> {
     let length = usize::try_from(File::open(path).ok()?.metadata().ok()?.len()).ok()?;
     (length <= max_bytes).then(|| fs::read(path).ok())?
 }
 
-/// Whether a text is an id as this family makes them: then it is no path either.
+/// Whether a text has the form of an id. Such a text is safe as a file name: it has no `/` and no `.`.
 pub(super) fn is_id(text: &str) -> bool {
     text.len() == UUID_LENGTH && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'))
 }
@@ -131,7 +126,7 @@ fn id_in(name: &str) -> Option<&str> {
     let (id, extension) = name.split_once('.')?;
     let extension =
         extension.strip_suffix(UNFINISHED).and_then(|rest| rest.strip_suffix('.')).unwrap_or(extension);
-    let is_ours = is_id(id) && Kind::ALL.iter().any(|kind| kind.extension() == extension);
+    let is_ours = is_id(id) && Format::ALL.iter().any(|format| format.extension() == extension);
     is_ours.then_some(id)
 }
 
@@ -142,7 +137,7 @@ mod tests {
     const ID: &str = "550e8400-e29b-41d4-a716-446655440000";
 
     #[test]
-    fn only_names_of_ours_are_swept() {
+    fn only_our_own_names_are_swept() {
         for (name, ours) in [
             (format!("{ID}.png"), true),
             (format!("{ID}.svg.tmp"), true),
@@ -167,20 +162,20 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_there_whole_or_not_at_all() {
+    fn files_are_written_together_or_not_at_all() {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::beside(&place.path().join("switchboard.db"));
         assert_eq!(folder.list().unwrap(), []);
-        folder.write(&[(ID, Kind::Png, b"png")]).unwrap();
+        folder.write(&[(ID, Format::Png, b"png")]).unwrap();
         let other = "550e8400-e29b-41d4-a716-446655440001";
-        folder.write(&[(other, Kind::Png, b"1")]).unwrap();
-        // A name is taken, so the file before it goes as well.
+        folder.write(&[(other, Format::Png, b"1")]).unwrap();
+        // The temporary name of the second file is taken, so the first one is removed again.
         fs::create_dir(folder.0.join(format!("{ID}.webp.tmp"))).unwrap();
         let third = "550e8400-e29b-41d4-a716-446655440002";
-        assert!(folder.write(&[(third, Kind::Png, b"1"), (ID, Kind::Webp, b"2")]).is_err());
-        assert_eq!(read(&folder.path_of(ID, Kind::Png), 3).as_deref(), Some(&b"png"[..]));
-        assert_eq!(read(&folder.path_of(ID, Kind::Png), 2), None);
-        assert_eq!(read(&folder.path_of(third, Kind::Png), 9), None);
+        assert!(folder.write(&[(third, Format::Png, b"1"), (ID, Format::Webp, b"2")]).is_err());
+        assert_eq!(read(&folder.path_of(ID, Format::Png), 3).as_deref(), Some(&b"png"[..]));
+        assert_eq!(read(&folder.path_of(ID, Format::Png), 2), None);
+        assert_eq!(read(&folder.path_of(third, Format::Png), 9), None);
         let mut names: Vec<_> = folder.list().unwrap().into_iter().map(|(_, name)| name).collect();
         names.sort();
         assert_eq!(names, [format!("{ID}.png"), format!("{ID}.webp.tmp"), format!("{other}.png")]);

@@ -1,4 +1,4 @@
-//! The handlers.
+//! The handlers of the family.
 
 use std::sync::Arc;
 
@@ -11,10 +11,11 @@ use crate::server::{Page, Server};
 use super::super::settings;
 use super::config::ImagegenConfig;
 use super::files::{self, Folder};
-use super::job::{Batch, Provider};
-use super::picture::Kind;
+use super::job::Batch;
+use super::picture::Format;
+use super::providers::{self, ImageProvider};
 use super::store::{self, NewEntry};
-use super::worker::Bell;
+use super::worker::Signals;
 
 const MAX_NAME_BYTES: usize = 1 << 10;
 const MAX_MODEL_BYTES: usize = 256;
@@ -31,7 +32,7 @@ const DEFAULT_GROUP: &str = "default";
 pub(super) struct Imagegen {
     pub(super) db: Db,
     pub(super) config: Arc<ImagegenConfig>,
-    pub(super) bell: Arc<Bell>,
+    pub(super) signals: Arc<Signals>,
 }
 
 impl Imagegen {
@@ -49,14 +50,14 @@ impl Imagegen {
         let config = self.config.clone();
         let created = self.db.write(server, move |change| {
             let fields = Fields::decode(&payload)?;
-            let (batch, batch_count) = read_entry(&fields, &default, &config)?;
+            let (provider, batch, batch_count) = read_entry(&fields, &default, &config)?;
             let group = fields.id("groupId")?.unwrap_or_else(|| DEFAULT_GROUP.to_owned());
             let group = store::group_seq(change.connection, &fields, &group)?;
-            let entry = NewEntry { group, batch, batch_count };
+            let entry = NewEntry { group, provider: provider.name, batch, batch_count };
             store::create_entry(change, &entry, i64::from(config.max_queued))
         });
         let entry = created.await?;
-        self.bell.ring();
+        self.signals.queued();
         Ok(entry)
     }
 
@@ -67,29 +68,31 @@ impl Imagegen {
             store::cancel_entry(change, &fields, &fields.required_id("id")?)
         });
         let entry = cancelled.await?;
-        self.bell.stop(&id);
+        self.signals.cancelled(&id);
         Ok(entry)
     }
 }
 
-/// What an entry asks for, and how many batches of it. `default` names the provider of one that names none.
+/// Reads the provider of an entry, its batch and the number of batches. `default` is the provider of an entry that names none.
 fn read_entry(
     fields: &Fields<'_>,
     default: &str,
     config: &ImagegenConfig,
-) -> Result<(Batch, i64), WireError> {
-    let name =
-        if fields.has("provider") { fields.required_one_of("provider", &Provider::NAMES)? } else { default };
-    let provider = Provider::from_name(name).ok_or_else(|| fields.wrong("provider", "provider", name))?;
+) -> Result<(&'static ImageProvider, Batch, i64), WireError> {
+    let name = if fields.has("provider") {
+        fields.required_one_of("provider", &providers::names())?
+    } else {
+        default
+    };
+    let provider = providers::find(name).ok_or_else(|| fields.wrong("provider", "provider", name))?;
     let count = |name, max: u32| fields.integer(name, 1..=i64::from(max.max(1)));
     let model = fields.text("model", 1..=MAX_MODEL_BYTES)?;
     let batch = Batch {
-        provider,
         prompt: fields.required_text("prompt", 1..=config.max_prompt_bytes)?,
         negative_prompt: fields
             .text("negativePrompt", 0..=config.max_prompt_bytes)?
             .filter(|text| !text.is_empty()),
-        model: model.or_else(|| provider.default_model().map(str::to_owned)),
+        model: model.or_else(|| provider.default_model.map(str::to_owned)),
         width: side(fields, "width", config)?,
         height: side(fields, "height", config)?,
         size: u32_of(count("batchSize", config.max_batch_size)?.unwrap_or(1)),
@@ -101,7 +104,7 @@ fn read_entry(
     if let Err(error) = serde_json::from_str::<serde_json::Value>(&batch.params) {
         return Err(fields.wrong("params", "object in Unicode", &error.to_string()));
     }
-    Ok((batch, count("batchCount", config.max_batch_count)?.unwrap_or(1)))
+    Ok((provider, batch, count("batchCount", config.max_batch_count)?.unwrap_or(1)))
 }
 
 /// A side of an image, in pixels.
@@ -126,10 +129,10 @@ pub(super) async fn page(db: &Db, folder: &Folder, id: &str, max_bytes: usize) -
     }
     let asked = id.to_owned();
     let mime_type = db.read(move |view| store::mime_type(view, &asked)).await.ok()??;
-    let kind = Kind::from_mime_type(&mime_type)?;
-    let path = folder.path_of(id, kind);
+    let format = Format::from_mime_type(&mime_type)?;
+    let path = folder.path_of(id, format);
     let bytes = tokio::task::spawn_blocking(move || files::read(&path, max_bytes)).await.ok()??;
-    let page = Page::new(kind.mime_type(), bytes)
+    let page = Page::new(format.mime_type(), bytes)
         .etag(id)
         // An image never changes, and is for who asked alone.
         .header("cache-control", "private, max-age=31536000, immutable")

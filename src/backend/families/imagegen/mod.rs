@@ -15,13 +15,17 @@
 //!
 //! Used of other families: keys of `credentials`, base URLs and the default provider of `settings`; batches are counted by `analytics`.
 
+mod automatic1111;
 mod channels;
 mod config;
+mod dialect;
 mod files;
 mod handlers;
 mod job;
+mod openai;
 mod pattern;
 mod picture;
+mod providers;
 mod store;
 mod upstream;
 mod worker;

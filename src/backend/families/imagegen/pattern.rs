@@ -1,11 +1,26 @@
-//! The provider that is built in and needs nobody: a picture drawn from prompt and seed, the same one each time. Pure. No
-//! word of the prompt stands in it.
+//! The built-in provider: no network. It draws an SVG that depends only on prompt, seed and size. Pure. The prompt's text
+//! is never part of the image.
 
-/// Draws an SVG of a size in pixels.
-pub(super) fn draw(prompt: &str, seed: i64, width: u32, height: u32) -> String {
+use super::job::{Batch, GeneratedImage};
+use super::picture::{Format, Picture};
+
+/// Draws the images of a batch. `seed` is used if the batch has none.
+pub(super) fn generate(batch: &Batch, seed: u32) -> Vec<GeneratedImage> {
+    let first = batch.seed.unwrap_or(i64::from(seed));
+    let images = (0..i64::from(batch.size)).map(|n| {
+        let seed = first.saturating_add(n);
+        let bytes = draw(&batch.prompt, seed, batch.width, batch.height).into_bytes();
+        let picture = Picture { bytes, format: Format::Svg, size: Some((batch.width, batch.height)) };
+        GeneratedImage { picture, seed: Some(seed) }
+    });
+    images.collect()
+}
+
+/// Draws an SVG. The size is in pixels.
+fn draw(prompt: &str, seed: i64, width: u32, height: u32) -> String {
     let mut dice = Dice::new(prompt, seed);
     let hue = dice.below(360);
-    // Two neighbours on the wheel of colours and one from across it go well together.
+    // Two neighbouring hues and one from the opposite side of the colour wheel look good together.
     let hues = [hue, (hue + 25 + dice.below(30)) % 360, (hue + 170 + dice.below(40)) % 360];
     let (w, h) = (u64::from(width), u64::from(height));
     let mut svg = format!(
@@ -50,7 +65,7 @@ pub(super) fn draw(prompt: &str, seed: i64, width: u32, height: u32) -> String {
     svg + "</svg>\n"
 }
 
-/// A row of hills from side to side, the nearer the lower and the darker.
+/// Draws a row of hills from side to side. Higher layers are nearer: lower in the image and darker.
 fn hill(dice: &mut Dice, layer: u64, hues: [u64; 3], w: u64, h: u64) -> String {
     const STEPS: u64 = 6;
     let base = h * (9 + layer * 2) / 20;
@@ -66,7 +81,7 @@ fn hill(dice: &mut Dice, layer: u64, hues: [u64; 3], w: u64, h: u64) -> String {
     format!("<path d=\"{path}V{h}Z\" fill=\"hsl({hue},{}%,{light}%)\" opacity=\"0.88\"/>\n", 40 + layer * 5)
 }
 
-/// Numbers that follow from a text and a seed (splitmix64, seeded by FNV-1a).
+/// A random generator seeded with a text and a number (splitmix64, seeded by FNV-1a).
 struct Dice(u64);
 
 impl Dice {
@@ -87,10 +102,21 @@ impl Dice {
 
 #[cfg(test)]
 mod tests {
+    use super::super::job::sample::batch;
     use super::*;
 
     #[test]
-    fn a_picture_follows_from_prompt_seed_and_size_alone() {
+    fn the_seeds_of_a_batch_are_consecutive() {
+        let asked = batch();
+        let seeds: Vec<_> = generate(&asked, 9).iter().map(|image| image.seed).collect();
+        assert_eq!(seeds, [Some(41), Some(42)]);
+        let seeds: Vec<_> =
+            generate(&Batch { seed: None, ..asked }, 9).iter().map(|image| image.seed).collect();
+        assert_eq!(seeds, [Some(9), Some(10)]);
+    }
+
+    #[test]
+    fn an_image_depends_only_on_prompt_seed_and_size() {
         let first = draw("a lake", 7, 640, 480);
         assert_eq!(first, draw("a lake", 7, 640, 480));
         for other in [draw("a lake", 8, 640, 480), draw("a sea", 7, 640, 480), draw("a lake", 7, 480, 640)] {
@@ -100,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn no_word_of_the_prompt_stands_in_it() {
+    fn the_text_of_the_prompt_is_not_in_the_image() {
         let svg = draw("</svg><script>alert(1)</script>&\u{1}", i64::MIN, 64, 4096);
         assert!(!svg.contains("script") && !svg.contains('&') && !svg.contains('\u{1}'));
         assert_eq!((svg.matches("<svg").count(), svg.matches("</svg>").count()), (1, 1));

@@ -1,71 +1,71 @@
-//! What a picture's bytes are. In: base64 or bytes of a provider. Out: bytes, their type and size in pixels. Pure.
+//! Image formats. Input: base64 or bytes from a provider. Output: the image's bytes, its format and its size in pixels. Pure.
 
-/// A type of pictures.
+/// The format of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum Format {
     Png,
     Jpeg,
     Webp,
-    /// Ours alone: one of a provider could hold anything that a page can.
+    /// Only from the built-in provider: an SVG from elsewhere can contain scripts.
     Svg,
 }
 
-impl Kind {
-    pub(super) const ALL: [Kind; 4] = [Kind::Png, Kind::Jpeg, Kind::Webp, Kind::Svg];
+impl Format {
+    pub(super) const ALL: [Format; 4] = [Format::Png, Format::Jpeg, Format::Webp, Format::Svg];
 
     pub(super) fn mime_type(self) -> &'static str {
         match self {
-            Kind::Png => "image/png",
-            Kind::Jpeg => "image/jpeg",
-            Kind::Webp => "image/webp",
-            Kind::Svg => "image/svg+xml",
+            Format::Png => "image/png",
+            Format::Jpeg => "image/jpeg",
+            Format::Webp => "image/webp",
+            Format::Svg => "image/svg+xml",
         }
     }
 
-    /// How the names of its files end.
+    /// The extension of file names.
     pub(super) fn extension(self) -> &'static str {
         match self {
-            Kind::Png => "png",
-            Kind::Jpeg => "jpg",
-            Kind::Webp => "webp",
-            Kind::Svg => "svg",
+            Format::Png => "png",
+            Format::Jpeg => "jpg",
+            Format::Webp => "webp",
+            Format::Svg => "svg",
         }
     }
 
-    pub(super) fn from_mime_type(mime_type: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.mime_type() == mime_type)
+    pub(super) fn from_mime_type(mime_type: &str) -> Option<Format> {
+        Format::ALL.into_iter().find(|format| format.mime_type() == mime_type)
     }
 }
 
-/// A picture as it is stored.
+/// An image as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Picture {
     pub(super) bytes: Vec<u8>,
-    pub(super) kind: Kind,
-    /// In pixels, if the bytes say it.
+    pub(super) format: Format,
+    /// Width and height in pixels, if they could be read from the bytes.
     pub(super) size: Option<(u32, u32)>,
 }
 
 impl Picture {
-    /// A picture of a provider.
+    /// Identifies an image from a provider by its bytes.
     ///
     /// # Errors
-    /// When the bytes are no PNG, JPEG or WebP, or not the whole of it.
+    /// When the bytes are not a PNG, JPEG or WebP, or are incomplete.
     pub(super) fn new(bytes: Vec<u8>) -> Result<Picture, &'static str> {
-        let (kind, size) = if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
-            (Kind::Png, png_size(&bytes).ok_or("a PNG that is cut off or broken")?)
+        let (format, size) = if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
+            (Format::Png, png_size(&bytes).ok_or("a truncated or damaged PNG")?)
         } else if bytes.starts_with(b"\xff\xd8\xff") {
-            (Kind::Jpeg, jpeg_size(&bytes))
+            (Format::Jpeg, jpeg_size(&bytes))
         } else if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
-            (Kind::Webp, webp_size(&bytes).ok_or("a WebP that is cut off")?)
+            (Format::Webp, webp_size(&bytes).ok_or("a truncated WebP")?)
         } else {
-            return Err("something that is no PNG, JPEG or WebP");
+            return Err("an image that is not a PNG, JPEG or WebP");
         };
-        Ok(Picture { bytes, kind, size })
+        Ok(Picture { bytes, format, size })
     }
 }
 
-/// The size that a PNG tells, if its chunks lead to its end.
+/// Returns the size of a PNG; `None` if its chunks do not reach the end chunk.
 fn png_size(bytes: &[u8]) -> Option<Option<(u32, u32)>> {
     let header = chunk_of(bytes, 8)?;
     let size =
@@ -76,12 +76,12 @@ fn png_size(bytes: &[u8]) -> Option<Option<(u32, u32)>> {
         if name == b"IEND" {
             return Some(Some(size));
         }
-        // Length, name and checksum are 12 bytes more.
+        // Length, name and checksum take 12 more bytes.
         at += data.len() + 12;
     }
 }
 
-/// The name and the data of the PNG's chunk at an offset, whose checksum is there too.
+/// Returns name and data of the PNG chunk at an offset; `None` if it is incomplete.
 fn chunk_of(bytes: &[u8], at: usize) -> Option<(&[u8], &[u8])> {
     let length = usize::try_from(big_endian(bytes, at)?).ok()?;
     let data = at.checked_add(8)?;
@@ -94,7 +94,7 @@ fn big_endian(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk::<4>()?))
 }
 
-/// The size in the frame header of a JPEG (ITU T.81, B.2.2).
+/// Reads the size from the frame header of a JPEG (ITU T.81, B.2.2).
 fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
     let mut at = 2;
     loop {
@@ -104,12 +104,12 @@ fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
             let [a, b, c, d] = *bytes.get(at + 5..)?.first_chunk::<4>()?;
             return Some((u32::from(u16::from_be_bytes([c, d])), u32::from(u16::from_be_bytes([a, b]))));
         }
-        // A segment's length counts its own two bytes, so a walk always gets on.
+        // The length includes its own two bytes; `max(2)` guarantees progress on damaged data.
         at += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
     }
 }
 
-/// The size that a WebP tells, `Some(None)` for a sort that is not known; `None` if its bytes are not all there.
+/// Returns the size of a WebP, `Some(None)` if its first chunk is of an unknown type; `None` if bytes are missing.
 fn webp_size(bytes: &[u8]) -> Option<Option<(u32, u32)>> {
     let length = u32::from_le_bytes(*bytes.get(4..)?.first_chunk::<4>()?);
     if bytes.len() < usize::try_from(length).ok()?.checked_add(8)? {
@@ -118,7 +118,7 @@ fn webp_size(bytes: &[u8]) -> Option<Option<(u32, u32)>> {
     let word =
         |at: usize| bytes.get(at..).and_then(|rest| rest.first_chunk::<4>()).map(|b| u32::from_le_bytes(*b));
     let size = match bytes.get(12..16)? {
-        // Three bytes each, less one.
+        // Three bytes each, stored minus one.
         b"VP8X" => word(24).zip(word(26)).map(|(w, h)| ((w & 0xff_ffff) + 1, (h >> 8) + 1)),
         b"VP8L" => word(21).map(|bits| ((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1)),
         b"VP8 " => word(26).map(|bits| (bits & 0x3fff, bits >> 16 & 0x3fff)),
@@ -127,11 +127,11 @@ fn webp_size(bytes: &[u8]) -> Option<Option<(u32, u32)>> {
     Some(size)
 }
 
-/// The bytes that a base64 text stands for, perhaps behind `data:…;base64,` (RFC 4648, section 4; line breaks and missing
-/// padding pass).
+/// Decodes base64 (RFC 4648, section 4), with or without `data:…;base64,` before it. Line breaks and missing padding are
+/// accepted.
 ///
 /// # Errors
-/// When it is none, or stands for more than `max_bytes`.
+/// When the text is not base64, or decodes to more than `max_bytes`.
 pub(super) fn decode_base64(text: &str, max_bytes: usize) -> Result<Vec<u8>, String> {
     let text = match text.strip_prefix("data:") {
         Some(rest) => rest.split_once(";base64,").map_or("", |(_, text)| text),
@@ -150,7 +150,7 @@ pub(super) fn decode_base64(text: &str, max_bytes: usize) -> Result<Vec<u8>, Str
             b'0'..=b'9' => byte - b'0' + 52,
             b'+' => 62,
             b'/' => 63,
-            _ => return Err("an image that is no base64".to_owned()),
+            _ => return Err("an image that is not base64".to_owned()),
         };
         bits = bits << 6 | u32::from(value);
         count += 1;
@@ -163,7 +163,7 @@ pub(super) fn decode_base64(text: &str, max_bytes: usize) -> Result<Vec<u8>, Str
         0 => {}
         2 if bits & 0xf == 0 => bytes.push((bits >> 4) as u8),
         3 if bits & 0x3 == 0 => bytes.extend_from_slice(&(bits << 6).to_be_bytes()[1..3]),
-        _ => return Err("an image that is no base64".to_owned()),
+        _ => return Err("an image that is not base64".to_owned()),
     }
     if bytes.len() > max_bytes {
         return Err(format!("an image of more than {max_bytes} bytes"));
@@ -175,7 +175,7 @@ pub(super) fn decode_base64(text: &str, max_bytes: usize) -> Result<Vec<u8>, Str
 mod tests {
     use super::*;
 
-    /// A PNG of 3 x 2 pixels, its checksums left out of account.
+    /// A PNG of 3 x 2 pixels with wrong checksums, which are not checked.
     fn png() -> Vec<u8> {
         let mut bytes = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x03\0\0\0\x02\x08\x02\0\0\0CRC!".to_vec();
         bytes.extend(b"\0\0\0\x02IDATxxCRC!\0\0\0\0IENDCRC!");
@@ -183,26 +183,26 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_what_its_first_bytes_say() {
+    fn the_first_bytes_identify_the_format() {
         let jpeg = b"\xff\xd8\xff\xe0\0\x04xx\xff\xc0\0\x0b\x08\0\x02\0\x03\x01".to_vec();
         let lossless = b"RIFF\x11\0\0\0WEBPVP8L\x05\0\0\0\x2f\x02\x40\0\0".to_vec();
         let extended = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\x02\0\0\x01\0\0".to_vec();
         let lossy = b"RIFF\x16\0\0\0WEBPVP8 \x0a\0\0\0\0\0\0\x9d\x01\x2a\x03\0\x02\0".to_vec();
-        for (bytes, kind) in [
-            (png(), Kind::Png),
-            (jpeg, Kind::Jpeg),
-            (lossless, Kind::Webp),
-            (extended, Kind::Webp),
-            (lossy, Kind::Webp),
+        for (bytes, format) in [
+            (png(), Format::Png),
+            (jpeg, Format::Jpeg),
+            (lossless, Format::Webp),
+            (extended, Format::Webp),
+            (lossy, Format::Webp),
         ] {
             let picture = Picture::new(bytes.clone()).unwrap();
-            assert_eq!((picture.kind, picture.size), (kind, Some((3, 2))), "{bytes:?}");
+            assert_eq!((picture.format, picture.size), (format, Some((3, 2))), "{bytes:?}");
             assert_eq!(picture.bytes, bytes);
-            assert_eq!(Kind::from_mime_type(kind.mime_type()), Some(kind));
-            // Cut anywhere nothing panics, and only a JPEG, whose end has no mark that could not stand before it, passes.
+            assert_eq!(Format::from_mime_type(format.mime_type()), Some(format));
+            // Truncated anywhere it is refused and nothing panics. A truncated JPEG is accepted: it has no reliable end mark.
             for length in 0..bytes.len() {
                 let cut = Picture::new(bytes[..length].to_vec());
-                assert!(cut.is_err() || kind == Kind::Jpeg, "{kind:?} of {length} bytes");
+                assert!(cut.is_err() || format == Format::Jpeg, "{format:?} of {length} bytes");
             }
         }
         for other in
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_is_read_as_a_library_reads_it() {
+    fn base64_decodes_as_in_a_library() {
         for length in 0..70_usize {
             let bytes: Vec<u8> = (0..length).map(|n| (n * 37 + length) as u8).collect();
             let text = data_encoding::BASE64.encode(&bytes);

@@ -1,32 +1,33 @@
-//! The queue and the gallery as tables. In: a transaction and what to change. Out: JSON as clients see it. Every step of an
-//! entry's life is one transaction, which asks first whether the entry is still where the step begins: whoever comes second,
-//! the worker or a client that cancels, changes nothing.
+//! The queue and the gallery in the database. Input: a transaction, and what to read or change. Output: the JSON that clients
+//! get. Each step of an entry is one transaction that first checks the entry's status. So if the worker and a client that
+//! cancels race, the second one changes nothing.
 //!
 //! ```text
 //! queued ─► running ─► completed │ failed │ cancelled
 //!    │ ▲       │
-//!    │ └───────┘ the program ended
+//!    │ └───────┘ the server was restarted
 //!    └─► cancelled
 //! ```
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::protocol::error::WireError;
-use crate::protocol::payload::Payload;
-use crate::protocol::uuid::Uuid;
-
-use super::job::{Batch, Provider};
 use crate::backend::shared::db::{Change, View};
 use crate::backend::shared::encode::{Object, array};
 use crate::backend::shared::search::match_expression;
 use crate::backend::shared::validate::{Fields, wrong};
+use crate::protocol::error::WireError;
+use crate::protocol::payload::Payload;
+use crate::protocol::uuid::Uuid;
 
-/// What stands before an image's id in its address.
+use super::job::Batch;
+use super::picture::Format;
+
+/// The path of an image is this and its id.
 pub(super) const URL_PREFIX: &str = "/files/images/";
 
 const STATUSES: [&str; 5] = ["queued", "running", "completed", "failed", "cancelled"];
 
-/// Every group, the first made first.
+/// Lists all groups, oldest first.
 pub(super) fn list_groups(view: &View<'_>, _: &Fields<'_>) -> Result<Payload, WireError> {
     let mut statement =
         view.connection.prepare_cached("SELECT seq, id, name, created_at FROM image_groups ORDER BY seq")?;
@@ -38,7 +39,7 @@ pub(super) fn list_groups(view: &View<'_>, _: &Fields<'_>) -> Result<Payload, Wi
     Ok(Payload::trusted(array(&groups)))
 }
 
-/// Adds a group.
+/// Creates a group.
 ///
 /// # Errors
 /// When there are `max_groups` already.
@@ -78,10 +79,10 @@ fn group_json(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<String
     Ok(group.finish())
 }
 
-/// The row of a group.
+/// Returns the row of a group.
 ///
 /// # Errors
-/// When there is none; `fields` calls the id `groupId`.
+/// When the id is unknown. The error names the member `groupId`.
 pub(super) fn group_seq(connection: &Connection, fields: &Fields<'_>, id: &str) -> Result<i64, WireError> {
     find(connection, "SELECT seq FROM image_groups WHERE id = ?", id)?
         .ok_or_else(|| fields.wrong("groupId", "id of a group", "an unknown id"))
@@ -134,7 +135,7 @@ fn entry_of(connection: &Connection, id: &str) -> rusqlite::Result<Option<String
     connection.prepare_cached(&sql)?.query_row([id], entry_json).optional()
 }
 
-/// The entries of a group, last made first; fewer than asked for if they would be too long to send.
+/// Lists the entries of a group, newest first. Returns fewer than `limit` if the response would be too long.
 pub(super) fn list_entries(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
     let group = group_seq(view.connection, fields, &fields.required_id("groupId")?)?;
     let limit = fields.integer("limit", 1..=500)?.unwrap_or(500);
@@ -161,17 +162,18 @@ pub(super) fn list_entries(view: &View<'_>, fields: &Fields<'_>) -> Result<Paylo
     Ok(Payload::trusted(array(&entries)))
 }
 
-/// An entry that is to be made: what a batch needs, how many, and of which group.
+/// A new entry of a group.
 pub(super) struct NewEntry {
     pub(super) group: i64,
+    pub(super) provider: &'static str,
     pub(super) batch: Batch,
     pub(super) batch_count: i64,
 }
 
-/// Adds an entry at the end of the queue.
+/// Adds an entry to the end of the queue.
 ///
 /// # Errors
-/// When `max_queued` wait already.
+/// When `max_queued` entries are waiting already.
 pub(super) fn create_entry(
     change: &mut Change<'_>,
     entry: &NewEntry,
@@ -195,7 +197,7 @@ pub(super) fn create_entry(
             entry.group,
             batch.prompt,
             batch.negative_prompt,
-            batch.provider.as_str(),
+            entry.provider,
             batch.model,
             batch.width,
             batch.height,
@@ -210,10 +212,11 @@ pub(super) fn create_entry(
     entry_of(change.connection, &id)?.map(Payload::trusted).ok_or_else(lost)
 }
 
-/// Cancels an entry that waits or runs. One that has ended is answered as it is: it may have ended while the client asked.
+/// Cancels an entry that is queued or running, and returns it. One that has already ended is returned unchanged: it can have
+/// ended while the request was under way.
 ///
 /// # Errors
-/// When there is no such entry.
+/// When the id is unknown.
 pub(super) fn cancel_entry(
     change: &mut Change<'_>,
     fields: &Fields<'_>,
@@ -225,7 +228,8 @@ pub(super) fn cancel_entry(
         .ok_or_else(|| fields.wrong("id", "id of an entry", "an unknown id"))
 }
 
-/// Ends an entry that is in one of these states, and tells everyone if it had a job. `false` if it is in none of them.
+/// Ends an entry that has one of these statuses, and emits `imagegen:job-completed` if it has a job. Returns `false` if it
+/// has another status.
 pub(super) fn end(
     change: &mut Change<'_>,
     id: &str,
@@ -245,12 +249,12 @@ pub(super) fn end(
         .connection
         .prepare_cached("UPDATE image_entries SET status = ?2, error = ?3, finished_at = ?4 WHERE id = ?1")?
         .execute(params![id, status, error, change.unix_ms])?;
-    tell_job(change, "imagegen:job-completed", id)?;
+    emit_job(change, "imagegen:job-completed", id)?;
     Ok(true)
 }
 
-/// Tells everyone of an entry's job, if it has one.
-fn tell_job(change: &mut Change<'_>, channel: &'static str, id: &str) -> Result<(), WireError> {
+/// Emits an entry's job to all clients, if it has one.
+fn emit_job(change: &mut Change<'_>, channel: &'static str, id: &str) -> Result<(), WireError> {
     let job = change
         .connection
         .prepare_cached(
@@ -275,22 +279,23 @@ fn tell_job(change: &mut Change<'_>, channel: &'static str, id: &str) -> Result<
     Ok(())
 }
 
-/// What the worker knows of the entry that it works on.
-#[derive(Debug, Clone)]
+/// An entry that the worker processes.
 pub(super) struct Task {
     pub(super) id: String,
+    /// The name of its provider.
+    pub(super) provider: String,
     pub(super) batch: Batch,
     pub(super) batches_done: i64,
     pub(super) batch_count: i64,
 }
 
-/// Queues what ran when the program ended.
-pub(super) fn queue_again(change: &mut Change<'_>) -> Result<Payload, WireError> {
+/// Queues the entries again that were running when the server ended.
+pub(super) fn requeue(change: &mut Change<'_>) -> Result<Payload, WireError> {
     change.connection.execute("UPDATE image_entries SET status = 'queued' WHERE status = 'running'", [])?;
     Ok(Payload::none())
 }
 
-/// The entry that has waited longest.
+/// Returns the oldest queued entry.
 pub(super) fn next_task(view: &View<'_>) -> Result<Option<Task>, WireError> {
     let sql = "SELECT id, provider, prompt, negative_prompt, model, width, height, batch_size, steps, cfg_scale, seed, params,
              batches_done, batch_count
@@ -298,9 +303,7 @@ pub(super) fn next_task(view: &View<'_>) -> Result<Option<Task>, WireError> {
     let mut statement = view.connection.prepare_cached(sql)?;
     let mut rows = statement.query([])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    let provider: String = row.get(1)?;
     let batch = Batch {
-        provider: Provider::from_name(&provider).unwrap_or(Provider::Pattern),
         prompt: row.get(2)?,
         negative_prompt: row.get(3)?,
         model: row.get(4)?,
@@ -312,25 +315,32 @@ pub(super) fn next_task(view: &View<'_>) -> Result<Option<Task>, WireError> {
         seed: row.get(10)?,
         params: row.get(11)?,
     };
-    Ok(Some(Task { id: row.get(0)?, batch, batches_done: row.get(12)?, batch_count: row.get(13)? }))
+    Ok(Some(Task {
+        id: row.get(0)?,
+        provider: row.get(1)?,
+        batch,
+        batches_done: row.get(12)?,
+        batch_count: row.get(13)?,
+    }))
 }
 
-/// Begins a job, or goes on with the one that the program's end cut off. `false` if the entry does not wait any more.
-pub(super) fn begin(change: &mut Change<'_>, id: &str) -> Result<Payload, WireError> {
-    let begun = change
+/// Starts the job of an entry, or continues the one that a restart interrupted. Returns `false` if the entry is no longer
+/// queued.
+pub(super) fn start_job(change: &mut Change<'_>, id: &str) -> Result<Payload, WireError> {
+    let started = change
         .connection
         .prepare_cached(
             "UPDATE image_entries SET status = 'running', job_id = coalesce(job_id, ?2), started_at = coalesce(started_at, ?3)
              WHERE id = ?1 AND status = 'queued'",
         )?
         .execute(params![id, Uuid::v4().to_string(), change.unix_ms])?;
-    if begun > 0 {
-        tell_job(change, "imagegen:job-created", id)?;
+    if started > 0 {
+        emit_job(change, "imagegen:job-created", id)?;
     }
-    Ok(Payload::from(serde_json::Value::Bool(begun > 0)))
+    Ok(Payload::from(serde_json::Value::Bool(started > 0)))
 }
 
-/// The row and the job of an entry that runs.
+/// Returns the row and the job of an entry if it is running.
 fn running(connection: &Connection, id: &str) -> rusqlite::Result<Option<(i64, String)>> {
     connection
         .prepare_cached("SELECT seq, job_id FROM image_entries WHERE id = ? AND status = 'running'")?
@@ -338,33 +348,33 @@ fn running(connection: &Connection, id: &str) -> rusqlite::Result<Option<(i64, S
         .optional()
 }
 
-/// Tells that a batch begins. `false` if the entry does not run any more.
-pub(super) fn begin_batch(change: &mut Change<'_>, id: &str, index: i64) -> Result<Payload, WireError> {
+/// Emits `imagegen:batch-started`. Returns `false` if the entry is no longer running.
+pub(super) fn start_batch(change: &mut Change<'_>, id: &str, index: i64) -> Result<Payload, WireError> {
     let running = running(change.connection, id)?;
     if let Some((_, job)) = &running {
-        let told = Object::new().text("jobId", job).integer("batchIndex", index).finish();
-        change.emit("imagegen:batch-started", Payload::trusted(told));
+        let event = Object::new().text("jobId", job).integer("batchIndex", index).finish();
+        change.emit("imagegen:batch-started", Payload::trusted(event));
     }
     Ok(Payload::from(serde_json::Value::Bool(running.is_some())))
 }
 
-/// An image whose file is on the disk.
+/// An image whose file is written.
 #[derive(Debug, Clone)]
-pub(super) struct Stored {
+pub(super) struct StoredImage {
     pub(super) id: String,
-    pub(super) mime_type: &'static str,
+    pub(super) format: Format,
     pub(super) bytes: i64,
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) seed: Option<i64>,
 }
 
-/// Adds a batch's images. `false`, and nothing is added, if the entry does not run any more.
+/// Adds the images of a batch. Returns `false`, and adds nothing, if the entry is no longer running.
 pub(super) fn finish_batch(
     change: &mut Change<'_>,
     id: &str,
     index: i64,
-    images: &[Stored],
+    images: &[StoredImage],
 ) -> Result<Payload, WireError> {
     let Some((entry, job)) = running(change.connection, id)? else {
         return Ok(Payload::from(serde_json::Value::Bool(false)));
@@ -381,7 +391,7 @@ pub(super) fn finish_batch(
                 entry,
                 index,
                 position,
-                image.mime_type,
+                image.format.mime_type(),
                 image.bytes,
                 image.width,
                 image.height,
@@ -399,12 +409,12 @@ pub(super) fn finish_batch(
         .prepare_cached(&sql)?
         .query_map([entry, index], image_json)?
         .collect::<Result<Vec<_>, _>>()?;
-    let told = Object::new()
+    let event = Object::new()
         .text("jobId", &job)
         .integer("batchIndex", index)
         .raw("images", &array(&images))
         .finish();
-    change.emit("imagegen:batch-completed", Payload::trusted(told));
+    change.emit("imagegen:batch-completed", Payload::trusted(event));
     Ok(Payload::from(serde_json::Value::Bool(true)))
 }
 
@@ -433,7 +443,7 @@ fn image_json(row: &Row<'_>) -> rusqlite::Result<String> {
     Ok(image.finish())
 }
 
-/// A page of the gallery, newest first; it ends early if it would be too long to send.
+/// Returns a page of the gallery, newest first. It has fewer images than `limit` if the response would be too long.
 pub(super) fn list_images(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
     const MAX_QUERY_BYTES: usize = 1 << 10;
     const MAX_MS: i64 = 1 << 53;
@@ -481,13 +491,13 @@ pub(super) fn list_images(view: &View<'_>, fields: &Fields<'_>) -> Result<Payloa
     Ok(Payload::trusted(page.finish()))
 }
 
-/// The type of an image; `None` if there is no such image.
+/// Returns the MIME type of an image; `None` if the id is unknown.
 pub(super) fn mime_type(view: &View<'_>, id: &str) -> Result<Option<String>, WireError> {
     let mut statement = view.connection.prepare_cached("SELECT mime_type FROM images WHERE id = ?")?;
     Ok(statement.query_row([id], |row| row.get(0)).optional()?)
 }
 
-/// Those of these ids that are no image's.
+/// Returns those of these ids that belong to no image.
 pub(super) fn unknown(view: &View<'_>, ids: Vec<String>) -> Result<Vec<String>, WireError> {
     let mut statement = view.connection.prepare_cached("SELECT 1 FROM images WHERE id = ?")?;
     let mut unknown = Vec::new();
@@ -499,17 +509,18 @@ pub(super) fn unknown(view: &View<'_>, ids: Vec<String>) -> Result<Vec<String>, 
     Ok(unknown)
 }
 
-/// What all files have together, in bytes.
+/// Returns the size of all image files, in bytes.
 pub(super) fn total_bytes(view: &View<'_>) -> Result<i64, WireError> {
     Ok(count(view.connection, "SELECT coalesce(sum(bytes), 0) FROM images")?)
 }
 
-/// A row that was there a moment ago, in the same transaction.
+/// The error for a row that is missing although the same transaction wrote it.
 fn lost() -> WireError {
     WireError::new("Internal error")
 }
 
-/// The error for one more of what there may be so many of.
+/// The error for exceeding a limit of the number of groups or entries.
 fn too_many(what: &str, max: i64) -> WireError {
-    wrong("payload", &format!("at most {max} {what}"), "one more")
+    let error = wrong("payload", &format!("at most {max} {what}"), "one more");
+    WireError { message: format!("{what}: limit of {max} reached").into(), ..error }
 }

@@ -1,5 +1,5 @@
-//! The worker: one task that takes entries in the order in which they were made, and makes their batches one after another.
-//! What it does stands in the database before anybody is told of it, so a program that ends anywhere goes on from there.
+//! The worker: one task that processes the entries in the order of the queue, one batch at a time. Each step is written to
+//! the database before its event is emitted, so that a restarted server continues where it stopped.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use crate::backend::shared::db::{Change, Db};
+use crate::backend::shared::provider::{Access, Host, no_key};
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::protocol::uuid::Uuid;
@@ -20,38 +22,36 @@ use super::super::credentials;
 use super::super::settings;
 use super::config::ImagegenConfig;
 use super::files::Folder;
-use super::job::{self, Batch, Made, Provider};
-use super::picture::Kind;
-use super::store::{self, Stored, Task};
-use super::upstream;
-use crate::backend::shared::db::{Change, Db};
-use crate::backend::shared::provider::Access;
+use super::job::{Batch, GeneratedImage};
+use super::picture::Format;
+use super::providers::{self, Source};
+use super::store::{self, StoredImage, Task};
+use super::upstream::Upstream;
 
-/// The pause before the database is tried again that could not be read or written.
+/// The pause before a failed access to the database is retried.
 const DATABASE_PAUSE: Duration = Duration::from_secs(1);
-/// Files that are looked up at once when the folder is swept.
+/// Files that are looked up in one transaction when the folder is swept.
 const SWEPT_AT_ONCE: usize = 1000;
 
-/// How handlers reach the worker.
+/// How handlers notify the worker.
 #[derive(Debug, Default)]
-pub(super) struct Bell {
-    /// There may be something to do.
+pub(super) struct Signals {
     queued: Notify,
-    /// The entry that is worked on, and how to say that it is cancelled.
+    /// The entry that is processed, and how to cancel it.
     current: Mutex<Option<(String, Arc<Notify>)>>,
 }
 
-impl Bell {
-    /// An entry was queued.
-    pub(super) fn ring(&self) {
+impl Signals {
+    /// Wakes the worker: an entry was queued.
+    pub(super) fn queued(&self) {
         self.queued.notify_one();
     }
 
-    /// An entry was cancelled: if it is worked on, that ends now.
-    pub(super) fn stop(&self, entry: &str) {
+    /// Stops the worker's current batch if it belongs to this entry.
+    pub(super) fn cancelled(&self, entry: &str) {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, stop)) = current.as_ref().filter(|(id, _)| id == entry) {
-            stop.notify_one();
+        if let Some((_, cancel)) = current.as_ref().filter(|(id, _)| id == entry) {
+            cancel.notify_one();
         }
     }
 
@@ -60,39 +60,39 @@ impl Bell {
     }
 }
 
-/// The worker's tools.
+/// The worker, before it runs.
 pub(super) struct Worker {
     pub(super) server: Server,
     pub(super) db: Db,
     pub(super) config: Arc<ImagegenConfig>,
     pub(super) folder: Folder,
-    pub(super) bell: Arc<Bell>,
+    pub(super) signals: Arc<Signals>,
     pub(super) recorder: Recorder,
 }
 
-/// Why a job did not come to its end.
-enum Stop {
-    /// The entry does not run any more: somebody cancelled it.
+/// Why a job did not complete.
+enum JobError {
+    /// A client cancelled the entry.
     Cancelled,
-    /// It failed.
+    /// With the message for clients.
     Failed(String),
 }
 
-impl From<WireError> for Stop {
-    fn from(error: WireError) -> Stop {
-        Stop::Failed(error.message.into_owned())
+impl From<WireError> for JobError {
+    fn from(error: WireError) -> JobError {
+        JobError::Failed(error.message.into_owned())
     }
 }
 
 impl Worker {
-    /// Works for ever.
+    /// Processes the queue forever.
     pub(super) async fn run(self) {
-        until_done(|| self.write(store::queue_again)).await;
+        until_done(|| self.write(store::requeue)).await;
         self.sweep().await;
         loop {
             match self.db.read(store::next_task).await {
-                Ok(Some(task)) => self.work(&task).await,
-                Ok(None) => self.bell.queued.notified().await,
+                Ok(Some(task)) => self.process(&task).await,
+                Ok(None) => self.signals.queued.notified().await,
                 Err(_) => sleep(DATABASE_PAUSE).await,
             }
         }
@@ -105,35 +105,35 @@ impl Worker {
         self.db.write(self.server.clone(), job).await
     }
 
-    /// Does a step of an entry that is answered with whether the entry was still there for it.
-    async fn step<F>(&self, job: F) -> Result<(), Stop>
+    /// Writes a step that returns `false` if the entry was cancelled before it.
+    async fn step<F>(&self, job: F) -> Result<(), JobError>
     where
         F: FnOnce(&mut Change<'_>) -> Result<Payload, WireError> + Send + 'static,
     {
         match self.write(job).await?.as_str() {
             Some("true") => Ok(()),
-            _ => Err(Stop::Cancelled),
+            _ => Err(JobError::Cancelled),
         }
     }
 
-    /// Works on one entry until it has ended.
-    async fn work(&self, task: &Task) {
-        let stop = Arc::new(Notify::new());
-        // Before the job begins: whoever cancels it from now on is heard.
-        self.bell.set_current(Some((task.id.clone(), stop.clone())));
-        let worked = self.make_batches(task, &stop).await;
-        self.bell.set_current(None);
-        let (status, error) = match worked {
+    /// Processes one entry until it ends.
+    async fn process(&self, task: &Task) {
+        let cancel = Arc::new(Notify::new());
+        // Before the job starts, so that no cancellation is missed.
+        self.signals.set_current(Some((task.id.clone(), cancel.clone())));
+        let made = self.make_batches(task, &cancel).await;
+        self.signals.set_current(None);
+        let (status, error) = match made {
             Ok(()) => ("completed", None),
-            // The database has it already.
-            Err(Stop::Cancelled) => return,
-            Err(Stop::Failed(error)) => ("failed", Some(error)),
+            // The request that cancelled it has written the status.
+            Err(JobError::Cancelled) => return,
+            Err(JobError::Failed(error)) => ("failed", Some(error)),
         };
-        // As long as this is not written the entry would seem to run.
+        // Retried until it is written: otherwise the entry would look as if it were running.
         until_done(|| {
             let (id, error) = (task.id.clone(), error.clone());
             self.write(move |change| {
-                // A job that could not be begun has not left the queue.
+                // A job that could not start is still queued.
                 store::end(change, &id, &["running", "queued"], status, error.as_deref())?;
                 Ok(Payload::none())
             })
@@ -141,135 +141,149 @@ impl Worker {
         .await;
     }
 
-    async fn make_batches(&self, task: &Task, stop: &Notify) -> Result<(), Stop> {
+    async fn make_batches(&self, task: &Task, cancel: &Notify) -> Result<(), JobError> {
         let id = task.id.clone();
-        self.step(move |change| store::begin(change, &id)).await?;
+        self.step(move |change| store::start_job(change, &id)).await?;
         for index in task.batches_done..task.batch_count {
             let id = task.id.clone();
-            self.step(move |change| store::begin_batch(change, &id, index)).await?;
+            self.step(move |change| store::start_batch(change, &id, index)).await?;
             let mut batch = task.batch.clone();
-            let before = index.saturating_mul(i64::from(batch.size));
-            batch.seed = batch.seed.map(|seed| seed.saturating_add(before));
+            let images_before = index.saturating_mul(i64::from(batch.size));
+            batch.seed = batch.seed.map(|seed| seed.saturating_add(images_before));
             let started = Instant::now();
-            let made = self.make_batch(task, index, &batch, stop).await;
-            self.record(&batch, started.elapsed(), &made);
+            let made = self.make_batch(task, index, &batch, cancel).await;
+            self.record(task, started.elapsed(), &made);
             made?;
         }
         Ok(())
     }
 
-    /// Makes one batch and keeps it. Answers how many images it has.
-    async fn make_batch(&self, task: &Task, index: i64, batch: &Batch, stop: &Notify) -> Result<u64, Stop> {
-        let made = unless(stop, self.make(batch)).await.ok_or(Stop::Cancelled)??;
-        let images = made.len() as u64;
-        self.keep(task, index, batch, made).await?;
-        Ok(images)
+    /// Generates and stores one batch. Returns its number of images.
+    async fn make_batch(
+        &self,
+        task: &Task,
+        index: i64,
+        batch: &Batch,
+        cancel: &Notify,
+    ) -> Result<u64, JobError> {
+        let generated =
+            until_stopped(cancel, self.generate(task, batch)).await.ok_or(JobError::Cancelled)??;
+        let count = generated.len() as u64;
+        self.store(task, index, batch, generated).await?;
+        Ok(count)
     }
 
-    /// Counts a batch, unless somebody wanted it no more.
-    fn record(&self, batch: &Batch, took: Duration, made: &Result<u64, Stop>) {
+    /// Records a batch for the statistics, unless it was cancelled.
+    fn record(&self, task: &Task, took: Duration, made: &Result<u64, JobError>) {
         let (images, failed) = match made {
             Ok(images) => (*images, false),
-            Err(Stop::Failed(_)) => (0, true),
-            Err(Stop::Cancelled) => return,
+            Err(JobError::Failed(_)) => (0, true),
+            Err(JobError::Cancelled) => return,
         };
-        let (provider, model) = (batch.provider.as_str(), batch.model.as_deref().unwrap_or_default());
+        let (provider, model) = (&*task.provider, task.batch.model.as_deref().unwrap_or_default());
         self.recorder.images(&ImageBatch { provider, model, images, took, failed });
     }
 
-    async fn make(&self, batch: &Batch) -> Result<Vec<Made>, Stop> {
-        if batch.provider == Provider::Pattern {
-            return Ok(job::draw(batch, getrandom::u32().unwrap_or_default()));
-        }
-        let name = batch.provider.as_str();
+    async fn generate(&self, task: &Task, batch: &Batch) -> Result<Vec<GeneratedImage>, JobError> {
+        let Some(provider) = providers::find(&task.provider) else {
+            return Err(JobError::Failed(format!("unknown provider {:?}", task.provider)));
+        };
+        let dialect = match provider.source {
+            Source::BuiltIn(draw) => return Ok(draw(batch, getrandom::u32().unwrap_or_default())),
+            Source::Network(dialect) => dialect,
+        };
+        let name = provider.name;
         let base_url = settings::text(&self.db, &format!("imagegen.{name}.baseUrl")).await?;
         let key = credentials::token(&self.db, name).await?;
         let key = key.or_else(|| self.config.api_keys.get(name).cloned());
-        let is_own = base_url.is_default;
-        if key.is_none() && is_own && batch.provider == Provider::OpenAi {
-            return Err(Stop::Failed(format!("{name}: there is no key: set the credential \"{name}\"")));
+        let host = if base_url.is_default { Host::Own } else { Host::Compatible };
+        if key.is_none() && host == Host::Own && dialect.needs_key {
+            return Err(JobError::Failed(no_key(name)));
         }
-        let access = Access { base_url: base_url.text, is_own, key };
-        let made = upstream::make(batch, &access, &self.config).await;
-        made.map_err(|failure| Stop::Failed(failure.message))
+        let access = Access { base_url: base_url.text, host, key };
+        let upstream = Upstream { name, dialect, access, config: &self.config };
+        upstream.generate(batch).await.map_err(|failure| JobError::Failed(failure.message))
     }
 
-    /// Writes a batch's images to the disk, then their rows.
-    async fn keep(&self, task: &Task, index: i64, batch: &Batch, made: Vec<Made>) -> Result<(), Stop> {
-        let bytes: usize = made.iter().map(|made| made.picture.bytes.len()).sum();
+    /// Writes the images of a batch to the disk, then their rows.
+    async fn store(
+        &self,
+        task: &Task,
+        index: i64,
+        batch: &Batch,
+        generated: Vec<GeneratedImage>,
+    ) -> Result<(), JobError> {
+        let bytes: usize = generated.iter().map(|image| image.picture.bytes.len()).sum();
         let total = self.db.read(store::total_bytes).await?;
         let max = self.config.max_total_bytes;
         if u64::try_from(total).unwrap_or_default().saturating_add(bytes as u64) > max {
-            return Err(Stop::Failed(format!("the images would have more than {max} bytes together")));
+            return Err(JobError::Failed(format!("all images together would exceed {max} bytes")));
         }
         let (size, folder) = ((batch.width, batch.height), self.folder.clone());
-        let stored = tokio::task::spawn_blocking(move || write_files(&folder, size, made)).await;
-        let stored = stored.map_err(|_| Stop::Failed("Internal error".to_owned()))?;
-        let stored = stored.map_err(|error| Stop::Failed(format!("an image cannot be written: {error}")))?;
+        let stored = tokio::task::spawn_blocking(move || write_files(&folder, size, generated)).await;
+        let stored = stored.map_err(|_| JobError::Failed("Internal error".to_owned()))?;
+        let stored =
+            stored.map_err(|error| JobError::Failed(format!("an image cannot be written: {error}")))?;
         let (id, images) = (task.id.clone(), stored.clone());
-        let kept = self.step(move |change| store::finish_batch(change, &id, index, &images)).await;
-        if kept.is_err() {
-            // Without rows the files are nobody's.
+        let finished = self.step(move |change| store::finish_batch(change, &id, index, &images)).await;
+        if finished.is_err() {
+            // Files without rows would stay until the next start.
             let folder = self.folder.clone();
             let removed = tokio::task::spawn_blocking(move || {
-                let files = stored
-                    .iter()
-                    .filter_map(|image| Some((&*image.id, Kind::from_mime_type(image.mime_type)?)));
-                folder.remove(files);
+                folder.remove(stored.iter().map(|image| (&*image.id, image.format)));
             });
             let _ = removed.await;
         }
-        kept
+        finished
     }
 
-    /// Removes the files that have no row. What stands in the way of that is no reason not to work.
+    /// Removes the files that have no row. If that fails, the next start tries again.
     async fn sweep(&self) {
         let folder = self.folder.clone();
         let Ok(Ok(found)) = tokio::task::spawn_blocking(move || folder.list()).await else { return };
         for some in found.chunks(SWEPT_AT_ONCE) {
             let ids = some.iter().map(|(id, _)| id.clone()).collect();
             let Ok(unknown) = self.db.read(move |view| store::unknown(view, ids)).await else { return };
-            let is_left = |(id, name): &&(String, String)| unknown.contains(id) || name.ends_with(".tmp");
-            let left: Vec<String> = some.iter().filter(is_left).map(|(_, name)| name.clone()).collect();
+            let is_orphan = |(id, name): &&(String, String)| unknown.contains(id) || name.ends_with(".tmp");
+            let orphans: Vec<String> = some.iter().filter(is_orphan).map(|(_, name)| name.clone()).collect();
             let folder = self.folder.clone();
             let swept =
-                tokio::task::spawn_blocking(move || left.iter().for_each(|name| folder.remove_name(name)));
+                tokio::task::spawn_blocking(move || orphans.iter().for_each(|name| folder.remove_name(name)));
             let _ = swept.await;
         }
     }
 }
 
-fn write_files(folder: &Folder, size: (u32, u32), made: Vec<Made>) -> std::io::Result<Vec<Stored>> {
-    let ids: Vec<String> = made.iter().map(|_| Uuid::v4().to_string()).collect();
-    let files: Vec<(&str, Kind, &[u8])> = ids
+/// Writes the files of a batch. `size` is that of images whose own size is unknown.
+fn write_files(
+    folder: &Folder,
+    size: (u32, u32),
+    generated: Vec<GeneratedImage>,
+) -> std::io::Result<Vec<StoredImage>> {
+    let ids: Vec<String> = generated.iter().map(|_| Uuid::v4().to_string()).collect();
+    let files: Vec<(&str, Format, &[u8])> = ids
         .iter()
-        .zip(&made)
-        .map(|(id, made)| (&**id, made.picture.kind, made.picture.bytes.as_slice()))
+        .zip(&generated)
+        .map(|(id, image)| (&**id, image.picture.format, image.picture.bytes.as_slice()))
         .collect();
     folder.write(&files)?;
-    let stored = ids.into_iter().zip(made).map(|(id, made)| {
-        let (width, height) = made.picture.size.unwrap_or(size);
-        Stored {
-            id,
-            mime_type: made.picture.kind.mime_type(),
-            bytes: i64::try_from(made.picture.bytes.len()).unwrap_or(i64::MAX),
-            width,
-            height,
-            seed: made.seed,
-        }
+    let stored = ids.into_iter().zip(generated).map(|(id, GeneratedImage { picture, seed })| {
+        let (width, height) = picture.size.unwrap_or(size);
+        let bytes = i64::try_from(picture.bytes.len()).unwrap_or(i64::MAX);
+        StoredImage { id, format: picture.format, bytes, width, height, seed }
     });
     Ok(stored.collect())
 }
 
-/// Tries until it works: while the disk is full, say, nothing else can be done.
+/// Repeats a write until it succeeds. It can fail while the disk is full, for example.
 async fn until_done<T, F: Future<Output = Result<T, WireError>>>(attempt: impl Fn() -> F) {
     while attempt().await.is_err() {
         sleep(DATABASE_PAUSE).await;
     }
 }
 
-/// What a future gives; `None`, and it is dropped, if the word to stop comes first.
-async fn unless<T>(stop: &Notify, future: impl Future<Output = T>) -> Option<T> {
+/// Runs `future` to completion, or drops it and returns `None` if stopped first.
+async fn until_stopped<T>(stop: &Notify, future: impl Future<Output = T>) -> Option<T> {
     let (mut stopped, mut future) = (pin!(stop.notified()), pin!(future));
     poll_fn(|cx| match stopped.as_mut().poll(cx) {
         Poll::Ready(()) => Poll::Ready(None),

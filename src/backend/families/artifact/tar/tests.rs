@@ -1,14 +1,14 @@
-//! Which archives are read, however they are cut, and which are refused.
+//! Which archives are read, in pieces of any length, and which are refused.
 
 use super::*;
 
-/// A header with a right checksum.
-fn header(name: &[u8], sort: u8, size: &[u8], adjust: impl FnOnce(&mut [u8; BLOCK_BYTES])) -> Vec<u8> {
+/// A header with a correct checksum.
+fn header(name: &[u8], type_flag: u8, size: &[u8], adjust: impl FnOnce(&mut [u8; BLOCK_BYTES])) -> Vec<u8> {
     let mut block = [0; BLOCK_BYTES];
     block[..name.len()].copy_from_slice(name);
     block[100..108].copy_from_slice(b"0000644\0");
     block[124..124 + size.len()].copy_from_slice(size);
-    block[156] = sort;
+    block[156] = type_flag;
     block[257..265].copy_from_slice(b"ustar  \0");
     adjust(&mut block);
     block[148..156].fill(b' ');
@@ -23,9 +23,9 @@ fn padded(content: &[u8]) -> Vec<u8> {
     padded
 }
 
-fn extension(sort: u8, content: &[u8]) -> Vec<u8> {
+fn extension(type_flag: u8, content: &[u8]) -> Vec<u8> {
     let size = format!("{:011o}", content.len());
-    [header(b"ext", sort, size.as_bytes(), |_| {}), padded(content)].concat()
+    [header(b"ext", type_flag, size.as_bytes(), |_| {}), padded(content)].concat()
 }
 
 fn file(name: &[u8], content: &[u8]) -> Vec<u8> {
@@ -35,7 +35,7 @@ fn file(name: &[u8], content: &[u8]) -> Vec<u8> {
 
 const END: [u8; 2 * BLOCK_BYTES] = [0; 2 * BLOCK_BYTES];
 
-/// The entries with their content, wherever the archive is cut.
+/// Reads the entries with their content, and checks that the result is the same in pieces of any length.
 fn read(archive: &[u8]) -> Result<Vec<(String, Kind, Vec<u8>)>, TarError> {
     let whole = read_in_pieces(archive, usize::MAX);
     for length in [1, 7, 511, 512, 513] {
@@ -95,23 +95,23 @@ fn files_folders_and_long_names_are_read() {
 }
 
 #[test]
-fn what_is_no_plain_archive_is_refused() {
+fn archives_with_anything_but_plain_files_and_folders_are_refused() {
     let magic = |block: &mut [u8; 512]| block[257..265].copy_from_slice(b"ustar\0  ");
-    let ext = |sort, content: &[u8]| [extension(sort, content), file(b"a", b"")].concat();
+    let ext = |type_flag, content: &[u8]| [extension(type_flag, content), file(b"a", b"")].concat();
     for (name, archive, expected) in [
         ("not a header", vec![b'x'; 512], TarError::NotTar),
-        ("an old archive", header(b"a", b'0', b"0", magic), TarError::NotTar),
+        ("an archive of before POSIX", header(b"a", b'0', b"0", magic), TarError::NotTar),
         ("a symbolic link", header(b"a", b'2', b"0", |_| {}), TarError::Link),
         ("a hard link", header(b"a", b'1', b"0", |_| {}), TarError::Link),
         ("a long link", extension(b'K', b"x\0"), TarError::Link),
-        ("a device of characters", header(b"a", b'3', b"0", |_| {}), TarError::Special),
-        ("a device of blocks", header(b"a", b'4', b"0", |_| {}), TarError::Special),
+        ("a character device", header(b"a", b'3', b"0", |_| {}), TarError::Special),
+        ("a block device", header(b"a", b'4', b"0", |_| {}), TarError::Special),
         ("a pipe", header(b"a", b'6', b"0", |_| {}), TarError::Special),
         ("a contiguous file", header(b"a", b'7', b"0", |_| {}), TarError::Special),
         ("a sparse file", header(b"a", b'S', b"0", |_| {}), TarError::Special),
         ("an old sparse file", ext(b'x', b"27 GNU.sparse.size=1000000\n"), TarError::Special),
         ("a sparse file in a short record", ext(b'x', b"25 GNU.sparse.size=1000000\n"), TarError::Extension),
-        ("a sparse file of pax", ext(b'x', b"22 GNU.sparse.major=1\n"), TarError::Special),
+        ("a sparse file in pax format", ext(b'x', b"22 GNU.sparse.major=1\n"), TarError::Special),
         ("a volume", header(b"a", b'V', b"0", |_| {}), TarError::Special),
         ("a solaris header", header(b"a", b'X', b"0", |_| {}), TarError::Special),
         (
@@ -119,31 +119,35 @@ fn what_is_no_plain_archive_is_refused() {
             header(b"a", b'0', &[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], |_| {}),
             TarError::Number,
         ),
-        ("a size of decimal digits", header(b"a", b'0', b"9", |_| {}), TarError::Number),
+        ("a size in decimal digits", header(b"a", b'0', b"9", |_| {}), TarError::Number),
         ("no size", header(b"a", b'0', b"", |_| {}), TarError::Number),
         ("a negative size", header(b"a", b'0', b"-1", |_| {}), TarError::Number),
         ("two sizes", header(b"a", b'0', b"1 1", |_| {}), TarError::Number),
         ("no name", header(b"", b'0', b"0", |_| {}), TarError::Extension),
-        ("a name of another encoding", header(b"\xff", b'0', b"0", |_| {}), TarError::NotUtf8),
+        ("a name in another encoding", header(b"\xff", b'0', b"0", |_| {}), TarError::NotUtf8),
         ("a folder with content", header(b"a/", b'5', b"1", |_| {}), TarError::Folder),
-        ("a file that is a folder", header(b"a/", b'0', b"0", |_| {}), TarError::Folder),
-        ("an extension without end", extension(b'L', b"abc"), TarError::Extension),
+        ("a file with a folder's name", header(b"a/", b'0', b"0", |_| {}), TarError::Folder),
+        ("a long name without its zero byte", extension(b'L', b"abc"), TarError::Extension),
         ("an empty extension", ext(b'L', b""), TarError::Extension),
         ("an empty long name", ext(b'L', b"\0"), TarError::Extension),
-        ("a long name of two", ext(b'L', b"a\0b\0"), TarError::Extension),
+        ("a long name with a zero byte in it", ext(b'L', b"a\0b\0"), TarError::Extension),
         ("a path twice", ext(b'x', b"9 path=a\n9 path=b\n"), TarError::Extension),
-        ("a path with an end in it", ext(b'x', b"12 path=a\0b\n"), TarError::Extension),
+        ("a path with a zero byte in it", ext(b'x', b"12 path=a\0b\n"), TarError::Extension),
         ("such a path in a short record", ext(b'x', b"11 path=a\0b\n"), TarError::Extension),
         ("an empty path", ext(b'x', b"8 path=\n"), TarError::Extension),
         ("another size", ext(b'x', b"10 size=1\n"), TarError::Extension),
         ("a path for all", ext(b'g', b"9 path=a\n"), TarError::Extension),
-        ("a link's end", ext(b'x', b"13 linkpath=a\n"), TarError::Extension),
+        ("a link in a short record", ext(b'x', b"13 linkpath=a\n"), TarError::Extension),
         ("a link", ext(b'x', b"14 linkpath=a\n"), TarError::Link),
         ("a record that is too long", ext(b'x', b"99 path=a\n"), TarError::Extension),
         ("a record that is too short", ext(b'x', b"3 path=a\n"), TarError::Extension),
         ("a record of length zero", ext(b'x', b"0 path=a\n"), TarError::Extension),
         ("a record without equals sign", ext(b'x', b"7 path\n"), TarError::Extension),
-        ("a record of endless length", ext(b'x', b"99999999999999999999999 a=b\n"), TarError::Extension),
+        (
+            "a record of a length beyond 64 bits",
+            ext(b'x', b"99999999999999999999999 a=b\n"),
+            TarError::Extension,
+        ),
         ("no record", ext(b'x', b"path=a\n"), TarError::Extension),
         ("two long names", [extension(b'L', b"a\0"), ext(b'L', b"b\0")].concat(), TarError::Extension),
         (
@@ -153,8 +157,12 @@ fn what_is_no_plain_archive_is_refused() {
         ),
         ("two names", [extension(b'x', b"9 path=b\n"), ext(b'L', b"b\0")].concat(), TarError::Extension),
         ("attributes for all, late", [file(b"b", b""), ext(b'g', b"6 a=b\n")].concat(), TarError::Extension),
-        ("a name for nothing", extension(b'L', b"a\0"), TarError::Extension),
-        ("an endless extension", header(b"a", b'x', b"77777777777", |_| {}), TarError::ExtensionTooLong),
+        ("a long name without an entry", extension(b'L', b"a\0"), TarError::Extension),
+        (
+            "the largest possible extension",
+            header(b"a", b'x', b"77777777777", |_| {}),
+            TarError::ExtensionTooLong,
+        ),
         ("a lone empty block", [vec![0; 512], file(b"a", b"")].concat(), TarError::BehindTheEnd),
         ("two archives", [END.to_vec(), file(b"a", b"")].concat(), TarError::BehindTheEnd),
     ] {

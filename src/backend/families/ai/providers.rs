@@ -1,0 +1,38 @@
+//! The providers of models, as a table. To add one, write a file with its [`Dialect`], add a row here, its name to `AiProvider`
+//! in `types.d.ts`, and its base URL to `settings`.
+
+use super::dialect::Dialect;
+use super::exchange::{ChatRequest, Chunk, Finish};
+use super::{anthropic, echo, openai};
+
+/// A provider of models.
+pub(super) struct AiProvider {
+    /// The name on the wire.
+    pub(super) name: &'static str,
+    pub(super) source: Source,
+}
+
+/// Where a provider's answers come from.
+pub(super) enum Source {
+    /// This program, without a key.
+    BuiltIn(fn(&ChatRequest) -> (Vec<Chunk>, Finish)),
+    /// A server with this API.
+    Network(&'static Dialect),
+}
+
+/// All providers, in the order in which models are listed.
+pub(super) static PROVIDERS: [AiProvider; 3] = [
+    AiProvider { name: "anthropic", source: Source::Network(&anthropic::DIALECT) },
+    AiProvider { name: "openai", source: Source::Network(&openai::DIALECT) },
+    AiProvider { name: "echo", source: Source::BuiltIn(echo::answer) },
+];
+
+/// Returns the names of all providers.
+pub(super) fn names() -> [&'static str; PROVIDERS.len()] {
+    PROVIDERS.each_ref().map(|provider| provider.name)
+}
+
+/// Returns the provider with this name.
+pub(super) fn find(name: &str) -> Option<&'static AiProvider> {
+    PROVIDERS.iter().find(|provider| provider.name == name)
+}

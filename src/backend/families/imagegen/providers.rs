@@ -1,0 +1,48 @@
+//! The providers of images, as a table. To add one, write a file with its [`Dialect`], add a row here, its name to
+//! `ImageProvider` in `types.d.ts`, and its base URL to `settings`.
+
+use super::dialect::Dialect;
+use super::job::{Batch, GeneratedImage};
+use super::{automatic1111, openai, pattern};
+
+/// A provider of images.
+pub(super) struct ImageProvider {
+    /// The name on the wire.
+    pub(super) name: &'static str,
+    /// The model of an entry that names none; `None` for whichever the provider has loaded.
+    pub(super) default_model: Option<&'static str>,
+    pub(super) source: Source,
+}
+
+/// Where a provider's images come from.
+pub(super) enum Source {
+    /// This program. The number is the seed of a batch that has none.
+    BuiltIn(fn(&Batch, u32) -> Vec<GeneratedImage>),
+    /// A server with this API.
+    Network(&'static Dialect),
+}
+
+/// All providers.
+pub(super) static PROVIDERS: [ImageProvider; 3] = [
+    ImageProvider {
+        name: "openai",
+        default_model: Some("gpt-image-1"),
+        source: Source::Network(&openai::DIALECT),
+    },
+    ImageProvider {
+        name: "automatic1111",
+        default_model: None,
+        source: Source::Network(&automatic1111::DIALECT),
+    },
+    ImageProvider { name: "pattern", default_model: None, source: Source::BuiltIn(pattern::generate) },
+];
+
+/// Returns the names of all providers.
+pub(super) fn names() -> [&'static str; PROVIDERS.len()] {
+    PROVIDERS.each_ref().map(|provider| provider.name)
+}
+
+/// Returns the provider with this name.
+pub(super) fn find(name: &str) -> Option<&'static ImageProvider> {
+    PROVIDERS.iter().find(|provider| provider.name == name)
+}
