@@ -12,7 +12,7 @@ use super::super::analytics::Recorder;
 use super::config::AiConfig;
 use super::handlers::Ai;
 
-/// What a handler's deadline leaves for saying that the time is over.
+/// How much later the deadline of the handler is, so that the more precise error comes first.
 const DEADLINE_SLACK: Duration = Duration::from_secs(30);
 const EXAMPLE: &str =
     r#"{"provider":"echo","model":"echo","messages":[{"role":"user","content":"Hello, world"}]}"#;

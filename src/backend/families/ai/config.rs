@@ -6,47 +6,47 @@ use std::time::Duration;
 use super::super::credentials::Token;
 use super::sse::SseLimits;
 
-/// How the family speaks to providers.
+/// The configuration of the family `ai`.
 #[derive(Debug, Clone)]
 pub struct AiConfig {
-    /// Keys by provider's name, for those without a credential.
+    /// API keys by the name of the provider. A stored credential takes precedence.
     ///
     /// Default none. The `switchboard` command takes `ANTHROPIC_API_KEY` and `OPENAI_API_KEY` from the environment.
     pub api_keys: BTreeMap<String, Token>,
-    /// How long connecting to a provider may take, TLS included.
+    /// Longest time to connect to a provider, TLS included. After it the request fails.
     ///
     /// Default 10 s.
     pub connect_timeout: Duration,
-    /// How long a provider may be silent in mid-answer. Then the request fails.
+    /// Longest silence of a provider within an answer. After it the request fails.
     ///
-    /// Default 60 s; providers send a comment or a `ping` every few seconds while a model thinks.
+    /// Default 60 s: providers send a comment or a `ping` every few seconds while a model thinks.
     pub idle_timeout: Duration,
-    /// How long an answer may take in all, from the request to the response. Then it fails with `TIMEOUT`.
+    /// Longest time from the request to the response. After it the request fails with `TIMEOUT`.
     ///
-    /// Default 30 min. The server's own deadline for handlers does not apply; a client may wait less long.
+    /// Default 30 min. It replaces the server's deadline for handlers. Clients can have shorter deadlines.
     pub max_duration: Duration,
-    /// The pause before a request that failed in passing is tried again; the second pause is twice as long. A provider that
-    /// says how long to wait is obeyed.
+    /// The pause before a temporary failure is retried. The second pause is twice as long. If the provider names a time, that
+    /// is used instead.
     ///
     /// Default 500 ms, as in the providers' own clients.
     pub retry_pause: Duration,
-    /// Longest pause that a provider may ask for. If it asks for more the request fails.
+    /// Longest pause that a provider can ask for. If it asks for more, the request fails.
     ///
     /// Default 30 s.
     pub max_retry_pause: Duration,
-    /// Longest response of a provider, in bytes. Past it the request fails.
+    /// Longest response of a provider, in bytes. If it is longer, the request fails.
     ///
-    /// Default 128 MiB: an answer as long as models write, each token in an event of its own.
+    /// Default 128 MiB: enough for the longest answer of a model with each token in its own event.
     pub max_response_bytes: usize,
-    /// Longest answer, thinking included, in bytes. Past it the request fails.
+    /// Longest answer, thinking included, in bytes. If it is longer, the request fails.
     ///
-    /// Default 1 MiB, which is what a chat's message may have.
+    /// Default 1 MiB, the limit of a message in a chat.
     pub max_answer_bytes: usize,
-    /// Most questions to providers at the same time. The next ones wait, within `max_duration`.
+    /// Most concurrent requests to providers. Further ones wait, within `max_duration`.
     ///
     /// Default 64.
     pub max_concurrent: usize,
-    /// The limits of providers' streams.
+    /// The limits of the streams of providers.
     pub sse: SseLimits,
 }
 

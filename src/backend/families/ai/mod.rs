@@ -1,19 +1,22 @@
 #![doc = include_str!("README.md")]
 //! # How it works
 //!
-//! Answers of language models (specification, "AI Channels"). In: a [`ChatRequest`](TYPES). Out: the answer; with
-//! `ai:chat-stream` piece by piece.
+//! Chat requests to language models (specification, "AI Channels"). Input: a [`ChatRequest`](TYPES). Output: the answer, with
+//! `ai:chat-stream` also in pieces.
 //!
 //! ```text
 //! payload ─► request ─► echo                                     ─► chunks ─► events, answer, chat
 //!                  └──► upstream (retries) ─► http ─► sse ─► anthropic │ openai ─┘
 //! ```
 //!
-//! Events go to the client that asked, in order, all before the response: `ai:stream-chunk`* and `ai:stream-complete`, or
-//! `ai:stream-error`. A client that leaves drops its handler, and with it the connection to the provider.
+//! Events are sent only to the client that asked, in order and before the response: `ai:stream-chunk`* and
+//! `ai:stream-complete`, or `ai:stream-error`. When a client leaves, its handler is dropped, which closes the connection to the
+//! provider.
 //!
-//! Used of other families: keys of `credentials`, base URLs of `settings`; exchanges are stored by `chat`, calls counted by
-//! `analytics`.
+//! A provider is a row of `providers.rs`. Its API is a constant in a file of its own, for example `anthropic.rs`.
+//!
+//! Uses of other families: keys of `credentials`, base URLs of `settings`. Exchanges are stored by `chat`, and requests are
+//! counted by `analytics`.
 
 mod anthropic;
 mod channels;

@@ -10,13 +10,13 @@ export interface ChatRequest {
   stopSequences?: string[];
   /** The chat in which the last user message and the answer are stored. */
   chatId?: string;
-  /** What events call this request; its id unless given. */
+  /** Identifies this request in events. Default: the id of the request. */
   requestId?: string;
-  /** Whether the provider is asked for a stream; true unless given. */
+  /** Whether the provider sends its answer as a stream. Default: true. */
   stream?: boolean;
 }
 
-/** Each token counts once: those read from a cache or written to one are not among `inputTokens`. */
+/** `inputTokens` does not include the tokens that were read from a cache or written to one. */
 export interface AiUsage {
   inputTokens: number;
   outputTokens: number;
@@ -30,13 +30,13 @@ export interface ChatResponse {
   model: string;
   content: string;
   stopReason: "end" | "max_tokens" | "stop_sequence" | "tool_use" | "refusal" | "other";
-  /** Zeros if the provider did not count. */
+  /** All 0 if the provider reports no usage. */
   usage: AiUsage;
   costUsd: number | null;
   latencyMs: number;
 }
 
-/** `input` is the object that the model wrote, or its text if that was cut off. */
+/** `input` is the object that the model wrote, or its text if the token limit cut it off. */
 export type StreamChunk =
   | { type: "text", text: string }
   | { type: "thinking", text: string }

@@ -7,11 +7,11 @@ use crate::protocol::payload::Payload;
 use crate::server::Server;
 
 use super::super::analytics::Recorder;
-use super::records::{get, list, set_enabled};
+use super::records::{Availability, get, list, set_availability};
 use super::store::Artifacts;
 use super::{install, invoke};
 
-/// What a handler's deadline leaves for saying that the time is over.
+/// How much later the deadline of the handler is, so that the more precise error comes first.
 const DEADLINE_SLACK: Duration = Duration::from_secs(30);
 
 /// The channels of the family.
@@ -97,8 +97,12 @@ pub fn register(server: &Server, artifacts: &Artifacts, recorder: Recorder) {
     let (db, limits) = (artifacts.db(), &artifacts.config().limits);
     db.on_read(server, "artifact:list", list);
     db.on_read(server, "artifact:get", get);
-    db.on_write(server, "artifact:enable", |change, fields| set_enabled(change, fields, true));
-    db.on_write(server, "artifact:disable", |change, fields| set_enabled(change, fields, false));
+    db.on_write(server, "artifact:enable", |change, fields| {
+        set_availability(change, fields, Availability::Enabled)
+    });
+    db.on_write(server, "artifact:disable", |change, fields| {
+        set_availability(change, fields, Availability::Disabled)
+    });
     let own = artifacts.clone();
     server.on_request_within("artifact:install", limits.install_timeout, move |payload: Payload, cx| {
         let artifacts = own.clone();

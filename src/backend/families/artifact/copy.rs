@@ -67,16 +67,14 @@ impl Copier {
     ///
     /// # Errors
     /// When it differs from the plan, or cannot be created.
-    pub(super) fn begin(&mut self, path: &str, size: u64, executable: bool) -> Result<(), String> {
+    pub(super) fn begin(&mut self, found: PlannedFile) -> Result<(), String> {
         self.end_file()?;
-        let file = PlannedFile { path: path.to_owned(), size, executable };
-        if self.planned.remove(path) != Some(file) {
-            return Err(changed(path));
+        if self.planned.remove(&found.path).as_ref() != Some(&found) {
+            return Err(changed(&found.path));
         }
-        let full = self.to.join(path);
-        let created = self.create_folders(path).and_then(|()| create_file(&full, executable));
-        let file = created.map_err(|error| format!("{path:?}: cannot be copied: {error}"))?;
-        self.current = Some(Current { path: path.to_owned(), file, written: 0, size });
+        let created = self.create_folders(&found.path).and_then(|()| create_file(&self.to, &found));
+        let file = created.map_err(|error| format!("{:?}: cannot be copied: {error}", found.path))?;
+        self.current = Some(Current { path: found.path, file, written: 0, size: found.size });
         Ok(())
     }
 
@@ -152,14 +150,12 @@ fn has_at(content: &[u8], from: u64, data: &[u8]) -> bool {
     content.get(from..).is_some_and(|rest| rest.starts_with(data))
 }
 
-fn create_file(path: &Path, executable: bool) -> io::Result<fs::File> {
+fn create_file(folder: &Path, file: &PlannedFile) -> io::Result<fs::File> {
     let mut options = OpenOptions::new();
     options.create_new(true).write(true);
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, if executable { 0o700 } else { 0o600 });
-    #[cfg(not(unix))]
-    let _ = executable;
-    options.open(path)
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, if file.executable { 0o700 } else { 0o600 });
+    options.open(folder.join(&file.path))
 }
 
 /// Creates a folder that only the current user can access (0700).
@@ -184,7 +180,7 @@ mod tests {
         let stop = Arc::new(AtomicBool::new(stop));
         let mut copier = Copier::new(folder.path(), &planned, MANIFEST, stop, |_| {});
         for (path, size, executable, content) in files {
-            copier.begin(path, *size, *executable)?;
+            copier.begin(PlannedFile { path: (*path).to_owned(), size: *size, executable: *executable })?;
             for byte in *content {
                 copier.write(&[*byte])?;
             }

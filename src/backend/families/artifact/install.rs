@@ -21,7 +21,7 @@ use crate::server::Server;
 
 use super::manifest::Manifest;
 use super::plan::PlannedFile;
-use super::records::{artifact_json, told_of};
+use super::records::{artifact_event, artifact_json};
 use super::store::{Artifacts, Lease};
 
 /// The longest path that most systems allow.
@@ -80,8 +80,10 @@ async fn install_whole(
             let artifact = artifact.ok_or_else(|| WireError::new("Internal error"))?;
             change.emit("artifact:progress", progress(&manifest.id, "1"));
             let was_there = old.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-            change
-                .emit(if was_there { "artifact:updated" } else { "artifact:installed" }, told_of(&artifact));
+            change.emit(
+                if was_there { "artifact:updated" } else { "artifact:installed" },
+                artifact_event(&artifact),
+            );
             Ok(Payload::trusted(artifact))
         };
         artifacts.db().write(server, row).await

@@ -2,22 +2,22 @@
 #![doc = include_str!("README.md")]
 //! # How it works
 //!
-//! Artifacts: programs that are installed from folders and archives, and run with JSON in and JSON out (specification,
+//! Artifacts: programs that are installed from folders or archives, and run with JSON as input and output (specification,
 //! "Artifact Channels").
 //!
 //! ```text
-//! source ─► plan, manifest (judged) ─► copy ─► ID.UUID, on the disk ─► row ─► events
-//!   └─ tar                                        └────────────── invoke ─► process
+//! source ─► plan, manifest (checks) ─► copy ─► folder ID.UUID ─► row ─► events
+//!   └─ tar                                        └──────── invoke ─► process
 //! ```
 //!
-//! Each installed version has a folder of its own, and the row says which one counts: an update is on the disk before the
-//! row changes, and a crash at any point leaves a row with its whole folder. Folders that no row names are deleted when the
-//! last program in them has ended, or else at the next start.
+//! Each installed version has its own folder, and the row names the current one. An update writes the new folder before it
+//! changes the row, so a crash at any point leaves a row with a complete folder. A folder that no row names is deleted when
+//! the last program in it has ended, or at the next start.
 //!
-//! Nothing is run unless [`ArtifactConfig::allow`] says so, and nothing is installed but from [`ArtifactConfig::sources`].
-//! A program runs as the server's own user: what this family does keeps accidents small, and is no sandbox.
+//! Programs run only if [`ArtifactConfig::allow`] is set, and sources are read only below [`ArtifactConfig::sources`].
+//! A program runs as the user of the server. The limits of this family prevent accidents; they are not a sandbox.
 //!
-//! Used of other families: calls are counted by `analytics`.
+//! Uses of other families: invocations are counted by `analytics`.
 
 mod channels;
 mod config;

@@ -68,7 +68,7 @@ impl fmt::Display for Refusal {
 /// A file of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PlannedFile {
-    /// Its path below the artifact's folder, with `/` between the parts.
+    /// The path below the artifact's folder, with `/` between the parts.
     pub path: String,
     pub size: u64,
     pub executable: bool,
@@ -106,24 +106,24 @@ impl<'a> Plan<'a> {
         self.claim(&path, Node::Folder)
     }
 
-    /// Adds a file.
+    /// Adds a file, by its path as it is in the source.
     ///
     /// # Errors
     /// When a rule refuses it.
-    pub(super) fn add_file(&mut self, name: &str, size: u64, executable: bool) -> Result<(), Refusal> {
-        let path = normalize(name, self.limits)?;
+    pub(super) fn add_file(&mut self, file: PlannedFile) -> Result<(), Refusal> {
+        let path = normalize(&file.path, self.limits)?;
         if path.is_empty() {
             return Err(Refusal::Absolute);
         }
         self.claim(&path, Node::File)?;
-        if size > self.limits.max_file_bytes {
+        if file.size > self.limits.max_file_bytes {
             return Err(Refusal::FileTooLarge);
         }
-        self.total_bytes = self.total_bytes.saturating_add(size);
+        self.total_bytes = self.total_bytes.saturating_add(file.size);
         if self.total_bytes > self.limits.max_total_bytes {
             return Err(Refusal::TooLarge);
         }
-        self.files.push(PlannedFile { path, size, executable });
+        self.files.push(PlannedFile { path, ..file });
         Ok(())
     }
 
@@ -222,6 +222,10 @@ mod tests {
         }
     }
 
+    fn file(name: &str, size: u64) -> PlannedFile {
+        PlannedFile { path: name.to_owned(), size, executable: false }
+    }
+
     /// Plans folders (names that end in `/`) and files of five bytes each.
     fn planned(names: &[&str]) -> Result<(Vec<String>, String), Refusal> {
         let limits = limits();
@@ -229,7 +233,7 @@ mod tests {
         for name in names {
             match name.ends_with('/') {
                 true => plan.add_folder(name)?,
-                false => plan.add_file(name, 5, false)?,
+                false => plan.add_file(file(name, 5))?,
             }
         }
         let (files, top) = plan.finish()?;
@@ -305,10 +309,10 @@ mod tests {
             ("a", u64::MAX, Some(Refusal::FileTooLarge)),
             ("./", 1, Some(Refusal::Absolute)),
         ] {
-            assert_eq!(Plan::new(&limits).add_file(name, size, false).err(), expected, "{name} {size}");
+            assert_eq!(Plan::new(&limits).add_file(file(name, size)).err(), expected, "{name} {size}");
         }
         let mut plan = Plan::new(&limits);
-        plan.add_file("artifact.json", 9, false).unwrap();
+        plan.add_file(file("artifact.json", 9)).unwrap();
         assert_eq!(plan.finish().unwrap_err(), Refusal::ManifestTooLarge);
     }
 }

@@ -1,4 +1,4 @@
-//! The rows of the installed artifacts.
+//! The rows of the installed artifacts. Input: a transaction, and what to read or change. Output: the JSON that clients get.
 
 use rusqlite::{OptionalExtension, Row, params};
 
@@ -26,11 +26,19 @@ pub(super) fn get(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireE
     Ok(Payload::trusted(artifact.unwrap_or_else(|| "null".to_owned())))
 }
 
-pub(super) fn set_enabled(
+/// Whether an artifact can be run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Availability {
+    Enabled,
+    Disabled,
+}
+
+pub(super) fn set_availability(
     change: &mut Change<'_>,
     fields: &Fields<'_>,
-    enabled: bool,
+    availability: Availability,
 ) -> Result<Payload, WireError> {
+    let enabled = availability == Availability::Enabled;
     let id = fields.required_id("id")?;
     let changed = change
         .connection
@@ -38,12 +46,12 @@ pub(super) fn set_enabled(
         .execute(params![id, enabled, change.unix_ms])?;
     let Some(artifact) = artifact_json(change.connection, &id)? else { return Err(unknown()) };
     if changed > 0 {
-        change.emit("artifact:updated", told_of(&artifact));
+        change.emit("artifact:updated", artifact_event(&artifact));
     }
     Ok(Payload::none())
 }
 
-/// The artifact with this id, as it is shown.
+/// Returns the JSON of an artifact; `None` if the id is unknown.
 pub(super) fn artifact_json(
     connection: &rusqlite::Connection,
     id: &str,
@@ -71,7 +79,7 @@ fn metadata(row: &Row<'_>) -> rusqlite::Result<Object> {
         .integer("updatedAt", row.get(7)?))
 }
 
-pub(super) fn told_of(artifact: &str) -> Payload {
+pub(super) fn artifact_event(artifact: &str) -> Payload {
     Payload::trusted(Object::new().raw("artifact", artifact).finish())
 }
 

@@ -190,7 +190,8 @@ impl Source {
                 Item::Entry(entry) => {
                     let Kind::File { executable } = entry.kind else { return Ok(()) };
                     let path = normalize(&entry.name, limits).map_err(|refusal| refusal.to_string())?;
-                    copier.begin(path.strip_prefix(&survey.top).unwrap_or(&path), entry.size, executable)
+                    let path = path.strip_prefix(&survey.top).unwrap_or(&path).to_owned();
+                    copier.begin(PlannedFile { path, size: entry.size, executable })
                 }
                 Item::Data(data) => copier.write(data),
             }),
@@ -227,7 +228,8 @@ fn walk(folder: &OwnedFd, prefix: &str, plan: &mut Plan<'_>) -> Result<(), Probl
                 walk(&inner, &format!("{path}/"), plan)?;
             }
             Found::File { size, executable, .. } => {
-                plan.add_file(&path, size, executable).map_err(|refusal| format!("{path:?}: {refusal}"))?;
+                let added = plan.add_file(PlannedFile { path: path.clone(), size, executable });
+                added.map_err(|refusal| format!("{path:?}: {refusal}"))?;
             }
         }
     }
@@ -238,7 +240,7 @@ fn copy_file(folder: &OwnedFd, top: &str, path: &str, copier: &mut Copier) -> Re
     let Found::File { mut file, size, executable } = find(folder, &format!("{top}{path}"))? else {
         return Err(format!("{path:?}: a folder that was a file before"));
     };
-    copier.begin(path, size, executable)?;
+    copier.begin(PlannedFile { path: path.to_owned(), size, executable })?;
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         match file.read(&mut chunk) {
@@ -270,7 +272,8 @@ fn survey_archive(file: &fs::File, size: u64, limits: &ArtifactLimits) -> Result
                 match entry.kind {
                     Kind::Folder => plan.add_folder(&entry.name).map_err(problem)?,
                     Kind::File { executable } => {
-                        plan.add_file(&entry.name, entry.size, executable).map_err(problem)?;
+                        let (path, size) = (entry.name.clone(), entry.size);
+                        plan.add_file(PlannedFile { path, size, executable }).map_err(problem)?;
                         let path = normalize(&entry.name, limits).map_err(problem)?;
                         let fits = entry.size <= limits.max_manifest_bytes as u64;
                         match Candidate::of(&path).filter(|_| fits) {

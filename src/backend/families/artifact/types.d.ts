@@ -1,4 +1,4 @@
-/** `source` is what it was installed from, as it was asked for. */
+/** `source` is the source from which it was installed, as the request named it. */
 export interface ArtifactMetadata {
   id: string;
   name: string;
@@ -10,7 +10,7 @@ export interface ArtifactMetadata {
   updatedAt: number;
 }
 
-/** `input` is a part of JSON Schema; a manifest may have further members, which mean nothing. */
+/** `input` is a subset of JSON Schema. A manifest can have further members, which are ignored. */
 export interface ArtifactManifest {
   id: string;
   name: string;

@@ -5,67 +5,67 @@ use std::time::Duration;
 
 use super::super::credentials::Token;
 
-/// How the family works, and how much of it.
+/// The configuration of the family `imagegen`.
 #[derive(Debug, Clone)]
 pub struct ImagegenConfig {
-    /// Keys by provider's name, for those without a credential.
+    /// API keys by the name of the provider. A stored credential takes precedence.
     ///
     /// Default none. The `switchboard` command takes `OPENAI_API_KEY` from the environment.
     pub api_keys: BTreeMap<String, Token>,
-    /// How long connecting to a provider may take, TLS included.
+    /// Longest time to connect to a provider, TLS included. After it the job fails.
     ///
     /// Default 10 s.
     pub connect_timeout: Duration,
-    /// How long a provider may take for one batch, retries included. Then the job fails.
+    /// Longest time for one batch, retries included. After it the job fails.
     ///
     /// Default 10 min: a batch of large images on a small machine.
     pub generation_timeout: Duration,
-    /// The pause before a request that failed in passing is tried again; the second pause is twice as long. A provider that
-    /// says how long to wait is obeyed.
+    /// The pause before a temporary failure is retried. The second pause is twice as long. If the provider names a time, that
+    /// is used instead.
     ///
     /// Default 500 ms, as for `ai`.
     pub retry_pause: Duration,
-    /// Longest pause that a provider may ask for. If it asks for more the job fails.
+    /// Longest pause that a provider can ask for. If it asks for more, the job fails.
     ///
     /// Default 30 s.
     pub max_retry_pause: Duration,
-    /// Largest image of a provider, in bytes. With a larger one the job fails.
+    /// Largest image of a provider, in bytes. If one is larger, the job fails.
     ///
-    /// Default 32 MiB: twice what a PNG of 2048 x 2048 pixels can need.
+    /// Default 32 MiB: twice the largest PNG of 2048 x 2048 pixels.
     pub max_image_bytes: usize,
-    /// Longest response of a provider, in bytes. Past it the job fails.
+    /// Longest response of a provider, in bytes. If it is longer, the job fails.
     ///
-    /// Default 128 MiB, as for `ai`: it is held in memory, once, for there is one worker.
+    /// Default 128 MiB, as for `ai`. It is held in memory; there is one worker, so there is one response at a time.
     pub max_response_bytes: usize,
-    /// What all image files may have together, in bytes. A job whose images do not fit fails.
+    /// Largest total size of all image files, in bytes. A job whose images would exceed it fails.
     ///
-    /// Default 16 GiB, as the database.
+    /// Default 16 GiB, like the database.
     pub max_total_bytes: u64,
-    /// Most entries that wait. The next one is refused.
+    /// Most queued entries. Further ones are refused.
     ///
     /// Default 1 000.
     pub max_queued: u32,
-    /// Most groups. The next one is refused.
+    /// Most groups. Further ones are refused.
     ///
-    /// Default 1 000: `imagegen:list-groups` shows them all.
+    /// Default 1 000: `imagegen:list-groups` returns all of them.
     pub max_groups: u32,
-    /// Longest prompt, and longest negative prompt, in bytes.
+    /// Longest prompt, and longest negative prompt, in bytes. A longer one is refused.
     ///
-    /// Default 32 KiB: OpenAI takes 32 000 characters.
+    /// Default 32 KiB: OpenAI accepts 32 000 characters.
     pub max_prompt_bytes: usize,
-    /// Longest `params`, in bytes of JSON.
+    /// Longest `params`, in bytes of JSON. A longer one is refused.
     ///
-    /// Default 64 KiB, as the metadata of other families.
+    /// Default 64 KiB, like the metadata in other families.
     pub max_params_bytes: usize,
-    /// Most images in a batch.
+    /// Most images in a batch. An entry that asks for more is refused.
     ///
-    /// Default 10, as many as OpenAI makes at once.
+    /// Default 10, the limit of OpenAI.
     pub max_batch_size: u32,
-    /// Most batches of an entry.
+    /// Most batches of an entry. An entry that asks for more is refused.
     ///
     /// Default 100.
     pub max_batch_count: u32,
-    /// Longest side of an image, in pixels.
+    /// Longest side of an image, in pixels. An entry that asks for more is refused.
     ///
     /// Default 4 096.
     pub max_side: u32,

@@ -20,7 +20,7 @@ use super::worker::Signals;
 const MAX_NAME_BYTES: usize = 1 << 10;
 const MAX_MODEL_BYTES: usize = 256;
 const MIN_SIDE: i64 = 64;
-/// What the sides of an image are multiples of: diffusion models work on blocks of 8 x 8 pixels.
+/// Sides are multiples of this: diffusion models work on blocks of 8 x 8 pixels.
 const SIDE_STEP: i64 = 8;
 const DEFAULT_SIDE: i64 = 1024;
 const MAX_STEPS: i64 = 1000;
@@ -107,7 +107,7 @@ fn read_entry(
     Ok((provider, batch, count("batchCount", config.max_batch_count)?.unwrap_or(1)))
 }
 
-/// A side of an image, in pixels.
+/// Reads a side of an image, in pixels.
 fn side(fields: &Fields<'_>, name: &str, config: &ImagegenConfig) -> Result<u32, WireError> {
     let range = MIN_SIDE..=i64::from(config.max_side).max(MIN_SIDE);
     let expected = format!("multiple of {SIDE_STEP} in {}..={}", range.start(), range.end());
@@ -117,12 +117,13 @@ fn side(fields: &Fields<'_>, name: &str, config: &ImagegenConfig) -> Result<u32,
     }
 }
 
-/// A number that a range has kept small.
+/// Converts a number that was checked to be in a range of `u32`.
 fn u32_of(number: i64) -> u32 {
+    debug_assert!(u32::try_from(number).is_ok(), "{number} was checked");
     u32::try_from(number).unwrap_or_default()
 }
 
-/// The page of an image. What a client chose is compared with ids, and never names a file.
+/// Returns the page of an image. The path is built from a known id, never from the text of the request.
 pub(super) async fn page(db: &Db, folder: &Folder, id: &str, max_bytes: usize) -> Option<Page> {
     if !files::is_id(id) {
         return None;
@@ -134,7 +135,7 @@ pub(super) async fn page(db: &Db, folder: &Folder, id: &str, max_bytes: usize) -
     let bytes = tokio::task::spawn_blocking(move || files::read(&path, max_bytes)).await.ok()??;
     let page = Page::new(format.mime_type(), bytes)
         .etag(id)
-        // An image never changes, and is for who asked alone.
+        // An image never changes. It is private because a token can be required.
         .header("cache-control", "private, max-age=31536000, immutable")
         .header("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'; sandbox");
     Some(page)

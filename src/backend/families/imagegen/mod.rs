@@ -1,19 +1,22 @@
 #![doc = include_str!("README.md")]
 //! # How it works
 //!
-//! Images from a queue (specification, "Image Generation Channels"). In: what is to be made. Out: events of the work, images
-//! as files over HTTP.
+//! Images from a queue (specification, "Image Generation Channels"). Input: descriptions of images. Output: events about the
+//! progress, and the images as files over HTTP.
 //!
 //! ```text
-//! payload ─► store (queue) ─► worker ─► pattern                      ─► files ─► store (gallery) ─► events
-//!                                └────► upstream (retries) ─► http ──┘              │
-//!                                                     GET /files/images/<id> ◄─ files
+//! payload ─► store (queue) ─► worker ─► pattern                                ─► files ─► store (gallery) ─► events
+//!                                └────► upstream (retries) ─► openai │ automatic1111 ─┘      │
+//!                                                               GET /files/images/<id> ◄─ files
 //! ```
 //!
-//! One worker makes one batch after the other, in the order of the entries. Each step is on the disk before it is told:
-//! what a crash cuts off is done again, what is done is neither done nor told again.
+//! One worker processes the entries in the order of the queue, one batch at a time. Each step is stored before its event is
+//! emitted. After a crash an interrupted batch is generated again; a complete one is neither repeated nor emitted again.
 //!
-//! Used of other families: keys of `credentials`, base URLs and the default provider of `settings`; batches are counted by `analytics`.
+//! A provider is a row of `providers.rs`. Its API is a constant in a file of its own, for example `automatic1111.rs`.
+//!
+//! Uses of other families: keys of `credentials`, base URLs and the default provider of `settings`. Batches are counted by
+//! `analytics`.
 
 mod automatic1111;
 mod channels;

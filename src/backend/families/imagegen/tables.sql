@@ -1,4 +1,4 @@
--- A name is unique where something may be added only once. Prompts are indexed by word.
+-- Prompts are indexed by word.
 CREATE TABLE image_groups (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,

@@ -8,7 +8,7 @@ export interface QueueGroup {
   counts: { queued: number, running: number, completed: number, failed: number, cancelled: number };
 }
 
-/** The provider is the setting `imagegen.defaultProvider` unless given. `params` are further members for it. */
+/** The default provider is the setting `imagegen.defaultProvider`. `params` are further members of the request to it. */
 export interface CreateEntryInput {
   groupId?: string;
   prompt: string;
@@ -49,7 +49,7 @@ export interface QueueEntry {
   finishedAt: number | null;
 }
 
-/** The work on an entry. */
+/** The processing of an entry. */
 export interface Job {
   id: string;
   entryId: string;
@@ -59,7 +59,7 @@ export interface Job {
   error: string | null;
 }
 
-/** `url` is a path on this server. Where a token is needed, add `?token=` for what cannot send headers. */
+/** `url` is a path on this server. If a token is required, add `?token=` where no header can be sent, as in `<img>`. */
 export interface Image {
   id: string;
   entryId: string;
@@ -76,7 +76,7 @@ export interface Image {
   createdAt: number;
 }
 
-/** `from` and `to` are Unix ms, both included. */
+/** `from` and `to` are Unix ms, both inclusive. */
 export interface GalleryFilters {
   groupId?: string;
   entryId?: string;
@@ -87,7 +87,7 @@ export interface GalleryFilters {
   before?: string;
 }
 
-/** Newest first; `nextBefore` is the `before` of the page that comes behind this one. */
+/** Newest first. `nextBefore` is the `before` of the next page. */
 export interface GalleryPage {
   images: Image[];
   hasMore: boolean;
