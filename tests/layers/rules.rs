@@ -22,21 +22,27 @@ const OFFER: &str = "//! What other families may use:";
 
 /// Files outside of `protocol/` that are as pure: they read what a provider answers or what an archive contains, without a
 /// socket or a clock.
-pub const PURE_FILES: [&str; 14] = [
+pub const PURE_FILES: [&str; 20] = [
     "backend::families::ai::anthropic",
+    "backend::families::ai::dialect",
     "backend::families::ai::echo",
     "backend::families::ai::exchange",
     "backend::families::ai::models",
     "backend::families::ai::openai",
+    "backend::families::ai::providers",
     "backend::families::ai::sse",
     "backend::families::analytics::calendar",
     "backend::families::artifact::manifest",
     "backend::families::artifact::plan",
     "backend::families::artifact::schema",
     "backend::families::artifact::tar",
+    "backend::families::imagegen::automatic1111",
+    "backend::families::imagegen::dialect",
     "backend::families::imagegen::job",
+    "backend::families::imagegen::openai",
     "backend::families::imagegen::pattern",
     "backend::families::imagegen::picture",
+    "backend::families::imagegen::providers",
 ];
 
 /// Words and paths that need a socket, a clock, a file, a runtime or the terminal.
