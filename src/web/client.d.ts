@@ -199,13 +199,13 @@ export interface ChatRequest {
   stopSequences?: string[];
   /** The chat in which the last user message and the answer are stored. */
   chatId?: string;
-  /** What events call this request; its id unless given. */
+  /** Identifies this request in events. Default: the id of the request. */
   requestId?: string;
-  /** Whether the provider is asked for a stream; true unless given. */
+  /** Whether the provider sends its answer as a stream. Default: true. */
   stream?: boolean;
 }
 
-/** Each token counts once: those read from a cache or written to one are not among `inputTokens`. */
+/** `inputTokens` does not include the tokens that were read from a cache or written to one. */
 export interface AiUsage {
   inputTokens: number;
   outputTokens: number;
@@ -219,13 +219,13 @@ export interface ChatResponse {
   model: string;
   content: string;
   stopReason: "end" | "max_tokens" | "stop_sequence" | "tool_use" | "refusal" | "other";
-  /** Zeros if the provider did not count. */
+  /** All 0 if the provider reports no usage. */
   usage: AiUsage;
   costUsd: number | null;
   latencyMs: number;
 }
 
-/** `input` is the object that the model wrote, or its text if that was cut off. */
+/** `input` is the object that the model wrote, or its text if the token limit cut it off. */
 export type StreamChunk =
   | { type: "text", text: string }
   | { type: "thinking", text: string }
@@ -328,7 +328,7 @@ export interface QueueGroup {
   counts: { queued: number, running: number, completed: number, failed: number, cancelled: number };
 }
 
-/** The provider is the setting `imagegen.defaultProvider` unless given. `params` are further members for it. */
+/** The default provider is the setting `imagegen.defaultProvider`. `params` are further members of the request to it. */
 export interface CreateEntryInput {
   groupId?: string;
   prompt: string;
@@ -369,7 +369,7 @@ export interface QueueEntry {
   finishedAt: number | null;
 }
 
-/** The work on an entry. */
+/** The processing of an entry. */
 export interface Job {
   id: string;
   entryId: string;
@@ -379,7 +379,7 @@ export interface Job {
   error: string | null;
 }
 
-/** `url` is a path on this server. Where a token is needed, add `?token=` for what cannot send headers. */
+/** `url` is a path on this server. If a token is required, add `?token=` where no header can be sent, as in `<img>`. */
 export interface Image {
   id: string;
   entryId: string;
@@ -396,7 +396,7 @@ export interface Image {
   createdAt: number;
 }
 
-/** `from` and `to` are Unix ms, both included. */
+/** `from` and `to` are Unix ms, both inclusive. */
 export interface GalleryFilters {
   groupId?: string;
   entryId?: string;
@@ -407,7 +407,7 @@ export interface GalleryFilters {
   before?: string;
 }
 
-/** Newest first; `nextBefore` is the `before` of the page that comes behind this one. */
+/** Newest first. `nextBefore` is the `before` of the next page. */
 export interface GalleryPage {
   images: Image[];
   hasMore: boolean;
@@ -435,7 +435,7 @@ export interface Credential {
   metadata: Record<string, unknown> | null;
 }
 
-/** `source` is what it was installed from, as it was asked for. */
+/** `source` is the source from which it was installed, as the request named it. */
 export interface ArtifactMetadata {
   id: string;
   name: string;
@@ -447,7 +447,7 @@ export interface ArtifactMetadata {
   updatedAt: number;
 }
 
-/** `input` is a part of JSON Schema; a manifest may have further members, which mean nothing. */
+/** `input` is a subset of JSON Schema. A manifest can have further members, which are ignored. */
 export interface ArtifactManifest {
   id: string;
   name: string;
