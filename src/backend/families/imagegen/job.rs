@@ -71,9 +71,9 @@ pub(super) mod sample {
     use super::*;
 
     /// The first bytes of a JPEG.
-    pub(in super::super) const JPEG: &str = "/9j/4AAC";
+    pub(crate) const JPEG: &str = "/9j/4AAC";
 
-    pub(in super::super) fn batch() -> Batch {
+    pub(crate) fn batch() -> Batch {
         Batch {
             prompt: "a lake".to_owned(),
             negative_prompt: Some("people".to_owned()),
@@ -88,7 +88,7 @@ pub(super) mod sample {
         }
     }
 
-    pub(in super::super) fn value(json: &str) -> Value {
+    pub(crate) fn value(json: &str) -> Value {
         serde_json::from_str(json).unwrap()
     }
 }
