@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""Holds DEPENDENCIES.md to what is compiled: exit 1 and a diff if a table says anything else.
+"""Compares the tables of DEPENDENCIES.md with what is compiled: exit status 1 and a diff if they differ.
 
     .ci/dependencies.py                      compares
-    .ci/dependencies.py --write              writes the tables anew; audits of crates whose version changed become `?`
-    .ci/dependencies.py --write AUDITS...    also looks the audits up, in audits.toml files named ORGANISATION.toml
+    .ci/dependencies.py --write              writes the tables; the audits of a crate with a new version become `?`
+    .ci/dependencies.py --write AUDITS...    also looks up the audits, in audits.toml files named ORGANISATION.toml
 
-Every column but the third comes from here. The third, what a crate does for us, is kept from the file as it stands, by the crate's
-name; the last one, who audited it, by its name and version, unless audit sets are given. A `?` fails the comparison.
+All columns are generated except the third, what a crate does for us, which is kept from the file by the crate's name. The last one, who
+audited the crate, is kept by name and version unless audit sets are given. A `?` fails the comparison.
 
-What is counted. `cargo check` compiles the library, and each compiler says (in its dep-info) which files it read: only those count, so
-not modules for other systems or of features that are off; build scripts and procedural macros count. Out of these files go comments,
-what is in string and character literals, and modules under `#[cfg(test)]`. Then a line counts if anything is left on it, and
-`unsafe` counts wherever it stands as a word, except in lints: blocks (`unsafe {`), functions and their types (`unsafe fn`, `unsafe
-extern "C" fn`), and implementations and traits (`unsafe impl`, `unsafe trait`); the sum has the rest too (`unsafe extern {`,
-`#[unsafe(...)]`, fragments in macros). A macro's body counts once, however often it is used. Items that `#[cfg]` leaves out of a file that
-is read still count, so the figures are rather too high. C and assembly do not count.
+What is counted: `cargo check` compiles the library, and the dep-info files of the compiler name the files that it read. Only those count, so
+modules for other systems or for disabled features do not; build scripts and procedural macros do. Comments, the content of string and
+character literals, and modules under `#[cfg(test)]` are removed. Then every line that is not blank counts. `unsafe` counts wherever it is a
+word, except in the names of lints: blocks (`unsafe {`), functions and their types (`unsafe fn`, `unsafe extern "C" fn`), implementations and
+traits (`unsafe impl`, `unsafe trait`); the sum also has the other uses (`unsafe extern {`, `#[unsafe(...)]`, fragments in macros). The body of
+a macro counts once, however often it is used. Items that `#[cfg]` removes from a file that is read still count, so the figures are upper
+bounds. C and assembly do not count.
 
-The tables are those of x86-64 Linux; elsewhere it exits with 77: skipped.
+The tables describe x86-64 Linux; on other systems the exit status is 77: skipped.
 """
 
 import difflib
@@ -37,7 +37,7 @@ HEAD = (
     "| crate | through | what it does for us | lines | `unsafe` (blocks, fns, impls) | runs in the build | licence | audited publicly |\n"
     "|---|---|---|---:|---|---|---|---|\n"
 )
-# In this order: a comment may hold quotes, and a string what looks like a comment.
+# The order matters: a comment can contain quotes, and a string can contain what looks like a comment.
 LITERAL = re.compile(
     r"""//[^\n]*|(?P<comment>/\*)|\b(?:b|c)?r(?P<hashes>\#*)".*?"(?P=hashes)|(?:\b[bc])?"(?:\\.|[^"\\])*"|(?:\bb)?'(?:\\(?:x..|u\{[^}]*\}|.)|[^\\'\n])'""",
     re.DOTALL,
@@ -51,17 +51,17 @@ def cargo(*arguments):
 
 
 def without_literals(text):
-    """The source with comments gone and every literal empty. A literal, however long, is on one line."""
+    """The source without comments and with empty literals. A literal takes one line."""
     out, at = [], 0
     while found := LITERAL.search(text, at):
         out.append(text[at : found.start()])
         at = found.end()
         if found["comment"]:
-            depth = 1  # They nest.
+            depth = 1  # Comments nest.
             while depth and (mark := re.compile(r"/\*|\*/").search(text, at)):
                 depth += 1 if mark[0] == "/*" else -1
                 at = mark.end()
-            # What stood on lines of their own stays apart.
+            # Code before and after a comment of several lines stays on different lines.
             out.append("\n" if "\n" in text[found.start() : at] else " ")
         elif not found[0].startswith("//"):
             out.append('""')
@@ -79,7 +79,7 @@ def without_tests(text):
 
 
 def count(files):
-    """Lines and uses of `unsafe` in these files: (lines, all, blocks, functions, implementations)."""
+    """Counts lines and uses of `unsafe` in these files: (lines, all, blocks, functions, implementations)."""
     lines = total = blocks = functions = implementations = 0
     for file in files:
         text = without_tests(without_literals(file.read_text(encoding="utf-8")))
@@ -93,15 +93,15 @@ def count(files):
 
 
 def dep_info(artifact):
-    """The files the compiler read for an artifact."""
+    """The files that the compiler read for an artifact."""
     made = pathlib.Path(artifact)
     identity = made.stem.removeprefix("lib").rpartition("-")[2]
-    # A build script's is `build-script-build` in a folder that has the hash.
+    # For a build script the hash is in the name of the folder.
     infos = list(made.parent.glob(f"*-{identity}.d")) or list(made.parent.glob("*.d"))
-    assert infos, f"no dep-info beside {artifact}"
+    assert infos, f"no dep-info next to {artifact}"
     for info in infos:
         for line in info.read_text().splitlines():
-            # The file's own rule of each source: `path:`, with spaces escaped.
+            # Each source has a rule of its own, `path:`, with escaped spaces.
             if line.endswith(":") and not line.startswith("#"):
                 yield pathlib.Path(line[:-1].replace("\\ ", " "))
 
@@ -127,7 +127,7 @@ def compiled(features):
 
 
 def tree(features):
-    """{(name, version): {"licence", "through": the direct dependencies that are the last ones on the way there}}."""
+    """{(name, version): {"licence", "through": the last direct dependencies on the way to the crate}}."""
     lines = cargo("tree", "--locked", "-e", "normal,build", "--no-dedupe", "--prefix", "depth", "-f", " {p}|{l}", *features)
     found = re.findall(r"^(\d+) (\S+) v([^\s|]+)[^|]*\|(.*)$", lines, re.MULTILINE)
     direct = {name for depth, name, _, _ in found if depth == "1"}
@@ -138,7 +138,7 @@ def tree(features):
             crate = crates.setdefault((name, version), {"licence": licence.replace("/", " OR "), "through": set()})
             crate["through"].add(next((f"`{other}`" for other in reversed(way[1:-1]) if other in direct), OURS))
     for crate in crates.values():
-        # Who else needs what we ask for ourselves says nothing.
+        # A direct dependency of ours is shown as such only.
         crate["through"] = {OURS} if OURS in crate["through"] else crate["through"]
     return crates
 
@@ -149,7 +149,7 @@ def version_key(version):
 
 
 def audits_of(name, version, sets):
-    """In words: who audited this version, else the nearest older one that anyone did. Only criteria `safe-to-deploy`."""
+    """Describes who audited this version, or else the nearest older audited one, as `safe-to-deploy`."""
     seen = {}
     for organisation, audits in sets.items():
         for audit in audits.get("audits", {}).get(name, []):
@@ -161,7 +161,7 @@ def audits_of(name, version, sets):
             if version_key(to) <= version_key(version):
                 seen.setdefault(to, {}).setdefault(organisation, step.replace(" -> ", " → "))
     if not seen:
-        return "nobody"
+        return "none"
     nearest = max(seen, key=version_key)
     who = []
     for organisation, step in sorted(seen[nearest].items()):
@@ -170,7 +170,7 @@ def audits_of(name, version, sets):
 
 
 def kept(text):
-    """What stands in the file and is not made here: what each crate does, and its audits by version."""
+    """The parts of the file that are not generated: what each crate does, and its audits by version."""
     does, audits = {}, {}
     for row in re.findall(r"^\| `([^`]+)` (\S+) \|(.*)\|$", text, re.MULTILINE):
         cells = [cell.strip() for cell in row[2].split("|")]
@@ -185,7 +185,7 @@ def rows(layers, old, sets):
     figures = []
     for layer in layers:
         crates, sources = tree(LAYERS[layer]), compiled(LAYERS[layer])
-        assert crates.keys() == sources.keys(), f"either compiled or in the tree, not both: {crates.keys() ^ sources.keys()}"
+        assert crates.keys() == sources.keys(), f"compiled or in the tree, but not both: {crates.keys() ^ sources.keys()}"
         for name, version in sorted(crates.keys() - seen):
             crate, source = crates[name, version], sources[name, version]
             figures.append(count(sorted(source["files"])))
@@ -209,7 +209,7 @@ def shown(figures):
 
 def main(arguments):
     if f"host: {TARGET}" not in subprocess.run(["rustc", "-vV"], check=True, stdout=subprocess.PIPE, text=True).stdout:
-        print(f"skipped: the tables are those of {TARGET}")
+        print(f"skipped: the tables describe {TARGET}")
         return 77
     write = arguments[:1] == ["--write"]
     sets = {pathlib.Path(path).stem: tomllib.loads(pathlib.Path(path).read_text()) for path in arguments[1:]}
@@ -226,9 +226,9 @@ def main(arguments):
     sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), "DEPENDENCIES.md", "what is compiled"))
     unknown = re.findall(r"^\| (`[^`]+` \S+) \|.*\| \? \|", new, re.MULTILINE)
     if unknown:
-        print("nothing is said yet of", ", ".join(unknown))
+        print("not described yet:", ", ".join(unknown))
     if old != new or unknown:
-        print(".ci/dependencies.py --write writes the tables anew")
+        print("run .ci/dependencies.py --write to update the tables")
         return 1
     print(f"DEPENDENCIES.md: {len(re.findall(r'^[|] `', new, re.MULTILINE))} crates, as compiled")
     return 0

@@ -58,9 +58,9 @@ step_dependencies() {
 ## deny: licences, banned and duplicate crates, sources and advisories
 step_deny() {
     cargo_tool cargo-deny || { skip "cargo deny, which could not be installed"; return; }
-    cargo deny --all-features check --config .ci/deny.toml bans licenses sources
-    if quietly cargo deny fetch db; then
-        cargo deny --all-features check --config .ci/deny.toml advisories
+    cargo deny --all-features --config .ci/deny.toml check bans licenses sources
+    if quietly cargo deny --config .ci/deny.toml fetch db; then
+        cargo deny --all-features --config .ci/deny.toml check advisories
     else
         skip "advisories, whose database could not be fetched"
     fi
