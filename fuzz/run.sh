@@ -1,7 +1,7 @@
 #!/bin/sh
-# Fuzzes: ./fuzz/run.sh [SECONDS] [TARGET...]; 60 seconds and every target unless told otherwise. Then makes each corpus as
-# small as it can be, and says which lines of src/protocol the inputs of all of them reach.
-# Ends at the first finding; libFuzzer prints where the input lies, below fuzz/artifacts.
+# Usage: fuzz/run.sh [SECONDS] [TARGET...]. Default: 60 seconds and all targets. Afterwards it minimises each corpus and
+# prints the lines of src/protocol that the inputs of all targets reach.
+# Stops at the first finding; libFuzzer prints the path of the input, below fuzz/artifacts.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -28,17 +28,17 @@ for target; do
     # shellcheck disable=SC2086
     cargo +nightly fuzz run --sanitizer none "$target" $seeds -- -runs=0 -timeout=10 -rss_limit_mb=2048
     echo "== $target: $seconds s"
-    # The first folder takes what is new; the others are only read.
+    # New inputs go to the first folder; the others are only read.
     # shellcheck disable=SC2086
     cargo +nightly fuzz run --sanitizer none "$target" "$corpus" $seeds -- \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len="$longest" \
         -dict=fuzz/dictionary.txt -print_final_stats=1
-    echo "== $target: the corpus made small"
-    # Keeps the old one should it fail; what libFuzzer says at length is not wanted.
+    echo "== $target: minimising the corpus"
+    # The old corpus stays if this fails. Only the last line of the output is of interest.
     cargo +nightly fuzz cmin --sanitizer none "$target" "$corpus" 2>&1 | tail -n 1
 done
 
 if [ "$all" = 0 ]; then
-    echo "== lines of src/protocol that are reached"
+    echo "== coverage of src/protocol"
     fuzz/coverage.sh fuzz/corpus || [ $? = 77 ]
 fi

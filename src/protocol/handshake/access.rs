@@ -68,6 +68,7 @@ pub(super) fn check_token(head: &Head<'_>, rules: &AccessRules<'_>) -> Result<bo
 }
 
 /// Whether an ordinary request sends the token in `Authorization`, or none is needed.
+#[cfg(feature = "pages")]
 pub fn is_authorized(head: &Head<'_>, token: Option<&str>) -> bool {
     match (token, bearer(head)) {
         (None, _) => true,
@@ -77,6 +78,7 @@ pub fn is_authorized(head: &Head<'_>, token: Option<&str>) -> bool {
 }
 
 /// Whether a request for a page sends the token, or none is needed. `<img>` cannot send a header, so `?token=` counts too.
+#[cfg(feature = "pages")]
 pub fn may_see(head: &Head<'_>, rules: &AccessRules<'_>) -> bool {
     matches!(check_token(head, rules), Ok(true))
 }

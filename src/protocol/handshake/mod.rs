@@ -8,7 +8,9 @@ mod head;
 mod sha1;
 mod upgrade;
 
-pub use access::{AccessRules, check_host, check_origin, is_authorized, may_see, same_token};
+pub use access::{AccessRules, check_host, check_origin, same_token};
+#[cfg(feature = "pages")]
+pub use access::{is_authorized, may_see};
 #[cfg(feature = "client")]
 pub use answer::check_answer;
 pub use head::{Head, Refusal};

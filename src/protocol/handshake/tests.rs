@@ -162,6 +162,12 @@ fn a_token_is_accepted_in_each_place_and_a_wrong_one_is_refused() {
     assert_eq!(query("a=b&token=s3c%72et"), Ok(true));
     assert_eq!(query("token=s3cret%"), Err(Refusal::Token));
     assert_eq!(query("xtoken=s3cret"), Ok(false));
+}
+
+#[cfg(feature = "pages")]
+#[test]
+fn a_page_needs_the_token_in_a_header_or_in_the_query() {
+    let rules = AccessRules { token: Some("s3cret"), ..LOCAL };
     assert!(is_authorized(&head(&[("Authorization", b"Bearer s3cret")]), Some("s3cret")));
     assert!(!is_authorized(&head(&[]), Some("s3cret")));
     let in_query = Head { query: Some("token=s3cret"), ..head(&[]) };

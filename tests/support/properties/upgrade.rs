@@ -52,7 +52,9 @@ pub fn upgrade(data: &[u8]) {
     }
     #[cfg(feature = "client")]
     answer_verdict_is_right(&head, handshake::check_answer(&head, KEY));
+    #[cfg(feature = "pages")]
     let tokens = (handshake::is_authorized(&head, rules.token), handshake::may_see(&head, &rules));
+    #[cfg(feature = "pages")]
     token_verdict_is_right(&head, rules.token, tokens);
 }
 
