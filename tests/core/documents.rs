@@ -80,3 +80,36 @@ fn has_heading(text: &str, anchor: &str) -> bool {
         title.chars().filter(|&sign| sign.is_alphanumeric() || sign == '-' || sign == '_').eq(anchor.chars())
     })
 }
+
+/// The files whose public fields with a number or a duration are limits.
+const LIMITS: [&str; 11] = [
+    "src/protocol/limits.rs",
+    "src/protocol/caller.rs",
+    "src/server/config.rs",
+    "src/client/mod.rs",
+    "src/backend/shared/db/database.rs",
+    "src/backend/families/ai/config.rs",
+    "src/backend/families/ai/sse.rs",
+    "src/backend/families/analytics/config.rs",
+    "src/backend/families/artifact/config.rs",
+    "src/backend/families/code/config.rs",
+    "src/backend/families/imagegen/config.rs",
+];
+
+#[test]
+fn every_limit_is_on_the_page_about_limits() {
+    const NUMBERS: [&str; 6] = ["usize,", "u16,", "u32,", "u64,", "Duration,", "Option<Duration>,"];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("src/docs/limits.md")).unwrap();
+    let (mut seen, mut missing) = (0, Vec::new());
+    for file in LIMITS {
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        let fields = text.lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(": "));
+        for (name, _) in fields.filter(|(name, kind)| NUMBERS.contains(kind) && *name != "port") {
+            missing.extend((!page.contains(&format!("{name}`"))).then(|| format!("{file}: {name}")));
+            seen += 1;
+        }
+    }
+    assert!(missing.is_empty(), "not in src/docs/limits.md:\n{}", missing.join("\n"));
+    assert!(seen > 60, "only {seen} limits were seen");
+}
