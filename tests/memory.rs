@@ -10,7 +10,8 @@ use switchboard::{HandlerError, Payload, RequestContext};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use support::socket::{self, calls, config, start, within};
+use support::frames::text_frame;
+use support::socket::{self, calls, config, start, upgrade, within};
 
 const CONNECTIONS: usize = 10_000;
 /// Both ends of each connection are in this program, and many systems allow it 1 024 descriptors.
@@ -128,9 +129,7 @@ async fn open(port: u16) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server listens");
     // Two small messages in a row would wait for each other's acknowledgement.
     stream.set_nodelay(true).expect("a TCP socket");
-    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    stream.write_all(request.as_bytes()).await.expect("the server reads");
+    stream.write_all(upgrade("").as_bytes()).await.expect("the server reads");
     let mut bytes = [0; 512];
     let mut read = 0;
     // The answer, and behind it server:connected, which ends the first write.
@@ -143,17 +142,7 @@ async fn open(port: u16) -> TcpStream {
 }
 
 async fn write(stream: &mut TcpStream, text: &str) {
-    let mut frame = vec![0x81];
-    match text.len() {
-        length @ 0..=125 => frame.push(0x80 | length as u8),
-        length => {
-            frame.push(0xff);
-            frame.extend_from_slice(&(length as u64).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(&[0; 4]);
-    frame.extend_from_slice(text.as_bytes());
-    within("room for a request", stream.write_all(&frame)).await.expect("the server reads");
+    within("room for a request", stream.write_all(&text_frame(text))).await.expect("the server reads");
 }
 
 /// Reads a frame, and answers how long its payload was.

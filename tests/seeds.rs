@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use support::properties;
+use support::random::Rng;
 use switchboard::protocol::connection::Violation;
 use switchboard::protocol::envelope::Envelope;
 use switchboard::protocol::error::ErrorCode;
@@ -88,7 +89,7 @@ fn mutated_seeds_hold() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     for &(target, property) in TARGETS {
         let seeds = inputs("seeds", target);
-        let mut random = Random(seed);
+        let mut random = Rng::new(seed);
         for round in 0..MUTATIONS {
             let input = mutate(&seeds, &mut random);
             check(property, &input, &format!("SEED={seed}, {target}, round {round}"));
@@ -96,28 +97,11 @@ fn mutated_seeds_hold() {
     }
 }
 
-/// Marsaglia's xorshift. Zero would stay zero.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.max(1);
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 16) as usize % limit.max(1)
-    }
-}
-
 /// A seed with some bytes changed, taken out, put in, or continued with a part of another seed.
-fn mutate(seeds: &[(String, Vec<u8>)], random: &mut Random) -> Vec<u8> {
-    let mut input = seeds[random.below(seeds.len())].1.clone();
+fn mutate(seeds: &[(String, Vec<u8>)], random: &mut Rng) -> Vec<u8> {
+    let mut input = seeds[random.index(seeds.len())].1.clone();
     for _ in 0..=random.below(6) {
-        let at = random.below(input.len() + 1);
+        let at = random.index(input.len() + 1);
         let byte = random.next().to_be_bytes()[1];
         match random.below(6) {
             0 => input.insert(at, byte),
@@ -126,9 +110,9 @@ fn mutate(seeds: &[(String, Vec<u8>)], random: &mut Random) -> Vec<u8> {
             3 if at < input.len() => input[at] ^= 1 << (byte % 8),
             4 if at < input.len() => input[at] = byte,
             _ => {
-                let other = &seeds[random.below(seeds.len())].1;
-                let from = random.below(other.len());
-                let to = from + random.below(other.len() - from + 1);
+                let other = &seeds[random.index(seeds.len())].1;
+                let from = random.index(other.len());
+                let to = from + random.index(other.len() - from + 1);
                 input.splice(at..at, other[from..to].iter().copied());
             }
         }

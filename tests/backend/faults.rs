@@ -17,10 +17,7 @@ use tokio::sync::Notify;
 use crate::support::client::Client;
 use crate::support::program::{self, Program};
 use crate::support::skip;
-use crate::support::socket::{self, calls, config, reset, within};
-
-const REQUEST: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+use crate::support::socket::{self, calls, config, reset, upgrade, within};
 
 /// How far a connection has come when it breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,10 +74,10 @@ impl Faulty {
             return stream;
         }
         if state == State::MidHead {
-            stream.write_all(&REQUEST.as_bytes()[..60]).await.unwrap();
+            stream.write_all(&upgrade("").as_bytes()[..60]).await.unwrap();
             return stream;
         }
-        stream.write_all(REQUEST.as_bytes()).await.unwrap();
+        stream.write_all(upgrade("").as_bytes()).await.unwrap();
         read_until(&mut stream, b"server:connected").await;
         let request = json!({"type": "request", "id": "1", "channel": "never"}).to_string();
         let mut bytes = Vec::new();

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
+use crate::support::frames::text_frame;
 use crate::support::socket::{self, Client, config, start, within};
 
 /// A connection on which bytes are written as they are.
@@ -148,10 +149,8 @@ async fn a_broken_upgrade_gets_400_and_a_wrong_version_426() {
 #[tokio::test]
 async fn frames_behind_the_upgrade_are_not_lost() {
     let (_server, port) = start(config()).await;
-    let text = br#"{"type":"request","id":"1","channel":"echo","payload":"early"}"#;
-    let mut bytes = upgrade("").into_bytes();
-    bytes.extend_from_slice(&[0x81, 0x80 | text.len() as u8, 0, 0, 0, 0]);
-    bytes.extend_from_slice(text);
+    let early = text_frame(r#"{"type":"request","id":"1","channel":"echo","payload":"early"}"#);
+    let bytes = [upgrade("").into_bytes(), early].concat();
     let mut raw = Raw::connect(port).await;
     raw.write(&bytes).await;
     assert_eq!(status(&raw.head().await), 101);

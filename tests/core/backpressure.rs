@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::support::frames::{FIN, PING, PONG, frame, text_frame};
 use crate::support::socket::{self, Client, calls, config, server, start, within};
 
 /// How much of a frame is header when its payload takes 126 to 65 535 bytes.
@@ -45,9 +46,7 @@ async fn let_it_work() {
 /// A pipe of the given size that speaks WebSocket already, with nobody at this end.
 async fn upgraded_pipe(server: &Server, bytes: usize) -> DuplexStream {
     let mut pipe = socket::pipe(server, bytes);
-    let request = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    pipe.write_all(request.as_bytes()).await.expect("the server reads");
+    pipe.write_all(socket::upgrade("").as_bytes()).await.expect("the server reads");
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(pipe.read_u8().await.expect("the server answers"));
@@ -354,10 +353,8 @@ async fn a_turn_is_short_in_frames_and_in_bytes() {
 fn a_client_that_floods_does_not_keep_the_others_from_their_turn() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (server, port) = runtime.block_on(start(config()));
-    let text = br#"{"type":"request","id":"1","channel":"nobody"}"#;
-    let mut request = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
-    request.extend_from_slice(text);
-    for frame in [vec![0x89, 0x80, 0, 0, 0, 0], vec![0x8a, 0x80, 0, 0, 0, 0], request] {
+    let text = r#"{"type":"request","id":"1","channel":"unknown"}"#;
+    for frame in [frame(FIN | PING, b""), frame(FIN | PONG, b""), text_frame(text)] {
         // The clients have threads of their own: a flood must not slow down the one who measures it.
         let clients = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let flooding = clients.block_on(Client::connect(port));

@@ -18,9 +18,10 @@ use switchboard::protocol::uuid::Uuid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::random::Rng;
 use super::wire::{End, Weather, Wire};
 use super::world::{SLACK, TOKEN, World};
+use crate::support::random::Rng;
+use crate::support::socket::{serve_hyper, upgrade};
 
 /// The mask of every frame: any would do.
 fn mask() -> [u8; 4] {
@@ -100,14 +101,11 @@ async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
     };
     let (wire, near, far) = Wire::new(weather, &mut rng);
     let server = world.server.clone();
-    tokio::spawn(super::serve_hyper(server, far));
+    tokio::spawn(serve_hyper(server, far));
     let (mut reader, mut writer) = tokio::io::split(near);
     let shows_token = world.has_token && rng.percent(50);
     let token = if shows_token { format!("Authorization: Bearer {TOKEN}\r\n") } else { String::new() };
-    let request = format!(
-        "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{token}\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    );
+    let request = upgrade(&token);
     if writer.write_all(request.as_bytes()).await.is_err() {
         return false;
     }

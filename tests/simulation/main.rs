@@ -10,7 +10,6 @@
 //! shows it with `-- --nocapture`.
 
 mod client;
-mod random;
 #[path = "../support/mod.rs"]
 mod support;
 mod wire;
@@ -25,8 +24,7 @@ use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use random::Rng;
-use support::socket::serve_hyper;
+use support::random::Rng;
 use world::{Counts, World};
 
 /// One world in so many has thousands of clients.

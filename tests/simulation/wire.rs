@@ -9,10 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::support::random::Rng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
-
-use super::random::Rng;
 
 /// How a connection treats what it is given.
 #[derive(Debug, Clone, Copy)]

@@ -10,8 +10,8 @@ use switchboard::protocol::limits::Limits;
 use switchboard::{ClientId, Config, HandlerError, Payload, RequestContext, Server};
 use tokio::time::{Instant, sleep};
 
-use super::random::Rng;
 use super::wire::Wire;
+use crate::support::random::Rng;
 
 /// The token, in the worlds that have one.
 pub const TOKEN: &str = "open sesame";

@@ -4,6 +4,7 @@
 #[cfg(feature = "backend")]
 pub mod certificate;
 pub mod client;
+pub mod frames;
 #[cfg(feature = "backend")]
 pub mod house;
 #[cfg(feature = "backend")]
@@ -12,6 +13,7 @@ pub mod pair;
 #[cfg(feature = "backend")]
 pub mod program;
 pub mod properties;
+pub mod random;
 pub mod skip;
 pub mod socket;
 #[cfg(feature = "backend")]

@@ -19,6 +19,8 @@ use switchboard::protocol::session::{Action, Request, Rules, Session, Slot};
 use switchboard::protocol::time::{Millis, Now};
 use switchboard::protocol::uuid::Uuid;
 
+use super::random::Rng;
+
 /// Unix time at the virtual clock's zero.
 pub const EPOCH_MS: u64 = 1_704_067_200_000;
 
@@ -52,8 +54,8 @@ impl Network {
 
     fn rng(self) -> Rng {
         match self {
-            Network::Whole | Network::Bytes => Rng(1),
-            Network::Cut(seed) | Network::Slow(seed) => Rng(seed.max(1)),
+            Network::Whole | Network::Bytes => Rng::new(1),
+            Network::Cut(seed) | Network::Slow(seed) => Rng::new(seed),
         }
     }
 
@@ -64,9 +66,9 @@ impl Network {
             Network::Bytes => 1,
             // Short pieces cut headers, long ones leave several frames in one.
             Network::Cut(_) | Network::Slow(_) => match rng.below(3) {
-                0 => 1 + rng.below(3),
-                1 => 1 + rng.below(64),
-                _ => 1 + rng.below(65_536),
+                0 => 1 + rng.index(3),
+                1 => 1 + rng.index(64),
+                _ => 1 + rng.index(65_536),
             }
             .min(left),
         }
@@ -78,23 +80,6 @@ fn fresh_seed() -> u64 {
     let random =
         || u64::from_ne_bytes(Uuid::v4().as_bytes()[..8].try_into().expect("eight of sixteen bytes"));
     std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(random)
-}
-
-/// xorshift64: small, and the same everywhere.
-#[derive(Debug, Clone)]
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
 }
 
 /// What the client got.
@@ -447,7 +432,7 @@ impl Pair {
             let mut rest = bytes.as_slice();
             while !rest.is_empty() {
                 let (piece, behind) = rest.split_at(self.network.piece(rest.len(), &mut self.rng));
-                let arrival = (self.now_ms + self.rng.below(51) as u64).max(pipe.last_arrival);
+                let arrival = (self.now_ms + self.rng.below(51)).max(pipe.last_arrival);
                 pipe.last_arrival = arrival;
                 pipe.pieces.push_back((arrival, piece.to_vec()));
                 rest = behind;

@@ -23,6 +23,14 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     waited.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
+/// The head of an upgrade request, with further fields that each end in a line break.
+pub fn upgrade(fields: &str) -> String {
+    format!(
+        "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{fields}\r\n"
+    )
+}
+
 /// Any free port, and no rate window in the way.
 pub fn config() -> Config {
     let mut config = Config::default().port(0);

@@ -16,7 +16,8 @@ use switchboard::{HandlerError, Payload};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::setup::*;
-use crate::support::socket::{self, config, pipe, server};
+use crate::support::frames::*;
+use crate::support::socket::{self, config, pipe, server, upgrade};
 
 /// CVE-2023-43669: input that was not complete was parsed again from its start on every read.
 #[test]
@@ -71,7 +72,7 @@ fn an_announced_length_takes_no_memory() {
         for first in [FIN | TEXT, FIN | BINARY, TEXT, BINARY] {
             for length in [126, 64 * KIB, 16 * MIB] {
                 let mut connection = end(role, 16 * MIB);
-                let mut bytes = announcement(role, first, length as u64);
+                let mut bytes = header_to(role, first, length as u64);
                 bytes.push(b'x');
                 let outcome = receive(&mut connection, &bytes, usize::MAX);
                 let what = format!("{role:?}, {length} bytes announced: {:?}", outcome.cost);
@@ -81,7 +82,7 @@ fn an_announced_length_takes_no_memory() {
                 let outcome = receive(&mut connection, &[b'x'; 100], 1);
                 assert!(outcome.cost.bytes_current <= 256, "{what}");
             }
-            let outcome = receive(&mut end(role, 16 * MIB), &announcement(role, first, 1 << 40), usize::MAX);
+            let outcome = receive(&mut end(role, 16 * MIB), &header_to(role, first, 1 << 40), usize::MAX);
             assert_eq!(outcome.violation, Some(Violation::TooBig));
             assert_eq!(outcome.cost.bytes_total, 0, "{role:?}");
         }

@@ -6,7 +6,8 @@ use switchboard::protocol::frame::{self, FrameError, Header, Role};
 use switchboard::protocol::handshake::{self, AccessRules, Head, Refusal};
 
 use super::setup::*;
-use crate::support::socket::{self, config, with_pages};
+use crate::support::frames::*;
+use crate::support::socket::{self, config, upgrade, with_pages};
 
 /// A head with more fields than a fixed table has places for: 101, where 100 are the most that hyper takes.
 #[test]
@@ -81,7 +82,7 @@ fn a_close_frame_holds_a_code_and_a_reason_and_nothing_else() {
             frame_to(role, FIN | TEXT, &SECRET),
             frame_to(role, FIN | CONTINUATION, &[b"\xff", &SECRET[..]].concat()),
             frame_to(role, FIN | CLOSE, b"\x03"),
-            announcement(role, FIN | CONTINUATION, 1 << 40),
+            header_to(role, FIN | CONTINUATION, 1 << 40),
         ] {
             let (mut connection, mut out) = filled();
             let mut bytes = violation.clone();
@@ -107,7 +108,7 @@ fn lengths_near_2_to_63_neither_overflow_nor_take_memory() {
                             receive(&mut connection, &frame_to(role, BINARY, &vec![b'x'; held]), usize::MAX);
                             first = CONTINUATION;
                         }
-                        let mut bytes = announcement(role, first, length);
+                        let mut bytes = header_to(role, first, length);
                         bytes.extend_from_slice(&[b'x'; 1_000]);
                         let outcome = receive(&mut connection, &bytes, piece);
                         let what = format!("{role:?}, {length} behind {held}, {max_message_bytes} allowed");
@@ -125,12 +126,12 @@ fn lengths_near_2_to_63_neither_overflow_nor_take_memory() {
             }
         }
         for first in [FIN | CLOSE, FIN | PING] {
-            let outcome = receive(&mut end(role, usize::MAX), &announcement(role, first, HALF - 1), 1);
+            let outcome = receive(&mut end(role, usize::MAX), &header_to(role, first, HALF - 1), 1);
             assert_eq!(outcome.violation, Some(Violation::Frame(FrameError::ControlTooLong)));
         }
     }
     // What an outbox asks of frames that it was given.
-    let frames = [announcement(Role::Client, BINARY, HALF - 1), announcement(Role::Client, BINARY, HALF - 1)];
+    let frames = [header_to(Role::Client, BINARY, HALF - 1), header_to(Role::Client, BINARY, HALF - 1)];
     let frames = frames.concat();
     for sent in 0..=frames.len() + 1 {
         assert!(frame::rest_of_current(&frames, sent) <= frames.len());

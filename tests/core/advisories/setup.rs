@@ -14,20 +14,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 
-use crate::support::socket::{pipe, within};
+use crate::support::socket::{pipe, upgrade, within};
 
 pub(super) const KIB: usize = 1 << 10;
 pub(super) const MIB: usize = 1 << 20;
 pub(super) const NOW: Now = Now { at: Millis(0), unix_ms: 0 };
-
-// First bytes of frames.
-pub(super) const FIN: u8 = 0x80;
-pub(super) const RSV1: u8 = 0x40;
-pub(super) const CONTINUATION: u8 = 0;
-pub(super) const TEXT: u8 = 1;
-pub(super) const BINARY: u8 = 2;
-pub(super) const CLOSE: u8 = 8;
-pub(super) const PING: u8 = 9;
 
 /// Both ends of a connection: what the one must bear from clients, the other must bear from servers.
 pub(super) const ENDS: [Role; 2] = [Role::Server, Role::Client];
@@ -37,34 +28,6 @@ pub(super) fn end(role: Role, max_message_bytes: usize) -> Connection {
         Role::Server => Connection::server(max_message_bytes),
         Role::Client => Connection::client(max_message_bytes, || [0; 4]),
     }
-}
-
-/// The start of a frame for this end, in the shortest form of its length.
-pub(super) fn announcement(to: Role, first: u8, length: u64) -> Vec<u8> {
-    let masked = if to == Role::Server { 0x80 } else { 0 };
-    let mut bytes = vec![first];
-    match length {
-        0..=125 => bytes.push(masked | length as u8),
-        126..=0xffff => {
-            bytes.push(masked | 126);
-            bytes.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-        _ => {
-            bytes.push(masked | 127);
-            bytes.extend_from_slice(&length.to_be_bytes());
-        }
-    }
-    if to == Role::Server {
-        // A mask of zeroes leaves the payload as it is.
-        bytes.extend_from_slice(&[0; 4]);
-    }
-    bytes
-}
-
-pub(super) fn frame_to(to: Role, first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = announcement(to, first, payload.len() as u64);
-    bytes.extend_from_slice(payload);
-    bytes
 }
 
 /// What a connection did with bytes.
@@ -121,14 +84,6 @@ pub(super) fn run<T>(future: impl Future<Output = T>) -> T {
 pub(super) fn run_on_pipes<T>(future: impl Future<Output = T>) -> T {
     let mut builder = Builder::new_current_thread();
     builder.enable_time().start_paused(true).build().expect("a runtime").block_on(future)
-}
-
-pub(super) const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-
-/// The head of an upgrade with more fields.
-pub(super) fn upgrade(more: &str) -> String {
-    format!("GET /ws HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}{more}\r\n")
 }
 
 /// What a server answers on a connection of its own until the connection ends or nothing more comes.

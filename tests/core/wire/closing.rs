@@ -4,8 +4,12 @@ use switchboard::protocol::connection::CloseCode;
 use switchboard::protocol::payload::Payload;
 use switchboard::protocol::session::Rules;
 
+use switchboard::protocol::frame::Role;
+
 use super::setup::*;
-use crate::support::pair::{Network, Rng};
+use crate::support::frames::*;
+use crate::support::pair::Network;
+use crate::support::random::Rng;
 
 // Violations of RFC 6455.
 
@@ -31,8 +35,12 @@ fn a_violation_closes_at_once_with_its_code() {
         ("message inside a message", [frame(TEXT, b"{"), frame(FIN | TEXT, b"}")].concat(), 1002),
         ("binary inside a text", [frame(TEXT, b"{"), frame(FIN | BINARY, b"}")].concat(), 1002),
         ("16-bit length for 125", vec![FIN | TEXT, 0xfe, 0, 125, 0, 0, 0, 0], 1002),
-        ("64-bit length for 65535", announcement(FIN | TEXT, 0xffff), 1002),
-        ("length with its highest bit set", announcement(FIN | TEXT, 1 << 63), 1002),
+        (
+            "64-bit length for 65535",
+            [vec![FIN | TEXT, 0xff], 0xffff_u64.to_be_bytes().to_vec(), vec![0; 4]].concat(),
+            1002,
+        ),
+        ("length with its highest bit set", header_to(Role::Server, FIN | TEXT, 1 << 63), 1002),
         ("close of one byte", close(&[3]), 1002),
         ("close reason that is not UTF-8", close(&[3, 232, 0xff]), 1007),
         ("close reason that is cut", close(&[3, 232, 0xc3]), 1007),
@@ -241,7 +249,7 @@ fn each_request_is_answered_once_and_in_order_however_late_the_bytes_are() {
     let rules = rules(|rules| rules.limits.rate_max_requests = u32::MAX);
     for network in Network::slow() {
         let mut pair = connected(&rules, network);
-        let mut rng = Rng(0x5eed);
+        let mut rng = Rng::new(0x5eed);
         pair.park("slow");
         let mut parked = Vec::new();
         for index in 0..200 {
@@ -259,7 +267,7 @@ fn each_request_is_answered_once_and_in_order_however_late_the_bytes_are() {
                 2 => pair
                     .send_binary(format!(r#"{{"type":"request","channel":"echo","id":"{id}"}}"#).as_bytes()),
                 _ => {
-                    let payload = format!("\"{}\"", "x".repeat(rng.below(400)));
+                    let payload = format!("\"{}\"", "x".repeat(rng.index(400)));
                     pair.request(&id, "echo", Some(&payload));
                 }
             }

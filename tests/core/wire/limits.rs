@@ -5,7 +5,10 @@ use switchboard::protocol::error::WireError;
 use switchboard::protocol::payload::Payload;
 use switchboard::protocol::session::Rules;
 
+use switchboard::protocol::frame::Role;
+
 use super::setup::*;
+use crate::support::frames::*;
 use crate::support::pair::{Network, Pair};
 
 // Over the rate window.
@@ -183,17 +186,17 @@ fn an_announcement_takes_no_memory() {
     check(&Rules::default(), |pair| {
         for first in [FIN | TEXT, FIN | BINARY, TEXT] {
             let mut pair = connected(&Rules::default(), Network::Whole);
-            pair.send_raw(&announcement(first, 16 << 20));
+            pair.send_raw(&header_to(Role::Server, first, 16 << 20));
             pair.send_raw(b"[");
             assert_eq!(pair.closed(), None);
             assert!(pair.session.buffered_bytes() < 64, "{} bytes", pair.session.buffered_bytes());
         }
-        pair.send_raw(&announcement(FIN | TEXT, 1 << 62));
+        pair.send_raw(&header_to(Role::Server, FIN | TEXT, 1 << 62));
         assert_eq!(pair.session.buffered_bytes(), 0);
         assert_closed(pair, 1009);
     });
     check(&Rules::default(), |pair| {
-        pair.send_raw(&announcement(TEXT, (16 << 20) + 1));
+        pair.send_raw(&header_to(Role::Server, TEXT, (16 << 20) + 1));
         assert_closed(pair, 1009);
     });
 }

@@ -6,6 +6,7 @@ use switchboard::protocol::payload::Payload;
 use switchboard::protocol::session::Rules;
 
 use super::setup::*;
+use crate::support::frames::*;
 use crate::support::pair::{EPOCH_MS, Message, Network, Pair};
 
 // Upgrade accepted.

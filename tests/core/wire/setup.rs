@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use switchboard::protocol::session::Rules;
 
+use crate::support::frames::*;
 use crate::support::pair::{Message, Network, Pair};
 
 pub(super) const MS: Duration = Duration::from_millis(1);
@@ -49,45 +50,6 @@ pub(super) fn assert_closed(pair: &mut Pair, code: u16) {
     pair.send_raw(&text_frame(r#"{"type":"request","id":"late","channel":"echo"}"#));
     pair.advance(seconds(1));
     assert_eq!(pair.messages().len(), 0, "silence after the close frame");
-}
-
-/// A frame of a client. The mask is zero, so that the payload can be read in a failure's dump.
-pub(super) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    match payload.len() {
-        length @ 0..=125 => bytes.push(0x80 | length as u8),
-        length @ 126..=0xffff => {
-            bytes.push(0x80 | 126);
-            bytes.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-        length => {
-            bytes.push(0x80 | 127);
-            bytes.extend_from_slice(&(length as u64).to_be_bytes());
-        }
-    }
-    bytes.extend_from_slice(&[0; 4]);
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-pub(super) const FIN: u8 = 0x80;
-pub(super) const CONTINUATION: u8 = 0x0;
-pub(super) const TEXT: u8 = 0x1;
-pub(super) const BINARY: u8 = 0x2;
-pub(super) const CLOSE: u8 = 0x8;
-pub(super) const PING: u8 = 0x9;
-pub(super) const PONG: u8 = 0xa;
-
-pub(super) fn text_frame(text: &str) -> Vec<u8> {
-    frame(FIN | TEXT, text.as_bytes())
-}
-
-/// A header of a client that announces `length` bytes, of which none follow.
-pub(super) fn announcement(first: u8, length: u64) -> Vec<u8> {
-    let mut bytes = vec![first, 0xff];
-    bytes.extend_from_slice(&length.to_be_bytes());
-    bytes.extend_from_slice(&[0; 4]);
-    bytes
 }
 
 /// An echo request whose message is `length` bytes long.

@@ -1,4 +1,4 @@
-//! Chance, the same for the same seed.
+//! Random numbers that are the same for the same seed.
 
 /// SplitMix64.
 #[derive(Debug, Clone)]
@@ -21,6 +21,11 @@ impl Rng {
         self.next() % end
     }
 
+    /// An index into something of this length; 0 if it is empty.
+    pub fn index(&mut self, length: usize) -> usize {
+        self.below(length.max(1) as u64) as usize
+    }
+
     pub fn between(&mut self, least: u64, most: u64) -> u64 {
         least + self.below(most - least + 1)
     }
@@ -30,10 +35,10 @@ impl Rng {
     }
 
     pub fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
+        all[self.index(all.len())]
     }
 
-    /// Another source, so that what happens in one place does not change what happens in another.
+    /// An independent generator: what one part of a test draws does not change what another part draws.
     pub fn fork(&mut self) -> Rng {
         Rng(self.next())
     }
