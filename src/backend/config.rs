@@ -11,6 +11,14 @@ use super::families::imagegen::ImagegenConfig;
 use super::shared::db::DbLimits;
 
 /// Where the backend keeps its data, and how much.
+///
+/// ```
+/// use switchboard::backend::BackendConfig;
+///
+/// let mut config = BackendConfig::new("./data");
+/// config.ai.max_concurrent = 8;
+/// config.artifact.allow = false; // as by default
+/// ```
 #[derive(Debug, Clone)]
 pub struct BackendConfig {
     /// The folder of the database. Made if it is not there, for this user alone (0700).

@@ -3,6 +3,15 @@
 use std::time::Duration;
 
 /// How much of the server one client can use. Each field documents what happens at the limit.
+///
+/// ```
+/// use std::time::Duration;
+/// use switchboard::{Config, Limits};
+///
+/// let limits = Limits { idle_timeout: Duration::from_secs(300), ..Limits::default() };
+/// let config = Config { limits, ..Config::default() };
+/// assert_eq!(config.limits.rate_max_requests, 100);
+/// ```
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Largest message in either direction, in bytes. A larger one from the client closes with 1009; a larger
