@@ -77,7 +77,7 @@ const FAMILIES: &[Family] = &[
         tables: &[(7, analytics::TABLES)],
         register: |server, backend| {
             analytics::register(server, backend.analytics());
-            backend.spawn(backend.analytics().clone().keep(server.clone()));
+            backend.spawn(backend.analytics().clone().keep());
         },
     },
     Family {

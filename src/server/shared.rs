@@ -271,6 +271,17 @@ impl Server {
         }
     }
 
+    /// Returns a function that emits to every client. It does not keep the server alive.
+    #[cfg(feature = "backend")]
+    pub(crate) fn emitter(&self) -> impl Fn(&str, Payload) + Send + Sync + use<> {
+        let shared = Arc::downgrade(&self.shared);
+        move |channel, payload| {
+            if let Some(shared) = shared.upgrade() {
+                Server { shared }.emit(channel, payload);
+            }
+        }
+    }
+
     /// Sends an event to one client. Does nothing if it is not connected.
     ///
     /// ```

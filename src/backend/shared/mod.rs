@@ -1,5 +1,6 @@
 //! What the families share.
 
+pub(crate) mod channel;
 pub(crate) mod clock;
 pub mod db;
 pub(crate) mod encode;

@@ -40,15 +40,6 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// An event.
-    pub(crate) const fn event(
-        name: &'static str,
-        payload: &'static str,
-        description: &'static str,
-    ) -> Channel {
-        Channel { name, direction: Direction::Event, payload, response: "-", description, example: "" }
-    }
-
     /// The channel as `system:channels` shows it:
     /// `{channel, direction, payload, response, description, example?}`.
     pub fn to_json(&self) -> String {

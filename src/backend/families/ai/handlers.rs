@@ -104,6 +104,10 @@ impl Ai {
         Ai { db, config, recorder, concurrent, lists: Mutex::default() }
     }
 
+    pub(super) fn max_duration(&self) -> Duration {
+        self.config.max_duration
+    }
+
     pub(super) async fn chat_stream(
         &self,
         payload: &Payload,
@@ -164,7 +168,7 @@ impl Ai {
         record.succeed(&answer, &finish);
         if let Some((chat, user_message)) = chat {
             let exchange = stored_exchange(name, &request, user_message, &answer, &finish);
-            let stored = self.db.write(cx.server(), move |change| chat::store(change, &chat, &exchange));
+            let stored = self.db.write(move |change| chat::store(change, &chat, &exchange));
             stored.await?;
         }
         Ok(response(&request_id, name, &request, &answer, &finish, started.elapsed()))

@@ -1,14 +1,17 @@
 //! The channels of the family, and their handlers.
 
+use crate::backend::shared::channel::Handler::Own;
+use crate::backend::shared::channel::{self, Row};
 use crate::backend::shared::clock::unix_ms;
+use crate::backend::shared::db::View;
 use crate::backend::shared::encode::Object;
-use crate::backend::shared::registry::{Channel, Direction};
+use crate::backend::shared::registry::Channel;
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::server::Server;
 
-use super::query::{self, Asked, Needs, Source};
+use super::query::{self, Asked, Needs, Query, Source};
 use super::upkeep::Analytics;
 
 const RANGE: &str = "{ timeRange: TimeRange }";
@@ -16,86 +19,138 @@ const SERIES: &str = "{ timeRange: TimeRange, granularity: Granularity }";
 const RANGE_EXAMPLE: &str = r#"{"timeRange":"7d"}"#;
 const SERIES_EXAMPLE: &str = r#"{"timeRange":"7d","granularity":"day"}"#;
 
-/// The channels of the family.
-pub const CHANNELS: &[Channel] = &[
-    request(
-        "analytics:dashboard",
-        "{ timeRange?: TimeRange, granularity?: Granularity }",
-        "DashboardData",
-        "Get an overview; of the last 30 days, by day, unless told otherwise. `totals` are those of the lifetime",
-        SERIES_EXAMPLE,
-    ),
-    request("analytics:lifetime-totals", "-", "LifetimeTotals", "Get what was ever counted", ""),
-    request("analytics:cost-summary", RANGE, "CostSummary", "Get costs by provider and model", RANGE_EXAMPLE),
-    request(
-        "analytics:cost-timeseries",
-        SERIES,
-        "TimeSeriesData",
-        "Get costs over time, a series a provider, in USD",
-        SERIES_EXAMPLE,
-    ),
-    request(
-        "analytics:error-summary",
-        RANGE,
-        "ErrorSummary",
-        "Get errors by code and channel",
-        RANGE_EXAMPLE,
-    ),
-    request(
-        "analytics:error-timeseries",
-        SERIES,
-        "TimeSeriesData",
-        "Get errors over time, a series a code",
-        SERIES_EXAMPLE,
-    ),
-    request(
-        "analytics:token-timeseries",
-        SERIES,
-        "TimeSeriesData",
-        "Get tokens over time: `input`, `output`, `cacheRead`, `cacheWrite`",
-        SERIES_EXAMPLE,
-    ),
-    request("analytics:model-usage", RANGE, "ModelUsageData", "Get models by calls", RANGE_EXAMPLE),
-    request(
-        "analytics:imagegen-timeseries",
-        SERIES,
-        "TimeSeriesData",
-        "Get images over time: `images`, `batches`, `failed`",
-        SERIES_EXAMPLE,
-    ),
-    request(
-        "analytics:tool-usage",
-        RANGE,
-        "ToolUsageData",
-        "Get artifacts and tools of models by calls",
-        RANGE_EXAMPLE,
-    ),
-    request("analytics:session-stats", RANGE, "SessionStats", "Get how long clients stayed", RANGE_EXAMPLE),
-    request(
-        "analytics:run-aggregation",
-        "-",
-        "{ aggregated: number }",
-        "Roll up raw rows now; answers do not change",
-        "",
-    ),
-    request(
-        "analytics:run-cleanup",
-        "-",
-        "{ deleted: number }",
-        "Delete raw rows older than `analytics.retentionDays` now, rolled up first; totals do not change",
-        "",
-    ),
+/// The channels of the family with their handlers.
+const ROWS: &[Row<Analytics>] = &[
+    Row {
+        name: "analytics:dashboard",
+        payload: "{ timeRange?: TimeRange, granularity?: Granularity }",
+        response: "DashboardData",
+        description: "Get an overview; of the last 30 days, by day, unless told otherwise. `totals` are those of the lifetime",
+        example: SERIES_EXAMPLE,
+        handler: Own(|analytics, payload, _| {
+            Box::pin(answer(analytics, payload, Needs::Neither, query::dashboard))
+        }),
+    },
+    Row {
+        name: "analytics:lifetime-totals",
+        payload: "-",
+        response: "LifetimeTotals",
+        description: "Get what was ever counted",
+        example: "",
+        handler: Own(|analytics, payload, _| {
+            Box::pin(answer(analytics, payload, Needs::Nothing, query::lifetime_totals))
+        }),
+    },
+    Row {
+        name: "analytics:cost-summary",
+        payload: RANGE,
+        response: "CostSummary",
+        description: "Get costs by provider and model",
+        example: RANGE_EXAMPLE,
+        handler: Own(|analytics, payload, _| {
+            Box::pin(answer(analytics, payload, Needs::Range, query::cost_summary))
+        }),
+    },
+    Row {
+        name: "analytics:cost-timeseries",
+        payload: SERIES,
+        response: "TimeSeriesData",
+        description: "Get costs over time, a series a provider, in USD",
+        example: SERIES_EXAMPLE,
+        handler: Own(|analytics, payload, _| {
+            Box::pin(answer(analytics, payload, Needs::RangeAndGranularity, query::cost_timeseries))
+        }),
+    },
+    Row {
+        name: "analytics:error-summary",
+        payload: RANGE,
+        response: "ErrorSummary",
+        description: "Get errors by code and channel",
+        example: RANGE_EXAMPLE,
+        handler: Own(|analytics, payload, _| {
+            Box::pin(answer(analytics, payload, Needs::Range, query::error_summary))
+        }),
+    },
+    Row {
+        name: "analytics:error-timeseries",
+        payload: SERIES,
+        response: "TimeSeriesData",
+        description: "Get errors over time, a series a code",
+        example: SERIES_EXAMPLE,
+        handler: Own(|analytics, payload, _| {
+            Box::pin(answer(analytics, payload, Needs::RangeAndGranularity, query::error_timeseries))
+        }),
+    },
+    Row {
+        name: "analytics:token-timeseries",
+        payload: SERIES,
+        response: "TimeSeriesData",
+        description: "Get tokens over time: `input`, `output`, `cacheRead`, `cacheWrite`",
+        example: SERIES_EXAMPLE,
+        handler: Own(|analytics, payload, _| {
+            Box::pin(answer(analytics, payload, Needs::RangeAndGranularity, query::token_timeseries))
+        }),
+    },
+    Row {
+        name: "analytics:model-usage",
+        payload: RANGE,
+        response: "ModelUsageData",
+        description: "Get models by calls",
+        example: RANGE_EXAMPLE,
+        handler: Own(|analytics, payload, _| {
+            Box::pin(answer(analytics, payload, Needs::Range, query::model_usage))
+        }),
+    },
+    Row {
+        name: "analytics:imagegen-timeseries",
+        payload: SERIES,
+        response: "TimeSeriesData",
+        description: "Get images over time: `images`, `batches`, `failed`",
+        example: SERIES_EXAMPLE,
+        handler: Own(|analytics, payload, _| {
+            Box::pin(answer(analytics, payload, Needs::RangeAndGranularity, query::imagegen_timeseries))
+        }),
+    },
+    Row {
+        name: "analytics:tool-usage",
+        payload: RANGE,
+        response: "ToolUsageData",
+        description: "Get artifacts and tools of models by calls",
+        example: RANGE_EXAMPLE,
+        handler: Own(|analytics, payload, _| {
+            Box::pin(answer(analytics, payload, Needs::Range, query::tool_usage))
+        }),
+    },
+    Row {
+        name: "analytics:session-stats",
+        payload: RANGE,
+        response: "SessionStats",
+        description: "Get how long clients stayed",
+        example: RANGE_EXAMPLE,
+        handler: Own(|analytics, payload, _| {
+            Box::pin(answer(analytics, payload, Needs::Range, query::session_stats))
+        }),
+    },
+    Row {
+        name: "analytics:run-aggregation",
+        payload: "-",
+        response: "{ aggregated: number }",
+        description: "Roll up raw rows now; answers do not change",
+        example: "",
+        handler: Own(|analytics, payload, _| Box::pin(run_aggregation(analytics, payload))),
+    },
+    Row {
+        name: "analytics:run-cleanup",
+        payload: "-",
+        response: "{ deleted: number }",
+        description: "Delete raw rows older than `analytics.retentionDays` now, rolled up first; totals do not change",
+        example: "",
+        handler: Own(|analytics, payload, _| Box::pin(run_cleanup(analytics, payload))),
+    },
 ];
 
-const fn request(
-    name: &'static str,
-    payload: &'static str,
-    response: &'static str,
-    description: &'static str,
-    example: &'static str,
-) -> Channel {
-    Channel { name, direction: Direction::Request, payload, response, description, example }
-}
+/// The channels of the family.
+pub const CHANNELS: &[Channel] = &channel::channels::<_, { ROWS.len() }>(ROWS);
 
 /// The types that the channels name, in TypeScript.
 pub const TYPES: &str = concat!("\n", include_str!("types.d.ts"));
@@ -103,61 +158,37 @@ pub const TYPES: &str = concat!("\n", include_str!("types.d.ts"));
 /// The tables.
 pub(crate) const TABLES: &str = include_str!("tables.sql");
 
-/// How a channel is answered from the database.
-type Query = fn(&Source<'_>, Asked) -> Result<String, WireError>;
-
-pub(super) const QUERIES: [(&str, Needs, Query); 11] = [
-    ("analytics:dashboard", Needs::Neither, query::dashboard),
-    ("analytics:lifetime-totals", Needs::Nothing, query::lifetime_totals),
-    ("analytics:cost-summary", Needs::Range, query::cost_summary),
-    ("analytics:cost-timeseries", Needs::RangeAndGranularity, query::cost_timeseries),
-    ("analytics:error-summary", Needs::Range, query::error_summary),
-    ("analytics:error-timeseries", Needs::RangeAndGranularity, query::error_timeseries),
-    ("analytics:token-timeseries", Needs::RangeAndGranularity, query::token_timeseries),
-    ("analytics:model-usage", Needs::Range, query::model_usage),
-    ("analytics:imagegen-timeseries", Needs::RangeAndGranularity, query::imagegen_timeseries),
-    ("analytics:tool-usage", Needs::Range, query::tool_usage),
-    ("analytics:session-stats", Needs::Range, query::session_stats),
-];
-
-/// Registers the family's handlers, and has the server's clients observed that connect from now on.
+/// Registers the family's handlers, and observes the clients that connect from now on.
 pub fn register(server: &Server, analytics: &Analytics) {
     if let Some(observer) = analytics.recorder().observer() {
         server.observe(observer);
     }
-    for (channel, needs, query) in QUERIES {
-        let analytics = analytics.clone();
-        server.on_request(channel, move |payload: Payload, _| {
-            let analytics = analytics.clone();
-            async move {
-                let asked = Asked::read(&Fields::decode(&payload)?, needs)?;
-                // A database that is full can still be asked, of what it has.
-                let _ = analytics.flush().await;
-                let answer = analytics
-                    .db()
-                    .read(move |view| query(&Source { connection: view.connection, now: unix_ms() }, asked));
-                answer.await.map(Payload::trusted)
-            }
-        });
-    }
-    let own = analytics.clone();
-    server.on_request("analytics:run-aggregation", move |payload: Payload, cx| {
-        let analytics = own.clone();
-        async move {
-            Fields::decode(&payload)?;
-            analytics.flush().await?;
-            let rows = analytics.roll_up(&cx.server()).await?;
-            Ok::<_, WireError>(Payload::trusted(Object::new().integer("aggregated", rows).finish()))
-        }
-    });
-    let analytics = analytics.clone();
-    server.on_request("analytics:run-cleanup", move |payload: Payload, cx| {
-        let analytics = analytics.clone();
-        async move {
-            Fields::decode(&payload)?;
-            analytics.flush().await?;
-            let rows = analytics.clean_up(&cx.server()).await?;
-            Ok::<_, WireError>(Payload::trusted(Object::new().integer("deleted", rows).finish()))
-        }
-    });
+    channel::register(server, Some(analytics.db()), analytics, ROWS);
+}
+
+async fn answer(
+    analytics: Analytics,
+    payload: Payload,
+    needs: Needs,
+    query: Query,
+) -> Result<Payload, WireError> {
+    let asked = Asked::read(&Fields::decode(&payload)?, needs)?;
+    // A database that is full can still answer from what it has.
+    let _ = analytics.flush().await;
+    let read = move |view: &View<'_>| query(&Source { connection: view.connection, now: unix_ms() }, asked);
+    analytics.db().read(read).await.map(Payload::trusted)
+}
+
+async fn run_aggregation(analytics: Analytics, payload: Payload) -> Result<Payload, WireError> {
+    Fields::decode(&payload)?;
+    analytics.flush().await?;
+    let rows = analytics.roll_up().await?;
+    Ok(Payload::trusted(Object::new().integer("aggregated", rows).finish()))
+}
+
+async fn run_cleanup(analytics: Analytics, payload: Payload) -> Result<Payload, WireError> {
+    Fields::decode(&payload)?;
+    analytics.flush().await?;
+    let rows = analytics.clean_up().await?;
+    Ok(Payload::trusted(Object::new().integer("deleted", rows).finish()))
 }

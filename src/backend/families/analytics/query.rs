@@ -62,6 +62,9 @@ enum Unit {
     NanoUsd,
 }
 
+/// How a channel is answered from the database.
+pub(super) type Query = fn(&Source<'_>, Asked) -> Result<String, WireError>;
+
 /// What a channel needs to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Needs {

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::backend::shared::clock::unix_ms;
 use crate::backend::shared::db::Db;
 use crate::protocol::error::WireError;
-use crate::server::Server;
 
 use super::super::settings;
 use super::calendar::DAY_MS;
@@ -66,14 +65,14 @@ impl Analytics {
     }
 
     /// Rolls up raw rows, and answers how many.
-    pub(super) async fn roll_up(&self, server: &Server) -> Result<i64, WireError> {
-        self.repeat(server, |connection| store::roll_up(connection, ROWS_AT_ONCE)).await
+    pub(super) async fn roll_up(&self) -> Result<i64, WireError> {
+        self.repeat(|connection| store::roll_up(connection, ROWS_AT_ONCE)).await
     }
 
     /// Rolls up raw rows and deletes those that are old. Answers how many were deleted.
-    pub(super) async fn clean_up(&self, server: &Server) -> Result<i64, WireError> {
-        self.roll_up(server).await?;
-        self.repeat(server, |connection| {
+    pub(super) async fn clean_up(&self) -> Result<i64, WireError> {
+        self.roll_up().await?;
+        self.repeat(|connection| {
             let days = settings::integer(connection, RETENTION_SETTING)?.unwrap_or(i64::MAX);
             let before = unix_ms().saturating_sub(days.saturating_mul(DAY_MS));
             store::clean_up(connection, before, ROWS_AT_ONCE)
@@ -84,12 +83,11 @@ impl Analytics {
     /// Has the writing thread do something until it has done less than it may at once.
     async fn repeat(
         &self,
-        server: &Server,
         step: fn(&rusqlite::Connection) -> Result<i64, WireError>,
     ) -> Result<i64, WireError> {
         let mut rows = 0;
         loop {
-            let done = self.db.write(server.clone(), move |change| step(change.connection)).await?;
+            let done = self.db.write(move |change| step(change.connection)).await?;
             rows += done;
             if done < ROWS_AT_ONCE {
                 return Ok(rows);
@@ -98,7 +96,7 @@ impl Analytics {
     }
 
     /// Writes, rolls up and deletes what is due, for ever. What fails is tried again the next time.
-    pub(crate) async fn keep(self, server: Server) {
+    pub(crate) async fn keep(self) {
         let at_least = Duration::from_millis(1);
         let mut flushes = tokio::time::interval(self.config.flush_interval.max(at_least));
         let mut rollups = tokio::time::interval(self.config.rollup_interval.max(at_least));
@@ -116,7 +114,7 @@ impl Analytics {
             let rollup_is_due = rollup_is_due.await;
             let _ = self.flush().await;
             if rollup_is_due {
-                let _ = self.clean_up(&server).await;
+                let _ = self.clean_up().await;
             }
         }
     }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::backend::shared::registry::{Channel, Direction};
-use crate::protocol::payload::Payload;
+use crate::backend::shared::channel::Handler::{Own, OwnWithin, Read, Write};
+use crate::backend::shared::channel::{self, Row};
+use crate::backend::shared::registry::Channel;
 use crate::server::Server;
 
 use super::super::analytics::Recorder;
@@ -14,77 +15,80 @@ use super::{install, invoke};
 /// How much later the deadline of the handler is, so that the more precise error comes first.
 const DEADLINE_SLACK: Duration = Duration::from_secs(30);
 
-/// The channels of the family.
-pub const CHANNELS: &[Channel] = &[
-    Channel {
+/// The channels of the family with their handlers.
+const ROWS: &[Row<State>] = &[
+    Row {
         name: "artifact:list",
-        direction: Direction::Request,
         payload: "-",
         response: "ArtifactMetadata[]",
         description: "List the installed artifacts, by id",
         example: "",
+        handler: Read(list),
     },
-    Channel {
+    Row {
         name: "artifact:get",
-        direction: Direction::Request,
         payload: "{ id: string }",
         response: "Artifact | null",
         description: "Get an artifact with its manifest and the names of its files",
         example: r#"{"id":"hello"}"#,
+        handler: Read(get),
     },
-    Channel {
+    Row {
         name: "artifact:install",
-        direction: Direction::Request,
         payload: "{ source: string }",
         response: "Artifact",
         description: "Install or update an artifact from a folder or a .tar below an artifact source of the server",
         example: r#"{"source":"hello"}"#,
+        handler: OwnWithin(install_deadline, |state, payload, _| {
+            Box::pin(install::install(state.artifacts, payload))
+        }),
     },
-    Channel {
+    Row {
         name: "artifact:invoke",
-        direction: Direction::Request,
         payload: "{ id: string, input?: unknown }",
         response: "unknown",
         description: "Run an artifact that is enabled; answers the JSON that it writes",
         example: r#"{"id":"hello","input":{"name":"Ada"}}"#,
+        handler: OwnWithin(invoke_deadline, |state, payload, _| {
+            Box::pin(async move { invoke::invoke(&state.artifacts, &payload, &state.recorder).await })
+        }),
     },
-    Channel {
+    Row {
         name: "artifact:enable",
-        direction: Direction::Request,
         payload: "{ id: string }",
         response: "-",
         description: "Let an artifact be run",
         example: r#"{"id":"hello"}"#,
+        handler: Write(|change, fields| set_availability(change, fields, Availability::Enabled)),
     },
-    Channel {
+    Row {
         name: "artifact:disable",
-        direction: Direction::Request,
         payload: "{ id: string }",
         response: "-",
         description: "Let an artifact not be run; what runs already goes on",
         example: r#"{"id":"hello"}"#,
+        handler: Write(|change, fields| set_availability(change, fields, Availability::Disabled)),
     },
-    Channel {
+    Row {
         name: "artifact:remove",
-        direction: Direction::Request,
         payload: "{ id: string }",
         response: "boolean",
         description: "Remove an artifact; answers whether it was there. What runs already goes on",
         example: r#"{"id":"hello"}"#,
+        handler: Own(|state, payload, _| Box::pin(install::remove(state.artifacts, payload))),
     },
-    Channel::event("artifact:installed", "{ artifact: Artifact }", "A new artifact was installed"),
-    Channel::event(
-        "artifact:updated",
-        "{ artifact: Artifact }",
-        "An artifact was updated, enabled or disabled",
-    ),
-    Channel::event(
+    Row::event("artifact:installed", "{ artifact: Artifact }", "A new artifact was installed"),
+    Row::event("artifact:updated", "{ artifact: Artifact }", "An artifact was updated, enabled or disabled"),
+    Row::event(
         "artifact:progress",
         "{ id: string, progress: number }",
         "How far an installation is, from 0 to 1; one that fails does not come to 1",
     ),
-    Channel::event("artifact:removed", "{ id: string }", "An artifact was removed"),
+    Row::event("artifact:removed", "{ id: string }", "An artifact was removed"),
 ];
+
+/// The channels of the family.
+pub const CHANNELS: &[Channel] = &channel::channels::<_, { ROWS.len() }>(ROWS);
 
 /// The types that the channels name, in TypeScript.
 pub const TYPES: &str = concat!("\n", include_str!("types.d.ts"));
@@ -92,31 +96,24 @@ pub const TYPES: &str = concat!("\n", include_str!("types.d.ts"));
 /// The tables.
 pub(crate) const TABLES: &str = include_str!("tables.sql");
 
+/// What the handlers share.
+#[derive(Clone)]
+struct State {
+    artifacts: Artifacts,
+    recorder: Recorder,
+}
+
 /// Registers the family's handlers.
 pub fn register(server: &Server, artifacts: &Artifacts, recorder: Recorder) {
-    let (db, limits) = (artifacts.db(), &artifacts.config().limits);
-    db.on_read(server, "artifact:list", list);
-    db.on_read(server, "artifact:get", get);
-    db.on_write(server, "artifact:enable", |change, fields| {
-        set_availability(change, fields, Availability::Enabled)
-    });
-    db.on_write(server, "artifact:disable", |change, fields| {
-        set_availability(change, fields, Availability::Disabled)
-    });
-    let own = artifacts.clone();
-    server.on_request_within("artifact:install", limits.install_timeout, move |payload: Payload, cx| {
-        let artifacts = own.clone();
-        async move { install::install(&artifacts, &payload, cx.server()).await }
-    });
-    let own = artifacts.clone();
-    let deadline = limits.max_timeout.saturating_add(DEADLINE_SLACK);
-    server.on_request_within("artifact:invoke", deadline, move |payload: Payload, _| {
-        let (artifacts, recorder) = (own.clone(), recorder.clone());
-        async move { invoke::invoke(&artifacts, &payload, &recorder).await }
-    });
-    let own = artifacts.clone();
-    server.on_request("artifact:remove", move |payload: Payload, cx| {
-        let artifacts = own.clone();
-        async move { install::remove(&artifacts, payload, cx.server()).await }
-    });
+    let state = State { artifacts: artifacts.clone(), recorder };
+    channel::register(server, Some(artifacts.db()), &state, ROWS);
+}
+
+fn install_deadline(state: &State) -> Duration {
+    state.artifacts.config().limits.install_timeout
+}
+
+/// A program has its own deadline, and the handler gets the time to report it.
+fn invoke_deadline(state: &State) -> Duration {
+    state.artifacts.config().limits.max_timeout.saturating_add(DEADLINE_SLACK)
 }

@@ -17,7 +17,6 @@ use crate::backend::shared::validate::{Fields, wrong};
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::protocol::uuid::Uuid;
-use crate::server::Server;
 
 use super::manifest::Manifest;
 use super::plan::PlannedFile;
@@ -37,24 +36,19 @@ impl Drop for StopOnDrop {
 }
 
 /// Installs the source that a payload names.
-pub(super) async fn install(
-    artifacts: &Artifacts,
-    payload: &Payload,
-    server: Server,
-) -> Result<Payload, WireError> {
-    let source = Fields::decode(payload)?.required_text("source", 1..=MAX_SOURCE_BYTES)?;
+pub(super) async fn install(artifacts: Artifacts, payload: Payload) -> Result<Payload, WireError> {
+    let source = Fields::decode(&payload)?.required_text("source", 1..=MAX_SOURCE_BYTES)?;
     if artifacts.config().sources.is_empty() {
         return Err(refused("a server that was started without --artifact-source"));
     }
     let stop = StopOnDrop(Arc::default());
-    let installed = tokio::spawn(install_whole(artifacts.clone(), source, server, stop.0.clone()));
+    let installed = tokio::spawn(install_whole(artifacts, source, stop.0.clone()));
     installed.await.map_err(|_| stopping())?
 }
 
 async fn install_whole(
     artifacts: Artifacts,
     source: String,
-    server: Server,
     stop: Arc<AtomicBool>,
 ) -> Result<Payload, WireError> {
     let permit = artifacts.installing().acquire_owned().await.map_err(|_| stopping())?;
@@ -62,8 +56,8 @@ async fn install_whole(
     if stop.load(Ordering::Relaxed) {
         return Err(cancelled());
     }
-    let (own, asked, emitter, stopped) = (artifacts.clone(), source.clone(), server.clone(), stop.clone());
-    let staged = spawn_blocking(move || stage(&own, &asked, &emitter, stopped));
+    let (own, asked, stopped) = (artifacts.clone(), source.clone(), stop.clone());
+    let staged = spawn_blocking(move || stage(&own, &asked, stopped));
     let staged = staged.await.map_err(|_| stopping())??;
     let folder = staged.folder.name().to_owned();
     let old = Arc::new(Mutex::new(None));
@@ -86,7 +80,7 @@ async fn install_whole(
             );
             Ok(Payload::trusted(artifact))
         };
-        artifacts.db().write(server, row).await
+        artifacts.db().write(row).await
     };
     // The previous version, or the new one if its row was not written. Programs in it keep running.
     let discarded = match &written {
@@ -109,12 +103,7 @@ struct Staged {
 }
 
 #[cfg(unix)]
-fn stage(
-    artifacts: &Artifacts,
-    source: &str,
-    server: &Server,
-    stop: Arc<AtomicBool>,
-) -> Result<Staged, WireError> {
+fn stage(artifacts: &Artifacts, source: &str, stop: Arc<AtomicBool>) -> Result<Staged, WireError> {
     use std::os::unix::fs::DirBuilderExt;
 
     use super::copy::{Copier, create_private};
@@ -130,7 +119,7 @@ fn stage(
     manifest.check_own_program(&survey.files)?;
     invoke::check_system_program(&manifest.program)?;
 
-    server.emit("artifact:progress", progress(&manifest.id, "0"));
+    artifacts.db().emit("artifact:progress", progress(&manifest.id, "0"));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.folder)?;
     config.folder.parent().map_or(Ok(()), sync_folder)?;
     let uuid = Uuid::v4();
@@ -138,9 +127,9 @@ fn stage(
     // Deleted unless it is renamed below.
     new.doom();
     create_private(&new.path())?;
-    let (id, emitter) = (manifest.id.clone(), server.clone());
+    let (id, db) = (manifest.id.clone(), artifacts.db().clone());
     let report = move |done: f64| {
-        emitter.emit("artifact:progress", progress(&id, &format!("{:.3}", done.clamp(0.0, 0.999))));
+        db.emit("artifact:progress", progress(&id, &format!("{:.3}", done.clamp(0.0, 0.999))));
     };
     let mut copier = Copier::new(&new.path(), &survey.files, &survey.manifest, stop, report);
     opened.copy(&survey, &mut copier, limits).and_then(|()| copier.finish()).map_err(problem)?;
@@ -151,7 +140,7 @@ fn stage(
 }
 
 #[cfg(not(unix))]
-fn stage(_: &Artifacts, _: &str, _: &Server, _: Arc<AtomicBool>) -> Result<Staged, WireError> {
+fn stage(_: &Artifacts, _: &str, _: Arc<AtomicBool>) -> Result<Staged, WireError> {
     Err(WireError::new("artifacts are installed on Unix systems only"))
 }
 
@@ -198,12 +187,7 @@ fn write_row(change: &mut Change<'_>, row: &NewRow<'_>, max: u32) -> Result<Opti
 }
 
 /// Removes the artifact that a payload names.
-pub(super) async fn remove(
-    artifacts: &Artifacts,
-    payload: Payload,
-    server: Server,
-) -> Result<Payload, WireError> {
-    let artifacts = artifacts.clone();
+pub(super) async fn remove(artifacts: Artifacts, payload: Payload) -> Result<Payload, WireError> {
     // In its own task, so that the folder is deleted even if the client leaves.
     let removed = tokio::spawn(async move {
         let old = Arc::new(Mutex::new(None));
@@ -221,7 +205,7 @@ pub(super) async fn remove(
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = folder;
             Ok(Payload::from(serde_json::Value::Bool(was_there)))
         };
-        let removed = artifacts.db().write(server, row).await?;
+        let removed = artifacts.db().write(row).await?;
         let folder = old.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(folder) = folder {
             artifacts.discard(&folder).await;

@@ -1,7 +1,9 @@
 //! The channels of the family, and their handlers.
 
+use crate::backend::shared::channel::Handler::{Read, Write};
+use crate::backend::shared::channel::{self, Row};
 use crate::backend::shared::db::Db;
-use crate::backend::shared::registry::{Channel, Direction};
+use crate::backend::shared::registry::Channel;
 use crate::server::Server;
 
 use super::chats::{create, delete, get, list, update};
@@ -10,77 +12,80 @@ use super::search::search;
 
 const EXAMPLE_ID: &str = r#"{"id":"550e8400-e29b-41d4-a716-446655440000"}"#;
 
-/// The channels of the family.
-pub const CHANNELS: &[Channel] = &[
-    Channel {
+/// The channels of the family with their handlers.
+const ROWS: &[Row<()>] = &[
+    Row {
         name: "chat:list",
-        direction: Direction::Request,
         payload: "{ limit?: number, before?: string }",
         response: "Chat[]",
         description: "List chats, last updated first: 1..=500 of them, 50 by default, those behind the chat `before`",
         example: r#"{"limit":20}"#,
+        handler: Read(list),
     },
-    Channel {
+    Row {
         name: "chat:create",
-        direction: Direction::Request,
         payload: "{ title?: string, systemPrompt?: string | null }",
         response: "Chat",
         description: "Create a chat, titled \"New Chat\" unless said otherwise",
         example: r#"{"title":"Groceries"}"#,
+        handler: Write(create),
     },
-    Channel {
+    Row {
         name: "chat:get",
-        direction: Direction::Request,
         payload: "{ id: string }",
         response: "Chat | null",
         description: "Get a chat",
         example: EXAMPLE_ID,
+        handler: Read(get),
     },
-    Channel {
+    Row {
         name: "chat:update",
-        direction: Direction::Request,
         payload: "{ id: string, title?: string, systemPrompt?: string | null }",
         response: "Chat",
         description: "Change what is given of a chat",
         example: r#"{"id":"550e8400-e29b-41d4-a716-446655440000","title":"Dinner"}"#,
+        handler: Write(update),
     },
-    Channel {
+    Row {
         name: "chat:delete",
-        direction: Direction::Request,
         payload: "{ id: string }",
         response: "boolean",
         description: "Delete a chat with its messages; answers whether it was there",
         example: EXAMPLE_ID,
+        handler: Write(delete),
     },
-    Channel {
+    Row {
         name: "chat:get-messages",
-        direction: Direction::Request,
         payload: "{ chatId: string, limit?: number, before?: string }",
         response: "MessagePage",
         description: "Get the last messages, or those just before the message `before`: 1..=500, 50 by default, oldest first",
         example: r#"{"chatId":"550e8400-e29b-41d4-a716-446655440000","limit":50}"#,
+        handler: Read(get_messages),
     },
-    Channel {
+    Row {
         name: "chat:add-message",
-        direction: Direction::Request,
         payload: "CreateMessageInput",
         response: "Message",
         description: "Add a message, which moves its chat to the top of the list",
         example: r#"{"chatId":"550e8400-e29b-41d4-a716-446655440000","role":"user","content":"Hello"}"#,
+        handler: Write(add_message),
     },
-    Channel {
+    Row {
         name: "chat:search",
-        direction: Direction::Request,
         payload: "{ query: string, limit?: number, chatId?: string }",
         response: "SearchResult[]",
         description: "Search the messages' text, best first: 1..=100 results, 20 by default",
         example: r#"{"query":"hello"}"#,
+        handler: Read(search),
     },
-    Channel::event("chat:created", "Chat", "A chat was created"),
-    Channel::event("chat:updated", "Chat", "A chat's title or system prompt has changed"),
-    Channel::event("chat:deleted", "{ id: string }", "A chat was deleted"),
-    Channel::event("chat:message-added", "Message", "A message was added to a chat"),
+    Row::event("chat:created", "Chat", "A chat was created"),
+    Row::event("chat:updated", "Chat", "A chat's title or system prompt has changed"),
+    Row::event("chat:deleted", "{ id: string }", "A chat was deleted"),
+    Row::event("chat:message-added", "Message", "A message was added to a chat"),
 ];
+
+/// The channels of the family.
+pub const CHANNELS: &[Channel] = &channel::channels::<_, { ROWS.len() }>(ROWS);
 
 /// The types that the channels name, in TypeScript.
 pub const TYPES: &str = concat!("\n", include_str!("types.d.ts"));
@@ -90,12 +95,5 @@ pub(crate) const TABLES: &str = include_str!("tables.sql");
 
 /// Registers the family's handlers.
 pub fn register(server: &Server, db: &Db) {
-    db.on_read(server, "chat:list", list);
-    db.on_write(server, "chat:create", create);
-    db.on_read(server, "chat:get", get);
-    db.on_write(server, "chat:update", update);
-    db.on_write(server, "chat:delete", delete);
-    db.on_read(server, "chat:get-messages", get_messages);
-    db.on_write(server, "chat:add-message", add_message);
-    db.on_read(server, "chat:search", search);
+    channel::register(server, Some(db), &(), ROWS);
 }

@@ -16,13 +16,11 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
 use crate::protocol::error::WireError;
-use crate::protocol::payload::Payload;
-use crate::server::Server;
 
 use super::config::CodeConfig;
 use super::scan::{Batch, Found, Tail};
 use super::{index, scan};
-use crate::backend::shared::db::{Change, Db, View};
+use crate::backend::shared::db::Db;
 
 /// What was read from the disk for the index since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,21 +82,8 @@ impl Code {
         &self.shared.config
     }
 
-    /// Reads from the index.
-    pub(super) async fn read<T: Send + 'static>(
-        &self,
-        job: impl FnOnce(&View<'_>) -> Result<T, WireError> + Send + 'static,
-    ) -> Result<T, WireError> {
-        self.shared.db.read(job).await
-    }
-
-    /// Writes to the index.
-    pub(super) async fn write(
-        &self,
-        server: &Server,
-        job: impl FnOnce(&mut Change<'_>) -> Result<Payload, WireError> + Send + 'static,
-    ) -> Result<Payload, WireError> {
-        self.shared.db.write(server.clone(), job).await
+    pub(super) fn db(&self) -> &Db {
+        &self.shared.db
     }
 
     /// Waits until nobody else puts files back.
@@ -107,7 +92,7 @@ impl Code {
     }
 
     /// Makes the index as fresh as the limits promise.
-    pub(super) async fn refresh(&self, server: &Server) {
+    pub(super) async fn refresh(&self) {
         let limits = &self.config().limits;
         // A request whose time is over goes on with what there is.
         let Ok(mut scanned_at) = timeout(limits.scan_wait, self.shared.scanned_at.clone().lock_owned()).await
@@ -117,23 +102,23 @@ impl Code {
         if scanned_at.is_some_and(|at| at.elapsed() < limits.scan_interval) {
             return;
         }
-        let (code, server) = (self.clone(), server.clone());
+        let code = self.clone();
         // In a task of its own, so that it goes on when the client leaves.
         let scan = tokio::spawn(async move {
             // It fails when the database is closed or full, which the request that reads or writes next will say.
-            let _ = code.scan(&server).await;
+            let _ = code.scan().await;
             *scanned_at = Some(Instant::now());
         });
         let _ = timeout(limits.scan_wait, scan).await;
     }
 
-    async fn scan(&self, server: &Server) -> Result<(), WireError> {
+    async fn scan(&self) -> Result<(), WireError> {
         let Some(folder) = self.config().code_dir.clone() else { return Ok(()) };
         self.shared.scans.fetch_add(1, Ordering::Relaxed);
         let max_files = self.config().limits.max_files;
         let start = folder.clone();
         let walk = tokio::task::spawn_blocking(move || scan::walk(&start, max_files)).await?;
-        let known = self.read(index::known).await?;
+        let known = self.db().read(index::known).await?;
         let found: HashSet<&str> = walk.found.iter().map(|found| found.path.as_str()).collect();
         let mut forgotten = HashSet::new();
         for path in known.keys().filter(|path| !found.contains(path.as_str())) {
@@ -142,26 +127,26 @@ impl Code {
                 continue;
             }
             let gone = path.clone();
-            let mut beside = self.read(move |view| index::beside(view, &gone)).await?;
+            let mut beside = self.db().read(move |view| index::beside(view, &gone)).await?;
             // What it said may stand in the others of its session too, so they are read again.
             beside.retain(|other| found.contains(other.as_str()));
             for path in beside.iter().chain([path]) {
-                self.forget(server, path).await?;
+                self.forget(path).await?;
             }
             forgotten.extend(beside);
         }
         for found in &walk.found {
             if forgotten.contains(&found.path) || known.get(&found.path) != Some(&found.stamp) {
-                self.read_file(server, &folder, found).await?;
+                self.read_file(&folder, found).await?;
             }
         }
         Ok(())
     }
 
-    async fn forget(&self, server: &Server, path: &str) -> Result<(), WireError> {
+    async fn forget(&self, path: &str) -> Result<(), WireError> {
         loop {
             let path = path.to_owned();
-            let more = self.write(server, move |change| index::forget(change, &path)).await?;
+            let more = self.db().write(move |change| index::forget(change, &path)).await?;
             if more.as_str() != Some("true") {
                 return Ok(());
             }
@@ -169,15 +154,15 @@ impl Code {
     }
 
     /// Reads what is new in a file. One that cannot be read is left for the next scan.
-    async fn read_file(&self, server: &Server, folder: &Path, found: &Found) -> Result<(), WireError> {
+    async fn read_file(&self, folder: &Path, found: &Found) -> Result<(), WireError> {
         let path = found.path.clone();
-        let before = self.read(move |view| index::progress(view, &path)).await?.unwrap_or_default();
+        let before = self.db().read(move |view| index::progress(view, &path)).await?.unwrap_or_default();
         let (path, limits) = (folder.join(&found.path), self.config().limits.clone());
         let opened = tokio::task::spawn_blocking(move || Tail::open(&path, &before, limits)).await?;
         let Ok(mut tail) = opened else { return Ok(()) };
         self.shared.files_read.fetch_add(1, Ordering::Relaxed);
         if tail.is_new {
-            self.forget(server, &found.path).await?;
+            self.forget(&found.path).await?;
         }
         let found = Arc::new(found.clone());
         loop {
@@ -191,15 +176,15 @@ impl Code {
             self.shared.bytes_read.fetch_add(bytes_read, Ordering::Relaxed);
             let Ok(batch) = batch else { return Ok(()) };
             let is_last = batch.is_last;
-            self.add(server, found.clone(), batch).await?;
+            self.add(found.clone(), batch).await?;
             if is_last {
                 return Ok(());
             }
         }
     }
 
-    async fn add(&self, server: &Server, found: Arc<Found>, batch: Batch) -> Result<(), WireError> {
-        self.write(server, move |change| index::add(change, &found, &batch)).await?;
+    async fn add(&self, found: Arc<Found>, batch: Batch) -> Result<(), WireError> {
+        self.db().write(move |change| index::add(change, &found, &batch)).await?;
         Ok(())
     }
 }

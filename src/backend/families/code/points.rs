@@ -7,7 +7,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
-use crate::server::Server;
 
 use super::config::CodeConfig;
 use super::entries::FRAME_BYTES;
@@ -35,9 +34,10 @@ struct RestorePoint {
 /// The size and the SHA-1 of backups, by name.
 type Hashes = HashMap<String, (BackupStamp, String)>;
 
-pub(super) async fn list(code: &Code, server: &Server, payload: Payload) -> Result<Payload, WireError> {
-    code.refresh(server).await;
+pub(super) async fn list(code: Code, payload: Payload) -> Result<Payload, WireError> {
+    code.refresh().await;
     let (session_id, points, known) = code
+        .db()
         .read(move |view| {
             let fields = Fields::decode(&payload)?;
             let session_id = fields.required_id("sessionId")?;
@@ -46,7 +46,7 @@ pub(super) async fn list(code: &Code, server: &Server, payload: Payload) -> Resu
             Ok((session_id, points, read_hashes(view.connection, session)?))
         })
         .await?;
-    let hashes = hash_backups(code, server, &session_id, &points, known).await?;
+    let hashes = hash_backups(&code, &session_id, &points, known).await?;
     let points: Vec<String> = points.iter().map(|point| point_json(point, &session_id, &hashes)).collect();
     Ok(Payload::trusted(array(&points)))
 }
@@ -92,7 +92,6 @@ fn read_hashes(connection: &Connection, session: i64) -> Result<Hashes, WireErro
 /// Sizes and hashes of the backups that are there. A backup is read once, and again when it has changed.
 async fn hash_backups(
     code: &Code,
-    server: &Server,
     session_id: &str,
     points: &[RestorePoint],
     known: Hashes,
@@ -128,7 +127,7 @@ async fn hash_backups(
         hashes.extend(current);
         if !new.is_empty() {
             let session_id = session_id.to_owned();
-            code.write(server, move |change| keep_hashes(change.connection, &session_id, &new)).await?;
+            code.db().write(move |change| keep_hashes(change.connection, &session_id, &new)).await?;
         }
     }
     Ok(hashes)
@@ -165,10 +164,11 @@ fn point_json(point: &RestorePoint, session_id: &str, hashes: &Hashes) -> String
         .finish()
 }
 
-pub(super) async fn restore(code: &Code, server: &Server, payload: Payload) -> Result<Payload, WireError> {
-    code.refresh(server).await;
+pub(super) async fn restore(code: Code, payload: Payload) -> Result<Payload, WireError> {
+    code.refresh().await;
     let config = code.config().clone();
-    let (id, order) = code.read(move |view| read_order(view, &Fields::decode(&payload)?, config)).await?;
+    let (id, order) =
+        code.db().read(move |view| read_order(view, &Fields::decode(&payload)?, config)).await?;
     let turn = code.restore_turn().await;
     let restored = tokio::task::spawn_blocking(move || {
         let _turn = turn;

@@ -39,7 +39,7 @@ pub(crate) async fn token(db: &Db, key: &str) -> Result<Option<Token>, WireError
     .await
 }
 
-pub(super) fn key_path(db: &Db) -> PathBuf {
+fn key_path(db: &Db) -> PathBuf {
     db.path().with_file_name(KEY_FILE_NAME)
 }
 
@@ -63,11 +63,12 @@ pub(super) fn get(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireE
     Ok(Payload::trusted(credential.finish()))
 }
 
-pub(super) fn set(
-    change: &mut Change<'_>,
-    fields: &Fields<'_>,
-    key_path: &Path,
-) -> Result<Payload, WireError> {
+pub(super) async fn set(db: Db, payload: Payload) -> Result<Payload, WireError> {
+    let path = key_path(&db);
+    db.write(move |change| store(change, &Fields::decode(&payload)?, &path)).await
+}
+
+fn store(change: &mut Change<'_>, fields: &Fields<'_>, key_path: &Path) -> Result<Payload, WireError> {
     let key = fields.required_text("key", 1..=MAX_KEY_BYTES)?;
     let token = fields.required_text("token", 1..=MAX_TOKEN_BYTES)?;
     let metadata = fields.object_json("metadata", MAX_METADATA_BYTES)?;

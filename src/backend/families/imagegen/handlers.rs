@@ -6,7 +6,7 @@ use crate::backend::shared::db::Db;
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
-use crate::server::{Page, Server};
+use crate::server::Page;
 
 use super::super::settings;
 use super::config::ImagegenConfig;
@@ -36,19 +36,19 @@ pub(super) struct Imagegen {
 }
 
 impl Imagegen {
-    pub(super) async fn create_group(&self, payload: Payload, server: Server) -> Result<Payload, WireError> {
+    pub(super) async fn create_group(&self, payload: Payload) -> Result<Payload, WireError> {
         let max = i64::from(self.config.max_groups);
-        let created = self.db.write(server, move |change| {
+        let created = self.db.write(move |change| {
             let name = Fields::decode(&payload)?.required_text("name", 1..=MAX_NAME_BYTES)?;
             store::create_group(change, &name, max)
         });
         created.await
     }
 
-    pub(super) async fn create_entry(&self, payload: Payload, server: Server) -> Result<Payload, WireError> {
+    pub(super) async fn create_entry(&self, payload: Payload) -> Result<Payload, WireError> {
         let default = settings::text(&self.db, "imagegen.defaultProvider").await?.text;
         let config = self.config.clone();
-        let created = self.db.write(server, move |change| {
+        let created = self.db.write(move |change| {
             let fields = Fields::decode(&payload)?;
             let (provider, batch, batch_count) = read_entry(&fields, &default, &config)?;
             let group = fields.id("groupId")?.unwrap_or_else(|| DEFAULT_GROUP.to_owned());
@@ -61,9 +61,9 @@ impl Imagegen {
         Ok(entry)
     }
 
-    pub(super) async fn cancel_entry(&self, payload: Payload, server: Server) -> Result<Payload, WireError> {
+    pub(super) async fn cancel_entry(&self, payload: Payload) -> Result<Payload, WireError> {
         let id = Fields::decode(&payload)?.required_id("id")?;
-        let cancelled = self.db.write(server, move |change| {
+        let cancelled = self.db.write(move |change| {
             let fields = Fields::decode(&payload)?;
             store::cancel_entry(change, &fields, &fields.required_id("id")?)
         });

@@ -15,7 +15,6 @@ use crate::backend::shared::provider::{Access, Host, no_key};
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::protocol::uuid::Uuid;
-use crate::server::Server;
 
 use super::super::analytics::{ImageBatch, Recorder};
 use super::super::credentials;
@@ -62,7 +61,6 @@ impl Signals {
 
 /// The worker, before it runs.
 pub(super) struct Worker {
-    pub(super) server: Server,
     pub(super) db: Db,
     pub(super) config: Arc<ImagegenConfig>,
     pub(super) folder: Folder,
@@ -102,7 +100,7 @@ impl Worker {
     where
         F: FnOnce(&mut Change<'_>) -> Result<Payload, WireError> + Send + 'static,
     {
-        self.db.write(self.server.clone(), job).await
+        self.db.write(job).await
     }
 
     /// Writes a step that returns `false` if the entry was cancelled before it.

@@ -14,7 +14,7 @@ use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::server::Server;
 
-use super::super::validate::Fields;
+use super::emitter::Emitter;
 use super::open::{self, OpenError};
 use super::write::{Change, Order, internal_error, write_loop};
 
@@ -69,6 +69,7 @@ struct Shared {
     readers: Arc<Semaphore>,
     idle_readers: Mutex<Vec<Connection>>,
     lock: Mutex<Option<File>>,
+    emitter: Emitter,
 }
 
 /// What a handler that reads works with.
@@ -99,9 +100,11 @@ impl Db {
             idle_readers.push(open::connect_reader(&path).map_err(sqlite)?);
         }
         let (writes, orders) = mpsc::channel(limits.max_queued_writes.max(1));
+        let emitter = Emitter::default();
+        let events = emitter.clone();
         let writer = thread::Builder::new()
             .name("switchboard-db".to_owned())
-            .spawn(move || write_loop(opened.writer, orders))
+            .spawn(move || write_loop(opened.writer, orders, &events))
             .map_err(|error| OpenError::Io { path: path.clone(), error })?;
         let shared = Shared {
             path,
@@ -111,6 +114,7 @@ impl Db {
             idle_readers: Mutex::new(idle_readers),
             lock: Mutex::new(Some(opened.lock)),
             limits,
+            emitter,
         };
         Ok(Db { shared: Arc::new(shared) })
     }
@@ -142,34 +146,14 @@ impl Db {
         }
     }
 
-    /// Registers the handler of a channel that only reads.
-    pub(crate) fn on_read(
-        &self,
-        server: &Server,
-        channel: &str,
-        handler: fn(&View<'_>, &Fields<'_>) -> Result<Payload, WireError>,
-    ) {
-        let db = self.clone();
-        server.on_request(channel, move |payload: Payload, _| {
-            let db = db.clone();
-            async move { db.read(move |view| handler(view, &Fields::decode(&payload)?)).await }
-        });
+    /// Makes events go to the clients of a server: those of writes, and those of [`emit`](Db::emit).
+    pub(crate) fn emit_to(&self, server: &Server) {
+        self.shared.emitter.set(server);
     }
 
-    /// Registers the handler of a channel that writes.
-    pub(crate) fn on_write(
-        &self,
-        server: &Server,
-        channel: &str,
-        handler: fn(&mut Change<'_>, &Fields<'_>) -> Result<Payload, WireError>,
-    ) {
-        let db = self.clone();
-        server.on_request(channel, move |payload: Payload, cx| {
-            let db = db.clone();
-            async move {
-                db.write(cx.server(), move |change| handler(change, &Fields::decode(&payload)?)).await
-            }
-        });
+    /// Sends an event at once. Events that belong to a change are emitted with [`Change::emit`].
+    pub(crate) fn emit(&self, channel: &'static str, payload: Payload) {
+        self.shared.emitter.emit(channel, payload);
     }
 
     /// Reads. The job runs on a thread where it may block.
@@ -203,13 +187,13 @@ impl Db {
     ///
     /// # Errors
     /// What the job says, or why the database could not write.
-    pub(crate) async fn write<T, F>(&self, server: Server, job: F) -> Result<T, WireError>
+    pub(crate) async fn write<T, F>(&self, job: F) -> Result<T, WireError>
     where
         T: Send + 'static,
         F: FnOnce(&mut Change<'_>) -> Result<T, WireError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let order = Order::write(job, server, answer);
+        let order = Order::write(job, answer);
         self.shared.writes.send(order).await.map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
     }

@@ -5,6 +5,7 @@
 //! commit, so events come in the order of the changes. Reads run beside it, each on one snapshot.
 
 mod database;
+mod emitter;
 mod open;
 mod write;
 

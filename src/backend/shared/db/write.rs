@@ -7,9 +7,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
-use crate::server::Server;
 
 use super::super::clock::unix_ms;
+use super::emitter::Emitter;
 
 /// Most writes that share one transaction.
 const MAX_BATCH: usize = 256;
@@ -27,13 +27,13 @@ pub(super) enum Order {
 type Answer<T> = oneshot::Sender<Result<T, WireError>>;
 
 impl Order {
-    pub(super) fn write<T, F>(job: F, server: Server, answer: Answer<T>) -> Order
+    pub(super) fn write<T, F>(job: F, answer: Answer<T>) -> Order
     where
         T: Send + 'static,
         F: FnOnce(&mut Change<'_>) -> Result<T, WireError> + Send + 'static,
     {
         let result = Err(internal_error());
-        Order::Write(Box::new(Write { job: Some(job), result, events: Vec::new(), server, answer }))
+        Order::Write(Box::new(Write { job: Some(job), result, events: Vec::new(), answer }))
     }
 
     pub(super) fn background_write(
@@ -57,7 +57,7 @@ pub(super) trait Job: Send {
     /// How much it is going to tell everyone, in bytes.
     fn event_bytes(&self) -> usize;
     /// Tells what became of it; `Err` says why nothing of it is on the disk.
-    fn finish(self: Box<Self>, committed: Result<(), &str>);
+    fn finish(self: Box<Self>, committed: Result<(), &str>, emitter: &Emitter);
 }
 
 /// What a handler that writes works with.
@@ -80,7 +80,6 @@ struct Write<T, F> {
     job: Option<F>,
     result: Result<T, WireError>,
     events: Vec<(&'static str, Payload)>,
-    server: Server,
     answer: Answer<T>,
 }
 
@@ -102,12 +101,12 @@ where
         self.events.iter().filter_map(|(_, payload)| payload.as_str()).map(str::len).sum()
     }
 
-    fn finish(self: Box<Self>, committed: Result<(), &str>) {
+    fn finish(self: Box<Self>, committed: Result<(), &str>, emitter: &Emitter) {
         let result = match (self.result, committed) {
             (Ok(_), Err(cause)) => Err(WireError::new(format!("nothing was saved: {cause}"))),
             (Ok(result), Ok(())) => {
                 for (channel, payload) in self.events {
-                    self.server.emit(channel, payload);
+                    emitter.emit(channel, payload);
                 }
                 Ok(result)
             }
@@ -141,7 +140,7 @@ where
         0
     }
 
-    fn finish(self: Box<Self>, committed: Result<(), &str>) {
+    fn finish(self: Box<Self>, committed: Result<(), &str>, _: &Emitter) {
         let not_saved = |cause| WireError::new(format!("nothing was saved: {cause}"));
         let result = self.result.and(committed.map_err(not_saved));
         (self.done)(result.is_ok());
@@ -150,7 +149,7 @@ where
 }
 
 /// The writing thread.
-pub(super) fn write_loop(connection: Connection, mut orders: mpsc::Receiver<Order>) {
+pub(super) fn write_loop(connection: Connection, mut orders: mpsc::Receiver<Order>, emitter: &Emitter) {
     let mut closing = false;
     while !closing {
         let mut batch = Vec::new();
@@ -170,13 +169,13 @@ pub(super) fn write_loop(connection: Connection, mut orders: mpsc::Receiver<Orde
             next = orders.try_recv().ok();
         }
         closing = batch.is_empty() && orders.is_closed();
-        write_batch(&connection, batch);
+        write_batch(&connection, batch, emitter);
     }
 }
 
 /// Does the jobs in order, commits, and tells each what became of it. Those that have much to tell are committed a few at
 /// a time.
-fn write_batch(connection: &Connection, jobs: Vec<Box<dyn Job>>) {
+fn write_batch(connection: &Connection, jobs: Vec<Box<dyn Job>>, emitter: &Emitter) {
     let mut jobs = jobs.into_iter();
     while let Some(first) = jobs.next() {
         let mut done = vec![first];
@@ -204,10 +203,11 @@ fn write_batch(connection: &Connection, jobs: Vec<Box<dyn Job>>) {
         }
         let committed = committed.map_err(|error: WireError| error.message);
         for job in done {
-            job.finish(match &committed {
+            let committed = match &committed {
                 Ok(()) => Ok(()),
                 Err(cause) => Err(cause.as_ref()),
-            });
+            };
+            job.finish(committed, emitter);
         }
     }
 }
@@ -255,7 +255,7 @@ mod tests {
             self.event_bytes
         }
 
-        fn finish(self: Box<Self>, committed: Result<(), &str>) {
+        fn finish(self: Box<Self>, committed: Result<(), &str>, _: &Emitter) {
             assert_eq!(committed, Ok(()));
             self.log.lock().unwrap().push('f');
         }
@@ -275,7 +275,7 @@ mod tests {
                 Box::new(Told { event_bytes: *event_bytes, log: log.clone() })
             };
             let connection = Connection::open_in_memory().unwrap();
-            write_batch(&connection, event_bytes.iter().map(told).collect());
+            write_batch(&connection, event_bytes.iter().map(told).collect(), &Emitter::default());
             assert_eq!(*log.lock().unwrap(), expected);
         }
     }
