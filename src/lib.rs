@@ -38,25 +38,30 @@
 //!
 //! # The protocol without sockets
 //!
-//! [`Session`](protocol::session::Session) is the server's end of one client: bytes and the time in; bytes, requests and a
-//! deadline out. Whoever drives it reads, hands over what it read, answers requests, writes what has come together,
-//! and comes back at the deadline. [`Server`] does so on tokio; here is the same loop on a blocking socket:
+//! [`Session`](protocol::session::Session) is the server's end of one client: bytes and the time go in; bytes, requests and
+//! a deadline come out. The code that drives it reads, passes on what it read, answers requests, writes what has
+//! accumulated, and comes back at the deadline. [`Server`] does so on tokio. Here is the same loop on a blocking socket,
+//! with requests that are answered at once and one that a thread answers later:
 //!
 //! ```no_run
 //! use std::io::{ErrorKind, Read, Write};
-//! use std::sync::Arc;
+//! use std::sync::{Arc, mpsc};
 //! use std::time::Duration;
 //!
-//! use switchboard::protocol::session::{Action, Rules, Session};
+//! use switchboard::protocol::session::{Action, Due, Rules, Session, Slot};
 //! use switchboard::protocol::time::Now;
 //! use switchboard::protocol::uuid::Uuid;
-//! use switchboard::{ErrorCode, HandlerError};
+//! use switchboard::{ErrorCode, HandlerError, Payload};
+//!
+//! /// Where the result of a parked request will arrive.
+//! type Waiting = mpsc::Receiver<Payload>;
 //!
 //! /// Serves one client whose upgrade was answered.
 //! fn serve(mut socket: std::net::TcpStream, clock: impl Fn() -> Now) -> std::io::Result<()> {
-//!     let mut session = Session::new(Arc::new(Rules::default()), Uuid::v4(), true, clock().at);
-//!     let mut out = Vec::new();
-//!     let mut input = [0; 16 << 10];
+//!     let mut session: Session<Waiting> =
+//!         Session::new(Arc::new(Rules::default()), Uuid::v4(), true, clock().at);
+//!     let mut parked: Vec<Slot> = Vec::new();
+//!     let (mut input, mut out) = (Vec::new(), Vec::new());
 //!     session.open(clock(), &mut out);
 //!     loop {
 //!         socket.write_all(&out)?;
@@ -64,45 +69,63 @@
 //!         if session.is_finished() {
 //!             return Ok(());
 //!         }
+//!         // A blocking read cannot be woken, so results are looked for every 10 ms.
 //!         let now = clock();
-//!         let patience = session.deadline().since(now.at).max(Duration::from_millis(1));
-//!         socket.set_read_timeout(Some(patience))?;
-//!         let count = match socket.read(&mut input) {
-//!             Ok(0) => return Ok(()),
-//!             Ok(count) => count,
-//!             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => 0,
-//!             Err(error) => return Err(error),
-//!         };
-//!         let now = clock();
-//!         let mut rest = &mut input[..count];
-//!         while !rest.is_empty() {
-//!             let step = session.handle_input(now, rest, &mut out);
-//!             if let Some(Action::Request(request)) = step.action {
-//!                 let result = match request.channel().as_deref() {
-//!                     Some("echo") => Ok(request.payload()),
-//!                     _ => Err(HandlerError::with_code(ErrorCode::UnknownChannel, "only echo is served")),
-//!                 };
-//!                 session.answer(now, request, result, &mut out);
+//!         let limit = if parked.is_empty() { Duration::MAX } else { Duration::from_millis(10) };
+//!         let patience = session.deadline().since(now.at).clamp(Duration::from_millis(1), limit);
+//!         if session.wants_input() {
+//!             socket.set_read_timeout(Some(patience))?;
+//!             let mut buffer = [0; 16 << 10];
+//!             match socket.read(&mut buffer) {
+//!                 Ok(0) => return Ok(()),
+//!                 Ok(count) => input.extend_from_slice(&buffer[..count]),
+//!                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+//!                 Err(error) => return Err(error),
 //!             }
-//!             rest = &mut rest[step.consumed..];
+//!         } else {
+//!             std::thread::sleep(patience);
 //!         }
-//!         // Pings, idle clients, and how long a close may take.
-//!         if now.at >= session.deadline() && !session.handle_deadline(now, &mut out) {
-//!             return Ok(());
+//!         let now = clock();
+//!         parked.retain(|slot| match session.handler_mut(*slot).map(|waiting| waiting.try_recv()) {
+//!             Some(Ok(payload)) => session.answer_parked(now, *slot, Ok(payload), &mut out).is_none(),
+//!             Some(Err(mpsc::TryRecvError::Empty)) => true,
+//!             // It has expired, or its thread has panicked: then its deadline answers it.
+//!             _ => false,
+//!         });
+//!         // Parked requests whose time is up, pings, idle clients, the end of a close handshake.
+//!         while let Some(due) = session.handle_deadline(now, &mut out) {
+//!             match due {
+//!                 Due::Expired(waiting) => drop(waiting),
+//!                 Due::Cut => return socket.write_all(&out),
+//!             }
 //!         }
+//!         let mut used = 0;
+//!         while used < input.len() && (session.wants_input() || session.is_finished()) {
+//!             let step = session.handle_input(now, &mut input[used..], &mut out);
+//!             used += step.consumed;
+//!             let Some(Action::Request(request)) = step.action else { continue };
+//!             match request.channel().as_deref() {
+//!                 Some("echo") => {
+//!                     let payload = request.payload();
+//!                     session.answer(now, request, Ok(payload), &mut out);
+//!                 }
+//!                 Some("later") => {
+//!                     let (sender, waiting) = mpsc::channel();
+//!                     let payload = request.payload();
+//!                     std::thread::spawn(move || sender.send(payload));
+//!                     let until = now.at + Duration::from_secs(30);
+//!                     parked.push(session.park(request, until, |_| waiting));
+//!                 }
+//!                 _ => {
+//!                     let error = HandlerError::with_code(ErrorCode::UnknownChannel, "no such channel");
+//!                     session.answer(now, request, Err(error), &mut out);
+//!                 }
+//!             }
+//!         }
+//!         input.drain(..used);
 //!     }
 //! }
 //! ```
-//!
-//! A request whose answer takes longer is parked with [`Session::park`](protocol::session::Session::park), and answered with
-//! [`answer_parked`](protocol::session::Session::answer_parked); such a loop also calls
-//! [`expire`](protocol::session::Session::expire) at its deadline.
-//!
-#![cfg_attr(feature = "client", doc = "[`client::Client`]: crate::client::Client")]
-#![cfg_attr(not(feature = "client"), doc = "[`client::Client`]: crate::guide::clients#rust")]
-#![cfg_attr(feature = "backend", doc = "[`backend::register_all`]: crate::backend::register_all")]
-#![cfg_attr(not(feature = "backend"), doc = "[`backend::register_all`]: crate::guide::channels")]
-#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![warn(clippy::print_stdout, unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::panic, clippy::unreachable, clippy::unwrap_used))]

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
 
 use crate::protocol::backoff::Backoff;
-use crate::protocol::caller::{Caller, Incoming};
+use crate::protocol::caller::{Caller, Due, Incoming};
 use crate::protocol::error::{ErrorCode, WireError};
 use crate::protocol::payload::Payload;
 use crate::protocol::time::Now;
@@ -156,10 +156,6 @@ pub(super) fn closed(message: &'static str) -> WireError {
     WireError::with_code(ErrorCode::ConnectionClosed, message)
 }
 
-pub(super) fn timed_out(channel: &str) -> WireError {
-    WireError::with_code(ErrorCode::Timeout, format!("no answer in time on {channel}"))
-}
-
 /// One connection.
 struct Link<'a> {
     shared: &'a Shared,
@@ -294,15 +290,18 @@ impl<'a> Link<'a> {
         self.caller.close(now.at, &mut self.out);
     }
 
-    /// `false` if the server is given up.
+    /// Returns `false` if the server is not answering.
     fn handle_deadline(&mut self, now: Now) -> bool {
         if now.at < self.caller.deadline() {
             return true;
         }
-        while let Some((id, error)) = self.caller.expire(now) {
-            self.answer(id, Err(error));
+        while let Some(due) = self.caller.handle_deadline(now, &mut self.out) {
+            match due {
+                Due::Expired((id, error)) => self.answer(id, Err(error)),
+                Due::Cut => return false,
+            }
         }
-        self.caller.handle_deadline(now, &mut self.out)
+        true
     }
 
     fn read(&mut self, now: Now, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -324,14 +323,14 @@ impl<'a> Link<'a> {
         let mut used = 0;
         while let Some(rest) = input.get_mut(used..).filter(|rest| !rest.is_empty()) {
             let unsent_end = self.out.len();
-            let (consumed, incoming) = self.caller.handle_input(now, rest, &mut self.out);
-            used += consumed;
+            let step = self.caller.handle_input(now, rest, &mut self.out);
+            used += step.consumed;
             // A server that pings and never reads must not fill this up. RFC 6455 5.5.3: not every ping needs its pong.
             // Reading on is right all the same: a server that is blocked on us reads nothing.
             if unsent_end - self.sent > MAX_UNSENT_BYTES && self.caller.is_open() {
                 self.out.truncate(unsent_end);
             }
-            match incoming {
+            match step.action {
                 None => {}
                 Some(Incoming::Response { id, result }) => self.answer(id, result),
                 Some(Incoming::Event { channel, payload }) => {

@@ -46,7 +46,7 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::protocol::caller::CallerLimits;
+use crate::protocol::caller::{CallerLimits, timed_out};
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::protocol::time::{Millis, Now};
@@ -243,7 +243,7 @@ impl Client {
         }
         // The time that the call waits for its turn counts too.
         let answered = tokio::time::timeout(timeout, self.call(channel, payload.into(), timeout)).await;
-        answered.unwrap_or_else(|_| Err(link::timed_out(channel)))
+        answered.unwrap_or_else(|_| Err(timed_out(channel)))
     }
 
     async fn call(&self, channel: &str, payload: Payload, timeout: Duration) -> Result<Payload, WireError> {

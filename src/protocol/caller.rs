@@ -1,4 +1,4 @@
-//! The client's end of a connection: the mirror of [`session`](super::session). In: calls, bytes, time. Out: answers,
+//! The client's end of a connection, the mirror of [`session`](super::session). In: calls, bytes, time. Out: answers,
 //! events, and the bytes to send. Never waits, and never reconnects: a new connection is a new caller.
 
 use std::collections::HashMap;
@@ -11,6 +11,7 @@ use super::error::{ErrorCode, WireError};
 use super::idle::{IdleAction, IdleTimer};
 use super::json;
 use super::payload::Payload;
+pub use super::step::{Due, Step};
 use super::time::{Millis, Now};
 use super::uuid::Uuid;
 
@@ -48,17 +49,21 @@ impl Default for CallerLimits {
 
 /// The client's end of one connection.
 ///
-/// Contract: after each read call [`handle_input`](Caller::handle_input) until everything is consumed, and send what was
-/// appended to `out`. At [`deadline`](Caller::deadline) call [`expire`](Caller::expire) until it returns `None`, then
-/// [`handle_deadline`](Caller::handle_deadline). When [`is_finished`](Caller::is_finished), send what is left and close the
-/// transport.
+/// # Contract
+///
+/// 1. After each read, call [`handle_input`](Caller::handle_input) until everything is consumed.
+/// 2. At [`deadline`](Caller::deadline), call [`handle_deadline`](Caller::handle_deadline) until it returns `None`. After
+///    [`Due::Cut`], close the transport.
+/// 3. After each call, send what was appended to `out`, and ask for the deadline again: it may have changed.
+/// 4. When [`is_finished`](Caller::is_finished), send what is left, then close the transport. Calls without an answer have
+///    failed.
 #[derive(Debug)]
 pub struct Caller {
     limits: CallerLimits,
     connection: Connection,
     idle: IdleTimer,
     pending: HashMap<Uuid, Pending>,
-    /// No call ends before this; it may be earlier than the first that does.
+    /// No call expires before this; it may be earlier than the first that does.
     pending_deadline: Millis,
     closing_until: Option<Millis>,
 }
@@ -79,16 +84,16 @@ pub enum Incoming {
         /// The payload, or why there is none.
         result: Result<Payload, WireError>,
     },
-    /// The server tells something, unasked.
+    /// An event of the server.
     Event {
         /// The channel.
         channel: String,
         /// The payload.
         payload: Payload,
     },
-    /// The connection is over.
+    /// The connection has ended.
     Closed {
-        /// The code of the server's close frame; `None` if it gave none, or the connection failed otherwise.
+        /// The code of the server's close frame; `None` if it has none, or the connection failed.
         code: Option<u16>,
         /// Why, for a person.
         reason: String,
@@ -108,7 +113,7 @@ impl Caller {
         }
     }
 
-    /// Appends a request. Its answer comes as [`Incoming::Response`] or out of [`expire`](Caller::expire), once.
+    /// Appends a request. Its answer comes once, as [`Incoming::Response`] or [`Due::Expired`].
     ///
     /// # Errors
     /// When the connection is closing, or the channel is not a name of 1 to 256 bytes. Then nothing was appended.
@@ -141,32 +146,26 @@ impl Caller {
         Ok(())
     }
 
-    /// Whether calls can be made: no close frame has passed.
+    /// Whether calls can be made: no close frame was sent or received.
     pub fn is_open(&self) -> bool {
         self.connection.is_open()
     }
 
-    /// Whether the connection is over: send what is left, then close the transport.
+    /// Whether the connection has ended: send what is left, then close the transport.
     pub fn is_finished(&self) -> bool {
         self.connection.is_closed()
     }
 
-    /// Calls that have no answer yet.
+    /// The number of calls without an answer.
     pub fn pending(&self) -> usize {
         self.pending.len()
     }
 
-    /// Takes the next step into bytes from the server: at most one frame. Answers how many bytes were used, and what
-    /// came of them.
-    pub fn handle_input(
-        &mut self,
-        now: Now,
-        input: &mut [u8],
-        out: &mut Vec<u8>,
-    ) -> (usize, Option<Incoming>) {
+    /// Takes the next step into bytes from the server: at most one frame.
+    pub fn handle_input(&mut self, now: Now, input: &mut [u8], out: &mut Vec<u8>) -> Step<Incoming> {
         self.idle.touch(now.at);
         let received = self.connection.receive(input, out);
-        let incoming = match received.event {
+        let action = match received.event {
             Some(Event::Text(text)) => take(&mut self.pending, &text),
             Some(Event::Binary(bytes)) => {
                 std::str::from_utf8(&bytes).ok().and_then(|text| take(&mut self.pending, text))
@@ -177,11 +176,10 @@ impl Caller {
             }
             None => None,
         };
-        (received.consumed, incoming)
+        Step { consumed: received.consumed, action }
     }
 
-    /// When [`expire`](Caller::expire) and [`handle_deadline`](Caller::handle_deadline) are next to be called. It may be early,
-    /// never late.
+    /// When to call [`handle_deadline`](Caller::handle_deadline) next. It may be early, never late.
     pub fn deadline(&self) -> Millis {
         if let Some(until) = self.closing_until {
             return until.min(self.pending_deadline);
@@ -190,33 +188,35 @@ impl Caller {
         self.idle.deadline(Some(limits.ping_interval), limits.idle_timeout).min(self.pending_deadline)
     }
 
-    /// One call whose time is up, with its error. Call it until it returns `None`.
-    pub fn expire(&mut self, now: Now) -> Option<(Uuid, WireError)> {
-        if now.at < self.pending_deadline {
-            return None;
+    /// Does one thing that is due: ends a call whose time is up, or sends a ping. Call it until it returns `None`. Called
+    /// early it does nothing.
+    pub fn handle_deadline(&mut self, now: Now, out: &mut Vec<u8>) -> Option<Due<(Uuid, WireError)>> {
+        if now.at >= self.pending_deadline
+            && let Some(expired) = self.expire(now)
+        {
+            return Some(Due::Expired(expired));
         }
-        let over = self.pending.iter().find(|(_, pending)| now.at >= pending.until).map(|(id, _)| *id);
-        let Some((id, pending)) = over.and_then(|id| self.pending.remove_entry(&id)) else {
-            let deadlines = self.pending.values().map(|pending| pending.until);
-            self.pending_deadline = deadlines.min().unwrap_or(Millis(u64::MAX));
-            return None;
-        };
-        let message = format!("no answer in time on {}", pending.channel);
-        Some((id, WireError::with_code(ErrorCode::Timeout, message)))
-    }
-
-    /// Does what is due: a ping, or a close. `false` says that the server is gone: cut the connection.
-    pub fn handle_deadline(&mut self, now: Now, out: &mut Vec<u8>) -> bool {
         if let Some(until) = self.closing_until {
-            return now.at < until;
+            return (now.at >= until).then_some(Due::Cut);
         }
         let limits = &self.limits;
         match self.idle.poll(now.at, Some(limits.ping_interval), limits.idle_timeout) {
             IdleAction::Wait => {}
             IdleAction::Ping => self.connection.ping(out),
-            IdleAction::Close => return false,
+            IdleAction::Close => return Some(Due::Cut),
         }
-        true
+        None
+    }
+
+    /// Ends a call whose time is up.
+    fn expire(&mut self, now: Now) -> Option<(Uuid, WireError)> {
+        let due = self.pending.iter().find(|(_, pending)| now.at >= pending.until).map(|(id, _)| *id);
+        let Some((id, pending)) = due.and_then(|id| self.pending.remove_entry(&id)) else {
+            let deadlines = self.pending.values().map(|pending| pending.until);
+            self.pending_deadline = deadlines.min().unwrap_or(Millis(u64::MAX));
+            return None;
+        };
+        Some((id, timed_out(&pending.channel)))
     }
 
     /// Starts the close handshake with code 1000.
@@ -228,8 +228,13 @@ impl Caller {
     }
 }
 
-/// What a message means. One that is no answer to a pending call and no event means nothing: the answer may have come
-/// after its deadline.
+/// The error of a call on `channel` that was not answered in time.
+pub(crate) fn timed_out(channel: &str) -> WireError {
+    WireError::with_code(ErrorCode::Timeout, format!("no answer in time on {channel}"))
+}
+
+/// Reads a message. `None` if it is neither an event nor the answer to a pending call: it may have come after the call's
+/// deadline.
 fn take(pending: &mut HashMap<Uuid, Pending>, text: &str) -> Option<Incoming> {
     let (kind, members) = Members::decode(text).ok()?;
     let message: Arc<str> = Arc::from(text);
@@ -259,7 +264,7 @@ fn take(pending: &mut HashMap<Uuid, Pending>, text: &str) -> Option<Incoming> {
     }
 }
 
-/// The `error` member of a response. A code that is not known here is as good as `HANDLER_ERROR`.
+/// Reads the `error` member of a response. An unknown code becomes `HANDLER_ERROR`.
 fn read_error(error: &str, message: &Arc<str>, error_at: usize) -> WireError {
     let mut read = WireError::new("the server gave no reason");
     // The text was checked when the envelope was decoded.
@@ -304,9 +309,9 @@ mod tests {
     fn receive(caller: &mut Caller, text: &str) -> Option<Incoming> {
         let mut input = Vec::new();
         frame::write_text(&mut input, None, &[text]);
-        let (used, incoming) = caller.handle_input(NOW, &mut input, &mut Vec::new());
-        assert_eq!(used, input.len());
-        incoming
+        let step = caller.handle_input(NOW, &mut input, &mut Vec::new());
+        assert_eq!(step.consumed, input.len());
+        step.action
     }
 
     /// Which call an answer belongs to, and what it says.
@@ -376,20 +381,28 @@ mod tests {
         }
     }
 
+    /// What a deadline brings: the id and the code of an expired call, or the end.
+    fn due(caller: &mut Caller, ms: u64, out: &mut Vec<u8>) -> Option<Option<(Uuid, ErrorCode)>> {
+        match caller.handle_deadline(at(ms), out)? {
+            Due::Expired((id, error)) => Some(Some((id, error.code))),
+            Due::Cut => Some(None),
+        }
+    }
+
     #[test]
     fn a_call_without_answer_ends_at_its_deadline() {
         let mut caller = caller();
         call(&mut caller, 1, "slow", 2).unwrap();
         call(&mut caller, 2, "slower", 5).unwrap();
+        let mut out = Vec::new();
         assert_eq!(caller.deadline(), Millis(3000));
-        assert!(caller.expire(at(2999)).is_none());
-        let (expired, error) = caller.expire(at(3000)).unwrap();
-        assert_eq!((expired, error.code), (id(1), ErrorCode::Timeout));
-        assert!(caller.expire(at(3000)).is_none());
+        assert_eq!(due(&mut caller, 2999, &mut out), None);
+        assert_eq!(due(&mut caller, 3000, &mut out), Some(Some((id(1), ErrorCode::Timeout))));
+        assert_eq!(due(&mut caller, 3000, &mut out), None);
         assert_eq!(caller.deadline(), Millis(6000));
-        assert_eq!(caller.expire(at(9000)).map(|(expired, _)| expired), Some(id(2)));
-        assert!(caller.expire(at(9000)).is_none());
-        assert_eq!(caller.pending(), 0);
+        assert_eq!(due(&mut caller, 9000, &mut out), Some(Some((id(2), ErrorCode::Timeout))));
+        assert_eq!(due(&mut caller, 9000, &mut out), None);
+        assert_eq!((caller.pending(), out.len()), (0, 0));
     }
 
     #[test]
@@ -397,11 +410,11 @@ mod tests {
         let mut caller = caller();
         let mut out = Vec::new();
         assert_eq!(caller.deadline(), Millis(31_000));
-        assert!(caller.handle_deadline(at(31_000), &mut out));
+        assert_eq!(due(&mut caller, 31_000, &mut out), None);
         assert_eq!(out.first(), Some(&0x89), "a ping");
-        assert!(caller.handle_deadline(at(61_000), &mut out));
-        assert!(caller.handle_deadline(at(75_999), &mut out));
-        assert!(!caller.handle_deadline(at(76_000), &mut out));
+        assert_eq!(due(&mut caller, 61_000, &mut out), None);
+        assert_eq!(due(&mut caller, 75_999, &mut out), None);
+        assert_eq!(due(&mut caller, 76_000, &mut out), Some(None));
     }
 
     #[test]
@@ -413,6 +426,7 @@ mod tests {
         let mut out = Vec::new();
         caller.close(NOW.at, &mut out);
         assert_eq!(call(&mut caller, 2, "c", 1).unwrap_err().code, ErrorCode::ConnectionClosed);
-        assert!(!caller.handle_deadline(at(6000), &mut out), "the close frame is not waited for any longer");
+        let mut due = std::iter::from_fn(|| due(&mut caller, 6000, &mut out));
+        assert!(due.any(|due| due.is_none()), "the close frame is not waited for any longer");
     }
 }

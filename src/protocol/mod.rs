@@ -18,5 +18,6 @@ pub mod rate;
 mod request;
 pub mod session;
 mod shared_str;
+mod step;
 pub mod time;
 pub mod uuid;

@@ -64,7 +64,7 @@ impl Outbox {
             return 0;
         }
         // Between two frames, the next one counts as being written.
-        let current_end = match self.current_end > self.sent {
+        let current_end = match self.current_end > self.sent || self.is_empty() {
             true => self.current_end,
             false => self.sent + 1 + rest_of_current(self.unsent(), 1),
         };

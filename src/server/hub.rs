@@ -8,7 +8,7 @@ use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use crate::protocol::error::WireError;
-use crate::protocol::session::{Rules, Session};
+use crate::protocol::session::{Rules, Session, Slot};
 use crate::protocol::time::{Millis, Now};
 
 use super::config::{ClientId, ServerError};
@@ -132,7 +132,7 @@ pub(super) struct Mailbox {
     frames: Vec<Arc<[u8]>>,
     frame_bytes: usize,
     /// Slots of the handlers to poll.
-    pub(super) woken: Vec<usize>,
+    pub(super) woken: Vec<Slot>,
     /// More frames came than may wait.
     pub(super) overflow: bool,
     /// The server stops.
@@ -269,7 +269,7 @@ impl<S> Client<S> {
     }
 
     /// Publishes the task's counters. `waiting_bytes` are the bytes after the message that is being written, if one is.
-    pub(super) fn publish(&self, session: &Session, requests: u64, waiting_bytes: Option<usize>) {
+    pub(super) fn publish<H>(&self, session: &Session<H>, requests: u64, waiting_bytes: Option<usize>) {
         self.last_activity.store(session.last_byte().0, Ordering::Relaxed);
         if requests > 0 {
             self.request_count.fetch_add(requests, Ordering::Relaxed);
@@ -307,7 +307,7 @@ impl Mailbox {
 /// Wakes one handler of a client, and not the others.
 pub(super) struct HandlerWaker<S> {
     pub(super) client: Arc<Client<S>>,
-    pub(super) slot: usize,
+    pub(super) slot: Slot,
     /// Whether the slot is in the mailbox already.
     pub(super) queued: AtomicBool,
 }

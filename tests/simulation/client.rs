@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use switchboard::ClientId;
 use switchboard::protocol::backoff::Backoff;
-use switchboard::protocol::caller::{Caller, CallerLimits, Incoming};
+use switchboard::protocol::caller::{Caller, CallerLimits, Due, Incoming};
 use switchboard::protocol::connection::{Connection, Event};
 use switchboard::protocol::error::ErrorCode;
 use switchboard::protocol::frame;
@@ -229,14 +229,16 @@ impl Talk {
         if now.at < self.caller.deadline() {
             return false;
         }
-        if let Some((id, error)) = self.caller.expire(now) {
-            panic!("{}: no answer to {id}, which has all the time there is: {error}", self.name());
+        match self.caller.handle_deadline(now, &mut self.out) {
+            Some(Due::Expired((id, error))) => {
+                panic!("{}: no answer to {id}, which has all the time there is: {error}", self.name());
+            }
+            Some(Due::Cut) => {
+                self.world.count("client gave up");
+                true
+            }
+            None => false,
         }
-        let goes_on = self.caller.handle_deadline(now, &mut self.out);
-        if !goes_on {
-            self.world.count("client gave up");
-        }
-        !goes_on
     }
 
     // What it does.
@@ -368,9 +370,9 @@ impl Talk {
         let mut used = 0;
         while used < bytes.len() {
             let now = self.now();
-            let (consumed, incoming) = self.caller.handle_input(now, &mut bytes[used..], &mut self.out);
-            used += consumed;
-            match incoming {
+            let step = self.caller.handle_input(now, &mut bytes[used..], &mut self.out);
+            used += step.consumed;
+            match step.action {
                 None | Some(Incoming::Event { .. }) => {}
                 Some(Incoming::Response { id, result }) => {
                     assert!(

@@ -15,7 +15,7 @@ use switchboard::protocol::error::WireError;
 use switchboard::protocol::frame::{self, Header, Role};
 use switchboard::protocol::json;
 use switchboard::protocol::payload::Payload;
-use switchboard::protocol::session::{Action, Request, Rules, Session, Slot};
+use switchboard::protocol::session::{Action, Due, Request, Rules, Session, Slot};
 use switchboard::protocol::time::{Millis, Now};
 use switchboard::protocol::uuid::Uuid;
 
@@ -412,8 +412,13 @@ impl Pair {
 
     fn handle_deadline(&mut self) {
         let goes_on = self.on_server(|session, now, out| {
-            while session.expire(now, out).is_some() {}
-            session.handle_deadline(now, out)
+            loop {
+                match session.handle_deadline(now, out) {
+                    Some(Due::Expired(())) => {}
+                    Some(Due::Cut) => break false,
+                    None => break true,
+                }
+            }
         });
         if !goes_on {
             self.cut_at_ms = Some(self.now_ms);
@@ -507,7 +512,7 @@ impl Pair {
             }
             Some(Handler::Park(timeout)) => {
                 let until = now.at + *timeout;
-                self.slots.push(self.session.park(request, until));
+                self.slots.push(self.session.park(request, until, |_| ()));
             }
         }
     }

@@ -36,7 +36,7 @@ impl InFlight {
         running: Running,
         started: Option<Instant>,
     ) -> InFlight {
-        let wake = Arc::new(HandlerWaker { client, slot: slot.index(), queued: AtomicBool::new(false) });
+        let wake = Arc::new(HandlerWaker { client, slot, queued: AtomicBool::new(false) });
         InFlight { channel, started, running: Some(running), waker: Waker::from(wake.clone()), wake }
     }
 

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::protocol::error::{ErrorCode, WireError};
-use crate::protocol::session::{Action, Request};
+use crate::protocol::session::{Action, Request, Slot};
 use crate::protocol::time::Millis;
 
 use super::super::config::ServerError;
@@ -82,11 +82,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             let rest = input.get_mut(used..).unwrap_or_default();
             let step = self.session.handle_input(turn.now, rest, turn.out);
             used += step.consumed;
-            if let Some(error) = &step.refused {
-                self.client.completed(None, Some(error), Duration::ZERO, turn.now.unix_ms);
-            }
             match step.action {
-                None => {}
+                None => self.complete_unhandled(turn.now.unix_ms),
                 Some(Action::Authenticated) => self.become_member(),
                 Some(Action::Request(request)) => self.dispatch(turn, &mut routes, request, &mut clock),
             }
@@ -108,8 +105,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             let channel = channel.as_deref().unwrap_or(request.raw_channel());
             let message = format!("No handler for: {channel}");
             let error = WireError::with_code(ErrorCode::UnknownChannel, message);
-            let error = self.session.answer(turn.now, request, Err(error), turn.out);
-            return self.client.completed(None, error.as_ref(), Duration::ZERO, turn.now.unix_ms);
+            self.session.answer(turn.now, request, Err(error), turn.out);
+            return self.complete_unhandled(turn.now.unix_ms);
         };
         let context = RequestContext::new(self.client.clone(), request.id());
         let payload = request.payload();
@@ -133,11 +130,19 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             }
         };
         self.deliver_events(turn);
-        let error = self.session.answer(turn.now, request, result, turn.out);
+        self.session.answer(turn.now, request, result, turn.out);
         if let Some(started) = clock {
             let ended = Instant::now();
             let elapsed = ended - std::mem::replace(started, ended);
-            self.client.completed(Some(channel), error.as_ref(), elapsed, turn.now.unix_ms);
+            let error = self.session.take_error();
+            self.client.completed(Some(channel), error.as_deref(), elapsed, turn.now.unix_ms);
+        }
+    }
+
+    /// Notifies the observers of a message that was answered with an error before it got to a handler.
+    fn complete_unhandled(&mut self, at_unix_ms: u64) {
+        if let Some(error) = self.session.take_error() {
+            self.client.completed(None, Some(&error), Duration::ZERO, at_unix_ms);
         }
     }
 
@@ -150,37 +155,22 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         started: Option<Instant>,
         until: Millis,
     ) {
-        let slot = self.session.park(request, until);
-        let index = slot.index();
-        let channel = self.session.parked(slot).and_then(Request::channel).unwrap_or_default();
-        let handler = InFlight::new(self.client.clone(), slot, Box::from(channel.as_ref()), running, started);
-        if self.handlers.len() <= index {
-            self.handlers.resize_with(index + 1, || None);
-        }
-        if let Some(place) = self.handlers.get_mut(index) {
-            *place = Some((slot, handler));
-        }
-        self.resume(turn, index);
+        let channel = Box::from(request.channel().unwrap_or_default().as_ref());
+        let client = self.client.clone();
+        let new = |slot| InFlight::new(client, slot, channel, running, started);
+        let slot = self.session.park(request, until, new);
+        self.resume(turn, slot);
     }
 
     /// Polls a handler that waits.
-    pub(super) fn resume(&mut self, turn: &mut Turn<'_, '_>, index: usize) {
-        let Some(Some((slot, handler))) = self.handlers.get_mut(index) else { return };
-        let slot = *slot;
+    pub(super) fn resume(&mut self, turn: &mut Turn<'_, '_>, slot: Slot) {
+        let Some(handler) = self.session.handler_mut(slot) else { return };
         let Poll::Ready(result) = handler.poll() else { return };
+        // What it emits while it is dropped is sent before its answer, too.
         handler.cancel();
         self.deliver_events(turn);
-        let error = self.session.answer_parked(turn.now, slot, result, turn.out);
-        if let Some((_, mut handler)) = self.handlers.get_mut(index).and_then(Option::take) {
-            handler.complete(error.as_ref());
-        }
-        self.drop_orphans();
-    }
-
-    /// Drops the handlers whose requests the session has discarded.
-    pub(super) fn drop_orphans(&mut self) {
-        if self.session.in_flight() == 0 && !self.handlers.is_empty() {
-            self.handlers = Vec::new();
+        if let Some(mut handler) = self.session.answer_parked(turn.now, slot, result, turn.out) {
+            handler.complete(self.session.take_error().as_deref());
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Sleep;
 
 use crate::protocol::connection::CloseCode;
 use crate::protocol::outbox::Outbox;
-use crate::protocol::session::{Session, Slot};
+use crate::protocol::session::Session;
 use crate::protocol::time::{Millis, Now};
 use crate::protocol::uuid::Uuid;
 
@@ -22,14 +22,13 @@ pub(super) const WRITE_BYTES: usize = 256 << 10;
 /// A client's task.
 pub(in super::super) struct Driver<Io> {
     pub(super) io: Io,
-    pub(super) session: Session,
+    pub(super) session: Session<InFlight>,
     pub(super) client: Arc<Client>,
     pub(super) stage: Stage,
     pub(super) backlog: Option<Box<Backlog>>,
     /// How much of what waits is answers to what was read last. Nothing more is read until it is sent, so it has its own
     /// limit: `WRITE_BYTES` and one message.
     pub(super) answer_bytes: usize,
-    pub(super) handlers: Vec<Option<(Slot, InFlight)>>,
     pub(super) waker: Option<Waker>,
     pub(super) alarm: Option<Alarm>,
     _ticket: Ticket,
@@ -108,8 +107,11 @@ impl<Io> Driver<Io> {
     ) -> Driver<Io> {
         let now = shared.clock.now();
         let id = Uuid::v4();
-        let session = Session::new(shared.rules.clone(), id, authenticated, now.at);
         let (observers, rules) = (shared.observers(), shared.rules.clone());
+        let mut session = Session::new(rules.clone(), id, authenticated, now.at);
+        if observers.want_requests() {
+            session.keep_errors();
+        }
         let client = Arc::new(Client::new(id, shared.clone(), observers, rules, now));
         shared.hub.join(&client);
         shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
@@ -120,7 +122,6 @@ impl<Io> Driver<Io> {
             stage: Stage::New { answer },
             backlog: (!early.is_empty()).then(|| Box::new(Backlog { input: early, ..Backlog::default() })),
             answer_bytes: 0,
-            handlers: Vec::new(),
             waker: None,
             alarm: None,
             _ticket: ticket,
@@ -160,13 +161,12 @@ impl<Io> Driver<Io> {
                 backlog.stalled_since = None;
             }
             self.session.close(turn.now.at, CloseCode::Policy, "slow consumer", turn.out);
-            self.handlers = Vec::new();
         }
     }
 
     /// Drops the handlers and removes the client from the hub, once.
     pub(super) fn leave(&mut self) {
-        self.handlers = Vec::new();
+        self.session.discard_parked();
         self.client.shared.hub.leave(self.client.id);
         self.client.end_membership(self.client.shared.clock.at());
     }

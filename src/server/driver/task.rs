@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 
-use crate::protocol::session::expired;
+use crate::protocol::session::Due;
 use crate::protocol::time::Millis;
 
 use super::state::{Alarm, Disconnected, Driver, Progress, Stage, Turn, WRITE_BYTES};
@@ -84,15 +84,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             return if now.at < until { Ok(()) } else { Err(Disconnected) };
         }
         if now.at >= self.session.deadline() {
-            while let Some(slot) = self.session.expire(now, turn.out) {
-                if let Some((_, mut handler)) = self.handlers.get_mut(slot.index()).and_then(Option::take) {
-                    handler.complete(Some(&expired()));
+            while let Some(due) = self.session.handle_deadline(now, turn.out) {
+                match due {
+                    Due::Expired(mut handler) => handler.complete(self.session.take_error().as_deref()),
+                    Due::Cut => return Err(Disconnected),
                 }
             }
-            if !self.session.handle_deadline(now, turn.out) {
-                return Err(Disconnected);
-            }
-            self.drop_orphans();
         }
         if self.stalled_until().is_some_and(|until| now.at >= until) {
             self.close_slow(turn);
@@ -153,7 +150,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         if stop {
             self.deliver_events(turn);
             self.session.shut_down(turn.now, turn.out);
-            self.handlers = Vec::new();
         }
         Progress::Some
     }

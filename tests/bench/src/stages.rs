@@ -88,7 +88,7 @@ fn response(times: usize) {
 fn session(payload: String, times: usize) {
     let mut rules = Rules::default();
     rules.limits.rate_max_requests = u32::MAX;
-    let mut session = Session::new(rules.into(), Uuid::from_random([7; 16]), true, NOW.at);
+    let mut session = Session::<()>::new(rules.into(), Uuid::from_random([7; 16]), true, NOW.at);
     let mut bytes = Vec::new();
     frame::write_text(&mut bytes, Some([1, 2, 3, 4]), &[&request(&payload)]);
     let (mut input, mut out) = (Vec::new(), Vec::new());

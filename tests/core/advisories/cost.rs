@@ -125,7 +125,7 @@ fn a_stranger_is_not_worth_more_memory_than_its_message() {
                 format!(r#"{{"type":"response","id":"?","channel":"c","error":{{"details":{value}}}}}"#);
             let mut bytes = frame_to(Role::Client, FIN | TEXT, text.as_bytes());
             let mut caller = Caller::new(CallerLimits::default(), || [0; 4], NOW.at);
-            let cost = measure(|| assert!(caller.handle_input(NOW, &mut bytes, &mut out).1.is_none()));
+            let cost = measure(|| assert!(caller.handle_input(NOW, &mut bytes, &mut out).action.is_none()));
             // The message is kept once, for what may be handed on of it.
             let allowed = text.len() + 4 * KIB;
             assert!(cost.bytes_total as usize <= allowed, "{cost:?} for {} bytes", text.len());
@@ -337,7 +337,7 @@ fn ids_and_channels_of_the_peers_choice_fill_no_table() {
     let cost = measure(|| {
         for n in 0..10_000 {
             let request = request(n % 100, &mut session);
-            let slot = session.park(request, Millis(1));
+            let slot = session.park(request, Millis(1), |_| ());
             assert!(slot.index() < 2, "a place is used again");
             session.answer_parked(NOW, slot, Err(HandlerError::new("")), &mut Vec::new());
         }
@@ -370,7 +370,7 @@ fn ids_and_channels_of_the_peers_choice_fill_no_table() {
                 let id = Uuid::from_random(u128::to_be_bytes(n));
                 let text = format!(r#"{{"type":"response","id":"{id}","channel":"c","timestamp":1}}"#);
                 let mut bytes = frame_to(Role::Client, FIN | TEXT, text.as_bytes());
-                assert!(caller.handle_input(NOW, &mut bytes, &mut Vec::new()).1.is_none());
+                assert!(caller.handle_input(NOW, &mut bytes, &mut Vec::new()).action.is_none());
             }
         });
         assert_eq!((caller.pending(), cost.bytes_current), (0, 0));

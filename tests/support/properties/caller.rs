@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use switchboard::protocol::backoff::{Backoff, MAX_DELAY};
-use switchboard::protocol::caller::{Caller, CallerLimits, Incoming};
+use switchboard::protocol::caller::{Caller, CallerLimits, Due, Incoming, Step};
 use switchboard::protocol::connection::{Connection, Event};
 use switchboard::protocol::envelope::{Envelope, Kind};
 use switchboard::protocol::frame;
@@ -152,7 +152,8 @@ impl Harness {
             while used < input.len() {
                 let was_finished = self.caller.is_finished();
                 let mut out = Vec::new();
-                let (consumed, incoming) = self.caller.handle_input(self.now, &mut input[used..], &mut out);
+                let Step { consumed, action: incoming } =
+                    self.caller.handle_input(self.now, &mut input[used..], &mut out);
                 assert!(consumed > 0, "bytes are left that nobody takes");
                 used += consumed;
                 assert!(!was_finished || incoming.is_none() && out.is_empty(), "something after the end");
@@ -180,13 +181,18 @@ impl Harness {
             assert_eq!(late, None, "a call is over before the deadline that was named");
             return;
         }
-        while let Some((id, _)) = self.caller.expire(self.now) {
-            self.end(id, Ending::TimedOut);
+        let mut out = Vec::new();
+        while let Some(due) = self.caller.handle_deadline(self.now, &mut out) {
+            match due {
+                Due::Expired((id, _)) => self.end(id, Ending::TimedOut),
+                Due::Cut => {
+                    self.cut_off = true;
+                    break;
+                }
+            }
         }
         let late = self.pending.values().find(|until| **until <= self.now.at);
         assert_eq!(late, None, "a call that is over has not ended");
-        let mut out = Vec::new();
-        self.cut_off = !self.caller.handle_deadline(self.now, &mut out);
         self.hear(out);
         assert!(
             self.cut_off || self.now.at < self.caller.deadline(),

@@ -11,7 +11,7 @@ use switchboard::protocol::frame::{self, Header, Role};
 use switchboard::protocol::json;
 use switchboard::protocol::limits::Limits;
 use switchboard::protocol::payload::Payload;
-use switchboard::protocol::session::{Action, Request, Rules, Session, Slot, write_event};
+use switchboard::protocol::session::{Action, Due, Request, Rules, Session, Slot, write_event};
 use switchboard::protocol::time::{Millis, Now};
 use switchboard::protocol::uuid::Uuid;
 
@@ -57,7 +57,8 @@ struct Parked {
 }
 
 struct Harness {
-    session: Session,
+    /// With each parked request it keeps the slot, to see that the right one comes back.
+    session: Session<Slot>,
     id: Uuid,
     rules: Arc<Rules>,
     now: Now,
@@ -389,7 +390,7 @@ impl Harness {
             _ => {
                 let (id, channel) = (request.raw_id().to_owned(), request.raw_channel().to_owned());
                 let until = self.now.at + Duration::from_millis(choices.byte().into());
-                let slot = self.session.park(request, until);
+                let slot = self.session.park(request, until, |slot| slot);
                 assert!(self.parked.iter().all(|parked| parked.slot != slot), "{slot:?} is taken");
                 assert!(slot.index() < self.rules.limits.max_in_flight, "{slot:?} is over the limit");
                 assert_eq!(self.session.parked(slot).map(Request::raw_id), Some(id.as_str()));
@@ -419,7 +420,9 @@ impl Harness {
             let payload = self.session.parked(parked.slot).map(Request::payload).expect("it waits");
             let (result, expected) = self.result(choices.byte() % 4, payload, choices);
             let mut out = Vec::new();
-            self.session.answer_parked(self.now, parked.slot, result, &mut out);
+            let kept = self.session.handler_mut(parked.slot).copied();
+            let given_back = self.session.answer_parked(self.now, parked.slot, result, &mut out);
+            assert_eq!((kept, given_back), (Some(parked.slot), Some(parked.slot)));
             self.is_answered(&out, &parked.id, &parked.channel, expected);
             assert!(self.session.parked(parked.slot).is_none(), "it waits still");
         }
@@ -515,17 +518,20 @@ impl Harness {
             return;
         }
         let mut out = Vec::new();
-        while let Some(slot) = self.session.expire(self.now, &mut out) {
+        let lives = loop {
+            let slot = match self.session.handle_deadline(self.now, &mut out) {
+                Some(Due::Expired(slot)) => slot,
+                Some(Due::Cut) => break false,
+                None => break true,
+            };
             let index = self.parked.iter().position(|parked| parked.slot == slot);
             let parked = self.parked.remove(index.expect("what expires has waited"));
             assert!(parked.until <= self.now.at, "it expires early");
             self.is_answered(&out, &parked.id, &parked.channel, Err(ErrorCode::Timeout));
             out.clear();
-        }
-        assert!(out.is_empty(), "nothing has expired");
+        };
         assert!(self.parked.iter().all(|parked| parked.until > self.now.at), "it expires late");
 
-        let lives = self.session.handle_deadline(self.now, &mut out);
         let heard = self.hear(&out);
         if let Some(until) = self.closing_until {
             assert_eq!((lives, heard), (self.now.at < until, vec![]));
@@ -707,7 +713,8 @@ impl Harness {
         let mut ping = [0x89, 0x80, 0, 0, 0, 0];
         let step = self.session.handle_input(self.now, &mut ping, &mut out);
         assert!(step.action.is_none());
-        while self.session.expire(Now { at: Millis(u64::MAX), ..self.now }, &mut out).is_some() {}
+        let latest = Now { at: Millis(u64::MAX), ..self.now };
+        assert!(!matches!(self.session.handle_deadline(latest, &mut out), Some(Due::Expired(_))));
         self.session.shut_down(self.now, &mut out);
         self.session.close(self.now.at, CloseCode::Away, "again", &mut out);
         self.session.handle_deadline(self.now, &mut out);
