@@ -1,6 +1,6 @@
 /** Types of client.js, a client of a Switchboard server. */
 
-/** Codes of the server's errors (the first seven) and of the client's own. */
+/** Error codes of the server (the first seven) and of the client. */
 export type WSErrorCode =
   | "UNKNOWN_CHANNEL"
   | "HANDLER_ERROR"
@@ -11,16 +11,16 @@ export type WSErrorCode =
   | "UNAUTHORIZED"
   | "ABORTED";
 
-/** Why a call, or an attempt to connect, has failed. */
+/** The reason why a call, or an attempt to connect, failed. */
 export class WSClientError extends Error {
   readonly name: "WSClientError";
-  /** The server's, or of the client's own: `TIMEOUT`, `CONNECTION_CLOSED`, `ABORTED`. */
+  /** A code of the server, or of the client: `TIMEOUT`, `CONNECTION_CLOSED`, `ABORTED`. */
   readonly code: WSErrorCode;
   /** The channel that was called; undefined when connecting failed. */
   readonly channel: string | undefined;
-  /** What the server adds: `{path, expected, got}` for a wrong payload, `{retryAfterMs, …}` for `RATE_LIMITED`. */
+  /** More from the server: `{path, expected, got}` for a wrong payload, `{retryAfterMs, …}` for `RATE_LIMITED`. */
   readonly details: any;
-  /** Of `ABORTED` the signal's reason. */
+  /** For `ABORTED`, the reason of the signal. */
   readonly cause?: unknown;
   constructor(
     code: WSErrorCode,
@@ -33,66 +33,66 @@ export class WSClientError extends Error {
 export interface WSClientOptions {
   /** `ws://host:port` or `wss://…` */
   url: string | URL;
-  /** Shown as subprotocol `bearer.TOKEN`, where browsers can show one. */
+  /** Sent as subprotocol `bearer.TOKEN`: browsers cannot set headers. */
   token?: string;
-  /** Whether a connection that was lost is opened again. Default true. */
+  /** Whether to reconnect after a lost connection. Default true. */
   reconnect?: boolean;
-  /** Pause before the first attempt; each further one is half as long again, give or take a fifth, at most 30 000. Default 1000. */
+  /** Pause before the first attempt; each further pause is 1.5 times as long, varied by up to 20 %, at most 30 000. Default 1000. */
   reconnectInterval?: number;
-  /** Attempts before `connection:failed`. The count starts again with each `server:connected`. Default 10. */
+  /** Attempts before `connection:failed`. Each `server:connected` resets the count. Default 10. */
   maxReconnectAttempts?: number;
-  /** How long a call may take; 0: as long as the connection lives. Default 30 000. */
+  /** The longest time for a call; 0 waits until the connection closes. Default 30 000. */
   requestTimeout?: number;
-  /** How long one attempt to connect may take; 0: as long as the browser likes. Default 10 000. */
+  /** The longest time for one attempt to connect; 0 leaves it to the browser. Default 10 000. */
   connectTimeout?: number;
-  /** The class to use, such as that of the package `ws`. Default the global one. */
+  /** The class to use, such as that of the package `ws`. Default: the global one. */
   WebSocket?: new (url: string, protocols: string[]) => unknown;
 }
 
 export interface RequestOptions {
-  /** How long this call may take, instead of `requestTimeout`; 0: as long as the connection lives. */
+  /** The longest time for this call, instead of `requestTimeout`; 0 waits until the connection closes. */
   timeout?: number;
-  /** Gives up waiting: the call fails with `ABORTED`. The server is not told. */
+  /** Stops waiting: the call fails with `ABORTED`. The server is not notified. */
   signal?: AbortSignal;
 }
 
 export type ConnectionState = "connecting" | "open" | "closing" | "closed";
 
-/** What a client tells of itself. */
+/** The events that a client emits itself. */
 export interface ConnectionEvents {
   /** The socket is open. */
   "connection:open": {};
-  /** A socket that was open is closed. */
+  /** An open socket has closed. */
   "connection:closed": { code: number; reason: string };
-  /** It will be tried again after so long. */
+  /** The next attempt starts after `delayMs`. */
   "connection:reconnecting": { attempt: number; delayMs: number };
-  /** It was tried often enough; nothing more happens by itself. */
+  /** The last attempt has failed; the client does not try again. */
   "connection:failed": { attempts: number };
 }
 
-/** A string that is no key of `Listed`. What is listed has to fit its types. */
+/** A string that is not a key of `Listed`: listed names must use their types. */
 type Unlisted<Name extends string, Listed> = Name extends keyof Listed ? never : Name;
 
-/** What is known of a channel's payload. */
+/** The payload type of a channel, if it is known. */
 type Payload<Name> = Name extends keyof Channels ? Channels[Name]["payload"] : unknown;
 
-/** The arguments behind a channel. A payload of which nothing is required may be left out. */
+/** The arguments after a channel. A payload without required members can be omitted. */
 type CallArguments<Payload> = undefined extends Payload
   ? [payload?: Payload, options?: RequestOptions]
   : {} extends Payload
     ? [payload?: Payload, options?: RequestOptions]
     : [payload: Payload, options?: RequestOptions];
 
-// Of the overloads below the compiler explains a mistake by the last one, and an editor completes by the first.
+// The compiler reports a mistake for the last overload below; an editor completes with the first.
 
 export interface SendMessage {
-  /** Asks the server on any channel. Rejects with a `WSClientError`. */
+  /** Sends a request on any channel. Rejects with a `WSClientError`. */
   <Response = unknown, Channel extends string = string>(
     channel: Unlisted<Channel, Channels>,
     payload?: Payload<Channel>,
     options?: RequestOptions,
   ): Promise<Response>;
-  /** Asks the server on a channel of the registry. Rejects with a `WSClientError`. */
+  /** Sends a request on a channel of the registry. Rejects with a `WSClientError`. */
   <Channel extends keyof Channels>(
     channel: Channel,
     ...rest: CallArguments<Channels[Channel]["payload"]>
@@ -100,12 +100,12 @@ export interface SendMessage {
 }
 
 export interface OnMessage {
-  /** Subscribes to any event; `"*"` is all of them. Answers what ends the subscription. */
+  /** Subscribes to any event; `"*"` means all of them. Returns a function that ends the subscription. */
   <Payload = unknown, Channel extends string = string>(
     channel: Unlisted<Channel, Events>,
     callback: (payload: Payload, channel: string) => void,
   ): () => void;
-  /** Subscribes to an event of the registry or of the client. Answers what ends the subscription. */
+  /** Subscribes to an event of the registry or of the client. Returns a function that ends the subscription. */
   <Channel extends keyof Events>(
     channel: Channel,
     callback: (payload: Events[Channel], channel: Channel) => void,
@@ -114,22 +114,22 @@ export interface OnMessage {
 
 /** A client of a Switchboard server. */
 export class WSClient {
-  /** Makes a client that is not connected yet. Throws a `TypeError` when an option cannot be used. */
+  /** Creates a client, not yet connected. Throws a `TypeError` if an option is invalid. */
   constructor(options: WSClientOptions);
-  /** Whether calls go through. */
+  /** Whether the socket is open, so that calls can be sent. */
   readonly isConnected: boolean;
-  /** A client that waits to try again is connecting. */
+  /** While the client waits for its next attempt: `"connecting"`. */
   readonly connectionState: ConnectionState;
   /**
-   * Connects, unless it is connected; while an attempt is under way, waits for that one. A client that is waiting to
-   * reconnect tries at once. With `retry` a first attempt that fails is followed by others, as after a loss.
+   * Connects, unless the client is connected. Waits for an attempt that is in progress. A client that waits to reconnect
+   * tries immediately. With `retry`, it tries again if the first attempt fails, as after a lost connection.
    */
   connect(options?: { retry?: boolean }): Promise<void>;
-  /** Closes the connection, or ends the attempts to get one. Calls without an answer fail with `CONNECTION_CLOSED`. */
+  /** Closes the connection, or stops trying to connect. Calls in flight fail with `CONNECTION_CLOSED`. */
   disconnect(): void;
   sendMessage: SendMessage;
   onMessage: OnMessage;
-  /** As `onMessage`, for the next event alone. */
+  /** As `onMessage`, but only for the next event. */
   once: OnMessage;
   /** Ends every subscription to a channel. */
   offMessage(channel: string): void;

@@ -1,38 +1,38 @@
 /**
- * A client of a Switchboard server, for browsers and for Node. In: calls and subscriptions. Out: promises and events.
- * It opens one socket at a time, sends nothing unasked, and leaves no timer behind when it is disconnected.
+ * A client of a Switchboard server, for browsers and Node. Input: calls and subscriptions. Output: promises and events.
+ * It opens one socket at a time, sends only what it is asked to send, and has no timer running after `disconnect`.
  *
  *     const client = new WSClient({ url: "ws://localhost:3001" });
  *     client.onMessage("chat:created", (chat) => console.log("new:", chat.title));
  *     await client.connect();
  *     const chats = await client.sendMessage("chat:list", { limit: 5 });
  *
- * Beside the server's events a client tells of itself:
+ * In addition to the events of the server, a client emits its own:
  *
  * | channel | payload | when |
  * |---|---|---|
  * | `connection:open` | `{}` | the socket is open |
- * | `connection:closed` | `{code, reason}` | a socket that was open is closed |
- * | `connection:reconnecting` | `{attempt, delayMs}` | it will be tried again after so long |
- * | `connection:failed` | `{attempts}` | it was tried often enough; nothing more happens by itself |
+ * | `connection:closed` | `{code, reason}` | an open socket has closed |
+ * | `connection:reconnecting` | `{attempt, delayMs}` | the next attempt starts after `delayMs` |
+ * | `connection:failed` | `{attempts}` | the last attempt has failed; the client does not try again |
  */
 
-/** No pause between two attempts is longer. */
+/** The longest pause between two attempts. */
 const MAX_DELAY_MS = 30_000;
-/** Timers that are set to more than this fire at once. */
+/** The longest time that a timer supports; a longer one would fire immediately. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 const OPEN = 1;
-/** By `readyState`. */
+/** Indexed by `readyState`. */
 const STATES = ["connecting", "open", "closing", "closed"];
-/** What may stand in a subprotocol (RFC 9110, section 5.6.2). */
+/** The characters allowed in a subprotocol (RFC 9110, section 5.6.2). */
 const TOKEN = /^[-!#$%&'*+.^_`|~0-9A-Za-z]+$/;
 
 /**
- * Why a call, or an attempt to connect, has failed.
+ * The reason why a call, or an attempt to connect, failed.
  *
- * `code` is the server's (`UNKNOWN_CHANNEL`, `HANDLER_ERROR`, `INVALID_MESSAGE`, `RATE_LIMITED`, `UNAUTHORIZED`, …) or one
- * of the client's own: `TIMEOUT`, `CONNECTION_CLOSED`, `ABORTED`, and `INVALID_MESSAGE` for a payload that JSON cannot hold.
- * `details` is what the server adds, `channel` the channel that was called.
+ * `code` is a code of the server (`UNKNOWN_CHANNEL`, `HANDLER_ERROR`, `INVALID_MESSAGE`, `RATE_LIMITED`, `UNAUTHORIZED`, …) or of
+ * the client: `TIMEOUT`, `CONNECTION_CLOSED`, `ABORTED`, and `INVALID_MESSAGE` for a payload that JSON cannot represent.
+ * `details` comes from the server; `channel` is the channel that was called.
  */
 export class WSClientError extends Error {
   constructor(code, message, { channel, details, cause } = {}) {
@@ -52,34 +52,34 @@ export class WSClient {
   #socket = null;
   /** Whether `#socket` has been open. */
   #wasOpen = false;
-  /** Whether the end of `#socket`, or of the attempt to open it, is followed by another attempt. */
+  /** Whether the client tries again when `#socket` closes, or cannot be opened. */
   #persists = false;
   /** Attempts to reconnect since the last `server:connected`. */
   #attempts = 0;
   #retryTimer;
   #connectTimer;
-  /** What callers of `connect` wait for: `{promise, resolve, reject}`. */
+  /** The promise that callers of `connect` wait for: `{promise, resolve, reject}`. */
   #opening = null;
 
-  /** Calls without an answer, by id. */
+  /** Calls in flight, by id. */
   #pending = new Map();
-  /** Sets of `{callback}`, by channel. An object each, so that one function may subscribe twice. */
+  /** Sets of `{callback}`, by channel. Each is an object of its own, so that one function can subscribe twice. */
   #listeners = new Map();
 
   /**
-   * Makes a client that is not connected yet. All times are in milliseconds.
+   * Creates a client, not yet connected. All times are in milliseconds.
    *
    * @param {object} options
    * @param {string} options.url `ws://host:port` or `wss://…`
-   * @param {string} [options.token] shown as subprotocol `bearer.TOKEN`, where browsers can show one
-   * @param {boolean} [options.reconnect] whether a connection that was lost is opened again; default true
-   * @param {number} [options.reconnectInterval] pause before the first attempt, each further one half as long again, give or
-   *   take a fifth, at most 30 000; default 1000
+   * @param {string} [options.token] sent as subprotocol `bearer.TOKEN`: browsers cannot set headers
+   * @param {boolean} [options.reconnect] whether to reconnect after a lost connection; default true
+   * @param {number} [options.reconnectInterval] pause before the first attempt; each further pause is 1.5 times as long,
+   *   varied by up to 20 %, at most 30 000; default 1000
    * @param {number} [options.maxReconnectAttempts] attempts before `connection:failed`; default 10
-   * @param {number} [options.requestTimeout] how long a call may take; 0: as long as the connection lives; default 30 000
-   * @param {number} [options.connectTimeout] how long one attempt may take; 0: as long as the browser likes; default 10 000
+   * @param {number} [options.requestTimeout] the longest time for a call; 0 waits until the connection closes; default 30 000
+   * @param {number} [options.connectTimeout] the longest time for one attempt; 0 leaves it to the browser; default 10 000
    * @param {Function} [options.WebSocket] the class to use; default the global one
-   * @throws {TypeError} when there is no URL, or the token cannot stand in a subprotocol
+   * @throws {TypeError} if there is no URL, or the token has characters that a subprotocol cannot have
    */
   constructor({
     url,
@@ -93,38 +93,38 @@ export class WSClient {
   }) {
     if (!url) throw new TypeError("WSClient needs a url");
     if (token !== undefined && !TOKEN.test(token)) {
-      throw new TypeError("the token has characters that cannot stand in a subprotocol");
+      throw new TypeError("the token has characters that are not allowed in a subprotocol");
     }
     this.#url = String(url);
     this.#protocols = token === undefined ? [] : ["switchboard.v1", `bearer.${token}`];
     this.#options = { reconnect, reconnectInterval, maxReconnectAttempts, requestTimeout, connectTimeout, WebSocket };
   }
 
-  /** Whether calls go through. */
+  /** Whether the socket is open, so that calls can be sent. */
   get isConnected() {
     return this.#socket?.readyState === OPEN;
   }
 
-  /** `"connecting"`, `"open"`, `"closing"` or `"closed"`. A client that waits to try again is connecting. */
+  /** `"connecting"`, `"open"`, `"closing"` or `"closed"`. While the client waits for its next attempt: connecting. */
   get connectionState() {
     if (this.#socket) return STATES[this.#socket.readyState];
     return this.#persists ? "connecting" : "closed";
   }
 
   /**
-   * Connects, unless it is connected; while an attempt is under way, waits for that one. A client that is waiting to
-   * reconnect tries at once.
+   * Connects, unless the client is connected. Waits for an attempt that is in progress. A client that waits to reconnect
+   * tries immediately.
    *
    * @param {object} [options]
-   * @param {boolean} [options.retry] whether a first attempt that fails is followed by others, as after a loss; default
-   *   false
-   * @returns {Promise<void>} resolves when the socket is open; rejects with a `WSClientError` when the attempt has failed
-   *   (`CONNECTION_CLOSED`, `TIMEOUT`) and no other follows, or `disconnect` was called; with what the WebSocket class
-   *   throws when it cannot take the URL
+   * @param {boolean} [options.retry] whether to try again if the first attempt fails, as after a lost connection;
+   *   default false
+   * @returns {Promise<void>} resolves when the socket is open. Rejects with a `WSClientError` when the attempt has failed
+   *   (`CONNECTION_CLOSED`, `TIMEOUT`) and no other follows, or when `disconnect` was called; with the error of the
+   *   WebSocket class if it does not accept the URL
    */
   async connect({ retry = false } = {}) {
     if (this.isConnected) return;
-    // It is closing. Its end counts as come, so that there is one socket at a time.
+    // It is closing. Treat it as closed, so that there is one socket at a time.
     if (this.#socket?.readyState > OPEN) this.#handleClose(this.#socket, { code: 1006, reason: "" });
     if (!this.#socket) this.#open();
     this.#persists ||= retry;
@@ -132,10 +132,10 @@ export class WSClient {
     await this.#opening.promise;
   }
 
-  /** Closes the connection, or ends the attempts to get one. Calls without an answer fail with `CONNECTION_CLOSED`. */
+  /** Closes the connection, or stops trying to connect. Calls in flight fail with `CONNECTION_CLOSED`. */
   disconnect() {
     const socket = this.#socket;
-    const wasOpen = this.#letGo("disconnected");
+    const wasOpen = this.#forgetSocket("disconnected");
     this.#persists = false;
     this.#attempts = 0;
     this.#settleOpening(new WSClientError("CONNECTION_CLOSED", "disconnected"));
@@ -144,13 +144,13 @@ export class WSClient {
   }
 
   /**
-   * Asks the server.
+   * Sends a request.
    *
    * @param {string} channel
-   * @param {unknown} [payload] anything that JSON can hold; undefined is left out
+   * @param {unknown} [payload] any value that JSON can represent; undefined is omitted
    * @param {object} [options]
    * @param {number} [options.timeout] milliseconds, instead of `requestTimeout`
-   * @param {AbortSignal} [options.signal] gives up waiting; the server is not told
+   * @param {AbortSignal} [options.signal] stops waiting; the server is not notified
    * @returns {Promise<unknown>} the response's payload; rejects with a `WSClientError`
    */
   sendMessage(channel, payload, { timeout = this.#options.requestTimeout, signal } = {}) {
@@ -187,8 +187,8 @@ export class WSClient {
   }
 
   /**
-   * Subscribes to an event; `"*"` is all of them, those of the client included. Listeners are called in the order of their
-   * subscription. One that throws is reported on the console and stops nobody else.
+   * Subscribes to an event; `"*"` means all of them, including those of the client. Listeners are called in the order in
+   * which they subscribed. If one throws, the error is logged to the console and the next one is called.
    *
    * @param {string} channel
    * @param {(payload: unknown, channel: string) => void} callback
@@ -204,7 +204,7 @@ export class WSClient {
     };
   }
 
-  /** As `onMessage`, for the next event alone. */
+  /** As `onMessage`, but only for the next event. */
   once(channel, callback) {
     const unsubscribe = this.onMessage(channel, (payload, from) => {
       unsubscribe();
@@ -220,7 +220,7 @@ export class WSClient {
 
   #open() {
     this.#stopTimers();
-    // Looked up this late, a client can be made where none can connect, as when a page is drawn on a server.
+    // Looked up only here: a client can also be created where there is no WebSocket, as in server-side rendering.
     const { WebSocket = globalThis.WebSocket, connectTimeout } = this.#options;
     if (!WebSocket) throw new TypeError("there is no global WebSocket: pass a class as option WebSocket");
     const socket = new WebSocket(this.#url, this.#protocols);
@@ -233,7 +233,7 @@ export class WSClient {
     socket.onopen = () => this.#handleOpen(socket);
     socket.onmessage = ({ data }) => socket === this.#socket && this.#handleMessage(data);
     socket.onclose = (event) => this.#handleClose(socket, event);
-    // The close event that follows tells as much. In Node an error without a listener ends the process.
+    // A close event follows and is enough. In Node an error event without a listener ends the process.
     socket.onerror = () => {};
   }
 
@@ -246,10 +246,10 @@ export class WSClient {
     this.#emit("connection:open", {});
   }
 
-  /** The end of a socket, or of an attempt. A listener may call `connect` or `disconnect` on the way. */
+  /** Handles the end of a socket, or of an attempt. Listeners can call `connect` or `disconnect` meanwhile. */
   #handleClose(socket, { code, reason }, error) {
     if (socket !== this.#socket) return;
-    const wasOpen = this.#letGo("connection lost", { code, reason });
+    const wasOpen = this.#forgetSocket("connection lost", { code, reason });
     if (wasOpen) this.#emit("connection:closed", { code, reason });
     if (this.#socket) return;
     if (this.#persists) this.#retryLater();
@@ -266,7 +266,7 @@ export class WSClient {
       this.#emit("connection:failed", { attempts });
       return;
     }
-    // The clients of a server that comes back should not all knock at the same moment.
+    // The clients of a restarted server must not all connect at the same moment.
     const jitter = 0.8 + 0.4 * Math.random();
     const delay = Math.min(reconnectInterval * 1.5 ** attempts, MAX_DELAY_MS);
     const delayMs = Math.min(Math.round(delay * jitter), MAX_DELAY_MS);
@@ -284,8 +284,8 @@ export class WSClient {
     globalThis.removeEventListener?.("online", this.#retryNow);
   }
 
-  /** Forgets the socket and fails what waits for it. Answers whether it had been open. */
-  #letGo(why, details) {
+  /** Forgets the socket and fails the calls in flight. Returns whether it was open. */
+  #forgetSocket(why, details) {
     const wasOpen = this.#wasOpen;
     this.#socket = null;
     this.#wasOpen = false;
@@ -311,7 +311,7 @@ export class WSClient {
     }
     if (message?.type === "response") this.#handleResponse(message);
     if (message?.type !== "event") return;
-    // Not before: a server that accepts connections and drops them would be tried without end.
+    // Not before: else a server that accepts connections and drops them would be tried forever.
     if (message.channel === "server:connected") this.#attempts = 0;
     this.#emit(message.channel, message.payload);
   }
@@ -325,7 +325,7 @@ export class WSClient {
   #emit(channel, payload) {
     const of = (name) => [...(this.#listeners.get(name) ?? [])].map((listener) => ({ name, listener }));
     for (const { name, listener } of [...of(channel), ...of("*")]) {
-      // One called before may have unsubscribed it.
+      // An earlier listener can have unsubscribed it.
       if (!this.#listeners.get(name)?.has(listener)) continue;
       try {
         listener.callback(payload, channel);
@@ -336,13 +336,13 @@ export class WSClient {
   }
 }
 
-/** The call that an error belongs to whose response has another id: the server refuses some before it reads ids. */
+/** The id of the call that an error is about, if the server refused the call before it read the id. */
 function refusedId(error) {
   const isRefusal = error?.code === "RATE_LIMITED" || error?.code === "INVALID_MESSAGE";
   return isRefusal ? error.details?.requestId : undefined;
 }
 
-/** A timer, unless `ms` is 0. */
+/** Starts a timer, unless `ms` is 0. */
 function after(ms, callback) {
   return ms > 0 ? setTimeout(callback, Math.min(ms, MAX_TIMER_MS)) : undefined;
 }
@@ -354,7 +354,7 @@ function deferred() {
 }
 
 function newId() {
-  // Pages that came over plain http from another host have no randomUUID.
+  // There is no randomUUID in pages from another host over plain HTTP.
   if (crypto.randomUUID) return crypto.randomUUID();
   return Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(16)).join("-");
 }

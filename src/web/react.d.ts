@@ -1,16 +1,16 @@
-/** Types of react.js: Switchboard for React 18 and newer. */
+/** Types of react.js: Switchboard for React 18 and later. */
 
 import type { ReactElement, ReactNode } from "react";
 import type { Channels, Events, OnMessage, SendMessage, WSClientError, WSClientOptions } from "./client.js";
 
 export interface UseWebSocketOptions extends WSClientOptions {
-  /** Whether to connect when mounted, and to go on trying if that fails. Default true. */
+  /** Whether to connect when mounted, and to try again if that fails. Default true. */
   autoConnect?: boolean;
 }
 
-/** The functions are the same ones at every render, until an option changes, which makes a new connection. */
+/** The functions stay the same in every render, until an option changes; then there is a new connection. */
 export interface UseWebSocketReturn {
-  /** Whether calls go through now. */
+  /** Whether the socket is open, so that calls can be sent. */
   isConnected: boolean;
   sendMessage: SendMessage;
   onMessage: OnMessage;
@@ -19,30 +19,30 @@ export interface UseWebSocketReturn {
 }
 
 export interface UseRequestReturn<Response> {
-  /** The last answer to this very request. */
+  /** The last response to this request. */
   data: Response | undefined;
   error: WSClientError | undefined;
-  /** Whether an answer is to come; before the connection stands, too. */
+  /** True until there is a response, also while the client is not connected. */
   loading: boolean;
-  /** Asks again. */
+  /** Sends the request again. */
   refetch: () => void;
 }
 
-/** One connection for everything below it. */
+/** Provides one connection to all components below. */
 export function WebSocketProvider(props: UseWebSocketOptions & { children?: ReactNode }): ReactElement;
 
-/** A connection of this component's own, or without options that of the provider above. */
+/** Opens a connection for this component; without options, returns that of the provider above. */
 export function useWebSocket(options?: UseWebSocketOptions): UseWebSocketReturn;
 
 type Payload<Channel> = Channel extends keyof Channels ? Channels[Channel]["payload"] : unknown;
 type Response<Channel> = Channel extends keyof Channels ? Channels[Channel]["response"] : any;
 type Event<Channel> = Channel extends keyof Events ? Events[Channel] : any;
-/** Any string, of which an editor offers the known ones. */
+/** Any string; an editor suggests the known ones. */
 type Name<Known> = keyof Known | (string & {});
 
 /**
- * Calls `fn` at each event, as long as the component is mounted. `socket` is what `useWebSocket` returned; default the
- * provider's.
+ * Calls `fn` for each event while the component is mounted. `socket` is the result of `useWebSocket`; default: that of the
+ * provider.
  */
 export function useEvent<Channel extends Name<Events>>(
   channel: Channel,
@@ -51,8 +51,8 @@ export function useEvent<Channel extends Name<Events>>(
 ): void;
 
 /**
- * Asks as soon as it is connected, again when the channel, the payload's JSON or the connection is another one, and on
- * `refetch()`. `socket` is what `useWebSocket` returned; default the provider's.
+ * Sends a request as soon as the client is connected, again when the channel, the payload's JSON or the connection changes,
+ * and on `refetch()`. `socket` is the result of `useWebSocket`; default: that of the provider.
  */
 export function useRequest<Channel extends Name<Channels>>(
   channel: Channel,

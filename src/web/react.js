@@ -1,5 +1,5 @@
 /**
- * Switchboard for React 18 and newer. A hook's connection lives as long as its component.
+ * Switchboard for React 18 and later. The connection of a hook is open while its component is mounted.
  */
 
 import {
@@ -20,28 +20,28 @@ import { WSClient } from "./client.js";
 const Socket = createContext(null);
 
 /**
- * One connection for everything below it: `useWebSocket()`, `useEvent` and `useRequest` find it by themselves. Takes the
- * options of `useWebSocket`.
+ * Provides one connection to all components below, for `useWebSocket()`, `useEvent` and `useRequest`. Takes the options of
+ * `useWebSocket`.
  */
 export function WebSocketProvider({ children, ...options }) {
   return createElement(Socket.Provider, { value: useOwnWebSocket(options) }, children);
 }
 
 /**
- * A connection of this component's own, or without options that of the provider above.
+ * Opens a connection for this component; without options, returns that of the provider above.
  *
- * @param {object} [options] those of `WSClient`, and `autoConnect`: whether to connect when mounted, and to go on trying if
- *   that fails; default true
- * @returns `{isConnected, sendMessage, onMessage, connect, disconnect}`. The functions are the same ones at every render,
- *   until an option changes, which makes a new connection.
+ * @param {object} [options] those of `WSClient`, and `autoConnect`: whether to connect when mounted, and to try again if that
+ *   fails; default true
+ * @returns `{isConnected, sendMessage, onMessage, connect, disconnect}`. The functions stay the same in every render,
+ *   until an option changes; then there is a new connection.
  */
 export function useWebSocket(options) {
-  // Which hooks are called may not change between renders: a component that came with options keeps having them.
+  // The same hooks must be called in every render: a component either always passes options or never.
   return options ? useOwnWebSocket(options) : useSocket();
 }
 
 function useOwnWebSocket({ autoConnect = true, ...options }) {
-  // A client that was not connected holds nothing, so one more that React throws away does no harm.
+  // A client that was never connected holds no resources, so React can discard one.
   const client = useMemo(() => new WSClient(options), OPTIONS.map((name) => options[name]));
   const functions = useMemo(
     () => ({
@@ -55,9 +55,9 @@ function useOwnWebSocket({ autoConnect = true, ...options }) {
 
   useEffect(() => {
     let isMounted = true;
-    // StrictMode mounts everything twice in one go. Not even a socket is made for the first time.
+    // StrictMode mounts each component twice in a row. The delay avoids a socket for the first time.
     queueMicrotask(() => {
-      // `isConnected` and the connection events tell how it ended.
+      // `isConnected` and the connection events report the result.
       if (isMounted && autoConnect) client.connect({ retry: true }).catch(() => {});
     });
     return () => {
@@ -77,7 +77,7 @@ function useOwnWebSocket({ autoConnect = true, ...options }) {
   return useMemo(() => ({ isConnected, ...functions }), [isConnected, functions]);
 }
 
-/** Options that make another client when they change. */
+/** A change of one of these options creates a new client. */
 const OPTIONS = [
   "url",
   "token",
@@ -90,11 +90,11 @@ const OPTIONS = [
 ];
 
 /**
- * Calls `fn(payload, channel)` at each event, as long as the component is mounted. `fn` may be another function at every render.
+ * Calls `fn(payload, channel)` for each event while the component is mounted. `fn` can differ in every render.
  *
- * @param {string} channel `"*"` is all of them
+ * @param {string} channel `"*"` means all events
  * @param {(payload: unknown, channel: string) => void} fn
- * @param {object} [socket] what `useWebSocket` returned; default the provider's
+ * @param {object} [socket] the result of `useWebSocket`; default: that of the provider
  */
 export function useEvent(channel, fn, socket) {
   const { onMessage } = useSocket(socket);
@@ -109,13 +109,14 @@ export function useEvent(channel, fn, socket) {
 }
 
 /**
- * Asks the server as soon as it is connected, again when the channel, the payload's JSON or the connection is another one,
+ * Sends a request as soon as the client is connected, again when the channel, the payload's JSON or the connection changes,
  * and on `refetch()`.
  *
  * @param {string} channel
  * @param {unknown} [payload]
- * @param {object} [socket] what `useWebSocket` returned; default the provider's
- * @returns `{data, error, loading, refetch}`. `loading` until there is an answer. While it asks the same again, `data` stays.
+ * @param {object} [socket] the result of `useWebSocket`; default: that of the provider
+ * @returns `{data, error, loading, refetch}`. `loading` is true until there is a response. `data` is kept while the same request is
+ *   repeated.
  */
 export function useRequest(channel, payload, socket) {
   const { isConnected, sendMessage } = useSocket(socket);
@@ -129,13 +130,13 @@ export function useRequest(channel, payload, socket) {
     setState((last) => ({ key, data: last.key === key ? last.data : undefined, loading: true }));
     sendMessage(channel, payload, { signal: abort.signal }).then(
       (data) => setState({ key, data, loading: false }),
-      // One that was aborted has nothing to say any more: another has taken its place, or will.
+      // An aborted request has been replaced by another one, or the component is unmounted.
       (error) => error.code !== "ABORTED" && setState(({ data }) => ({ key, data, error, loading: false })),
     );
     return () => abort.abort();
   }, [sendMessage, isConnected, key, round]);
 
-  // Until its effect has run, the state is that of the request before.
+  // Until the effect has run, the state is that of the previous request.
   const { data, error, loading } = state.key === key ? state : { loading: true };
   return { data, error, loading, refetch };
 }

@@ -1,4 +1,4 @@
-// What a client on Node's `ws` sees of a server with an `echo` handler and a `tell` handler.
+// A client with Node's `ws`, for a server with handlers for `echo` and `tell`.
 // Usage: node_client.cjs PORT. Prints "ok", or fails.
 
 const assert = require("node:assert");
@@ -7,7 +7,7 @@ const WebSocket = require("ws");
 const url = `ws://localhost:${process.argv[2]}/`;
 setTimeout(() => assert.fail("took too long"), 120_000).unref();
 
-/** A client whose messages can be awaited one by one. */
+/** Connects a client; `next()` waits for its next message. */
 function connect(protocols) {
   const socket = new WebSocket(url, protocols);
   const messages = [];
@@ -34,7 +34,7 @@ async function main() {
     a.send(JSON.stringify({ type: "request", id: "1", channel: "echo", payload }));
     assert.deepEqual((await a.next()).payload, payload);
   }
-  // JavaScript writes a lone surrogate as an escape, and wants it back.
+  // JavaScript writes a lone surrogate as an escape; it must come back unchanged.
   a.send(JSON.stringify({ type: "request", id: "\ud800", channel: "echo", payload: "\udfff" }));
   const lone = await a.next();
   assert.deepEqual([lone.id, lone.payload], ["\ud800", "\udfff"]);

@@ -1,4 +1,4 @@
-"""What a client on Python's `websockets` sees of a server with an `echo` handler and a `tell` handler.
+"""A client with Python's `websockets`, for a server with handlers for `echo` and `tell`.
 
 Usage: python_client.py PORT. Prints "ok", or fails.
 """
@@ -61,7 +61,7 @@ async def main(port):
     try:
         await client.send("x" * (17 << 20))
         await client.recv()
-        raise AssertionError("a message over the limit closes")
+        raise AssertionError("a message over the limit must close the connection")
     except websockets.ConnectionClosed as closed:
         assert closed.rcvd.code == 1009, closed
 

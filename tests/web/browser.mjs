@@ -1,4 +1,4 @@
-// Headless Chromium, on pages of a small HTTP server that hands out this repository's files.
+// Headless Chromium, on pages of a small HTTP server that serves files of this repository.
 
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -11,7 +11,7 @@ import { chromium } from "playwright-core";
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const TYPES = { ".js": "text/javascript", ".mjs": "text/javascript" };
 
-/** Where Chromium is. */
+/** The path of Chromium. */
 export const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 
 export const CHROMIUM_ARGUMENTS = [
@@ -37,14 +37,14 @@ export class Browser {
     return browser;
   }
 
-  /** An empty page on which the repository's modules can be imported by their paths, and `react` in a version. */
+  /** Opens an empty page that can import modules of this repository by path, and the given version of `react`. */
   async open({ react = "19" } = {}) {
     const page = await this.#browser.newPage();
     await page.goto(`http://localhost:${this.#pages.address().port}/?react=${react}`);
     return page;
   }
 
-  /** Runs a case of a module in a page of its own. `functions` can be called by it as members of its argument. */
+  /** Runs a case of a module in its own page. The case can call `functions` as members of its argument. */
   async run(module, list, name, functions, options) {
     const page = await this.open(options);
     try {
@@ -61,7 +61,7 @@ export class Browser {
   }
 }
 
-/** Runs a case of a module on a page. `functions` are names of global functions, which it gets as members of its argument. */
+/** Runs a case of a module on a page. `functions` are names of global functions; the case gets them as its argument. */
 export function runOn(page, module, list, name, functions = []) {
   return page.evaluate(
     async ([module, list, name, functions]) => {
@@ -78,7 +78,7 @@ function answer(request, response) {
   if (url.pathname === "/") return send("text/html", page(url.searchParams.get("react")));
   if (url.pathname === "/react") return send("text/javascript", reactModule(url.searchParams.get("version")));
   const type = TYPES[extname(url.pathname)];
-  // A browser asks for a favicon, too.
+  // A browser also requests a favicon.
   if (!type || !/^\/(src\/web|tests\/web)\//.test(url.pathname)) return response.writeHead(404).end();
   send(type, readFileSync(join(ROOT, url.pathname)));
 }
@@ -89,7 +89,7 @@ function page(react) {
   return `<!doctype html><title>Test</title><script type="importmap">${imports}</script><div id="root"></div>`;
 }
 
-/** React, `react-dom` and `react-dom/client`, which come as CommonJS, as one module that a browser can import. */
+/** Packs React, `react-dom` and `react-dom/client`, which are CommonJS, into one module that a browser can import. */
 function reactModule(version) {
   const [react, dom, client] =
     version === "18"

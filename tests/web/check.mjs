@@ -1,12 +1,12 @@
-// Assertions and waiting, in Node and in browsers alike.
+// Assertions and waiting, in Node and in browsers.
 
-/** Compares what two values are as JSON, `undefined` included. */
+/** Compares two values as JSON, including `undefined`. */
 export function equal(actual, expected, what = "") {
   const show = (value) => JSON.stringify(value, (_, part) => (part === undefined ? "(undefined)" : part));
   if (show(actual) !== show(expected)) throw new Error(`${what} expected ${show(expected)}, got ${show(actual)}`);
 }
 
-/** The error of a promise that must fail, as `[code, message]`. */
+/** Returns the error of a promise that must fail, as `[code, message]`. */
 export async function failure(promise, what = "a failure") {
   const error = await within(promise.then(() => null, (error) => error), what);
   if (!error) throw new Error(`expected ${what}`);
@@ -15,21 +15,21 @@ export async function failure(promise, what = "a failure") {
 
 const { setTimeout, clearTimeout } = globalThis;
 
-/** Waits for something that must come; so generous that only a hang misses it. */
+/** Waits for something that must happen. The deadline is so long that only a hang exceeds it. */
 export async function within(promise, what) {
   let timer;
   const deadline = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`waited in vain for ${what}`)), 60_000);
+    timer = setTimeout(() => reject(new Error(`timed out waiting for ${what}`)), 60_000);
   });
   return Promise.race([promise, deadline]).finally(() => clearTimeout(timer));
 }
 
-/** Waits until every promise that can go on by itself has done so. Timers do not. */
+/** Waits until no promise can make progress without a timer. */
 export async function settled() {
   for (let turn = 0; turn < 20; turn++) await null;
 }
 
-/** What was seen, in order, and the means to wait for more. */
+/** Records entries in order, and waits for more. */
 export class Log {
   entries = [];
   #waiting = new Set();
@@ -39,12 +39,12 @@ export class Log {
     for (const look of this.#waiting) look();
   };
 
-  /** What was seen since the last time. */
+  /** Removes and returns all entries. */
   take() {
     return this.entries.splice(0);
   }
 
-  /** Waits until an entry fits; answers it and forgets it and those before it. */
+  /** Waits until an entry matches; returns it, and removes it and the entries before it. */
   until(fits, what = String(fits)) {
     return within(
       new Promise((resolve) => {

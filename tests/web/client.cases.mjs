@@ -1,5 +1,5 @@
-// What src/web/client.js promises. Runs in Node and in a browser: `offline` on sockets and a clock that are not real, `online`
-// against the real server.
+// What src/web/client.js promises. Runs in Node and in browsers: `offline` with simulated sockets and time, `online` against
+// the real server.
 
 import { WSClient, WSClientError } from "../../src/web/client.js";
 import { Log, equal, failure, settled } from "./check.mjs";
@@ -7,7 +7,7 @@ import { Clock, GlobalEvents, fakeWebSocket } from "./fakes.mjs";
 
 const CONNECTION_EVENTS = ["open", "closed", "reconnecting", "failed"].map((name) => `connection:${name}`);
 
-/** A client on fake sockets, with what it told of itself. */
+/** A client on fake sockets, with a log of its own events. */
 function fake(options) {
   const Socket = fakeWebSocket();
   const client = new WSClient({ url: "ws://test", WebSocket: Socket, ...options });
@@ -26,7 +26,7 @@ async function connected(options) {
   return { ...parts, socket: parts.Socket.last };
 }
 
-/** Gives a case the clock, and checks that nothing of it is left when the client is disconnected. */
+/** Runs a case with a simulated clock. */
 function onClock(run) {
   return async () => {
     const clock = new Clock();
@@ -39,7 +39,7 @@ function onClock(run) {
 }
 
 export const offline = {
-  "answers find their calls, in whatever order they come": async () => {
+  "responses reach their calls in any order": async () => {
     const { client, socket } = await connected();
     const calls = [client.sendMessage("a", { x: 1 }), client.sendMessage("b"), client.sendMessage("c", null)];
     const [a, b, c] = socket.sent;
@@ -63,14 +63,14 @@ export const offline = {
     equal(error.channel, "chat:list");
   },
 
-  "a call that was refused before its id was read fails at once, and no other": async () => {
+  "a call that was refused before its id was read fails immediately": async () => {
     const { client, socket } = await connected();
     const calls = [client.sendMessage("a"), client.sendMessage("b"), client.sendMessage("c"), client.sendMessage("d")];
     const [a, b, c, d] = socket.sent;
     const refuse = (code, details, request) => socket.refuse({ code, message: code, details }, request);
     refuse("RATE_LIMITED", { requestId: b.id, retryAfterMs: 70 }, { id: "rate_limited", channel: "system" });
     refuse("INVALID_MESSAGE", undefined, c);
-    // Neither is about the call that the details name.
+    // Not about the calls in their details.
     refuse("RATE_LIMITED", { requestId: a.id }, d);
     refuse("HANDLER_ERROR", { requestId: a.id }, { id: "unknown", channel: "x" });
     refuse("INVALID_MESSAGE", undefined, { id: "invalid_message", channel: "system" });
@@ -78,17 +78,17 @@ export const offline = {
     equal([limited.code, limited.details.retryAfterMs, limited.channel], ["RATE_LIMITED", 70, "b"]);
     equal((await failure(calls[2]))[0], "INVALID_MESSAGE");
     equal((await failure(calls[3]))[0], "RATE_LIMITED");
-    socket.answer("late, but well", a);
-    equal(await calls[0], "late, but well");
+    socket.answer("late, but accepted", a);
+    equal(await calls[0], "late, but accepted");
   },
 
-  "a call without an answer ends with TIMEOUT, and its late answer is nothing": onClock(async (clock) => {
+  "a call without a response ends with TIMEOUT; a late one is ignored": onClock(async (clock) => {
     const { client, socket } = await connected({ requestTimeout: 500 });
     const slow = client.sendMessage("slow");
     const patient = client.sendMessage("patient", undefined, { timeout: 2000 });
     const endless = client.sendMessage("endless", undefined, { timeout: 0 });
-    const forEver = client.sendMessage("for ever", undefined, { timeout: Infinity });
-    // A timer cannot wait longer, and one that is asked to would end at once.
+    const infinite = client.sendMessage("infinite", undefined, { timeout: Infinity });
+    // The longest time that a timer supports; a longer one would fire immediately.
     equal(clock.left, [500, 2000, 2 ** 31 - 1]);
     clock.advance(499);
     clock.advance(1);
@@ -99,7 +99,7 @@ export const offline = {
     equal(await patient, "in time");
     socket.answer(1, socket.sent[2]);
     socket.answer(2, socket.sent[3]);
-    equal([await endless, await forEver], [1, 2]);
+    equal([await endless, await infinite], [1, 2]);
     equal(clock.left, []);
     const lost = client.sendMessage("default");
     equal(clock.left, [500]);
@@ -132,7 +132,7 @@ export const offline = {
     socket.answer("too late");
   }),
 
-  "a payload that JSON cannot hold is refused and not sent": onClock(async (clock) => {
+  "a payload that JSON cannot represent is refused and not sent": onClock(async (clock) => {
     const { client, socket } = await connected();
     const circle = {};
     circle.self = circle;
@@ -154,7 +154,7 @@ export const offline = {
     equal(Socket.last.sent, []);
   },
 
-  "whoever connects twice has one socket": onClock(async (clock) => {
+  "connecting twice opens one socket": onClock(async (clock) => {
     const { Socket, client, log } = fake();
     equal([client.connectionState, client.isConnected], ["closed", false]);
     const both = [client.connect(), client.connect()];
@@ -166,7 +166,7 @@ export const offline = {
     equal([log.take(), clock.left], [[["open", {}]], []]);
   }),
 
-  "a first attempt that fails is not followed by another": onClock(async (clock) => {
+  "a failed first attempt is not repeated": onClock(async (clock) => {
     const { Socket, client, log } = fake();
     const connecting = client.connect();
     Socket.last.end();
@@ -178,7 +178,7 @@ export const offline = {
     equal(Socket.made.length, 2);
   }),
 
-  "a first attempt that fails is followed by others if that was asked for": onClock(async (clock) => {
+  "a failed first attempt is repeated with retry": onClock(async (clock) => {
     const { Socket, client, log } = fake();
     const connecting = client.connect({ retry: true });
     Socket.last.end();
@@ -190,7 +190,7 @@ export const offline = {
     await connecting;
     equal(Socket.made.length, 3);
 
-    // Even of a client that does not reconnect; once it is lost, it stays so.
+    // Also for a client that does not reconnect after a lost connection.
     const other = fake({ reconnect: false, maxReconnectAttempts: 1 });
     const failing = other.client.connect({ retry: true });
     other.Socket.last.end();
@@ -221,7 +221,7 @@ export const offline = {
     client.disconnect();
     equal(await failure(connecting), ["CONNECTION_CLOSED", "disconnected"]);
     equal([socket.closed.length, client.connectionState, clock.left], [1, "closed", []]);
-    // What a browser reports of a socket that was closed too early.
+    // A browser reports this for a socket that was closed before it was open.
     socket.end();
     equal([clock.left, log.take()], [[], []]);
   }),
@@ -235,7 +235,7 @@ export const offline = {
     log.take();
     clock.advance(100_000);
     equal([Socket.made.length, log.take()], [1, []]);
-    // The attempts before do not count any more.
+    // Earlier attempts no longer count.
     const connecting = client.connect();
     Socket.last.open();
     await connecting;
@@ -243,7 +243,7 @@ export const offline = {
     equal(clock.left, [1000]);
   }),
 
-  "one can connect again after disconnecting, and the old socket is heard no more": async () => {
+  "a client can connect again; messages of its old socket are ignored": async () => {
     const { Socket, client, log, socket } = await connected();
     const pending = client.sendMessage("a");
     const [request] = socket.sent;
@@ -267,7 +267,7 @@ export const offline = {
     equal(await call, "from the new one");
   },
 
-  "a lost connection fails what waits, says so, and comes back": onClock(async (clock) => {
+  "a lost connection fails calls in flight, emits events and reconnects": onClock(async (clock) => {
     const { Socket, client, log, socket } = await connected();
     const calls = [client.sendMessage("a"), client.sendMessage("b")];
     socket.end(1001, "bye");
@@ -292,14 +292,14 @@ export const offline = {
     equal([log.take(), client.isConnected, clock.left], [[["open", {}]], true, []]);
   }),
 
-  "a client that is not to reconnect stays away": onClock(async (clock) => {
+  "a client with reconnect: false does not reconnect": onClock(async (clock) => {
     const { client, log, socket } = await connected({ reconnect: false });
     socket.end();
     equal([log.take(), client.connectionState], [[["closed", { code: 1006, reason: "" }]], "closed"]);
     equal(clock.left, []);
   }),
 
-  "pauses grow by half up to 30 s, and end": onClock(async (clock) => {
+  "pauses grow by half up to 30 s, and attempts end": onClock(async (clock) => {
     const { Socket, client, log, socket } = await connected({ maxReconnectAttempts: 11 });
     socket.end();
     const pauses = [];
@@ -311,7 +311,7 @@ export const offline = {
     equal(pauses, [1000, 1500, 2250, 3375, 5063, 7594, 11_391, 17_086, 25_629, 30_000, 30_000]);
     equal(log.take().at(-1), ["failed", { attempts: 11 }]);
     equal([client.connectionState, clock.left, Socket.made.length], ["closed", [], 12]);
-    // Afterwards the count starts again.
+    // Then the count starts again.
     const connecting = client.connect();
     Socket.last.open();
     await connecting;
@@ -329,7 +329,7 @@ export const offline = {
     equal(defaults.log.take().at(-1), ["failed", { attempts: 10 }]);
   }),
 
-  "pauses vary by a fifth, and are never longer than 30 s": onClock(async (clock) => {
+  "pauses vary by a fifth, up to 30 s": onClock(async (clock) => {
     for (const [random, reconnectInterval, pause] of [
       [0, 10_000, 8000],
       [1, 10_000, 12_000],
@@ -345,11 +345,11 @@ export const offline = {
     }
   }),
 
-  "attempts count until the server has greeted": onClock(async (clock) => {
+  "attempts count until server:connected": onClock(async (clock) => {
     const { Socket, log, socket } = await connected();
     socket.end();
     clock.advance(1000);
-    // It accepts, and drops.
+    // The server accepts the connection and drops it.
     Socket.last.open();
     Socket.last.end();
     equal(log.take().at(-1), ["reconnecting", { attempt: 2, delayMs: 1500 }]);
@@ -359,7 +359,7 @@ export const offline = {
     equal(log.take().at(-1), ["reconnecting", { attempt: 1, delayMs: 1000 }]);
   }),
 
-  "back online means to try at once, and once": onClock(async (clock) => {
+  "a client that comes back online tries immediately, and once": onClock(async (clock) => {
     const events = new GlobalEvents();
     try {
       const { Socket, client, log, socket } = await connected();
@@ -379,12 +379,12 @@ export const offline = {
     }
   }),
 
-  "connecting while it waits to try again tries at once": onClock(async (clock) => {
+  "connect during a pause tries immediately": onClock(async (clock) => {
     const { Socket, client, socket } = await connected();
     socket.end();
     const connecting = client.connect();
     equal([Socket.made.length, clock.left], [2, [10_000]]);
-    // The lost connection goes on being tried for.
+    // The client still tries to restore the lost connection.
     Socket.last.end();
     equal(clock.left, [1500]);
     clock.advance(1500);
@@ -393,7 +393,7 @@ export const offline = {
     equal([Socket.made.length, clock.left], [3, []]);
   }),
 
-  "connecting while the old socket closes opens another": onClock(async (clock) => {
+  "connect while the old socket closes opens another": onClock(async (clock) => {
     const { Socket, client, log, socket } = await connected();
     socket.readyState = 2;
     equal([client.isConnected, client.connectionState], [false, "closing"]);
@@ -405,7 +405,7 @@ export const offline = {
     equal(log.take().map(([name]) => name), ["closed", "reconnecting", "open"]);
   }),
 
-  "a listener may disconnect or connect when the connection is lost": onClock(async (clock) => {
+  "a listener can disconnect or connect when the connection is lost": onClock(async (clock) => {
     const first = await connected();
     first.client.once("connection:closed", () => first.client.disconnect());
     first.socket.end();
@@ -425,7 +425,7 @@ export const offline = {
     third.socket.end();
     equal([third.client.connectionState, clock.left], ["closed", []]);
 
-    // A promise that is rejected in the middle of it is free to do the same.
+    // The handler of a rejected promise can do the same.
     const fourth = await connected();
     fourth.client.sendMessage("a").catch(() => fourth.client.disconnect());
     fourth.socket.end();
@@ -433,7 +433,7 @@ export const offline = {
     equal([fourth.client.connectionState, clock.left], ["closed", []]);
   }),
 
-  "listeners are called in order, whatever they do": async () => {
+  "listeners are called in order, even if they throw or unsubscribe": async () => {
     const { client, socket } = await connected();
     const log = new Log();
     const tell = (channel, payload) => {
@@ -462,7 +462,7 @@ export const offline = {
       client.offMessage("a");
       equal(tell("a", undefined), [["all", "a", undefined]]);
 
-      // One function twice is two subscriptions, and an end is an end of one, once.
+      // The same function twice is two subscriptions, which end separately.
       const same = () => log.add("same");
       const ends = [client.onMessage("a", same), client.onMessage("a", same)];
       endAll();
@@ -484,21 +484,21 @@ export const offline = {
     }
   },
 
-  "what is no message is nothing": async () => {
+  "invalid messages are ignored": async () => {
     const { client, socket } = await connected();
     const silenced = silenceConsole();
     try {
       for (const text of ["{", "", "null", "[]", "1", '"event"', "{}", '{"type":"request"}', '{"type":"response"}']) {
         socket.receive(text);
       }
-      // Two of them are not even JSON.
+      // Two of them are not JSON.
       equal([client.isConnected, silenced.count], [true, 2]);
     } finally {
       silenced.restore();
     }
   },
 
-  "a token is shown as a subprotocol, and never in an error": async () => {
+  "a token is sent as a subprotocol, and never part of an error": async () => {
     const { Socket, client } = fake({ token: "s3cret" });
     client.connect().catch(() => {});
     equal(Socket.last.protocols, ["switchboard.v1", "bearer.s3cret"]);
@@ -514,7 +514,7 @@ export const offline = {
     equal((await failure(Promise.resolve().then(() => fake({ url: "" }))))[0], "TypeError");
   },
 
-  "a client can be made where none can connect": async () => {
+  "a client can be created without a WebSocket class": async () => {
     const { WebSocket } = globalThis;
     globalThis.WebSocket = undefined;
     try {
@@ -529,7 +529,7 @@ export const offline = {
     }
   },
 
-  "an option that is undefined has its default": onClock(async (clock) => {
+  "an undefined option has its default": onClock(async (clock) => {
     const { client, socket } = await connected({ requestTimeout: undefined, reconnect: undefined });
     client.sendMessage("a", 1, { timeout: undefined }).catch(() => {});
     equal(clock.left, [30_000]);
@@ -552,7 +552,7 @@ export const offline = {
   },
 };
 
-/** The timers of a client that connects with these options. */
+/** Returns the timers of a client that connects with these options. */
 function fakeTimers(clock, options) {
   const { client } = fake(options);
   client.connect().catch(() => {});
@@ -574,7 +574,7 @@ function silenceConsole() {
  * `kill`, `stop`, `pause`, `restart` do what they say. `WebSocket` is the class to use, if not the global one.
  */
 export const online = {
-  "calls, errors and events": async ({ server, WebSocket }) => {
+  "calls, errors and events reach a real server and its clients": async ({ server, WebSocket }) => {
     const url = await server("start");
     const client = new WSClient({ url, WebSocket });
     const other = new WSClient({ url: new URL(url), WebSocket });
@@ -599,7 +599,7 @@ export const online = {
     other.disconnect();
   },
 
-  "calls beyond the rate fail at once, each one by itself": async ({ server, WebSocket }) => {
+  "each call over the rate limit fails immediately": async ({ server, WebSocket }) => {
     const client = new WSClient({ url: await server("start", { args: ["--rate-limit", "100/600000"] }), WebSocket });
     await client.connect();
     const calls = Array.from({ length: 300 }, () => client.sendMessage("system:ping"));
@@ -610,7 +610,7 @@ export const online = {
     client.disconnect();
   },
 
-  "a killed server is lost, and found again": async ({ server, WebSocket }) => {
+  "a client reconnects to a server that was killed": async ({ server, WebSocket }) => {
     const url = await server("start");
     const client = new WSClient({ url, WebSocket, reconnectInterval: 20, maxReconnectAttempts: Infinity });
     const log = new Log();
@@ -624,7 +624,7 @@ export const online = {
     equal([client.isConnected, client.connectionState], [false, "connecting"]);
     const [, closed] = await log.until(([channel]) => channel === "connection:closed");
     equal(closed.code, 1006);
-    // It is not there at the first attempt, and at the second neither.
+    // The server is not running at the first and second attempt.
     await log.until(([channel, payload]) => channel === "connection:reconnecting" && payload.attempt === 3);
     await server("restart");
     await log.until(([channel]) => channel === "connection:open");
@@ -633,7 +633,7 @@ export const online = {
     client.disconnect();
   },
 
-  "a server that stops says so": async ({ server, WebSocket }) => {
+  "a server that stops sends server:shutdown": async ({ server, WebSocket }) => {
     const client = new WSClient({ url: await server("start"), WebSocket, reconnectInterval: 5, maxReconnectAttempts: 2 });
     const log = new Log();
     client.onMessage("*", (payload, channel) => log.add(channel, payload));
@@ -651,7 +651,7 @@ export const online = {
     client.disconnect();
   },
 
-  "a client may leave while it connects, and come again": async ({ server, WebSocket }) => {
+  "a client can disconnect while it connects, and connect again": async ({ server, WebSocket }) => {
     const client = new WSClient({ url: await server("start"), WebSocket });
     const connecting = client.connect();
     client.disconnect();
@@ -660,13 +660,13 @@ export const online = {
     client.disconnect();
     await client.connect();
     equal(typeof (await client.sendMessage("system:ping")).timestamp, "number");
-    // The others have gone, or are just going.
+    // The other connections are closed or closing.
     const clients = async () => (await client.sendMessage("system:stats")).clients;
     while ((await clients()) > 1);
     client.disconnect();
   },
 
-  "a token opens the door": async ({ server, WebSocket }) => {
+  "a token gives access": async ({ server, WebSocket }) => {
     const url = await server("start", { environment: { SWITCHBOARD_TOKEN: "s3cret" } });
     const right = new WSClient({ url, WebSocket, token: "s3cret" });
     await right.connect();

@@ -27,7 +27,7 @@ for (const name of Object.keys(online)) {
   });
 }
 
-test("a browser that is back online tries at once", async (t) => {
+test("a browser that comes back online reconnects immediately", async (t) => {
   const server = controlled();
   t.after(server.end);
   const page = await browser.open();
@@ -47,5 +47,5 @@ test("a browser that is back online tries at once", async (t) => {
   await page.context().setOffline(true);
   await page.context().setOffline(false);
   await within(page.evaluate("back"), "the connection");
-  assert.ok(performance.now() - lost < delayMs, "it has only waited for its turn");
+  assert.ok(performance.now() - lost < delayMs, "the client waited for its next attempt");
 });

@@ -13,22 +13,22 @@ import { WSClient } from "../../src/web/client.js";
 import { CHROMIUM, CHROMIUM_ARGUMENTS } from "./browser.mjs";
 import { Server } from "./server.mjs";
 
-/** Opens the console of a server, does something with it, and sees that the page had nothing to complain about. */
+/** Opens the console of a server, runs `work` on it, and checks that the page reported no error. */
 async function withConsole(work, { args, viewport = { width: 1280, height: 800 }, between } = {}) {
   const server = await Server.start({ args });
   const browser = await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_ARGUMENTS });
   try {
     const page = await browser.newPage({ viewport });
     page.setDefaultTimeout(60_000);
-    const complaints = [];
-    page.on("pageerror", (error) => complaints.push(String(error)));
-    // Violations of the Content-Security-Policy are among them.
-    page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+    const errors = [];
+    page.on("pageerror", (error) => errors.push(String(error)));
+    // These include violations of the Content-Security-Policy.
+    page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
     if (between) await page.routeWebSocket(server.url, (socket) => between(socket, socket.connectToServer()));
     await page.goto(server.url.replace(/^ws/, "http"));
-    await work(page, server, complaints);
-    // That a server is away is the browser's to report.
-    const ours = complaints.filter((text) => !/WebSocket connection to .* failed/.test(text));
+    await work(page, server, errors);
+    // The browser itself reports that it cannot reach the server.
+    const ours = errors.filter((text) => !/WebSocket connection to .* failed/.test(text));
     assert.deepEqual(ours, []);
   } finally {
     await browser.close();
@@ -47,7 +47,7 @@ async function call(server, channel, payload) {
   return answer;
 }
 
-test("it lists every channel, makes a call and shows the answer", () =>
+test("it lists every channel, sends a request and shows the response", () =>
   withConsole(async (page, server) => {
     await isConnected(page);
     const channels = (await call(server, "system:channels")).map(({ channel }) => channel);
@@ -89,14 +89,14 @@ test("it lists every channel, makes a call and shows the answer", () =>
     assert.equal(await call(server, "settings:get", { key: "theme" }), "dark");
   }));
 
-test("it is worked from the keyboard", () =>
+test("it can be used with the keyboard", () =>
   withConsole(async (page) => {
     await isConnected(page);
     await row(page, "channels", "system:ping").waitFor();
     const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.dataset.channel);
     await page.keyboard.press("/");
     assert.equal(await focused(), "search");
-    // The whole list is one stop, within which arrows lead on.
+    // The list is one stop of the Tab key; the arrow keys move inside it.
     await page.keyboard.press("Tab");
     assert.equal(await focused(), "chat:list");
     await page.keyboard.press("ArrowDown");
@@ -111,7 +111,7 @@ test("it is worked from the keyboard", () =>
     await page.locator("#response").getByText("timestamp").waitFor();
   }));
 
-test("what was copied is what was shown", () =>
+test("the copied text is the text that was shown", () =>
   withConsole(async (page) => {
     await isConnected(page);
     await page.fill("#channel", "system:ping");
@@ -125,7 +125,7 @@ test("what was copied is what was shown", () =>
     assert.match(answer, /^\{\n  "timestamp": \d+\n\}$/);
   }));
 
-test("it shows events as they come, filtered and paused as wanted, and text only as text", () =>
+test("it shows events, filters and pauses them, and never interprets HTML", () =>
   withConsole(async (page, server) => {
     await isConnected(page);
     await call(server, "settings:set", { key: "k", value: "<img src=x onerror=alert(1)>" });
@@ -135,7 +135,7 @@ test("it shows events as they come, filtered and paused as wanted, and text only
     assert.equal(await page.locator("#events img").count(), 0);
 
     await page.fill("#filter", "nothing like this");
-    await page.getByText("No event fits the filter.").waitFor();
+    await page.getByText("No event matches the filter.").waitFor();
     await page.fill("#filter", "settings:changed");
     await row(page, "events", "settings:changed").waitFor();
     await page.fill("#filter", "");
@@ -146,10 +146,10 @@ test("it shows events as they come, filtered and paused as wanted, and text only
     await page.click("#pause");
     await row(page, "events", "meanwhile").waitFor();
     await page.click("#clear");
-    await page.getByText("Events will appear here").waitFor();
+    await page.getByText("Events appear here").waitFor();
   }));
 
-test("a flood of events leaves the log bounded, and the row open that somebody reads", () =>
+test("many events leave the log bounded, and an open row open", () =>
   withConsole(async (page, server) => {
     await isConnected(page);
     await row(page, "channels", "system:ping").waitFor();
@@ -167,7 +167,7 @@ test("a flood of events leaves the log bounded, and the row open that somebody r
     client.disconnect();
   }));
 
-test("many changes of chats are few questions", () =>
+test("many changes of chats cause few requests", () =>
   withConsole(async (page, server) => {
     await isConnected(page);
     await page.click("#new-chat");
@@ -181,12 +181,12 @@ test("many changes of chats are few questions", () =>
     await page.locator("#messages").getByText("message 399").waitFor();
     await row(page, "chats", "400").waitFor();
     const asked = (await client.sendMessage("system:stats")).requests - before - 400;
-    assert.ok(asked < 100, `${asked} requests of the page`);
+    assert.ok(asked < 100, `${asked} requests from the page`);
     assert.equal(await page.locator(".message").count(), 200);
     client.disconnect();
   }));
 
-test("it shows chats, and what others say in them", () =>
+test("it shows chats, and messages that other clients add", () =>
   withConsole(async (page, server) => {
     await isConnected(page);
     await page.click("#new-chat");
@@ -200,12 +200,12 @@ test("it shows chats, and what others say in them", () =>
     await row(page, "chats", "2New Chat").waitFor();
     await call(server, "chat:delete", { id: chat.id });
     await page.getByText("There are no chats yet.").waitFor();
-    await page.getByText("Choose a chat, or make a new one.").waitFor();
+    await page.getByText("Select a chat, or create a new one.").waitFor();
   }));
 
 const CHAT_STREAM = { channel: "ai:chat-stream", direction: "Request", payload: "ChatRequest", response: "ChatResponse", description: "" };
 
-/** Stands between the page and the server, with or without a model that answers. */
+/** Intercepts messages between page and server, and plays a model, or hides all models. */
 const withModel = (answer) => (page, server) => {
   let listing;
   page.onMessage((text) => {
@@ -222,7 +222,7 @@ const withModel = (answer) => (page, server) => {
   });
 };
 
-test("it streams an answer into a chat, and says why where there is none", async () => {
+test("it streams an answer into a chat, or says why it cannot", async () => {
   let asked;
   const answer = (page, { id, payload }) => {
     asked = payload;
@@ -270,7 +270,7 @@ test("it streams an answer into a chat, and says why where there is none", async
   );
 });
 
-test("what is asked, and the answer, are in the chat for everyone", () =>
+test("question and answer are stored in the chat", () =>
   withConsole(async (page, server) => {
     await page.click("#new-chat");
     await page.selectOption("#model", "echo/echo");
@@ -285,7 +285,7 @@ test("what is asked, and the answer, are in the chat for everyone", () =>
     assert.equal(await page.locator(".message").count(), 2);
   }));
 
-test("it is of use on a server that has no registry", () =>
+test("it works with a server without a registry", () =>
   withConsole(
     async (page) => {
       await isConnected(page);
@@ -309,16 +309,16 @@ test("it is of use on a server that has no registry", () =>
     },
   ));
 
-test("nothing runs on the page but its own script", () =>
-  withConsole(async (page, server, complaints) => {
+test("the page runs no script but its own", () =>
+  withConsole(async (page, server, errors) => {
     await isConnected(page);
     await page.evaluate(() => document.body.append(Object.assign(document.createElement("script"), { textContent: "ran = true" })));
     assert.equal(await page.evaluate(() => typeof ran), "undefined");
-    // What the page must not complain of elsewhere, it does complain of here.
-    assert.match(complaints.splice(0).join(), /Content Security Policy/);
+    // Only here the page reports an error.
+    assert.match(errors.splice(0).join(), /Content Security Policy/);
   }));
 
-test("it comes back by itself after a restart, and says so meanwhile", () =>
+test("it reconnects after a restart, and shows its state meanwhile", () =>
   withConsole(async (page, server) => {
     await isConnected(page);
     await server.kill();
@@ -338,7 +338,7 @@ test("it comes back by itself after a restart, and says so meanwhile", () =>
     await isConnected(page);
   }));
 
-test("it measures", () =>
+test("it shows figures and charts", () =>
   withConsole(async (page) => {
     await page.locator("#f-latency").getByText(/^\d+\.\d ms$/).waitFor();
     assert.equal(await page.textContent("#f-clients"), "1");
@@ -351,12 +351,12 @@ test("it measures", () =>
     await drawn("#chart-calls");
   }));
 
-test("it asks for the token, and remembers it for a reload", async () => {
+test("it asks for the token, and keeps it for a reload", async () => {
   const folder = mkdtempSync(join(tmpdir(), "switchboard-token-"));
   writeFileSync(join(folder, "token"), "s3cret\n");
   const show = async (page, token) => {
     await page.fill("#token", token);
-    await page.getByRole("button", { name: "Show it" }).click();
+    await page.getByRole("button", { name: "Connect" }).click();
   };
   await withConsole(
     async (page, server) => {
@@ -380,7 +380,7 @@ test("it asks for the token, and remembers it for a reload", async () => {
   ).finally(() => rmSync(folder, { recursive: true }));
 });
 
-test("it fits a phone, and follows the theme", () =>
+test("it fits on a phone, and follows the theme", () =>
   withConsole(
     async (page, server) => {
       await isConnected(page);
@@ -400,7 +400,7 @@ test("it fits a phone, and follows the theme", () =>
     { viewport: { width: 360, height: 740 } },
   ));
 
-test("an operator can turn it off", async () => {
+test("an operator can disable it", async () => {
   const server = await Server.start({ args: ["--no-console"] });
   try {
     const status = async (path) => (await fetch(server.url.replace(/^ws/, "http") + path)).status;

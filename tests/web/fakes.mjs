@@ -1,6 +1,6 @@
-// A WebSocket class and a clock that do only what a test says, in Node and in browsers alike.
+// A WebSocket class and a clock that are controlled by a test, in Node and in browsers.
 
-/** A class whose sockets are kept in `made`, and do nothing by themselves. */
+/** Returns a class that records its sockets in `made`. The sockets do nothing on their own. */
 export function fakeWebSocket() {
   return class FakeSocket {
     static made = [];
@@ -27,14 +27,14 @@ export function fakeWebSocket() {
       this.readyState = 2;
     }
 
-    // What a test makes happen:
+    // Called by tests:
 
     open() {
       this.readyState = 1;
       this.onopen({});
     }
 
-    /** As the server greets. */
+    /** Opens the socket and sends the first event of the server. */
     greet() {
       this.open();
       this.receive({ type: "event", channel: "server:connected", payload: {} });
@@ -44,7 +44,7 @@ export function fakeWebSocket() {
       this.onmessage({ data: typeof message === "string" ? message : JSON.stringify(message) });
     }
 
-    /** The answer to the call that was sent last, or to another one. */
+    /** Answers the last request, or another one. */
     answer(payload, { id, channel } = this.sent.at(-1)) {
       this.receive({ type: "response", id, channel, payload });
     }
@@ -61,14 +61,14 @@ export function fakeWebSocket() {
   };
 }
 
-/** Takes the place of the global timers and of `Math.random` until `restore`. */
+/** Replaces the global timers and `Math.random` until `restore`. */
 export class Clock {
   #now = 0;
   #lastId = 0;
   #timers = new Map();
   #real = { setTimeout, clearTimeout, random: Math.random };
 
-  /** What `Math.random` answers: the middle, which takes the jitter away. */
+  /** The result of `Math.random`. 0.5 means no jitter. */
   random = 0.5;
 
   constructor() {
@@ -86,12 +86,12 @@ export class Clock {
     Math.random = random;
   }
 
-  /** How long each timer still has to go. */
+  /** The remaining time of each timer. */
   get left() {
     return [...this.#timers.values()].map(({ at }) => at - this.#now);
   }
 
-  /** Lets time pass, and what is due happen. */
+  /** Advances the time, and fires the timers that are due. */
   advance(ms) {
     const end = this.#now + ms;
     for (;;) {
@@ -106,7 +106,7 @@ export class Clock {
   }
 }
 
-/** The listeners that are registered on the global object, which Node's has no place for. Ends with `restore`. */
+/** Records the listeners of the global object, which Node does not have. Ends with `restore`. */
 export class GlobalEvents {
   #real = {
     addEventListener: globalThis.addEventListener,

@@ -1,4 +1,4 @@
-// What src/web/react.js promises, with React itself, in StrictMode, against the real server. Runs in a browser.
+// What src/web/react.js promises, with the real React in StrictMode, against the real server. Runs in a browser.
 
 import { Component, StrictMode, createElement, useEffect, version } from "react";
 import { flushSync } from "react-dom";
@@ -9,7 +9,7 @@ import { Log, equal, failure, settled, within } from "./check.mjs";
 
 const RealWebSocket = globalThis.WebSocket;
 
-/** The sockets that were made, and those that are not closed. */
+/** Counts the sockets that were created, and knows which are not closed. */
 class Sockets {
   made = 0;
   #open = new Set();
@@ -30,12 +30,12 @@ class Sockets {
     };
   }
 
-  async gone() {
-    if (this.#open.size > 0) await this.#changed.until((left) => left === 0, "the end of every socket");
+  async closed() {
+    if (this.#open.size > 0) await this.#changed.until((left) => left === 0, "the end of all sockets");
   }
 }
 
-/** The delays of timers that were set, have not fired and were not cleared; React's own are all short. */
+/** The delays of timers that are still running; those of React are short. */
 class Timers {
   #left = new Map();
 
@@ -60,7 +60,7 @@ class Timers {
   }
 }
 
-/** Draws components in StrictMode. `log` gets what they note after each commit, and each error of React's. */
+/** Renders components in StrictMode. `log` has what they note after each commit; `errors` has the errors of React. */
 function draw() {
   const log = new Log();
   const errors = [];
@@ -74,13 +74,13 @@ function draw() {
   };
 }
 
-/** Notes what a component has, whenever that changes. */
+/** Records values of a component whenever they change. */
 function useNote(log, ...values) {
   useEffect(() => log.add(...values), values);
 }
 
 export const cases = {
-  "a mounted component connects once, and an unmounted one leaves no socket and no timer": async ({ server, react }) => {
+  "a component connects once; unmounting leaves no socket and no timer": async ({ server, react }) => {
     equal(version.split(".")[0], await react());
     const [sockets, timers] = [new Sockets(), new Timers()];
     const { log, errors, render, unmount } = draw();
@@ -105,11 +105,11 @@ export const cases = {
     unmount();
     equal((await call)[0], "CONNECTION_CLOSED");
     await server("kill");
-    await sockets.gone();
+    await sockets.closed();
     equal([timers.long, errors, sockets.made], [[], [], 1]);
   },
 
-  "isConnected follows a drop and a reconnect, and the functions stay": async ({ server }) => {
+  "isConnected follows a lost connection, and the functions stay": async ({ server }) => {
     const { log, errors, render, unmount } = draw();
     const url = await server("start");
     const functions = new Set();
@@ -135,7 +135,7 @@ export const cases = {
     unmount();
   },
 
-  "a component that is unmounted while it waits to reconnect leaves no timer": async ({ server }) => {
+  "a component unmounted while it waits to reconnect leaves no timer": async ({ server }) => {
     const [sockets, timers] = [new Sockets(), new Timers()];
     const { log, errors, render, unmount } = draw();
     const url = await server("start");
@@ -154,10 +154,10 @@ export const cases = {
     unmount();
     await log.until((entry) => entry === "unmounted");
     equal([timers.long, sockets.made, errors], [[], 1, []]);
-    await sockets.gone();
+    await sockets.closed();
   },
 
-  "a component that is unmounted at once makes no socket": async ({ server }) => {
+  "a component that is unmounted immediately creates no socket": async ({ server }) => {
     const sockets = new Sockets();
     const { errors, render, unmount } = draw();
     const url = await server("start");
@@ -171,7 +171,7 @@ export const cases = {
     equal([sockets.made, errors], [0, []]);
   },
 
-  "a component that is mounted before the server starts gets its connection": async ({ server }) => {
+  "a component that is mounted before the server starts connects later": async ({ server }) => {
     const { log, render, unmount } = draw();
     const url = await server("start");
     await server("kill");
@@ -188,7 +188,7 @@ export const cases = {
     unmount();
   },
 
-  "autoConnect: false waits for connect, and another url is another connection": async ({ server }) => {
+  "autoConnect: false waits for connect; a new url is a new connection": async ({ server }) => {
     const sockets = new Sockets();
     const { log, errors, render, unmount } = draw();
     const url = await server("start");
@@ -209,10 +209,10 @@ export const cases = {
     const [, other] = await log.until(([isConnected, , path]) => isConnected && path === "/other");
     equal([other.sendMessage === socket.sendMessage, sockets.made, errors], [false, 2, []]);
     unmount();
-    await sockets.gone();
+    await sockets.closed();
   },
 
-  "a child hears events, with its latest function": async ({ server }) => {
+  "a child receives events with its latest function": async ({ server }) => {
     const { log, errors, render, unmount } = draw();
     const url = await server("start");
     function Child({ word, socket }) {
@@ -242,17 +242,17 @@ export const cases = {
     await log.until(([name, word]) => name === "drawn" && word === "second");
     log.take();
     await send("settings:set", { key: "b", value: 1 });
-    // In StrictMode, too, each event is heard once.
+    // Each event is received once, also in StrictMode.
     equal(log.take(), [["second", "b", "settings:changed"]]);
 
-    // One that was given a socket needs no provider.
+    // With a socket as argument no provider is needed.
     render(Own, { word: "own" });
     await log.until(([name, word]) => name === "drawn" && word === "own");
     equal(errors, []);
     unmount();
   },
 
-  "useRequest answers, fails, asks again, and never shows the answer to another question": async ({ server }) => {
+  "useRequest never returns the response to another request": async ({ server }) => {
     const { log, errors, render, unmount } = draw();
     const url = await server("start");
     function Setting({ name, limit }) {
@@ -270,14 +270,14 @@ export const cases = {
     const [, data, , error, refetch, sendMessage] = await log.until(([name, , loading]) => name === "theme" && !loading);
     equal([data, error], ["system", undefined]);
 
-    // The old answer stays while the same is asked again.
+    // The old response is kept while the same request is repeated.
     await sendMessage("settings:set", { key: "theme", value: "dark" });
     log.take();
     refetch();
     equal((await log.until(([name]) => name === "theme")).slice(1, 3), ["system", true]);
     equal((await log.until(([name]) => name === "theme")).slice(1, 3), ["dark", false]);
 
-    // It does not when something else is.
+    // It is not kept for another request.
     render(...app("language"));
     equal((await log.until(([name]) => name === "language")).slice(1, 3), [undefined, true]);
     equal((await log.until(([name, , loading]) => name === "language" && !loading)).slice(1, 3), ["en", false]);
@@ -296,7 +296,7 @@ export const cases = {
     unmount();
   },
 
-  "useRequest asks again after a reconnect": async ({ server }) => {
+  "useRequest repeats its request after a reconnect": async ({ server }) => {
     const { log, errors, render, unmount } = draw();
     const url = await server("start");
     function Setting() {
@@ -316,7 +316,7 @@ export const cases = {
     unmount();
   },
 
-  "a request that is lost with its connection fails, and is asked again": async ({ server }) => {
+  "a request that is lost with its connection fails and is repeated": async ({ server }) => {
     const { log, render, unmount } = draw();
     const url = await server("start");
     function Setting({ name }) {
@@ -330,7 +330,7 @@ export const cases = {
     await log.until(([, data]) => data === "system");
     await server("pause");
     render(...app("language"));
-    // The effect that asks comes before the one that notes.
+    // The effect that sends the request runs before the one that records.
     await log.until(([name]) => name === "language");
     await server("kill");
     equal((await log.until(([, , loading]) => !loading)).slice(1), [undefined, false, "CONNECTION_CLOSED"]);
@@ -339,7 +339,7 @@ export const cases = {
     unmount();
   },
 
-  "a request that another takes the place of is given up without a word": async ({ server }) => {
+  "a replaced request is aborted silently": async ({ server }) => {
     const timers = new Timers();
     const { log, render, unmount } = draw();
     const url = await server("start");
@@ -357,9 +357,9 @@ export const cases = {
     await log.until(([, , loading]) => loading);
     render(...app("language", "/"));
     await log.until(([name]) => name === "language");
-    // One waits for its answer, and no other does.
+    // Only one request is in flight.
     equal(timers.long, [30_000]);
-    // Another connection, which is not there yet.
+    // Another connection, not yet open.
     render(...app("language", "/other"));
     await log.until(([, , , , , path]) => path === "/other");
     await settled();
@@ -369,7 +369,7 @@ export const cases = {
     unmount();
   },
 
-  "without a provider the hooks say so": async () => {
+  "without a provider the hooks throw a clear error": async () => {
     const { log, render, unmount } = draw();
     class Boundary extends Component {
       state = {};

@@ -1,4 +1,4 @@
-// src/web/react.js in Chromium, with the oldest React that it takes and with the current one.
+// src/web/react.js in Chromium, with the oldest supported React and the current one.
 
 import { after, test } from "node:test";
 
@@ -9,7 +9,7 @@ const MODULE = "/tests/web/react.cases.mjs";
 const browser = await Browser.start();
 after(() => browser.close());
 
-// Node cannot import them: src/web is nowhere near node_modules.
+// Node cannot import the cases: src/web has no node_modules above it.
 const page = await browser.open();
 const names = await page.evaluate(async (module) => Object.keys((await import(module)).cases), MODULE);
 

@@ -1,4 +1,4 @@
-// The real server as a process: the program that SWITCHBOARD_BIN names, on a port that it chooses, with data of its own.
+// The real server as a process: the program named by SWITCHBOARD_BIN, on a free port, with its own data folder.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -10,7 +10,7 @@ import { createInterface } from "node:readline";
 import { within } from "./check.mjs";
 
 const PROGRAM = process.env.SWITCHBOARD_BIN;
-if (!PROGRAM) throw new Error("SWITCHBOARD_BIN has to name the program of the server");
+if (!PROGRAM) throw new Error("SWITCHBOARD_BIN must be the path of the server");
 
 export class Server {
   #child;
@@ -18,7 +18,7 @@ export class Server {
   #dataDir = mkdtempSync(join(tmpdir(), "switchboard-web-"));
   port = 0;
 
-  /** `arguments`: further ones; `environment`: further variables. */
+  /** `args` and `environment` are added to the arguments and variables of the process. */
   static async start({ args = [], environment = {} } = {}) {
     const server = new Server();
     server.#options = { args, environment };
@@ -30,28 +30,28 @@ export class Server {
     return `ws://localhost:${this.port}`;
   }
 
-  /** Starts it again after `kill` or `stop`, on the same port and with the same data. */
+  /** Starts the server again after `kill` or `stop`, on the same port and with the same data. */
   async restart() {
     const { args, environment } = this.#options;
     const own = ["--port", String(this.port), "--max-port-attempts", "1", "--data-dir", this.#dataDir];
-    const unhurried = ["--rate-limit", "1000000"];
+    const highRate = ["--rate-limit", "1000000"];
     const env = { PATH: process.env.PATH, HOME: this.#dataDir, ...environment };
-    this.#child = spawn(PROGRAM, ["serve", ...own, ...unhurried, ...args], { env, stdio: ["ignore", "pipe", "inherit"] });
+    this.#child = spawn(PROGRAM, ["serve", ...own, ...highRate, ...args], { env, stdio: ["ignore", "pipe", "inherit"] });
     const [line] = await within(once(createInterface(this.#child.stdout), "line"), "the server's first line");
     this.port = Number(/^\[WS\] Server listening on ws:\/\/localhost:(\d+)$/.exec(line)[1]);
   }
 
-  /** As a crash would end it. */
+  /** Ends the server as a crash would. */
   async kill() {
     await this.#end("SIGKILL");
   }
 
-  /** As an operator ends it. */
+  /** Ends the server as an operator would. */
   async stop() {
     await this.#end("SIGTERM");
   }
 
-  /** It answers nothing any more, until `kill`. */
+  /** Freezes the server until `kill`. */
   async pause() {
     this.#child.kill("SIGSTOP");
     // The signal stops one thread after the other.
@@ -60,7 +60,7 @@ export class Server {
     while (!readdirSync(tasks).every(isStopped)) await new Promise(setImmediate);
   }
 
-  /** Kills it and removes its data. */
+  /** Kills the server and removes its data. */
   async remove() {
     await this.kill();
     rmSync(this.#dataDir, { recursive: true });
@@ -70,11 +70,11 @@ export class Server {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
     const exit = once(this.#child, "exit");
     this.#child.kill(signal);
-    await within(exit, `the server's end by ${signal}`);
+    await within(exit, `the end of the server after ${signal}`);
   }
 }
 
-/** One server behind `control(method, ...args)`, which can be called from within a page, too. `start` answers its URL. */
+/** Returns a server that is controlled with `control(method, ...args)`, also from a page. `start` returns its URL. */
 export function controlled() {
   let server;
   const control = async (method, ...args) => {

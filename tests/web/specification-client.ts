@@ -1,5 +1,5 @@
-// The client class of the specification, unmodified, from the line "WEBSOCKET CLIENT (Frontend)" on. Before it stand the
-// functions that it calls and the specification only describes (section "Message Types"); after it the export.
+// The client class of the specification, unmodified, from the line "WEBSOCKET CLIENT (Frontend)" on. Above it are the
+// functions that it calls, which the specification only describes (section "Message Types"); below it is the export.
 
 interface WSResponse {
   type: 'response';

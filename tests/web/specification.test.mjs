@@ -1,4 +1,4 @@
-// The client class of the specification, as it stands there, understands the server.
+// The client class of the specification, unmodified, works with the server.
 
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -27,8 +27,8 @@ before(async () => {
 
 after(() => rmSync(folder, { recursive: true }));
 
-test("the specification's own client connects, calls, fails, hears events, and comes back after a restart", async (t) => {
-  // It tells on the console of each attempt.
+test("the client of the specification works, also after a restart", async (t) => {
+  // It logs each attempt to the console.
   t.mock.method(console, "log", () => {});
   t.mock.method(console, "error", () => {});
   const server = await Server.start();
@@ -65,7 +65,7 @@ test("the specification's own client connects, calls, fails, hears events, and c
   equal([client.isConnected, again.clientId === greeting.clientId], [true, false]);
   equal(await client.sendMessage("chat:list"), [chat]);
 
-  // Its listeners are still there; one that was taken away is not.
+  // Its listeners are kept; a removed one is not called.
   client.offMessage("chat:created");
   await client.sendMessage("chat:create", {});
   equal(log.take(), []);

@@ -1,4 +1,4 @@
-// src/web/*.d.ts: right uses type-check, wrong ones do not, and an editor completes. types/ has the uses.
+// src/web/*.d.ts: correct uses type-check, wrong ones do not, and an editor completes names. The uses are in types/.
 
 import { spawn, spawnSync } from "node:child_process";
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
@@ -20,11 +20,11 @@ function compile(project) {
   return { status, stdout };
 }
 
-test("calls and events on known channels are checked, on unknown ones they are free", () => {
+test("known channels are type-checked, unknown ones accept anything", () => {
   equal(compile(here("types")), { status: 0, stdout: "" });
 });
 
-test("a mistake is shown where it stands, with what would be right", () => {
+test("a type error is reported at its line, with the expected type", () => {
   const { stdout } = compile(here("types/wrong.json"));
   equal([...stdout.matchAll(/wrong\.ts\((\d+),/g)].map(([, line]) => line), ["5", "6"]);
   equal(stdout.includes("Type 'string' is not assignable to type 'number'."), true, stdout);
@@ -56,7 +56,7 @@ for (const [file, languages] of [
   });
 }
 
-test("an editor completes channels, payloads, answers and events", async (t) => {
+test("an editor completes channels, payloads, responses and events", async (t) => {
   const editor = new Editor();
   t.after(() => editor.close());
   const complete = async (line) => {
@@ -73,7 +73,7 @@ test("an editor completes channels, payloads, answers and events", async (t) => 
   equal(await complete('client.onMessage("settings:changed", (change) => change.|)'), ["key", "value"]);
 });
 
-/** The compiler as the language server that editors talk to. */
+/** The compiler as a language server, as editors use it. */
 class Editor {
   #process = spawn(process.execPath, [TSC, "--lsp", "--stdio"], { stdio: ["pipe", "pipe", "inherit"] });
   #input = Buffer.alloc(0);
@@ -86,7 +86,7 @@ class Editor {
       this.#input = Buffer.concat([this.#input, data]);
       for (let message; (message = this.#next()); ) {
         if (!message.method) this.#waiting.get(message.id)(message.result);
-        // It asks for settings, and has to be told that there are none.
+        // It requests settings; there are none.
         else if (message.id !== undefined) this.#send({ id: message.id, result: null });
       }
     });
@@ -94,7 +94,7 @@ class Editor {
     this.#send({ method: "initialized", params: {} });
   }
 
-  /** What is offered where the text has a `|`. */
+  /** Returns the completions at the `|` in the text. */
   async complete(file, text) {
     await this.#ready;
     const before = text.slice(0, text.indexOf("|")).split("\n");

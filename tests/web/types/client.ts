@@ -1,4 +1,4 @@
-// Uses of client.js that must type-check, and, under @ts-expect-error, uses that must not.
+// Uses of client.js that must type-check, and uses that must not, marked with @ts-expect-error.
 
 import { WSClient, WSClientError } from "../../../src/web/client.js";
 import type { Channels, Chat, Message, MessagePage, Settings, WSErrorCode } from "../../../src/web/client.js";
@@ -32,7 +32,7 @@ async function calls(signal: AbortSignal, anyChannel: string) {
   holds<Same<typeof settings.theme, "system" | "light" | "dark">>();
   const nothing = await client.sendMessage("settings:set", { key: "theme", value: 1 });
   holds<Same<typeof nothing, undefined>>();
-  // Nothing is required of these payloads.
+  // These payloads have no required members.
   await client.sendMessage("chat:list");
   await client.sendMessage("chat:create");
   await client.sendMessage("settings:reset");
@@ -47,25 +47,25 @@ async function calls(signal: AbortSignal, anyChannel: string) {
   await client.sendMessage("chat:get");
   // @ts-expect-error: the id is needed
   await client.sendMessage("chat:get", {});
-  // @ts-expect-error: there is no such role
+  // @ts-expect-error: no such role
   await client.sendMessage("chat:add-message", { chatId: "1", role: "robot", content: "Hi" });
-  // @ts-expect-error: there is no such theme
+  // @ts-expect-error: no such theme
   await client.sendMessage("settings:update", { theme: "pink" });
-  // @ts-expect-error: no payload is taken
+  // @ts-expect-error: the channel has no payload
   await client.sendMessage("system:ping", { now: true });
   // @ts-expect-error: no such option
   await client.sendMessage("chat:list", {}, { timeoutMs: 1 });
-  // @ts-expect-error: what comes is no string
+  // @ts-expect-error: the response is not a string
   const wrong: string = await client.sendMessage("chat:list");
 
-  // Channels that are not in the registry take and give anything.
+  // Channels that are not in the registry accept and return anything.
   const unknown = await client.sendMessage("my:channel", { any: "thing" }, { timeout: 1 });
   holds<Same<typeof unknown, unknown>>();
   const said = await client.sendMessage<{ mine: true }>("my:channel");
   holds<Same<typeof said, { mine: true }>>();
   const inferred: Map<string, number> = await client.sendMessage("my:channel");
   await client.sendMessage(anyChannel, 5);
-  // As the specification writes it, also where the registry knows better.
+  // The form of the specification also works for channels of the registry.
   const named = await client.sendMessage<Chat[]>("chat:list", { limit: 5 });
   holds<Same<typeof named, Chat[]>>();
   return [wrong, inferred];
@@ -90,7 +90,7 @@ function events(anyChannel: string) {
 
   // @ts-expect-error: a chat has no such member
   client.onMessage("chat:created", (chat) => chat.name);
-  // @ts-expect-error: the payload is no number
+  // @ts-expect-error: the payload is not a number
   client.onMessage("chat:created", (chat: number) => chat);
   // @ts-expect-error: as for onMessage
   client.once("chat:deleted", ({ title }) => title);
@@ -99,14 +99,14 @@ function events(anyChannel: string) {
 async function rest() {
   const state: "connecting" | "open" | "closing" | "closed" = client.connectionState;
   const done: void = await client.connect({ retry: true });
-  // @ts-expect-error: to be read only
+  // @ts-expect-error: read-only
   client.isConnected = true;
   try {
     client.disconnect();
   } catch (error) {
     if (error instanceof WSClientError) {
       const code: WSErrorCode = error.code;
-      // @ts-expect-error: there is no such code
+      // @ts-expect-error: no such code
       if (error.code === "NOT_FOUND") return code;
       return [error.channel, error.details.path, error.message];
     }
@@ -114,7 +114,7 @@ async function rest() {
   return [state, done];
 }
 
-// One's own channels join the registry.
+// A program can add its own channels to the registry.
 declare module "../../../src/web/client.js" {
   interface Channels {
     "my:typed": { payload: { a: number }; response: string };
@@ -132,10 +132,10 @@ async function own() {
   client.onMessage("my:typed-event", ({ b }) => b satisfies boolean);
 }
 
-// The type of every channel is one that exists.
+// The types that the channels name exist.
 declare const all: { [Name in keyof Channels]: Channels[Name]["payload"] | Channels[Name]["response"] };
 declare const settings: Settings;
-// @ts-expect-error: everything in the registry has a type of its own, none is `any`
+// @ts-expect-error: no type in the registry is `any`
 holds<Same<(typeof all)[keyof typeof all], any>>();
 settings["language"].length;
 export { calls, events, own, rest };

@@ -1,10 +1,10 @@
-// Uses of react.js that must type-check, and, under @ts-expect-error, uses that must not.
+// Uses of react.js that must type-check, and uses that must not, marked with @ts-expect-error.
 
 import { createElement, useEffect, useState } from "react";
 import type { Chat } from "../../../src/web/client.js";
 import { WebSocketProvider, useEvent, useRequest, useWebSocket } from "../../../src/web/react.js";
 
-/** The return type that the specification writes out. */
+/** The return type in the specification. */
 interface UseWebSocketReturn {
   isConnected: boolean;
   sendMessage: <T>(channel: string, payload?: unknown) => Promise<T>;
@@ -13,7 +13,7 @@ interface UseWebSocketReturn {
   disconnect: () => void;
 }
 
-/** The page of the specification, section "Frontend Usage", but for what it draws. */
+/** The page of the specification, section "Frontend Usage", without its output. */
 export function ChatPage() {
   const { isConnected, sendMessage, onMessage } = useWebSocket({
     url: "ws://localhost:3001",
@@ -78,9 +78,9 @@ export function Everything() {
 
   // @ts-expect-error: the limit is a number
   useRequest("chat:list", { limit: "5" });
-  // @ts-expect-error: chats have no such member
+  // @ts-expect-error: a chat has no such member
   useRequest("chat:list").data?.map((chat) => chat.name);
-  // @ts-expect-error: chats have no such member
+  // @ts-expect-error: a chat has no such member
   useEvent("chat:created", (chat) => chat.name);
   // @ts-expect-error: the URL is needed
   useWebSocket({});

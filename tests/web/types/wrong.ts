@@ -1,4 +1,4 @@
-// Two mistakes, which the compiler has to report by their lines.
+// Two type errors; the test checks that the compiler reports their lines.
 import { WSClient } from "../../../src/web/client.js";
 
 const client = new WSClient({ url: "ws://localhost:3001" });
