@@ -224,19 +224,13 @@ fn failure(error: &Value) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dialect::read_events;
     use super::super::exchange::Message;
     use super::*;
     use crate::backend::shared::provider::Host;
 
     fn read(events: &[&str]) -> (Vec<Chunk>, Result<Finish, Failure>) {
-        let (mut stream, mut chunks) = (MessageStream::default(), Vec::new());
-        for event in events {
-            if let Err(failure) = stream.handle(event, &mut chunks) {
-                return (chunks, Err(failure));
-            }
-        }
-        let finish = stream.finish(&mut chunks);
-        (chunks, finish)
+        read_events(&DIALECT, events)
     }
 
     fn t(text: &str) -> Chunk {

@@ -41,3 +41,16 @@ pub(super) trait StreamReader: Send {
     /// Returns how the answer ended, and adds the last chunks; an error if the stream was cut off.
     fn finish(&mut self, chunks: &mut Vec<Chunk>) -> Result<Finish, Failure>;
 }
+
+/// Reads a stream of these events.
+#[cfg(test)]
+pub(super) fn read_events(dialect: &Dialect, events: &[&str]) -> (Vec<Chunk>, Result<Finish, Failure>) {
+    let (mut stream, mut chunks) = ((dialect.stream)(), Vec::new());
+    for event in events {
+        if let Err(failure) = stream.handle(event, &mut chunks) {
+            return (chunks, Err(failure));
+        }
+    }
+    let finish = stream.finish(&mut chunks);
+    (chunks, finish)
+}

@@ -220,18 +220,12 @@ fn failure(error: &Value) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dialect::read_events;
     use super::super::exchange::Message;
     use super::*;
 
     fn read(events: &[&str]) -> (Vec<Chunk>, Result<Finish, Failure>) {
-        let (mut stream, mut chunks) = (CompletionStream::default(), Vec::new());
-        for event in events {
-            if let Err(failure) = stream.handle(event, &mut chunks) {
-                return (chunks, Err(failure));
-            }
-        }
-        let finish = stream.finish(&mut chunks);
-        (chunks, finish)
+        read_events(&DIALECT, events)
     }
 
     fn t(text: &str) -> Chunk {

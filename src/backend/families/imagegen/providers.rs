@@ -46,3 +46,24 @@ pub(super) fn names() -> [&'static str; PROVIDERS.len()] {
 pub(super) fn find(name: &str) -> Option<&'static ImageProvider> {
     PROVIDERS.iter().find(|provider| provider.name == name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_provider_is_in_the_types_and_has_a_base_url() {
+        let listed = names().map(|name| format!("\"{name}\"")).join(" | ");
+        let types = include_str!("types.d.ts");
+        assert!(types.contains(&format!("export type ImageProvider = {listed};")), "{listed}");
+        let settings = include_str!("../settings/types.d.ts");
+        for ImageProvider { name, source, .. } in &PROVIDERS {
+            let is_network = matches!(source, Source::Network(_));
+            assert_eq!(
+                settings.contains(&format!("\"imagegen.{name}.baseUrl\": string;")),
+                is_network,
+                "{name}"
+            );
+        }
+    }
+}
