@@ -582,13 +582,13 @@ export interface Channels {
   "chat:add-message": { payload: CreateMessageInput; response: Message };
   /** Search the messages' text, best first: 1..=100 results, 20 by default. */
   "chat:search": { payload: { query: string, limit?: number, chatId?: string }; response: SearchResult[] };
-  /** Ask a model; the answer comes whole. With `chatId` question and answer are stored in that chat. */
+  /** Send a request to a model and return its answer. With `chatId` the last user message and the answer are stored in that chat. */
   "ai:chat": { payload: ChatRequest; response: ChatResponse };
-  /** Ask a model; the answer comes in events, then whole. */
+  /** Like `ai:chat`, but the answer is also sent in pieces, as events. */
   "ai:chat-stream": { payload: ChatRequest; response: ChatResponse };
-  /** List models: the provider's own list with prices, or without credentials the ones known here. */
+  /** List models with their prices: the provider's own list, or the built-in one if there is no key. */
   "ai:models": { payload: { provider?: AiProvider }; response: ModelConfig[] };
-  /** Get whether there is a key for a provider; one that needs none always has it. */
+  /** Return whether there is a key for a provider; always true for one that needs none. */
   "ai:has-credentials": { payload: { provider: AiProvider }; response: boolean };
   /** List coding sessions, of one project or of all, last updated first: 1..=500 of them, 50 by default. */
   "code:list-sessions": { payload: { project?: string, limit?: number }; response: Session[] };
@@ -602,15 +602,15 @@ export interface Channels {
   "code:list-restore-points": { payload: { sessionId: string }; response: RestorePoint[] };
   /** Put the files of a restore point into a folder below the restore root; those that exist are skipped unless told otherwise. */
   "code:restore": { payload: { restorePointId: string, targetDir: string, overwrite?: boolean }; response: RestoreResult };
-  /** List the groups of the queue, the first made first; `default` is always there. */
+  /** List the groups of the queue, oldest first; the group `default` always exists. */
   "imagegen:list-groups": { payload: undefined; response: QueueGroup[] };
   /** Create a group. */
   "imagegen:create-group": { payload: { name: string }; response: QueueGroup };
-  /** List the entries of a group, last made first: 1..=500 of them, 500 by default, those behind the entry `before`. */
+  /** List the entries of a group, newest first: 1..=500 of them, 500 by default, those older than the entry `before`. */
   "imagegen:list-entries": { payload: { groupId: string, limit?: number, before?: string }; response: QueueEntry[] };
-  /** Queue images to be made. */
+  /** Add an entry to the queue, for one or more batches of images. */
   "imagegen:create-entry": { payload: CreateEntryInput; response: QueueEntry };
-  /** Cancel an entry that waits or runs; batches that are done stay. One that has ended is answered as it is. */
+  /** Cancel an entry that is queued or running; its completed batches stay. One that has already ended is returned unchanged. */
   "imagegen:cancel-entry": { payload: { id: string }; response: QueueEntry };
   /** List images, newest first: 1..=500 of them, 50 by default, those older than the image `before`. */
   "imagegen:list-images": { payload: GalleryFilters; response: GalleryPage };
@@ -634,17 +634,17 @@ export interface Channels {
   "credentials:delete": { payload: { key: string }; response: boolean };
   /** List the installed artifacts, by id. */
   "artifact:list": { payload: undefined; response: ArtifactMetadata[] };
-  /** Get an artifact with its manifest and the names of its files. */
+  /** Get an artifact with its manifest and the list of its files. */
   "artifact:get": { payload: { id: string }; response: Artifact | null };
-  /** Install or update an artifact from a folder or a .tar below an artifact source of the server. */
+  /** Install or update an artifact from a folder or a .tar file below a source folder of the server. */
   "artifact:install": { payload: { source: string }; response: Artifact };
-  /** Run an artifact that is enabled; answers the JSON that it writes. */
+  /** Run an enabled artifact and return the JSON that it writes. */
   "artifact:invoke": { payload: { id: string, input?: unknown }; response: unknown };
-  /** Let an artifact be run. */
+  /** Enable an artifact. */
   "artifact:enable": { payload: { id: string }; response: undefined };
-  /** Let an artifact not be run; what runs already goes on. */
+  /** Disable an artifact; runs in progress continue. */
   "artifact:disable": { payload: { id: string }; response: undefined };
-  /** Remove an artifact; answers whether it was there. What runs already goes on. */
+  /** Remove an artifact and return whether it existed; runs in progress continue. */
   "artifact:remove": { payload: { id: string }; response: boolean };
   /** Get an overview; of the last 30 days, by day, unless told otherwise. `totals` are those of the lifetime. */
   "analytics:dashboard": { payload: { timeRange?: TimeRange, granularity?: Granularity }; response: DashboardData };
@@ -690,19 +690,19 @@ export interface Events extends ConnectionEvents {
   "chat:deleted": { id: string };
   /** A message was added to a chat. */
   "chat:message-added": Message;
-  /** A piece of an answer, to the client that asked. */
+  /** A piece of an answer, only to the client that asked. */
   "ai:stream-chunk": { requestId: string, chunk: StreamChunk };
   /** An answer is complete; the response follows. */
   "ai:stream-complete": { requestId: string, response: ChatResponse };
-  /** There is no answer, or no more of it; the error response follows. */
+  /** A request failed, perhaps after some chunks; the error response follows. */
   "ai:stream-error": { requestId: string, error: { code: WSErrorCode, message: string, details?: unknown } };
-  /** The worker has begun with an entry. */
+  /** The worker has started an entry. */
   "imagegen:job-created": { jobId: string, job: Job };
-  /** A job has ended, well or not. */
+  /** A job has completed, failed or was cancelled. */
   "imagegen:job-completed": { jobId: string, job: Job };
-  /** A batch of images is begun. */
+  /** A batch has started. */
   "imagegen:batch-started": { jobId: string, batchIndex: number };
-  /** A batch of images is there. */
+  /** A batch is complete. */
   "imagegen:batch-completed": { jobId: string, batchIndex: number, images: Image[] };
   /** A setting has changed. */
   "settings:changed": { key: string, value: unknown };
@@ -712,7 +712,7 @@ export interface Events extends ConnectionEvents {
   "artifact:installed": { artifact: Artifact };
   /** An artifact was updated, enabled or disabled. */
   "artifact:updated": { artifact: Artifact };
-  /** How far an installation is, from 0 to 1; one that fails does not come to 1. */
+  /** Installation progress, from 0 to 1; it never reaches 1 if the installation fails. */
   "artifact:progress": { id: string, progress: number };
   /** An artifact was removed. */
   "artifact:removed": { id: string };

@@ -24,7 +24,7 @@ const ROWS: &[Row<Arc<Ai>>] = &[
         name: "ai:chat",
         payload: "ChatRequest",
         response: "ChatResponse",
-        description: "Ask a model; the answer comes whole. With `chatId` question and answer are stored in that chat",
+        description: "Send a request to a model and return its answer. With `chatId` the last user message and the answer are stored in that chat",
         example: EXAMPLE,
         handler: OwnWithin(deadline, |ai, payload, cx| {
             Box::pin(async move { ai.chat(&payload, &cx, |_, _| {}).await })
@@ -34,7 +34,7 @@ const ROWS: &[Row<Arc<Ai>>] = &[
         name: "ai:chat-stream",
         payload: "ChatRequest",
         response: "ChatResponse",
-        description: "Ask a model; the answer comes in events, then whole",
+        description: "Like `ai:chat`, but the answer is also sent in pieces, as events",
         example: EXAMPLE,
         handler: OwnWithin(deadline, |ai, payload, cx| {
             Box::pin(async move { ai.chat_stream(&payload, &cx).await })
@@ -44,7 +44,7 @@ const ROWS: &[Row<Arc<Ai>>] = &[
         name: "ai:models",
         payload: "{ provider?: AiProvider }",
         response: "ModelConfig[]",
-        description: "List models: the provider's own list with prices, or without credentials the ones known here",
+        description: "List models with their prices: the provider's own list, or the built-in one if there is no key",
         example: r#"{"provider":"echo"}"#,
         handler: OwnWithin(deadline, |ai, payload, _| Box::pin(async move { ai.models(&payload).await })),
     },
@@ -52,14 +52,14 @@ const ROWS: &[Row<Arc<Ai>>] = &[
         name: "ai:has-credentials",
         payload: "{ provider: AiProvider }",
         response: "boolean",
-        description: "Get whether there is a key for a provider; one that needs none always has it",
+        description: "Return whether there is a key for a provider; always true for one that needs none",
         example: r#"{"provider":"echo"}"#,
         handler: Own(|ai, payload, _| Box::pin(async move { ai.has_credentials(&payload).await })),
     },
     Row::event(
         "ai:stream-chunk",
         "{ requestId: string, chunk: StreamChunk }",
-        "A piece of an answer, to the client that asked",
+        "A piece of an answer, only to the client that asked",
     ),
     Row::event(
         "ai:stream-complete",
@@ -69,7 +69,7 @@ const ROWS: &[Row<Arc<Ai>>] = &[
     Row::event(
         "ai:stream-error",
         "{ requestId: string, error: { code: WSErrorCode, message: string, details?: unknown } }",
-        "There is no answer, or no more of it; the error response follows",
+        "A request failed, perhaps after some chunks; the error response follows",
     ),
 ];
 

@@ -29,7 +29,7 @@ const ROWS: &[Row<State>] = &[
         name: "artifact:get",
         payload: "{ id: string }",
         response: "Artifact | null",
-        description: "Get an artifact with its manifest and the names of its files",
+        description: "Get an artifact with its manifest and the list of its files",
         example: r#"{"id":"hello"}"#,
         handler: Read(get),
     },
@@ -37,7 +37,7 @@ const ROWS: &[Row<State>] = &[
         name: "artifact:install",
         payload: "{ source: string }",
         response: "Artifact",
-        description: "Install or update an artifact from a folder or a .tar below an artifact source of the server",
+        description: "Install or update an artifact from a folder or a .tar file below a source folder of the server",
         example: r#"{"source":"hello"}"#,
         handler: OwnWithin(install_deadline, |state, payload, _| {
             Box::pin(install::install(state.artifacts, payload))
@@ -47,7 +47,7 @@ const ROWS: &[Row<State>] = &[
         name: "artifact:invoke",
         payload: "{ id: string, input?: unknown }",
         response: "unknown",
-        description: "Run an artifact that is enabled; answers the JSON that it writes",
+        description: "Run an enabled artifact and return the JSON that it writes",
         example: r#"{"id":"hello","input":{"name":"Ada"}}"#,
         handler: OwnWithin(invoke_deadline, |state, payload, _| {
             Box::pin(async move { invoke::invoke(&state.artifacts, &payload, &state.recorder).await })
@@ -57,7 +57,7 @@ const ROWS: &[Row<State>] = &[
         name: "artifact:enable",
         payload: "{ id: string }",
         response: "-",
-        description: "Let an artifact be run",
+        description: "Enable an artifact",
         example: r#"{"id":"hello"}"#,
         handler: Write(|change, fields| set_availability(change, fields, Availability::Enabled)),
     },
@@ -65,7 +65,7 @@ const ROWS: &[Row<State>] = &[
         name: "artifact:disable",
         payload: "{ id: string }",
         response: "-",
-        description: "Let an artifact not be run; what runs already goes on",
+        description: "Disable an artifact; runs in progress continue",
         example: r#"{"id":"hello"}"#,
         handler: Write(|change, fields| set_availability(change, fields, Availability::Disabled)),
     },
@@ -73,7 +73,7 @@ const ROWS: &[Row<State>] = &[
         name: "artifact:remove",
         payload: "{ id: string }",
         response: "boolean",
-        description: "Remove an artifact; answers whether it was there. What runs already goes on",
+        description: "Remove an artifact and return whether it existed; runs in progress continue",
         example: r#"{"id":"hello"}"#,
         handler: Own(|state, payload, _| Box::pin(install::remove(state.artifacts, payload))),
     },
@@ -82,7 +82,7 @@ const ROWS: &[Row<State>] = &[
     Row::event(
         "artifact:progress",
         "{ id: string, progress: number }",
-        "How far an installation is, from 0 to 1; one that fails does not come to 1",
+        "Installation progress, from 0 to 1; it never reaches 1 if the installation fails",
     ),
     Row::event("artifact:removed", "{ id: string }", "An artifact was removed"),
 ];
