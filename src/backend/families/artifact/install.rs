@@ -5,22 +5,20 @@
 //! before the row is written, the installation stops and leaves nothing. There is one installation at a time, so that the
 //! second of two with the same id is an update.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::{OptionalExtension, params};
 use tokio::task::spawn_blocking;
 
-use crate::backend::shared::db::Change;
 use crate::backend::shared::encode::{Object, array};
-use crate::backend::shared::validate::{Fields, wrong};
+use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::protocol::uuid::Uuid;
 
 use super::manifest::Manifest;
 use super::plan::PlannedFile;
-use super::records::{artifact_event, artifact_json};
+use super::records::{self, NewRow, artifact_event, refused};
 use super::store::{Artifacts, Lease};
 
 /// The longest path that most systems allow.
@@ -60,39 +58,32 @@ async fn install_whole(
     let staged = spawn_blocking(move || stage(&own, &asked, stopped));
     let staged = staged.await.map_err(|_| stopping())??;
     let folder = staged.folder.name().to_owned();
-    let old = Arc::new(Mutex::new(None));
     let written = if stop.load(Ordering::Relaxed) {
         Err(cancelled())
     } else {
-        let (old, max, files) =
-            (old.clone(), artifacts.config().limits.max_artifacts, files_json(&staged.files));
+        let (files, max) = (files_json(&staged.files), artifacts.config().limits.max_artifacts);
         let (manifest, folder) = (staged.manifest, folder.clone());
-        let row = move |change: &mut Change<'_>| {
+        let write = artifacts.db().write(move |change| {
             let row = NewRow { manifest: &manifest, source: &source, folder: &folder, files: &files };
-            *old.lock().unwrap_or_else(PoisonError::into_inner) = write_row(change, &row, max)?;
-            let artifact = artifact_json(change.connection, &manifest.id)?;
-            let artifact = artifact.ok_or_else(|| WireError::new("Internal error"))?;
+            let (artifact, previous) = records::install(change, &row, max)?;
             change.emit("artifact:progress", progress(&manifest.id, "1"));
-            let was_there = old.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-            change.emit(
-                if was_there { "artifact:updated" } else { "artifact:installed" },
-                artifact_event(&artifact),
-            );
-            Ok(Payload::trusted(artifact))
-        };
-        artifacts.db().write(row).await
+            let channel = if previous.is_some() { "artifact:updated" } else { "artifact:installed" };
+            change.emit(channel, artifact_event(&artifact));
+            Ok((Payload::trusted(artifact), previous))
+        });
+        write.await
     };
     // The previous version, or the new one if its row was not written. Programs in it keep running.
-    let discarded = match &written {
-        Ok(_) => old.lock().unwrap_or_else(PoisonError::into_inner).take(),
-        Err(_) => Some(folder),
+    let (response, discarded) = match written {
+        Ok((artifact, previous)) => (Ok(artifact), previous),
+        Err(error) => (Err(error), Some(folder)),
     };
     drop(staged.folder);
     if let Some(discarded) = discarded {
         artifacts.discard(&discarded).await;
     }
     drop(permit);
-    written
+    response
 }
 
 /// An artifact that is complete on the disk, but has no row yet.
@@ -144,73 +135,23 @@ fn stage(_: &Artifacts, _: &str, _: Arc<AtomicBool>) -> Result<Staged, WireError
     Err(WireError::new("artifacts are installed on Unix systems only"))
 }
 
-/// The new values of a row.
-struct NewRow<'a> {
-    manifest: &'a Manifest,
-    source: &'a str,
-    folder: &'a str,
-    files: &'a str,
-}
-
-/// Writes a row and returns the folder that it named before. An update keeps the artifact enabled or disabled.
-fn write_row(change: &mut Change<'_>, row: &NewRow<'_>, max: u32) -> Result<Option<String>, WireError> {
-    let NewRow { manifest, source, folder, files } = row;
-    let mut statement = change.connection.prepare_cached("SELECT folder FROM artifacts WHERE id = ?")?;
-    let old: Option<String> = statement.query_row([&manifest.id], |row| row.get(0)).optional()?;
-    let count: u32 = change
-        .connection
-        .prepare_cached("SELECT count(*) FROM artifacts")?
-        .query_row([], |row| row.get(0))?;
-    if old.is_none() && count >= max {
-        return Err(refused(&format!("one more than the {max} artifacts allowed")));
-    }
-    change
-        .connection
-        .prepare_cached(
-            "INSERT INTO artifacts (id, name, version, description, enabled, source, installed_at, updated_at, folder, manifest, files)
-             VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?6, ?7, ?8, ?9)
-             ON CONFLICT (id) DO UPDATE SET name = ?2, version = ?3, description = ?4, source = ?5, updated_at = ?6,
-                 folder = ?7, manifest = ?8, files = ?9",
-        )?
-        .execute(params![
-            manifest.id,
-            manifest.name,
-            manifest.version,
-            manifest.description,
-            source,
-            change.unix_ms,
-            folder,
-            manifest.json,
-            files
-        ])?;
-    Ok(old)
-}
-
 /// Removes the artifact that a payload names.
 pub(super) async fn remove(artifacts: Artifacts, payload: Payload) -> Result<Payload, WireError> {
     // In its own task, so that the folder is deleted even if the client leaves.
     let removed = tokio::spawn(async move {
-        let old = Arc::new(Mutex::new(None));
-        let slot = old.clone();
-        let row = move |change: &mut Change<'_>| {
+        let write = artifacts.db().write(move |change| {
             let id = Fields::decode(&payload)?.required_id("id")?;
-            let mut statement =
-                change.connection.prepare_cached("DELETE FROM artifacts WHERE id = ? RETURNING folder")?;
-            let folder: Option<String> = statement.query_row([&id], |row| row.get(0)).optional()?;
-            drop(statement);
+            let folder = records::remove(change, &id)?;
             if folder.is_some() {
                 change.emit("artifact:removed", Payload::trusted(Object::new().text("id", &id).finish()));
             }
-            let was_there = folder.is_some();
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = folder;
-            Ok(Payload::from(serde_json::Value::Bool(was_there)))
-        };
-        let removed = artifacts.db().write(row).await?;
-        let folder = old.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(folder) = folder {
-            artifacts.discard(&folder).await;
+            Ok(folder)
+        });
+        let folder = write.await?;
+        if let Some(folder) = &folder {
+            artifacts.discard(folder).await;
         }
-        Ok(removed)
+        Ok(Payload::from(serde_json::Value::Bool(folder.is_some())))
     });
     removed.await.map_err(|_| stopping())?
 }
@@ -233,8 +174,4 @@ fn cancelled() -> WireError {
 
 fn stopping() -> WireError {
     WireError::new("the server is stopping")
-}
-
-fn refused(got: &str) -> WireError {
-    wrong("source", "a folder or a .tar of plain files below an --artifact-source", got)
 }

@@ -3,8 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rusqlite::OptionalExtension;
-
 use crate::backend::shared::validate::{Fields, wrong};
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
@@ -12,15 +10,8 @@ use crate::protocol::payload::Payload;
 use super::super::analytics::Recorder;
 use super::config::ArtifactLimits;
 use super::manifest::{Manifest, Program, SEARCH_PATH, misfit};
-use super::records::unknown;
+use super::records::{self, Installed};
 use super::store::{Artifacts, Lease};
-
-/// The columns of an artifact that are needed to run it.
-struct Installed {
-    folder: String,
-    manifest: String,
-    enabled: bool,
-}
 
 /// Runs the artifact that a payload names.
 pub(super) async fn invoke(
@@ -80,15 +71,7 @@ async fn find(artifacts: &Artifacts, id: &str) -> Result<(Installed, Lease), Wir
 
 async fn look_up(artifacts: &Artifacts, id: &str) -> Result<Installed, WireError> {
     let id = id.to_owned();
-    let read = artifacts.db().read(move |view| {
-        let mut statement =
-            view.connection.prepare_cached("SELECT folder, manifest, enabled FROM artifacts WHERE id = ?")?;
-        let installed = statement.query_row([id], |row| {
-            Ok(Installed { folder: row.get(0)?, manifest: row.get(1)?, enabled: row.get(2)? })
-        });
-        installed.optional()?.ok_or_else(unknown)
-    });
-    read.await
+    artifacts.db().read(move |view| records::installed(view, &id)).await
 }
 
 fn check_input(manifest: &Manifest, input: &str) -> Result<(), WireError> {

@@ -16,6 +16,7 @@ use crate::backend::shared::db::Db;
 use crate::protocol::uuid::Uuid;
 
 use super::config::ArtifactConfig;
+use super::records;
 
 /// The installed artifacts. Clones refer to the same ones.
 #[derive(Debug, Clone)]
@@ -114,12 +115,7 @@ impl Artifacts {
         let permit = self.installing().try_acquire_owned();
         async move {
             let Ok(_permit) = permit else { return };
-            let named = artifacts.db().read(|view| {
-                let mut statement = view.connection.prepare_cached("SELECT folder FROM artifacts")?;
-                let folders = statement.query_map([], |row| row.get::<_, String>(0))?;
-                Ok(folders.collect::<Result<BTreeSet<_>, _>>()?)
-            });
-            let Ok(named) = named.await else { return };
+            let Ok(named) = artifacts.db().read(records::folders).await else { return };
             let swept = spawn_blocking(move || artifacts.delete_all_but(&named));
             // It fails if the folder does not exist, and then there is nothing to delete.
             let _ = swept.await;

@@ -66,12 +66,12 @@ const ROWS: &[Row<Arc<Imagegen>>] = &[
         handler: Read(store::list_images),
     },
     Row::event("imagegen:job-created", "{ jobId: string, job: Job }", "The worker has started an entry"),
-    Row::event("imagegen:job-completed", "{ jobId: string, job: Job }", "A job has completed, failed or was cancelled"),
     Row::event(
-        "imagegen:batch-started",
-        "{ jobId: string, batchIndex: number }",
-        "A batch has started",
+        "imagegen:job-completed",
+        "{ jobId: string, job: Job }",
+        "A job has completed, failed or was cancelled",
     ),
+    Row::event("imagegen:batch-started", "{ jobId: string, batchIndex: number }", "A batch has started"),
     Row::event(
         "imagegen:batch-completed",
         "{ jobId: string, batchIndex: number, images: Image[] }",

@@ -290,9 +290,9 @@ pub(super) struct Task {
 }
 
 /// Queues the entries again that were running when the server ended.
-pub(super) fn requeue(change: &mut Change<'_>) -> Result<Payload, WireError> {
+pub(super) fn requeue(change: &mut Change<'_>) -> Result<(), WireError> {
     change.connection.execute("UPDATE image_entries SET status = 'queued' WHERE status = 'running'", [])?;
-    Ok(Payload::none())
+    Ok(())
 }
 
 /// Returns the oldest queued entry.
@@ -326,7 +326,7 @@ pub(super) fn next_task(view: &View<'_>) -> Result<Option<Task>, WireError> {
 
 /// Starts the job of an entry, or continues the one that a restart interrupted. Returns `false` if the entry is no longer
 /// queued.
-pub(super) fn start_job(change: &mut Change<'_>, id: &str) -> Result<Payload, WireError> {
+pub(super) fn start_job(change: &mut Change<'_>, id: &str) -> Result<bool, WireError> {
     let started = change
         .connection
         .prepare_cached(
@@ -337,7 +337,7 @@ pub(super) fn start_job(change: &mut Change<'_>, id: &str) -> Result<Payload, Wi
     if started > 0 {
         emit_job(change, "imagegen:job-created", id)?;
     }
-    Ok(Payload::from(serde_json::Value::Bool(started > 0)))
+    Ok(started > 0)
 }
 
 /// Returns the row and the job of an entry if it is running.
@@ -349,13 +349,13 @@ fn running(connection: &Connection, id: &str) -> rusqlite::Result<Option<(i64, S
 }
 
 /// Emits `imagegen:batch-started`. Returns `false` if the entry is no longer running.
-pub(super) fn start_batch(change: &mut Change<'_>, id: &str, index: i64) -> Result<Payload, WireError> {
+pub(super) fn start_batch(change: &mut Change<'_>, id: &str, index: i64) -> Result<bool, WireError> {
     let running = running(change.connection, id)?;
     if let Some((_, job)) = &running {
         let event = Object::new().text("jobId", job).integer("batchIndex", index).finish();
         change.emit("imagegen:batch-started", Payload::trusted(event));
     }
-    Ok(Payload::from(serde_json::Value::Bool(running.is_some())))
+    Ok(running.is_some())
 }
 
 /// An image whose file is written.
@@ -375,9 +375,9 @@ pub(super) fn finish_batch(
     id: &str,
     index: i64,
     images: &[StoredImage],
-) -> Result<Payload, WireError> {
+) -> Result<bool, WireError> {
     let Some((entry, job)) = running(change.connection, id)? else {
-        return Ok(Payload::from(serde_json::Value::Bool(false)));
+        return Ok(false);
     };
     for (position, image) in (0_i64..).zip(images) {
         change
@@ -415,7 +415,7 @@ pub(super) fn finish_batch(
         .raw("images", &array(&images))
         .finish();
     change.emit("imagegen:batch-completed", Payload::trusted(event));
-    Ok(Payload::from(serde_json::Value::Bool(true)))
+    Ok(true)
 }
 
 const SELECT_IMAGES: &str = "

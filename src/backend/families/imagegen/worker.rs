@@ -13,7 +13,6 @@ use tokio::time::sleep;
 use crate::backend::shared::db::{Change, Db};
 use crate::backend::shared::provider::{Access, Host, no_key};
 use crate::protocol::error::WireError;
-use crate::protocol::payload::Payload;
 use crate::protocol::uuid::Uuid;
 
 use super::super::analytics::{ImageBatch, Recorder};
@@ -85,7 +84,7 @@ impl From<WireError> for JobError {
 impl Worker {
     /// Processes the queue forever.
     pub(super) async fn run(self) {
-        until_done(|| self.write(store::requeue)).await;
+        until_done(|| self.db.write(store::requeue)).await;
         self.sweep().await;
         loop {
             match self.db.read(store::next_task).await {
@@ -96,22 +95,12 @@ impl Worker {
         }
     }
 
-    async fn write<F>(&self, job: F) -> Result<Payload, WireError>
-    where
-        F: FnOnce(&mut Change<'_>) -> Result<Payload, WireError> + Send + 'static,
-    {
-        self.db.write(job).await
-    }
-
     /// Writes a step that returns `false` if the entry was cancelled before it.
     async fn step<F>(&self, job: F) -> Result<(), JobError>
     where
-        F: FnOnce(&mut Change<'_>) -> Result<Payload, WireError> + Send + 'static,
+        F: FnOnce(&mut Change<'_>) -> Result<bool, WireError> + Send + 'static,
     {
-        match self.write(job).await?.as_str() {
-            Some("true") => Ok(()),
-            _ => Err(JobError::Cancelled),
-        }
+        if self.db.write(job).await? { Ok(()) } else { Err(JobError::Cancelled) }
     }
 
     /// Processes one entry until it ends.
@@ -130,10 +119,9 @@ impl Worker {
         // Retried until it is written: otherwise the entry would look as if it were running.
         until_done(|| {
             let (id, error) = (task.id.clone(), error.clone());
-            self.write(move |change| {
+            self.db.write(move |change| {
                 // A job that could not start is still queued.
-                store::end(change, &id, &["running", "queued"], status, error.as_deref())?;
-                Ok(Payload::none())
+                store::end(change, &id, &["running", "queued"], status, error.as_deref())
             })
         })
         .await;
