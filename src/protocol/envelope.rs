@@ -108,8 +108,8 @@ impl fmt::Display for EnvelopeErrorKind {
     }
 }
 
-/// The ranges of a message's members in its text. A range is empty for an absent member: no value is empty. Of
-/// duplicates the last one counts, as in `JSON.parse`.
+/// The ranges of a message's members in its text; empty for an absent member, as no value is empty. The last of duplicate
+/// members counts, as in `JSON.parse`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Members {
     pub kind: Range<usize>,
@@ -203,7 +203,9 @@ impl Members {
     fn decode_general(text: &str) -> Result<(Kind, Members), EnvelopeError<'_>> {
         let bytes = text.as_bytes();
         let mut members = Members::default();
-        let end = match json::member_ranges(bytes, |name, value| members.record(bytes, name, value)) {
+        let end = match json::member_ranges(bytes, |name, value| {
+            members.record(json::part(text, name), value)
+        }) {
             Ok(Shape::Object { end }) => end,
             Ok(Shape::Other { at }) => return Err(error_without_id(EnvelopeErrorKind::NotAnObject { at })),
             Err(error) => return Err(error_without_id(EnvelopeErrorKind::Json(error))),
@@ -241,11 +243,8 @@ impl Members {
     }
 
     #[inline(always)]
-    fn record(&mut self, bytes: &[u8], name: Range<usize>, value: Range<usize>) {
-        let name = bytes.get(name);
-        debug_assert!(name.is_some(), "the range belongs to this text");
-        let name = name.unwrap_or_default();
-        match self.member(name) {
+    fn record(&mut self, name: &str, value: Range<usize>) {
+        match self.member(name.as_bytes()) {
             Some(member) => *member = value,
             None => self.record_escaped_name(name, value),
         }
@@ -267,11 +266,8 @@ impl Members {
 
     /// `{"\u0069d": …}` has an id too.
     #[cold]
-    fn record_escaped_name(&mut self, name: &[u8], value: Range<usize>) {
-        if !name.contains(&b'\\') {
-            return;
-        }
-        let name = std::str::from_utf8(name).ok().and_then(json::unescape);
+    fn record_escaped_name(&mut self, name: &str, value: Range<usize>) {
+        let name = json::unescape(name);
         if let Some(member) = name.and_then(|name| self.member(name.as_bytes())) {
             *member = value;
         }
