@@ -191,7 +191,7 @@ fn each_property_can_fail() {
     #[cfg(feature = "client")]
     can_fail("caller: ids", |wrong| {
         let text = "6ba7b810-9DAD-41d1-80b4-00c04fd430c8";
-        properties::caller::ids_are_read(text.as_bytes(), |text| match wrong {
+        properties::caller::ids_parse(text.as_bytes(), |text| match wrong {
             true => "6ba7b810-9dad-41d1-80b4-00c04fd430c9".parse::<Uuid>(),
             false => text.parse(),
         });

@@ -1,4 +1,4 @@
-//! The client's end of a connection, whatever a server sends.
+//! The client's end of a connection, for any bytes from the server.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use super::Choices;
 
 const MAX_MESSAGE_BYTES: usize = 1 << 10;
 
-/// Each call ends exactly once: with the server's answer, or at its deadline and not before. What is sent is what a
-/// server reads as the requests that were made, in order, and nothing follows a close frame. The next deadline is never
-/// in the past once it was served.
+/// Each call ends exactly once: with the server's answer, or at its deadline and not before. A server reads exactly the
+/// requests that were made, in order, and nothing after a close frame. Once a deadline was handled, the next one is in the
+/// future.
 ///
-/// The bytes are steps; what a step is, [`Harness::step`] says. They are looked at as an id and as chances for the pauses
-/// between attempts to reconnect, too.
+/// The bytes are steps, defined in [`Harness::step`]. They also serve as an id, and as the randomness of the pauses between
+/// attempts to reconnect.
 pub fn caller(data: &[u8]) {
-    ids_are_read(data, <Uuid as std::str::FromStr>::from_str);
+    ids_parse(data, <Uuid as std::str::FromStr>::from_str);
     pauses_are_in_bounds(data);
     let mut choices = Choices::new(data);
     let mut harness = Harness::new();
@@ -44,10 +44,10 @@ struct Harness {
     caller: Caller,
     server: Connection,
     now: Now,
-    /// Calls under way, and when they end.
+    /// Pending calls and their deadlines.
     pending: BTreeMap<Uuid, Millis>,
     endings: BTreeMap<Uuid, Ending>,
-    /// Calls that were made, and calls that the server has read.
+    /// The calls that were made, and the calls that the server read.
     made: Vec<Uuid>,
     heard: Vec<Uuid>,
     closing: bool,
@@ -118,20 +118,20 @@ impl Harness {
         let mut out = Vec::new();
         let called = self.caller.call(self.now, id, channel, &Payload::none(), timeout, &mut out);
         if called.is_ok() {
-            assert!(!channel.is_empty() && !self.closing, "a call that cannot be made was made");
+            assert!(!channel.is_empty() && !self.closing, "an impossible call was made");
             self.pending.insert(id, self.now.at + timeout);
             self.made.push(id);
         } else {
-            assert!(out.is_empty(), "a refused call has sent something");
+            assert!(out.is_empty(), "a refused call sent something");
         }
         self.hear(out);
     }
 
-    /// An answer to one of the calls that were ever made, or to nobody's.
+    /// An answer to one of the calls made so far, or to an unknown call.
     fn answer(&mut self, choices: &mut Choices<'_>) -> String {
         let id = match usize::from(choices.byte()) {
             n if n < self.made.len() => self.made[n].to_string(),
-            _ => "nobody".to_owned(),
+            _ => "unknown".to_owned(),
         };
         match choices.byte() % 4 {
             0 => format!(r#"{{"type":"response","id":"{id}","channel":"c"}}"#),
@@ -154,9 +154,12 @@ impl Harness {
                 let mut out = Vec::new();
                 let Step { consumed, action: incoming } =
                     self.caller.handle_input(self.now, &mut input[used..], &mut out);
-                assert!(consumed > 0, "bytes are left that nobody takes");
+                assert!(consumed > 0, "no bytes were consumed");
                 used += consumed;
-                assert!(!was_finished || incoming.is_none() && out.is_empty(), "something after the end");
+                assert!(
+                    !was_finished || incoming.is_none() && out.is_empty(),
+                    "an event or output after the end"
+                );
                 match incoming {
                     Some(Incoming::Response { id, .. }) => self.end(id, Ending::Answered),
                     Some(Incoming::Closed { .. }) => self.closing = true,
@@ -171,14 +174,14 @@ impl Harness {
     fn end(&mut self, id: Uuid, ending: Ending) {
         let until = self.pending.remove(&id);
         ended(until, ending, self.now.at);
-        assert_eq!(self.endings.insert(id, ending), None, "a call has ended twice");
+        assert_eq!(self.endings.insert(id, ending), None, "a call ended twice");
     }
 
     fn advance(&mut self, by: Duration) {
         self.now.at = self.now.at + by;
         if self.now.at < self.caller.deadline() {
             let late = self.pending.values().find(|until| **until <= self.now.at);
-            assert_eq!(late, None, "a call is over before the deadline that was named");
+            assert_eq!(late, None, "a call is due before the announced deadline");
             return;
         }
         let mut out = Vec::new();
@@ -192,15 +195,12 @@ impl Harness {
             }
         }
         let late = self.pending.values().find(|until| **until <= self.now.at);
-        assert_eq!(late, None, "a call that is over has not ended");
+        assert_eq!(late, None, "a call did not end at its deadline");
         self.hear(out);
-        assert!(
-            self.cut_off || self.now.at < self.caller.deadline(),
-            "a deadline that is over was named again"
-        );
+        assert!(self.cut_off || self.now.at < self.caller.deadline(), "the next deadline is in the past");
     }
 
-    /// What the server reads of what was sent.
+    /// Lets the server read the sent bytes.
     fn hear(&mut self, mut sent: Vec<u8>) {
         let mut used = 0;
         while used < sent.len() {
@@ -218,7 +218,7 @@ impl Harness {
                 Some(Event::Closed { .. }) | None => {}
             }
         }
-        assert_eq!(self.heard, self.made, "the server reads other calls than were made");
+        assert_eq!(self.heard, self.made, "the server reads other calls than those made");
     }
 
     /// Left alone, every call ends.
@@ -231,14 +231,14 @@ impl Harness {
     }
 }
 
-/// Whether a call may end like this now.
+/// Checks that a call may end like this now.
 pub fn ended(until: Option<Millis>, ending: Ending, now: Millis) {
-    let until = until.expect("a call ends that is not under way");
-    assert!(ending == Ending::Answered || now >= until, "a call has ended before its deadline");
+    let until = until.expect("a call that is not pending ended");
+    assert!(ending == Ending::Answered || now >= until, "a call ended before its deadline");
 }
 
 /// RFC 9562, section 4: 8-4-4-4-12 hexadecimal digits, of either case; written in lower case.
-pub fn ids_are_read<E: std::fmt::Display>(data: &[u8], read: impl Fn(&str) -> Result<Uuid, E>) {
+pub fn ids_parse<E: std::fmt::Display>(data: &[u8], read: impl Fn(&str) -> Result<Uuid, E>) {
     for length in [36, data.len()] {
         let text = String::from_utf8_lossy(data.get(..length).unwrap_or_default());
         let groups: Vec<&str> = text.split('-').collect();
@@ -246,8 +246,8 @@ pub fn ids_are_read<E: std::fmt::Display>(data: &[u8], read: impl Fn(&str) -> Re
         let hex = groups.concat().bytes().all(|byte| byte.is_ascii_hexdigit());
         let right = lengths == [8, 4, 4, 4, 12] && hex;
         match read(&text) {
-            Ok(id) => assert!(right && id.to_string() == text.to_lowercase(), "{text:?} is read as {id}"),
-            Err(error) => assert!(!right && error.to_string().contains("36"), "{text:?} is not read"),
+            Ok(id) => assert!(right && id.to_string() == text.to_lowercase(), "{text:?} parses as {id}"),
+            Err(error) => assert!(!right && error.to_string().contains("36"), "{text:?} does not parse"),
         }
     }
     let random: [u8; 16] = std::array::from_fn(|at| data.get(at).copied().unwrap_or_default());
@@ -259,7 +259,7 @@ pub fn ids_are_read<E: std::fmt::Display>(data: &[u8], read: impl Fn(&str) -> Re
     assert_eq!((id.as_bytes()[6] >> 4, id.as_bytes()[8] >> 6), (4, 2));
 }
 
-/// Each pause is half as long again as the last, give or take a fifth and up to the longest, until it is enough.
+/// Each pause is 1.5 times the last, with 20 % of jitter either way, up to the longest pause and the last attempt.
 fn pauses_are_in_bounds(data: &[u8]) {
     let mut choices = Choices::new(data);
     let interval = choices.pick(&[1000, 1, 0, 20_000, 60_000]);
@@ -272,7 +272,7 @@ fn pauses_are_in_bounds(data: &[u8]) {
         assert_eq!(pause.is_some(), attempt < most, "attempt {attempt} of {most}");
         if let Some(pause) = pause {
             let (pause, about) = (pause.as_secs_f64() * 1000.0, expected.min(MAX_DELAY.as_millis() as f64));
-            assert!((0.799 * about..=1.201 * about).contains(&pause), "{pause} ms, about {about} are due");
+            assert!((0.799 * about..=1.201 * about).contains(&pause), "{pause} ms, about {about} expected");
         }
         expected *= 1.5;
     }
