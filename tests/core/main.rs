@@ -16,4 +16,5 @@ mod observers;
 #[cfg(feature = "pages")]
 mod pages;
 mod server;
+mod states;
 mod wire;
