@@ -1,54 +1,14 @@
-//! The tables of states in the docs of the machines are executed: each input in each state does what its cell says.
+//! The connection: each input, in each state, whole and in pieces, at both ends.
 
 use switchboard::protocol::connection::{CloseCode, Connection, Event};
 use switchboard::protocol::frame::{Header, Role};
 
+use super::table::Table;
 use crate::support::frames::*;
-
-/// A table in the docs of a file, without its heading: each row's name and its cells.
-struct Table {
-    states: Vec<String>,
-    rows: Vec<(String, Vec<String>)>,
-}
-
-impl Table {
-    fn read(source: &str) -> Table {
-        let lines = source.lines().skip_while(|line| !line.starts_with("//! |"));
-        let mut lines = lines.take_while(|line| line.starts_with("//! |")).map(|line| {
-            let cells = line.trim_start_matches("//! |").trim_end_matches('|').split(" | ");
-            cells.map(|cell| without_links(cell.trim().trim_end_matches('|').trim())).collect::<Vec<_>>()
-        });
-        let mut states = lines.next().expect("the docs have a table");
-        states.remove(0);
-        let rows = lines.skip(1).map(|mut cells| (cells.remove(0), cells)).collect();
-        Table { states, rows }
-    }
-}
-
-/// Markdown as plain text. A link to a method is the method's path.
-fn without_links(cell: &str) -> String {
-    let mut text = String::new();
-    let mut rest = cell;
-    while let Some((before, link)) = rest.split_once('[') {
-        let (label, after) = link.split_once(']').expect("a link ends");
-        text.push_str(before);
-        match after.strip_prefix('(').and_then(|target| target.split_once(')')) {
-            Some((target, after)) => {
-                text.push_str(target);
-                rest = after;
-            }
-            None => {
-                text.push_str(label);
-                rest = after;
-            }
-        }
-    }
-    (text + rest).replace('`', "")
-}
 
 #[test]
 fn the_connection_does_what_its_table_of_states_says() {
-    let table = Table::read(include_str!("../../src/protocol/connection.rs"));
+    let table = Table::read(include_str!("../../../src/protocol/connection.rs"));
     assert_eq!(table.states, ["Open", "Closing", "Closed or Failed"]);
     assert_eq!(table.rows.len(), 8, "rows that this test walks through");
     for role in [Role::Server, Role::Client] {

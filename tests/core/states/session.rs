@@ -1,0 +1,230 @@
+//! The session: each input, in each state, and the passing of each time limit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use switchboard::Payload;
+use switchboard::protocol::connection::CloseCode;
+use switchboard::protocol::frame::{Header, Role};
+use switchboard::protocol::limits::Limits;
+use switchboard::protocol::session::{Action, Due, Request, Rules, Session};
+use switchboard::protocol::time::{Millis, Now};
+use switchboard::protocol::uuid::Uuid;
+
+use super::table::Table;
+use crate::support::frames::*;
+
+const NEVER: Duration = Duration::from_secs(1 << 30);
+const START: Now = Now { at: Millis(0), unix_ms: 0 };
+const LATER: Now = Now { at: Millis(1000), unix_ms: 1000 };
+
+#[test]
+fn the_session_does_what_its_table_of_states_says() {
+    let table = Table::read(include_str!("../../../src/protocol/session.rs"));
+    assert_eq!(table.states, ["Unauthenticated", "Open", "Closing", "Finished"]);
+    assert_eq!(table.rows.len(), 17, "rows that this test walks through");
+    for (input, cells) in &table.rows {
+        for (state, cell) in table.states.iter().zip(cells) {
+            if !cell.is_empty() {
+                let place = format!("{input} in {state}");
+                let mut walk = Walk::to(state, input);
+                walk.apply(input);
+                let (mut done, expected) = (walk.done(input), expected(cell));
+                for (done, expected) in done.iter_mut().zip(&expected) {
+                    if expected == "close frame" && done.starts_with("close ") {
+                        done.clone_from(expected);
+                    }
+                }
+                assert_eq!(done, expected, "{place}");
+            }
+        }
+    }
+}
+
+/// One session on its way through one cell.
+struct Walk {
+    session: Session,
+    before: String,
+    /// A request that came before the session left its first state.
+    request: Option<Request>,
+    out: Vec<u8>,
+    /// What the session returned.
+    returned: Vec<String>,
+}
+
+impl Walk {
+    fn to(state: &str, input: &str) -> Walk {
+        let mut limits = Limits {
+            rate_max_requests: 1000,
+            ping_interval: None,
+            idle_timeout: NEVER,
+            auth_timeout: NEVER,
+            close_timeout: NEVER,
+            ..Limits::default()
+        };
+        let due = LATER.at.since(START.at);
+        match input {
+            "message over the rate limit" => limits.rate_max_requests = 1,
+            "Limits::auth_timeout" => limits.auth_timeout = due,
+            "Limits::ping_interval of silence" => limits.ping_interval = Some(due),
+            "Limits::idle_timeout of silence" => limits.idle_timeout = due,
+            "Limits::close_timeout" => limits.close_timeout = due,
+            _ => {}
+        }
+        let rules = Rules { limits, token: Some("s3cret".to_owned()) };
+        let is_open = state != "Unauthenticated";
+        let session = Session::new(Arc::new(rules), Uuid::from_random([7; 16]), is_open, START.at);
+        let mut walk =
+            Walk { session, before: state.to_owned(), request: None, out: Vec::new(), returned: Vec::new() };
+        if is_open {
+            walk.receive(&text_frame(&request("c", "1")));
+            walk.park_or_keep(input);
+        } else if input == "message over the rate limit" {
+            walk.receive(&text_frame(&request("c", "1")));
+        }
+        match state {
+            "Closing" => walk.session.close(START.at, CloseCode::Normal, "", &mut Vec::new()),
+            "Finished" => walk.receive(&frame(FIN | CLOSE, b"")),
+            _ => {}
+        }
+        assert_eq!(walk.state(), state);
+        walk.out.clear();
+        walk.returned.clear();
+        walk
+    }
+
+    /// Two rows need a parked request. In every other one the request waits to be answered.
+    fn park_or_keep(&mut self, input: &str) {
+        if let "deadline of a parked request" | "Session::shut_down" = input
+            && let Some(request) = self.request.take()
+        {
+            self.session.park(request, LATER.at, |_| ());
+        }
+    }
+
+    fn apply(&mut self, input: &str) {
+        let text = |text: &str| text_frame(text);
+        match input {
+            "message over the rate limit" | "other request" => self.receive(&text(&request("c", "2"))),
+            "message that is not a request" => self.receive(&text("{}")),
+            "auth with the token" => {
+                self.receive(&text(
+                    r#"{"type":"request","id":"1","channel":"auth","payload":{"token":"s3cret"}}"#,
+                ));
+            }
+            "auth without the token" => self.receive(&text(&request("auth", "1"))),
+            "ping" => self.receive(&frame(FIN | PING, b"beat")),
+            "pong" => self.receive(&frame(FIN | PONG, b"")),
+            "close frame" => self.receive(&frame(FIN | CLOSE, &1000_u16.to_be_bytes())),
+            "violation of RFC 6455 or a limit" => self.receive(&frame(FIN | CONTINUATION, b"")),
+            "Session::answer" => {
+                let request = self.request.take().expect("a request came while it was open");
+                self.session.answer(LATER, request, Ok(Payload::none()), &mut self.out);
+            }
+            "Session::close" => self.session.close(LATER.at, CloseCode::Normal, "", &mut self.out),
+            "Session::shut_down" => self.session.shut_down(LATER, &mut self.out),
+            "deadline of a parked request"
+            | "Limits::auth_timeout"
+            | "Limits::ping_interval of silence"
+            | "Limits::idle_timeout of silence"
+            | "Limits::close_timeout" => self.pass_time(),
+            unknown => panic!("no input is known for the row {unknown:?}"),
+        }
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        let mut bytes = bytes.to_vec();
+        let mut used = 0;
+        while used < bytes.len() {
+            let step = self.session.handle_input(START, &mut bytes[used..], &mut self.out);
+            used += step.consumed;
+            match step.action {
+                Some(Action::Request(request)) => {
+                    self.returned.push("Action::Request".to_owned());
+                    self.request = Some(request);
+                }
+                Some(Action::Authenticated) => self.returned.push("Action::Authenticated".to_owned()),
+                None => {}
+            }
+        }
+    }
+
+    /// Nothing is due until the time has passed. Then all that is due is done.
+    fn pass_time(&mut self) {
+        if self.before != "Finished" {
+            let early = Now { at: Millis(LATER.at.0 - 1), unix_ms: 999 };
+            assert!(self.session.handle_deadline(early, &mut self.out).is_none() && self.out.is_empty());
+            let is_due = self.session.deadline() <= LATER.at;
+            assert!(is_due || self.before == "Closing", "the deadline is the one of this row");
+        }
+        loop {
+            match self.session.handle_deadline(LATER, &mut self.out) {
+                Some(Due::Expired(())) => self.returned.push("Due::Expired".to_owned()),
+                Some(Due::Cut) => return self.returned.push("Due::Cut".to_owned()),
+                None => return,
+            }
+        }
+    }
+
+    fn state(&self) -> &'static str {
+        match (self.session.is_open(), self.session.is_finished(), self.session.closing_until()) {
+            (_, true, _) => "Finished",
+            (false, false, Some(_)) => "Closing",
+            (true, false, None) => "Open",
+            (false, false, None) => "Unauthenticated",
+            impossible => panic!("{impossible:?}"),
+        }
+    }
+
+    /// What happened, in the words of the table: what was sent, what was returned, and the new state.
+    fn done(&self, input: &str) -> Vec<String> {
+        let mut done = sent(&self.out);
+        // A finished session is cut at each deadline; one row says so for all.
+        let is_cut = |word: &String| self.before == "Finished" && word == "Due::Cut";
+        let returned = self.returned.iter().filter(|word| input == "Limits::close_timeout" || !is_cut(word));
+        done.extend(returned.cloned());
+        if self.state() != self.before {
+            done.push(self.state().to_owned());
+        }
+        done
+    }
+}
+
+fn request(channel: &str, id: &str) -> String {
+    format!(r#"{{"type":"request","id":"{id}","channel":"{channel}"}}"#)
+}
+
+/// The frames of a server, each in a word.
+fn sent(out: &[u8]) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut rest = out;
+    while !rest.is_empty() {
+        let header = Header::decode(Role::Client, rest).expect("a sound header").expect("a whole header");
+        let end = header.header_bytes + header.length as usize;
+        let payload = &rest[header.header_bytes..end];
+        words.push(match rest[0] & 0xf {
+            TEXT => {
+                let message: Value = serde_json::from_slice(payload).expect("a message is JSON");
+                let code = message["error"]["code"].as_str();
+                let event = message["channel"].as_str().filter(|_| message["type"] == "event");
+                code.or(event).unwrap_or("response").to_owned()
+            }
+            PING => "ping".to_owned(),
+            PONG => "pong".to_owned(),
+            CLOSE => match payload.first_chunk() {
+                Some(code) => format!("close {}", u16::from_be_bytes(*code)),
+                None => "close frame".to_owned(),
+            },
+            opcode => panic!("opcode {opcode}"),
+        });
+        rest = &rest[end..];
+    }
+    words
+}
+
+/// The same as a cell says it. `close frame` leaves the code open.
+fn expected(cell: &str) -> Vec<String> {
+    let words = cell.split(", ").filter(|word| *word != "-");
+    words.map(|word| word.trim_end_matches(" per parked request").to_owned()).collect()
+}
