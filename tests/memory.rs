@@ -32,7 +32,7 @@ fn resident_bytes() -> usize {
 }
 
 #[tokio::test]
-async fn idle_connections_own_no_buffers_and_those_that_are_gone_leave_nothing() {
+async fn idle_connections_hold_no_buffers_and_closed_ones_free_everything() {
     let gone = Arc::new(AtomicUsize::new(0));
     let count = gone.clone();
     let (left, mut leaves) = calls();

@@ -68,7 +68,7 @@ fn check(property: Property, input: &[u8], name: &str) {
 
 /// `CORPUS=fuzz/corpus` adds the corpora of the fuzzers.
 #[test]
-fn every_seed_and_every_old_finding_holds() {
+fn every_seed_and_every_earlier_finding_holds() {
     let corpus = std::env::var_os("CORPUS");
     for &(target, property) in TARGETS {
         let seeds = inputs("seeds", target);
@@ -85,7 +85,7 @@ fn every_seed_and_every_old_finding_holds() {
 
 /// `SEED=…` chooses another seed, such as one that failed.
 #[test]
-fn mutated_seeds_hold() {
+fn every_property_holds_for_mutated_seeds() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     for &(target, property) in TARGETS {
         let seeds = inputs("seeds", target);

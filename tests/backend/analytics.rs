@@ -192,7 +192,7 @@ async fn calls_of_every_family_are_counted() {
 }
 
 #[tokio::test]
-async fn an_ai_call_whose_client_leaves_is_counted_as_failed() {
+async fn an_ai_call_whose_client_disconnects_is_counted_as_failed() {
     let house = new_house().await;
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = Client::connect(house.port).await;
@@ -214,7 +214,7 @@ async fn an_ai_call_whose_client_leaves_is_counted_as_failed() {
 }
 
 #[tokio::test]
-async fn no_credential_and_no_message_is_kept() {
+async fn no_credential_and_no_message_is_recorded() {
     const DIARY: &str = "dear diary, nobody must know";
     let house = new_house().await;
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -348,7 +348,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn totals_stay_what_they_are_through_aggregation_cleanup_and_restarts() {
+async fn totals_survive_aggregation_cleanup_and_restarts() {
     let folder = new_house().await.close().await;
     let old = now() - 40 * DAY_MS;
     lay_down(&database(&folder), old, 25_000);
@@ -396,7 +396,7 @@ async fn totals_stay_what_they_are_through_aggregation_cleanup_and_restarts() {
 }
 
 #[tokio::test]
-async fn what_is_due_is_written_rolled_up_and_deleted_unasked() {
+async fn upkeep_runs_without_a_request() {
     let folder = new_house().await.close().await;
     lay_down(&database(&folder), now() - 100 * DAY_MS, 10);
     let house = House::open(folder, |backend, _| {
@@ -417,7 +417,7 @@ async fn what_is_due_is_written_rolled_up_and_deleted_unasked() {
 }
 
 #[tokio::test]
-async fn what_was_written_survives_kill_9_and_nothing_counts_twice() {
+async fn written_counts_survive_kill_9_and_count_once() {
     const ROWS: i64 = 300_000;
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
@@ -472,7 +472,7 @@ async fn what_was_written_survives_kill_9_and_nothing_counts_twice() {
 }
 
 #[tokio::test]
-async fn a_full_database_is_answered_from_and_forgets_nothing_that_waits() {
+async fn a_full_database_answers_queries_and_keeps_pending_counts() {
     let house = House::open(tempfile::tempdir().unwrap(), |backend, _| {
         quiet(backend);
         backend.db.max_database_bytes = 1 << 20;
@@ -502,7 +502,7 @@ async fn a_full_database_is_answered_from_and_forgets_nothing_that_waits() {
 }
 
 #[tokio::test]
-async fn an_operator_can_have_nothing_recorded() {
+async fn an_operator_can_turn_recording_off() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = program::command(&folder.path().join("data"));
     command.arg("--no-analytics");

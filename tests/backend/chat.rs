@@ -17,7 +17,7 @@ fn pluck<'a>(list: &'a Value, member: &str) -> Vec<&'a Value> {
 }
 
 #[tokio::test]
-async fn a_chat_lives_from_create_to_delete_and_the_others_see_it() {
+async fn every_client_sees_a_chat_from_creation_to_deletion() {
     let house = small(tempfile::tempdir().unwrap()).await;
     let (mut a, mut b) = (Client::connect(house.port).await, Client::connect(house.port).await);
 
@@ -54,7 +54,7 @@ async fn a_chat_lives_from_create_to_delete_and_the_others_see_it() {
 }
 
 #[tokio::test]
-async fn a_message_comes_back_as_it_was_given() {
+async fn a_message_is_returned_as_it_was_sent() {
     let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
     let chat = client.call("chat:create", Value::Null).await;
@@ -74,7 +74,7 @@ async fn a_message_comes_back_as_it_was_given() {
 }
 
 #[tokio::test]
-async fn pages_lead_through_all_chats_and_messages_without_gap_or_repetition() {
+async fn pages_cover_all_chats_and_messages_without_gap_or_repetition() {
     let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
     // Made so fast that many share a millisecond.
@@ -123,7 +123,7 @@ async fn pages_lead_through_all_chats_and_messages_without_gap_or_repetition() {
 }
 
 #[tokio::test]
-async fn a_page_ends_before_it_is_too_long_to_send() {
+async fn a_page_of_results_ends_before_it_is_too_long_to_send() {
     let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
     let chat = client.call("chat:create", json!({})).await;
@@ -166,7 +166,7 @@ async fn search_results_end_before_they_are_too_long_to_send() {
 }
 
 #[tokio::test]
-async fn search_finds_words_marks_them_and_takes_any_text() {
+async fn search_finds_and_marks_words_and_accepts_any_text() {
     let house = small(tempfile::tempdir().unwrap()).await;
     let mut client = Client::connect(house.port).await;
     let mut chats = Vec::new();
@@ -212,7 +212,7 @@ async fn search_finds_words_marks_them_and_takes_any_text() {
 }
 
 #[tokio::test]
-async fn many_clients_at_once_lose_nothing_and_see_changes_in_one_order() {
+async fn concurrent_clients_lose_nothing_and_see_changes_in_one_order() {
     let house = small(tempfile::tempdir().unwrap()).await;
     let mut witness = Client::connect(house.port).await;
     let chat = witness.call("chat:create", json!({})).await;

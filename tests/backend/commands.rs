@@ -87,7 +87,7 @@ fn call_writes_the_payload_in_one_line() {
 }
 
 #[test]
-fn exit_codes_say_what_went_wrong() {
+fn exit_codes_tell_errors_apart() {
     let mut house = House::new();
     let url = house.url.clone();
     let (code, said) = failure(&["call", &url, "chat:list", r#"{"limit": 0}"#]);
@@ -177,7 +177,7 @@ impl Drop for Listener {
 }
 
 #[test]
-fn listen_writes_one_event_a_line_and_comes_back_after_a_restart() {
+fn listen_writes_one_event_per_line_and_reconnects() {
     let mut house = House::new();
     let url = house.url.clone();
     let mut all = Listener::start(&["listen", &url]);
@@ -203,7 +203,7 @@ fn listen_writes_one_event_a_line_and_comes_back_after_a_restart() {
 }
 
 #[test]
-fn listen_ends_quietly_when_nobody_reads() {
+fn listen_ends_without_an_error_when_its_reader_closes() {
     let house = House::new();
     let mut listener = Listener::start(&["listen", &house.url]);
     listener.event();
@@ -216,7 +216,7 @@ fn listen_ends_quietly_when_nobody_reads() {
 }
 
 #[test]
-fn channels_are_listed_of_the_program_and_of_a_server() {
+fn channels_of_the_program_and_of_a_server_are_listed() {
     let house = House::new();
     let own = stdout(&["channels"]);
     assert!(own.contains("chat:create") && own.contains("settings:changed"));
@@ -227,7 +227,7 @@ fn channels_are_listed_of_the_program_and_of_a_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wss_trusts_the_certificates_of_the_system_and_no_others() {
+async fn wss_trusts_only_the_certificates_of_the_system() {
     let house = House::new();
     let Some((certificate, acceptor)) = certificate::localhost(house.folder.path()) else {
         return skip::skipped("wss:// with a certificate by the openssl command, which is not installed");

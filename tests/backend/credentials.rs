@@ -27,7 +27,7 @@ fn files_with(folder: &Path, needle: &[u8]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_credential_lives_from_set_to_delete_and_the_others_see_it() {
+async fn every_client_sees_a_credential_from_set_to_delete() {
     let house = House::new().await;
     let (mut a, mut b) = (Client::connect(house.port).await, Client::connect(house.port).await);
     assert_eq!(a.call("credentials:list", Value::Null).await, json!([]));
@@ -102,7 +102,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn no_file_holds_the_token_and_no_answer_shows_it() {
+async fn no_file_and_no_response_contains_the_token() {
     let house = House::new().await;
     let (mut a, mut witness) = (Client::connect(house.port).await, Client::connect(house.port).await);
     a.call("credentials:set", json!({"key": "anthropic", "token": TOKEN, "metadata": {"m": "findable"}}))
@@ -131,7 +131,7 @@ async fn no_file_holds_the_token_and_no_answer_shows_it() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn the_key_file_is_for_its_owner_alone_and_stays_what_it_is() {
+async fn the_key_file_is_readable_by_its_owner_only_and_stays_the_same() {
     use std::os::unix::fs::PermissionsExt;
     let house = House::new().await;
     let key_file = house.folder.path().join(KEY_FILE);
@@ -155,7 +155,7 @@ async fn the_key_file_is_for_its_owner_alone_and_stays_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_missing_or_wrong_key_file_is_an_error_and_is_left_as_it_is() {
+async fn a_missing_or_wrong_key_file_is_an_error_and_stays_unchanged() {
     let house = House::new().await;
     let key_file = house.folder.path().join(KEY_FILE);
     let mut client = Client::connect(house.port).await;
@@ -187,7 +187,7 @@ async fn a_missing_or_wrong_key_file_is_an_error_and_is_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn there_are_a_thousand_credentials_at_most() {
+async fn at_most_a_thousand_credentials_are_stored() {
     let house = House::new().await;
     let mut client = Client::connect(house.port).await;
     let mut last = String::new();

@@ -18,7 +18,7 @@ fn sqlite3(database: &Path, sql: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn every_write_that_was_answered_is_there_after_kill_9() {
+async fn every_write_that_was_answered_survives_kill_9() {
     const WRITES: usize = 1000;
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
@@ -78,7 +78,7 @@ async fn every_write_that_was_answered_is_there_after_kill_9() {
 }
 
 #[tokio::test]
-async fn a_signal_stops_it_cleanly_and_folds_the_log_into_the_file() {
+async fn a_signal_stops_the_server_and_merges_the_log_into_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     for signal in ["-INT", "-TERM"] {
@@ -104,7 +104,7 @@ async fn a_signal_stops_it_cleanly_and_folds_the_log_into_the_file() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn the_folder_and_its_files_are_for_their_owner_alone() {
+async fn the_folder_and_its_files_are_readable_by_their_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let folder = tempfile::tempdir().unwrap();
@@ -142,7 +142,7 @@ async fn the_folder_and_its_files_are_for_their_owner_alone() {
 }
 
 #[test]
-fn one_database_has_one_server() {
+fn a_database_is_used_by_one_server_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let first = Program::start(folder.path());
     assert!(refused(folder.path()).contains("in use by another process"));
@@ -151,7 +151,7 @@ fn one_database_has_one_server() {
 }
 
 #[test]
-fn a_database_that_cannot_be_used_is_refused_and_left_as_it_was() {
+fn an_unusable_database_is_refused_and_stays_unchanged() {
     let make = |path: &Path, pragma: &str| {
         let connection = rusqlite::Connection::open(path).unwrap();
         connection.execute_batch(&format!("CREATE TABLE IF NOT EXISTS x (y); {pragma}")).unwrap();
@@ -202,7 +202,7 @@ fn a_database_that_cannot_be_used_is_refused_and_left_as_it_was() {
 }
 
 #[test]
-fn a_crash_before_the_first_table_is_no_damage() {
+fn a_crash_before_the_first_table_is_not_damage() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("switchboard.db"), "").unwrap();
     Program::start(folder.path()).kill();

@@ -108,7 +108,7 @@ async fn read_until(stream: &mut TcpStream, word: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_reset_or_half_closed_in_any_state_leaves_nothing_behind() {
+async fn a_reset_or_half_closed_connection_leaves_nothing_in_any_state() {
     for is_reset in [true, false] {
         for state in STATES {
             let (came, mut comes) = calls();
@@ -147,7 +147,7 @@ async fn a_connection_that_is_reset_or_half_closed_in_any_state_leaves_nothing_b
 
 /// Clients that pipeline until the server ends: how many got what.
 #[tokio::test(flavor = "multi_thread")]
-async fn under_load_a_signal_ends_every_client_with_its_answers_and_a_close_frame() {
+async fn under_load_a_signal_sends_answers_and_a_close_frame_to_each_client() {
     const CLIENTS: usize = 20;
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
@@ -279,7 +279,7 @@ impl Drop for Frozen {
 /// Whatever keeps the database from being written, clients are told of each write that failed, reads go on, and once it is
 /// over so do writes.
 #[tokio::test]
-async fn a_database_that_cannot_be_written_for_a_while_fails_the_writes_of_that_while() {
+async fn writes_fail_only_while_the_database_cannot_be_written() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let program = Program::start(&data);
@@ -384,7 +384,7 @@ fn signal(name: &str, child: &Child) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_whose_process_stands_still_is_closed_and_comes_back_when_it_goes_on() {
+async fn a_stopped_client_process_is_closed_and_reconnects_when_it_continues() {
     let (came, mut comes) = calls();
     let (left, mut leaves) = calls();
     let mut config = config().on_connection(came).on_disconnection(left);
@@ -427,7 +427,7 @@ fn cpu_ticks(pid: u32) -> Option<u64> {
 }
 
 #[tokio::test]
-async fn without_file_descriptors_those_who_are_there_are_served_and_others_come_in_later() {
+async fn without_descriptors_connected_clients_are_served_and_others_wait() {
     let folder = tempfile::tempdir().unwrap();
     let program = Program::spawn(limited("-n 48", &folder.path().join("data")));
     let mut there = Client::connect(program.port).await;

@@ -276,7 +276,7 @@ async fn furnished() -> (House, Client, Named) {
 }
 
 #[tokio::test]
-async fn what_a_declared_type_forbids_is_refused_by_name_and_changes_nothing() {
+async fn what_a_declared_type_forbids_is_refused_by_member() {
     let (house, mut client, named) = furnished().await;
     let types = Types::read(&backend::typescript());
     let payloads = payloads(&named);

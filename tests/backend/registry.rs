@@ -93,7 +93,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_largest_things_allowed_are_allowed() {
+async fn values_at_their_limits_are_accepted() {
     let house = House::new().await;
     let mut client = Client::connect(house.port).await;
     let given = json!({"title": "x".repeat(1024), "systemPrompt": "x".repeat(64 << 10)});
@@ -122,7 +122,7 @@ async fn the_largest_things_allowed_are_allowed() {
 }
 
 #[tokio::test]
-async fn what_was_saved_is_there_after_a_restart() {
+async fn chats_and_settings_survive_a_restart() {
     let house = House::new().await;
     let mut client = Client::connect(house.port).await;
     let chat = client.call("chat:create", json!({"title": "kept"})).await;
@@ -136,7 +136,7 @@ async fn what_was_saved_is_there_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_closed_database_refuses_politely() {
+async fn a_closed_database_is_an_error_response() {
     let house = House::new().await;
     let mut client = Client::connect(house.port).await;
     house.backend.close().await;
@@ -152,7 +152,7 @@ async fn a_closed_database_refuses_politely() {
 }
 
 #[tokio::test]
-async fn the_server_tells_about_itself() {
+async fn heartbeat_ping_and_stats_describe_the_server() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = BackendConfig::new(folder.path().join("data"));
     config.heartbeat_interval = std::time::Duration::from_millis(1);

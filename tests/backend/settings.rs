@@ -6,7 +6,7 @@ use crate::support::client::Client;
 use crate::support::house::House;
 
 #[tokio::test]
-async fn a_setting_is_told_to_everyone_once_and_only_if_it_changed() {
+async fn a_changed_setting_is_emitted_once_to_every_client() {
     let house = House::new().await;
     let (mut a, mut b) = (Client::connect(house.port).await, Client::connect(house.port).await);
     let defaults = a.call("settings:get-all", Value::Null).await;

@@ -44,22 +44,22 @@ fn run(file: &str, needs_chromium: bool) {
 }
 
 #[test]
-fn the_client_in_javascript_keeps_its_promises_in_node() {
+fn the_javascript_client_works_in_node() {
     run("client.node.test.mjs", false);
 }
 
 #[test]
-fn the_client_in_javascript_keeps_its_promises_in_chromium() {
+fn the_javascript_client_works_in_chromium() {
     run("client.chromium.test.mjs", true);
 }
 
 #[test]
-fn the_hooks_keep_their_promises_with_react_18_and_19() {
+fn the_hooks_work_with_react_18_and_19() {
     run("react.test.mjs", true);
 }
 
 #[test]
-fn the_console_keeps_its_promises() {
+fn the_console_works() {
     run("console.test.mjs", true);
 }
 
@@ -84,7 +84,7 @@ fn the_types_of_the_client_are_those_of_the_registry() {
 }
 
 #[test]
-fn every_type_has_a_name_of_its_own() {
+fn every_type_has_its_own_name() {
     // TypeScript would merge two interfaces of one name without a word.
     let mut names = HashSet::new();
     for line in include_str!("../../src/web/client.d.ts").lines() {

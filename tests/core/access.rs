@@ -147,7 +147,7 @@ async fn a_broken_upgrade_gets_400_and_a_wrong_version_426() {
 }
 
 #[tokio::test]
-async fn frames_behind_the_upgrade_are_not_lost() {
+async fn frames_sent_with_the_upgrade_are_not_lost() {
     let (_server, port) = start(config()).await;
     let early = text_frame(r#"{"type":"request","id":"1","channel":"echo","payload":"early"}"#);
     let bytes = [upgrade("").into_bytes(), early].concat();
@@ -220,7 +220,7 @@ async fn on_loopback_only_loopback_hosts_and_origins_pass() {
 }
 
 #[tokio::test]
-async fn hosts_and_origins_that_are_listed_pass_beside_the_others() {
+async fn listed_hosts_and_origins_pass_besides_the_defaults() {
     let mut listed = config();
     listed.allow_hosts = vec!["box.example".to_owned()];
     listed.allow_origins = vec!["https://app.example".to_owned()];
@@ -267,7 +267,7 @@ async fn beyond_loopback_only_the_servers_own_pages_pass() {
 // The token.
 
 #[tokio::test]
-async fn a_token_is_shown_in_a_header_a_subprotocol_a_query_or_on_auth() {
+async fn a_token_is_sent_in_a_header_subprotocol_query_or_auth_request() {
     let (_server, port) = start(config().token("s3cret/+=")).await;
     for (line, change, authenticated) in [
         ("GET / HTTP/1.1", "Authorization: Bearer s3cret/+=", Some(true)),
@@ -314,7 +314,7 @@ async fn a_token_is_shown_in_a_header_a_subprotocol_a_query_or_on_auth() {
 }
 
 #[tokio::test]
-async fn a_browsers_library_is_content_with_the_subprotocol_of_the_answer() {
+async fn a_browser_library_accepts_the_subprotocol_of_the_answer() {
     let (_server, port) = start(config().token("s3cret")).await;
     let mut request = format!("ws://127.0.0.1:{port}/").into_client_request().unwrap();
     let protocols = "switchboard.v1, bearer.s3cret".parse().unwrap();
@@ -327,7 +327,7 @@ async fn a_browsers_library_is_content_with_the_subprotocol_of_the_answer() {
 }
 
 #[tokio::test]
-async fn a_request_without_origin_passes_the_origin_rule_and_never_the_token_rule() {
+async fn a_request_without_origin_passes_the_origin_rule_but_needs_the_token() {
     let (_server, port) = start(config().token("s3cret")).await;
     check(port, &upgrade("Authorization: Bearer wrong"), 401).await;
     check(port, &upgrade("Authorization: Bearer s3cret\r\nOrigin: https://evil.example"), 403).await;
@@ -336,7 +336,7 @@ async fn a_request_without_origin_passes_the_origin_rule_and_never_the_token_rul
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_authenticate_is_closed_with_1008() {
+async fn a_client_that_does_not_authenticate_is_closed_with_1008() {
     let server = socket::server(config().token("s3cret"));
     let begun = Instant::now();
     let mut client = Client::through_pipe(&server, 4096).await;
@@ -362,7 +362,7 @@ async fn cut_after(raw: &mut Raw, begun: Instant) -> Duration {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_is_waited_for_until_the_deadline() {
+async fn a_missing_head_is_awaited_until_the_deadline() {
     let (_server, port) = start(hasty()).await;
     let whole = upgrade("");
     for sent in [0, 1, 20, whole.len() - 1] {
@@ -376,7 +376,7 @@ async fn a_head_that_does_not_come_is_waited_for_until_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_head_that_comes_byte_by_byte_is_cut_at_the_same_deadline() {
+async fn a_head_sent_byte_by_byte_is_cut_at_the_same_deadline() {
     let (_server, port) = start(hasty()).await;
     let mut raw = Raw::connect(port).await;
     let begun = Instant::now();
@@ -395,7 +395,7 @@ async fn a_head_that_comes_byte_by_byte_is_cut_at_the_same_deadline() {
 }
 
 #[tokio::test]
-async fn a_body_that_comes_slowly_does_not_hold_the_connection() {
+async fn a_slow_request_body_does_not_hold_the_connection() {
     let (_server, port) = start(hasty()).await;
     let mut raw = Raw::connect(port).await;
     raw.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nx").await;
@@ -429,7 +429,7 @@ async fn a_head_passes_up_to_its_limit() {
 }
 
 #[tokio::test]
-async fn a_head_of_20_mb_is_not_taken_in() {
+async fn a_head_of_20_mb_is_not_read() {
     let (_server, port) = start(config()).await;
     let mut raw = Raw::connect(port).await;
     raw.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ").await;
@@ -453,7 +453,7 @@ async fn a_head_of_20_mb_is_not_taken_in() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_cut() {
+async fn bytes_that_are_not_http_end_the_connection() {
     let (_server, port) = start(config()).await;
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS hello"[..],
@@ -541,7 +541,7 @@ async fn metrics_count_what_happened() {
 
 #[cfg(feature = "pages")]
 #[tokio::test]
-async fn metrics_are_for_those_who_show_the_token_and_health_for_all() {
+async fn metrics_need_the_token_and_health_does_not() {
     let (_server, port) = start(with_pages().token("s3cret")).await;
     for (path, field, expected) in [
         ("/metrics", "", 401),

@@ -72,7 +72,7 @@ async fn read_all(client: &mut Client<DuplexStream>) -> (usize, Option<u16>) {
 // Events.
 
 #[tokio::test(start_paused = true)]
-async fn events_wait_up_to_the_limit_behind_the_one_that_is_being_written() {
+async fn events_queue_up_to_the_limit_after_the_one_being_written() {
     for at_once in [true, false] {
         for (last, closes) in [(1000, false), (1001, true)] {
             let server = server(small_outbox(10_000));
@@ -103,7 +103,7 @@ async fn events_wait_up_to_the_limit_behind_the_one_that_is_being_written() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_response_comes_when_events_before_it_are_lost() {
+async fn no_response_is_sent_when_events_before_it_are_lost() {
     let server = server(small_outbox(10_000));
     for (channel, pauses) in [("at-once", false), ("later", true)] {
         server.on_request(channel, move |_: Payload, cx: RequestContext| async move {
@@ -122,7 +122,7 @@ async fn no_response_comes_when_events_before_it_are_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_overflowing_client_that_never_reads_is_cut_when_its_time_to_close_is_over() {
+async fn an_overflowing_client_that_never_reads_is_cut_at_the_close_timeout() {
     let (left, mut leaves) = calls();
     let server = server(small_outbox(10_000).on_disconnection(left));
     let (_stuck, id) = narrow(&server).await;
@@ -140,7 +140,7 @@ async fn an_overflowing_client_that_never_reads_is_cut_when_its_time_to_close_is
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_takes_nothing_for_the_send_timeout_is_closed() {
+async fn a_client_that_reads_nothing_for_the_send_timeout_is_closed() {
     let (left, mut leaves) = calls();
     let server = server(config().on_disconnection(left));
     let (_stuck, id) = narrow(&server).await;
@@ -153,7 +153,7 @@ async fn a_client_that_takes_nothing_for_the_send_timeout_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_takes_a_little_now_and_then_is_slow_and_stays() {
+async fn a_client_that_reads_slowly_stays_connected() {
     let server = server(config());
     let mut pipe = upgraded_pipe(&server, 512).await;
     let_it_work().await;
@@ -202,7 +202,7 @@ async fn requests_alone_cannot_fill_the_outbox() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn responses_that_come_late_wait_up_to_the_limit_too() {
+async fn late_responses_queue_up_to_the_limit_too() {
     for (requests, ended) in [(11, None), (12, Some(1008))] {
         let server = server(small_outbox(10_000));
         let gate = Arc::new(Semaphore::new(0));
@@ -252,7 +252,7 @@ fn with_huge(server: &Server) -> socket::Calls<ClientId> {
 }
 
 #[tokio::test]
-async fn a_stuck_client_delays_nobody_and_is_cut_off_at_its_limit() {
+async fn a_stuck_client_delays_no_other_and_is_cut_at_its_limit() {
     let (left, mut leaves) = calls();
     let mut config = config().on_disconnection(left);
     config.limits.close_timeout = Duration::from_millis(200);
@@ -280,7 +280,7 @@ async fn a_stuck_client_delays_nobody_and_is_cut_off_at_its_limit() {
 }
 
 #[tokio::test]
-async fn a_stuck_client_that_reads_again_finds_its_close_frame() {
+async fn a_stuck_client_that_reads_again_receives_its_close_frame() {
     let (server, port) = start(config()).await;
     let mut asks = with_huge(&server);
     let mut stuck = stuck(port).await;
@@ -297,7 +297,7 @@ async fn a_stuck_client_that_reads_again_finds_its_close_frame() {
 }
 
 #[tokio::test]
-async fn stop_does_not_wait_for_a_stuck_client_longer_than_it_says() {
+async fn stop_waits_for_a_stuck_client_no_longer_than_the_close_timeout() {
     let mut config = config();
     config.limits.close_timeout = Duration::from_millis(200);
     let (server, port) = start(config).await;
@@ -309,7 +309,7 @@ async fn stop_does_not_wait_for_a_stuck_client_longer_than_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_breaks_the_protocol_after_the_close_frame_gets_no_more_time_for_it() {
+async fn a_violation_after_the_close_frame_does_not_extend_the_deadline() {
     let server = server(config());
     let mut pipe = upgraded_pipe(&server, 64 << 10).await;
     let_it_work().await;
@@ -327,7 +327,7 @@ async fn a_client_that_breaks_the_protocol_after_the_close_frame_gets_no_more_ti
 
 /// However much is there to be read, a client's turn ends after some frames and bytes.
 #[tokio::test]
-async fn a_turn_is_short_in_frames_and_in_bytes() {
+async fn a_turn_is_limited_in_frames_and_in_bytes() {
     const FLOOD_BYTES: usize = 48 << 20;
     let mut long = vec![0x82, 0xff];
     long.extend_from_slice(&66_000_u64.to_be_bytes());
@@ -350,7 +350,7 @@ async fn a_turn_is_short_in_frames_and_in_bytes() {
 
 /// On one worker thread a client that never stops sending could keep it for itself.
 #[test]
-fn a_client_that_floods_does_not_keep_the_others_from_their_turn() {
+fn a_flooding_client_does_not_starve_others() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (server, port) = runtime.block_on(start(config()));
     let text = r#"{"type":"request","id":"1","channel":"unknown"}"#;

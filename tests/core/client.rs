@@ -151,7 +151,7 @@ async fn a_thousand_calls_at_once_are_all_answered() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_ends_its_calls_and_comes_back_by_itself() {
+async fn a_lost_connection_ends_its_calls_and_reconnects() {
     let (server, port) = start(config()).await;
     let mut cable = Cable::to(port).await;
     let options = ClientOptions { reconnect_interval: Duration::from_millis(500), ..fast() };
@@ -191,7 +191,7 @@ async fn a_lost_connection_ends_its_calls_and_comes_back_by_itself() {
 }
 
 #[tokio::test]
-async fn the_first_attempt_comes_after_the_first_pause_and_succeeds() {
+async fn the_first_retry_comes_after_the_first_pause() {
     let (server, port) = start(config()).await;
     let mut cable = Cable::to(port).await;
     let options =
@@ -223,7 +223,7 @@ async fn the_first_attempt_comes_after_the_first_pause_and_succeeds() {
 }
 
 #[tokio::test]
-async fn ten_attempts_are_enough() {
+async fn the_client_gives_up_after_ten_attempts() {
     let (server, port) = start(config()).await;
     let mut cable = Cable::to(port).await;
     let client = Client::connect(&cable.url(), fast()).await.unwrap();
@@ -277,7 +277,7 @@ async fn disconnect_ends_a_pending_reconnect_and_open_starts_again() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_says_so_and_is_found_again() {
+async fn the_client_reconnects_after_the_server_stops_and_restarts() {
     let (server, port) = start(config()).await;
     let client = Client::connect(&url(port), fast()).await.unwrap();
     let mut states = listen(&client, "*");
@@ -297,7 +297,7 @@ async fn a_server_that_stops_says_so_and_is_found_again() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_at_first_is_said_and_not_tried_again() {
+async fn a_first_connection_that_fails_is_an_error_without_retry() {
     let (server, port) = start(config().token("secret")).await;
     let with = |token: Option<&str>| ClientOptions { token: token.map(str::to_owned), ..fast() };
     let error = Client::connect(&url(port), with(Some("wrong"))).await.unwrap_err();
@@ -329,7 +329,7 @@ async fn what_goes_wrong_at_first_is_said_and_not_tried_again() {
 }
 
 #[tokio::test]
-async fn refusals_reach_the_call_they_belong_to() {
+async fn refusals_reach_the_right_call() {
     let mut config = config();
     config.limits.rate_max_requests = 1;
     config.limits.rate_window = Duration::from_secs(3600);
@@ -384,7 +384,7 @@ async fn deaf() -> u16 {
 }
 
 #[tokio::test]
-async fn a_server_that_reads_nothing_holds_up_neither_timeouts_nor_the_farewell() {
+async fn a_server_that_reads_nothing_delays_neither_timeouts_nor_closing() {
     let mut options = ClientOptions { request_timeout: Duration::from_millis(200), max_pending: 2, ..fast() };
     options.limits.close_timeout = Duration::from_millis(50);
     let client = Client::connect(&url(deaf().await), options).await.unwrap();
@@ -402,7 +402,7 @@ async fn a_server_that_reads_nothing_holds_up_neither_timeouts_nor_the_farewell(
 }
 
 #[tokio::test]
-async fn the_last_handle_takes_the_connection_with_it() {
+async fn dropping_the_last_handle_closes_the_connection() {
     let (gone, mut left) = mpsc::unbounded_channel();
     let (server, port) = start(config().on_disconnection(move |id| gone.send(id).unwrap_or_default())).await;
     let client = Client::connect(&url(port), fast()).await.unwrap();
@@ -416,7 +416,7 @@ async fn the_last_handle_takes_the_connection_with_it() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_socket_file_is_as_good_as_a_port() {
+async fn a_unix_socket_works_like_a_port() {
     use hyper_util::rt::TokioIo;
 
     let folder = tempfile::tempdir().unwrap();

@@ -46,7 +46,7 @@ async fn a_channel_without_a_handler_is_unknown_and_the_connection_stays() {
 }
 
 #[tokio::test]
-async fn a_handler_answers_at_once_or_later_with_whatever_turns_into_a_payload() {
+async fn a_handler_answers_at_once_or_later_with_any_serialisable_value() {
     let (server, mut client) = in_memory().await;
     server.on_request("value", |payload: Payload, _: RequestContext| async move {
         Ok::<_, HandlerError>(json!({ "limit": payload.parse()?["limit"] }))
@@ -71,7 +71,7 @@ async fn a_handler_answers_at_once_or_later_with_whatever_turns_into_a_payload()
 }
 
 #[tokio::test]
-async fn a_handlers_error_is_its_clients_answer() {
+async fn a_handlers_error_is_the_response() {
     let (server, mut client) = in_memory().await;
     server.on_request("plain", |_: Payload, _: RequestContext| async {
         Err::<(), _>(HandlerError::new("no such chat").details(json!({ "id": 7 })))
@@ -95,7 +95,7 @@ async fn a_handlers_error_is_its_clients_answer() {
 }
 
 #[tokio::test]
-async fn many_requests_wait_at_once_and_each_is_answered_when_it_is_ready() {
+async fn concurrent_requests_are_answered_as_each_is_ready() {
     const MANY: usize = 200;
     let (server, port) = start(config()).await;
     let (sender, mut receiver) = mpsc::unbounded_channel();
@@ -140,7 +140,7 @@ async fn a_handler_knows_whose_request_it_answers() {
 // Emitting.
 
 #[tokio::test]
-async fn what_a_handler_emits_before_it_returns_arrives_before_its_response() {
+async fn events_emitted_by_a_handler_arrive_before_its_response() {
     let (server, port) = start(config()).await;
     for (channel, pauses) in [("inline", 0), ("waiting", 3)] {
         server.on_request(channel, move |_: Payload, cx: RequestContext| async move {
@@ -170,7 +170,7 @@ async fn what_a_handler_emits_before_it_returns_arrives_before_its_response() {
 }
 
 #[tokio::test]
-async fn a_request_behind_an_emitting_one_is_answered_behind_its_event() {
+async fn a_response_follows_the_events_of_earlier_requests() {
     let (server, mut client) = in_memory().await;
     server.on_request("emit", |_: Payload, cx: RequestContext| async move {
         cx.emit("event", json!(cx.request_id()));
@@ -190,7 +190,7 @@ async fn a_request_behind_an_emitting_one_is_answered_behind_its_event() {
 // Panics.
 
 #[tokio::test]
-async fn a_panic_is_its_own_requests_error_and_nobody_elses() {
+async fn a_panic_fails_only_its_own_request() {
     let (failed, mut failures) = calls();
     let (server, port) = start(config().on_error(failed)).await;
     type Answer = std::future::Ready<Result<Payload, HandlerError>>;
@@ -379,7 +379,7 @@ async fn handlers_are_dropped_when_their_client_leaves() {
 // Too many at once.
 
 #[tokio::test]
-async fn no_more_handlers_wait_than_allowed_and_the_next_begins_when_one_ends() {
+async fn at_most_max_in_flight_handlers_run_and_the_next_waits() {
     let mut config = config();
     config.limits.max_in_flight = 3;
     let (server, port) = start(config).await;
@@ -434,7 +434,7 @@ async fn a_handler_that_never_waits_does_not_count_as_in_flight() {
 // Handlers come and go.
 
 #[tokio::test]
-async fn a_handler_that_is_removed_ends_what_it_began_and_begins_no_more() {
+async fn a_removed_handler_finishes_running_calls_and_starts_no_new_ones() {
     let (server, port) = start(config()).await;
     let (gate, mut began) = waiting(&server, "wait");
     let mut client = Client::connect(port).await;
@@ -455,7 +455,7 @@ async fn a_handler_that_is_removed_ends_what_it_began_and_begins_no_more() {
 }
 
 #[tokio::test]
-async fn a_handler_may_change_handlers() {
+async fn a_handler_can_change_handlers() {
     let (server, mut client) = in_memory().await;
     server.on_request("once", |_: Payload, cx: RequestContext| async move {
         cx.server()

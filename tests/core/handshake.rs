@@ -13,14 +13,14 @@ fn message(length: usize) -> Vec<u8> {
 const LENGTHS: std::ops::RangeInclusive<usize> = 0..=300;
 
 #[test]
-fn sha1_is_the_one_of_the_sha1_crate() {
+fn sha1_agrees_with_the_sha1_crate() {
     for message in LENGTHS.map(message) {
         assert_eq!(sha1(&message), <[u8; 20]>::from(Sha1::digest(&message)), "{} bytes", message.len());
     }
 }
 
 #[test]
-fn base64_is_the_one_of_the_data_encoding_crate() {
+fn base64_agrees_with_the_data_encoding_crate() {
     for message in LENGTHS.map(message) {
         assert_eq!(base64(&message), BASE64.encode(&message), "{} bytes", message.len());
     }
@@ -30,7 +30,7 @@ fn base64_is_the_one_of_the_data_encoding_crate() {
 }
 
 #[test]
-fn the_accept_key_is_what_the_crates_make_of_rfc_6455() {
+fn the_accept_key_agrees_with_the_crates() {
     for key in LENGTHS.map(message) {
         let mut hash = Sha1::new();
         hash.update(&key);
@@ -41,6 +41,6 @@ fn the_accept_key_is_what_the_crates_make_of_rfc_6455() {
 
 /// RFC 6455, section 1.3.
 #[test]
-fn the_accept_key_of_the_rfc_is_ours() {
+fn the_accept_key_of_the_rfc_is_computed() {
     assert_eq!(accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 }

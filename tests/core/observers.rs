@@ -31,7 +31,7 @@ impl<F: Fn(String) + Send + Sync> Observer for Witness<F> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn observers_are_told_once_how_each_request_ended() {
+async fn observers_see_the_outcome_of_each_request_once() {
     let mut config = config().token("secret");
     config.limits.rate_max_requests = 13;
     config.limits.max_message_bytes = 4096;
@@ -118,7 +118,7 @@ impl Observer for Panics {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_observer_that_panics_is_reported_and_the_others_are_told() {
+async fn an_observer_that_panics_is_reported_and_the_others_still_run() {
     let (failed, mut failures) = calls();
     let server = server(config().on_error(failed));
     let (told, mut tales) = calls();
@@ -134,7 +134,7 @@ async fn an_observer_that_panics_is_reported_and_the_others_are_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_observer_is_told_of_requests_that_the_servers_end_cuts_off() {
+async fn observers_see_requests_that_stopping_the_server_aborts() {
     let server = server(config());
     let (told, mut tales) = calls();
     let mut before = Client::through_pipe(&server, 64 << 10).await;

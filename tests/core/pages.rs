@@ -35,7 +35,7 @@ fn field<'a>(head: &'a str, name: &str) -> &'a str {
 const PATHS: [&str; 5] = ["/", "/client.js", "/client.d.ts", "/react.js", "/react.d.ts"];
 
 #[tokio::test]
-async fn pages_are_off_unless_turned_on() {
+async fn pages_are_off_by_default() {
     let (server, port) = start(config()).await;
     for path in PATHS {
         assert!(get(port, &format!("GET {path}")).await.0.starts_with("HTTP/1.1 426 "), "{path}");
@@ -75,7 +75,7 @@ async fn files_have_their_types_and_only_get_and_head() {
 }
 
 #[tokio::test]
-async fn nothing_runs_in_the_console_but_its_own() {
+async fn only_the_consoles_own_scripts_run() {
     let (server, port) = start(Config { serve_console: true, ..config() }.token("secret")).await;
     let mut nonces = Vec::new();
     for _ in 0..2 {
@@ -184,7 +184,7 @@ async fn a_page_that_the_client_has_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_page_is_behind_host_origin_and_token() {
+async fn a_page_is_protected_by_host_origin_and_token() {
     let origins = vec!["https://app.example".to_owned()];
     let (server, port) = shelf(Config { allow_origins: origins, ..config() }.token("s3cret")).await;
     for (request, headers, status) in [
@@ -212,7 +212,7 @@ async fn a_page_is_behind_host_origin_and_token() {
 }
 
 #[tokio::test]
-async fn only_so_many_pages_are_answered_at_once_and_none_for_ever() {
+async fn page_handlers_are_limited_in_number_and_time() {
     let short = std::time::Duration::from_millis(20);
     let limits = Config { max_pages: 1, handshake_timeout: std::time::Duration::from_secs(2), ..config() };
     let (server, port) = shelf(limits).await;
@@ -232,7 +232,7 @@ async fn only_so_many_pages_are_answered_at_once_and_none_for_ever() {
 }
 
 #[tokio::test]
-async fn a_hyper_server_of_the_embedders_own_serves_pages_too() {
+async fn a_hyper_server_of_the_embedder_serves_pages_too() {
     let server = Server::new(config());
     server.on_get("/shelf/", |path: String| async move { Some(Page::new("text/plain", path)) });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

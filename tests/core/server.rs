@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::support::socket::{self, Client, calls, config, pipe, reset, serve_hyper, server, start, within};
 
 #[tokio::test]
-async fn a_server_listens_where_it_says_and_knows_its_clients() {
+async fn a_server_listens_on_its_reported_port_and_lists_its_clients() {
     let server = server(config());
     assert_eq!((server.port(), server.is_running(), server.client_count()), (None, false, 0));
     let port = server.start().await.unwrap();
@@ -78,7 +78,7 @@ async fn every_address_of_the_host_is_served() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_on_any_address_is_passed_over() {
+async fn a_port_taken_on_any_address_is_skipped() {
     for ip in addresses_of_localhost().await {
         let taken = TcpListener::bind(SocketAddr::new(ip, 0)).await.unwrap();
         let port = taken.local_addr().unwrap().port();
@@ -90,7 +90,7 @@ async fn a_port_that_is_taken_on_any_address_is_passed_over() {
 }
 
 #[tokio::test]
-async fn as_many_ports_are_tried_as_the_settings_say() {
+async fn the_configured_number_of_ports_is_tried() {
     let (first, second) = two_ports_in_a_row().await;
     let port = first.local_addr().unwrap().port();
     for attempts in [1, 2] {
@@ -117,7 +117,7 @@ async fn two_ports_in_a_row() -> (TcpListener, TcpListener) {
 }
 
 #[tokio::test]
-async fn the_search_ends_at_the_last_port_there_is() {
+async fn the_search_for_a_port_ends_at_65535() {
     // Whoever has it: it is taken.
     let _taken = TcpListener::bind("127.0.0.1:65535").await;
     let error = server(config().port(65535)).start().await.unwrap_err();
@@ -125,7 +125,7 @@ async fn the_search_ends_at_the_last_port_there_is() {
 }
 
 #[tokio::test]
-async fn other_machines_are_let_in_only_with_a_token_or_by_the_callers_word() {
+async fn listening_beyond_loopback_needs_a_token_or_an_explicit_setting() {
     for host in ["0.0.0.0", "::", "[::]"] {
         let open = || config().host(host);
         let error = server(open()).start().await.unwrap_err();
@@ -143,7 +143,7 @@ async fn other_machines_are_let_in_only_with_a_token_or_by_the_callers_word() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_meant_are_refused() {
+async fn contradictory_settings_are_refused() {
     type Change = fn(&mut Config);
     let cases: [(Change, Change); 5] = [
         (|config| config.token = Some("x".to_owned()), |config| config.token = Some(String::new())),
@@ -179,7 +179,7 @@ async fn a_server_that_runs_cannot_be_started_again() {
 }
 
 #[tokio::test]
-async fn stop_says_goodbye_answers_what_is_in_flight_and_closes_with_1001() {
+async fn stop_emits_shutdown_answers_requests_in_flight_and_closes_with_1001() {
     let (left, mut leaves) = calls();
     let (server, port) = start(config().on_disconnection(left)).await;
     let (started, mut starts) = calls();
@@ -210,7 +210,7 @@ async fn stop_says_goodbye_answers_what_is_in_flight_and_closes_with_1001() {
 }
 
 #[tokio::test]
-async fn a_server_that_was_stopped_starts_again_on_the_same_port_with_its_handlers() {
+async fn a_stopped_server_restarts_on_the_same_port_with_its_handlers() {
     let (server, port) = start(config()).await;
     for _ in 0..3 {
         let client = Client::connect(port).await;
@@ -252,7 +252,7 @@ async fn until(is_so: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_stop_that_is_given_up_still_stops() {
+async fn a_dropped_stop_future_still_stops() {
     let (server, port) = start(config()).await;
     let mut client = Client::connect(port).await;
     {
@@ -284,7 +284,7 @@ async fn a_handler_can_stop_its_own_server() {
 }
 
 #[tokio::test]
-async fn a_server_goes_on_when_every_handle_is_dropped() {
+async fn a_server_runs_on_when_every_handle_is_dropped() {
     let (server, port) = start(config()).await;
     drop(server);
     Client::connect(port).await.assert_alive().await;
@@ -293,7 +293,7 @@ async fn a_server_goes_on_when_every_handle_is_dropped() {
 // Inside somebody else's server.
 
 #[tokio::test]
-async fn a_hyper_server_of_the_callers_own_upgrades_through_it() {
+async fn a_hyper_server_of_the_embedder_upgrades_through_this_one() {
     let (came, mut comes) = calls();
     let (left, mut leaves) = calls();
     let server = server(config().on_connection(came).on_disconnection(left));
@@ -337,7 +337,7 @@ async fn a_hyper_server_of_the_callers_own_upgrades_through_it() {
 // Who comes and goes.
 
 #[tokio::test]
-async fn each_coming_has_one_going_however_the_client_goes() {
+async fn each_connect_callback_has_one_disconnect_callback() {
     let (came, mut comes) = calls();
     let (left, mut leaves) = calls();
     let mut config = config().on_connection(came).on_disconnection(left);
@@ -375,7 +375,7 @@ async fn each_coming_has_one_going_however_the_client_goes() {
 }
 
 #[tokio::test]
-async fn who_is_refused_or_never_authenticates_neither_comes_nor_goes() {
+async fn refused_and_unauthenticated_clients_trigger_no_callback() {
     let (came, mut comes) = calls();
     let (left, mut leaves) = calls();
     let (server, port) = start(config().token("s3cret").on_connection(came).on_disconnection(left)).await;
@@ -401,7 +401,7 @@ async fn who_is_refused_or_never_authenticates_neither_comes_nor_goes() {
 }
 
 #[test]
-fn a_runtime_that_ends_sees_everybody_off() {
+fn a_runtime_that_ends_disconnects_every_client() {
     let (came, mut comes) = calls();
     let (left, mut leaves) = calls();
     let server = server(config().on_connection(came).on_disconnection(left));
@@ -433,7 +433,7 @@ fn a_runtime_that_ends_sees_everybody_off() {
 }
 
 #[tokio::test]
-async fn a_callback_that_panics_hurts_nobody() {
+async fn a_panicking_callback_affects_no_client() {
     let (failed, mut failures) = calls();
     let config = config()
         .on_connection(|_| panic!("on_connection"))
@@ -455,7 +455,7 @@ async fn a_callback_that_panics_hurts_nobody() {
 // Events.
 
 #[tokio::test]
-async fn events_arrive_in_order_and_only_where_they_were_sent() {
+async fn events_arrive_in_order_and_only_at_their_clients() {
     let (server, port) = start(config()).await;
     let mut clients = Vec::new();
     for _ in 0..4 {
@@ -486,7 +486,7 @@ async fn events_arrive_in_order_and_only_where_they_were_sent() {
 }
 
 #[tokio::test]
-async fn an_event_is_the_same_text_for_everyone_with_its_members_in_order() {
+async fn an_event_is_the_same_text_for_every_client() {
     let (server, port) = start(config()).await;
     let mut clients = [Client::connect(port).await, Client::connect(port).await];
     for (channel, payload, text) in [
@@ -509,7 +509,7 @@ async fn an_event_is_the_same_text_for_everyone_with_its_members_in_order() {
 }
 
 #[tokio::test]
-async fn what_is_emitted_on_connection_comes_behind_server_connected() {
+async fn events_emitted_on_connection_follow_server_connected() {
     let server = std::sync::Arc::new(std::sync::OnceLock::<Server>::new());
     let known = server.clone();
     let config = config().on_connection(move |id| {
@@ -524,7 +524,7 @@ async fn what_is_emitted_on_connection_comes_behind_server_connected() {
 }
 
 #[tokio::test]
-async fn an_event_passes_up_to_the_limit_and_a_longer_one_reaches_nobody() {
+async fn an_event_longer_than_the_limit_reaches_no_client() {
     let (failed, mut failures) = calls();
     let mut config = config().on_error(failed);
     config.limits.max_message_bytes = 1000;

@@ -19,7 +19,7 @@ const CORE: [&str; 2] = ["protocol/", "server/"];
 
 /// A budget that is too small is raised together with what needs it, for a reason that the commit gives.
 pub const ROOMS: [Room; 7] = [
-    Room { name: "core, no features", features: &[], parts: &CORE, budget: Some(4_400) },
+    Room { name: "core, no features", features: &[], parts: &CORE, budget: Some(4_300) },
     Room {
         name: "core, all its features",
         features: &["pages", "client"],

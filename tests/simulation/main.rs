@@ -106,7 +106,7 @@ fn run(seed: u64, traced: bool) -> Counts {
 }
 
 #[test]
-fn whatever_happens_every_promise_is_kept() {
+fn every_world_keeps_every_invariant() {
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if panic.payload().downcast_ref::<&str>() != Some(&"asked to panic") {

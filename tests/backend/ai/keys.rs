@@ -14,7 +14,7 @@ use crate::support::upstream::{Step, Upstream, play, status};
 use crate::support::{certificate, program, skip};
 
 #[tokio::test]
-async fn a_key_may_come_with_the_configuration_and_a_server_nearby_needs_none() {
+async fn a_key_can_be_configured_and_a_local_server_needs_none() {
     let done = sse(&[json!({"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]})]);
     let upstream =
         Upstream::start(vec![vec![Step::Send(stream(&done))], vec![Step::Send(stream(&done))]]).await;
@@ -33,7 +33,7 @@ async fn a_key_may_come_with_the_configuration_and_a_server_nearby_needs_none() 
 }
 
 #[tokio::test]
-async fn the_key_is_seen_by_the_provider_alone() {
+async fn only_the_provider_receives_the_key() {
     let house = new_house().await;
     let parrot = |line: &str| {
         vec![Step::Send(status(line, &format!("x-key: {TOKEN}\r\n"), &format!("{TOKEN} {TOKEN}")))]
@@ -71,7 +71,7 @@ async fn the_key_is_seen_by_the_provider_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn https_trusts_the_certificates_of_the_system_and_no_others() {
+async fn https_trusts_only_the_certificates_of_the_system() {
     let folder = tempfile::tempdir().unwrap();
     let Some((certificate, acceptor)) = certificate::localhost(folder.path()) else {
         return skip::skipped("https:// with a certificate by the openssl command, which is not installed");

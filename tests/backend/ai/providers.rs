@@ -11,7 +11,7 @@ use crate::support::skip;
 use crate::support::upstream::{Step, Upstream, status};
 
 #[tokio::test]
-async fn anthropic_is_asked_and_understood() {
+async fn requests_to_anthropic_and_its_answers_have_the_right_form() {
     let house = new_house().await;
     let thinking = [
         json!({"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}}),
@@ -64,7 +64,7 @@ async fn anthropic_is_asked_and_understood() {
 }
 
 #[tokio::test]
-async fn openai_is_asked_and_understood() {
+async fn requests_to_openai_and_its_answers_have_the_right_form() {
     let house = new_house().await;
     let choice = |delta: Value| json!({"choices": [{"index": 0, "delta": delta, "finish_reason": null}]});
     let events = [
@@ -114,7 +114,7 @@ async fn openai_is_asked_and_understood() {
 }
 
 #[tokio::test]
-async fn what_fails_in_passing_is_tried_twice_more_before_the_first_chunk_and_never_after() {
+async fn temporary_errors_are_retried_twice_before_the_first_chunk_only() {
     let refused = |line: &str, headers: &str| {
         let body = json!({"type": "error", "error": {"type": "x", "message": "Not now"}}).to_string();
         vec![Step::Send(status(line, headers, &body))]
@@ -165,7 +165,7 @@ async fn what_fails_in_passing_is_tried_twice_more_before_the_first_chunk_and_ne
 }
 
 #[tokio::test]
-async fn a_provider_that_says_when_to_come_back_is_obeyed() {
+async fn retry_after_of_a_provider_is_respected() {
     let house = new_house().await;
     let busy = status("429 Too Many", "retry-after: 1\r\n", "");
     let upstream = Upstream::start(vec![vec![Step::Send(busy)], vec![Step::Send(answer())]]).await;
@@ -177,7 +177,7 @@ async fn a_provider_that_says_when_to_come_back_is_obeyed() {
 }
 
 #[tokio::test]
-async fn models_are_the_providers_own_with_prices_or_those_known_here() {
+async fn models_come_from_the_provider_or_from_the_built_in_list() {
     let house = new_house().await;
     let list =
         json!({"data": [{"id": "claude-opus-5", "display_name": "Opus"}, {"id": "new-one"}]}).to_string();
@@ -227,7 +227,7 @@ async fn models_are_the_providers_own_with_prices_or_those_known_here() {
 }
 
 #[tokio::test]
-async fn a_mock_of_both_providers_by_somebody_else_is_understood() {
+async fn a_third_party_mock_of_both_providers_is_understood() {
     let folder = tempfile::tempdir().unwrap();
     let fixtures = json!({"fixtures": [
         {"match": {"userMessage": "say"}, "response": {"content": "Streamed by somebody else's server: Grüße."}},

@@ -64,7 +64,7 @@ async fn question_and_answer_are_stored_together_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_chat_must_be_there_before_anything_is_paid_for_and_when_the_answer_is() {
+async fn a_chat_must_exist_before_the_request_and_when_the_answer_arrives() {
     let house = new_house().await;
     let go_on = Arc::new(Notify::new());
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
@@ -95,7 +95,7 @@ async fn a_chat_must_be_there_before_anything_is_paid_for_and_when_the_answer_is
 }
 
 #[tokio::test]
-async fn a_server_that_stops_in_mid_answer_ends_the_question_and_stores_nothing() {
+async fn stopping_the_server_aborts_an_answer_and_stores_nothing() {
     let house = new_house().await;
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let mut upstream = Upstream::start(vec![vec![Step::Send(start), Step::Hold]]).await;
@@ -121,7 +121,7 @@ async fn a_server_that_stops_in_mid_answer_ends_the_question_and_stores_nothing(
 }
 
 #[tokio::test]
-async fn a_crash_in_mid_answer_stores_nothing_and_the_next_answer_whole() {
+async fn a_crash_during_an_answer_stores_nothing() {
     let begun = stream(&sse(&[anthropic_start(), vec![delta("Grüße,")]].concat()));
     let upstream =
         Upstream::start(vec![vec![Step::Send(begun), Step::Hold], vec![Step::Send(answer())]]).await;

@@ -10,7 +10,7 @@ use crate::support::client::Client;
 use crate::support::upstream::{Step, Upstream, status};
 
 #[tokio::test]
-async fn the_echo_provider_says_it_again_word_by_word_to_who_asked_alone() {
+async fn the_echo_provider_streams_words_only_to_the_client_that_asked() {
     let house = new_house().await;
     let (mut a, mut b) = (Client::connect(house.port).await, Client::connect(house.port).await);
     let streamed = Streamed::ask(&mut a, question("echo", "echo", "Hello, big world")).await;
@@ -45,7 +45,7 @@ async fn the_echo_provider_says_it_again_word_by_word_to_who_asked_alone() {
 }
 
 #[tokio::test]
-async fn a_payload_of_the_wrong_shape_names_the_member_and_asks_nobody() {
+async fn a_payload_of_the_wrong_shape_names_the_member_and_asks_no_provider() {
     let house = new_house().await;
     let upstream = Upstream::start(Vec::new()).await;
     let mut client = client_of(&house, "anthropic", &upstream).await;
@@ -107,7 +107,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_asks_nobody() {
 }
 
 #[tokio::test]
-async fn a_broken_answer_is_an_error_behind_the_chunks_that_came() {
+async fn a_broken_answer_is_an_error_after_the_chunks_received() {
     let begun = |rest: &str| {
         let start = sse(&[&anthropic_start()[..], &[delta("Gr")]].concat());
         vec![Step::Send(stream(&format!("{start}{rest}")))]
@@ -150,7 +150,7 @@ async fn a_broken_answer_is_an_error_behind_the_chunks_that_came() {
 }
 
 #[tokio::test]
-async fn a_silent_provider_is_given_up_and_its_connection_closed() {
+async fn a_silent_provider_times_out_and_its_connection_is_closed() {
     let idle_timeout = Duration::from_millis(100);
     let house = house_with(AiConfig { idle_timeout, ..AiConfig::default() }).await;
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
@@ -165,7 +165,7 @@ async fn a_silent_provider_is_given_up_and_its_connection_closed() {
 }
 
 #[tokio::test]
-async fn an_answer_has_a_deadline_and_a_length() {
+async fn an_answer_is_limited_in_time_and_length() {
     let config =
         AiConfig { max_duration: Duration::from_millis(200), max_answer_bytes: 10, ..AiConfig::default() };
     let house = house_with(config).await;
@@ -183,7 +183,7 @@ async fn an_answer_has_a_deadline_and_a_length() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_takes_its_question_along() {
+async fn a_disconnect_aborts_the_clients_question() {
     let house = new_house().await;
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let mut upstream = Upstream::start(vec![vec![Step::Send(start), Step::Hold]]).await;
@@ -196,7 +196,7 @@ async fn a_client_that_leaves_takes_its_question_along() {
 }
 
 #[tokio::test]
-async fn streams_of_one_client_run_beside_each_other() {
+async fn streams_of_one_client_run_concurrently() {
     let house = new_house().await;
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let upstream = Upstream::start(vec![vec![Step::Send(start), Step::Hold]]).await;

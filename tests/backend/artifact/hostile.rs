@@ -27,7 +27,7 @@ fn file(name: &str, content: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn hostile_folders_are_refused_and_leave_nothing_behind() {
+async fn hostile_folders_are_refused_and_leave_no_files() {
     let mut shop = Shop::open(tempfile::tempdir().unwrap(), |backend, _| {
         let limits = &mut backend.artifact.limits;
         limits.max_files = 20;
@@ -148,7 +148,7 @@ async fn hostile_folders_are_refused_and_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn hostile_archives_are_refused_and_leave_nothing_behind() {
+async fn hostile_archives_are_refused_and_leave_no_files() {
     use tar::EntryType;
 
     let mut shop = Shop::open(tempfile::tempdir().unwrap(), |backend, _| {
@@ -261,7 +261,7 @@ async fn hostile_archives_are_refused_and_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_payload_or_a_manifest_of_the_wrong_shape_names_the_member_and_changes_nothing() {
+async fn payloads_and_manifests_of_the_wrong_shape_are_refused_by_member() {
     let mut shop =
         Shop::open(tempfile::tempdir().unwrap(), |backend, _| backend.artifact.limits.max_artifacts = 2)
             .await;

@@ -11,7 +11,7 @@ use crate::support::client::Client;
 use crate::support::program::{self, Program};
 
 #[tokio::test]
-async fn an_artifact_lives_from_install_to_remove_and_the_others_see_it() {
+async fn every_client_sees_an_artifact_from_install_to_removal() {
     let mut shop = Shop::new().await;
     let mut other = Client::connect(shop.house.port).await;
     assert_eq!(shop.client.call("artifact:list", Value::Null).await, json!([]));
@@ -127,7 +127,7 @@ async fn archives_of_the_real_tar_are_installed() {
 }
 
 #[tokio::test]
-async fn an_update_keeps_what_was_decided_and_deletes_what_it_replaces() {
+async fn an_update_keeps_settings_and_deletes_the_old_version() {
     let mut shop = Shop::new().await;
     shop.script("a", json!({}), "echo 1").await;
     let first = shop.client.call("artifact:get", json!({"id": "a"})).await;
@@ -154,7 +154,7 @@ async fn an_update_keeps_what_was_decided_and_deletes_what_it_replaces() {
 }
 
 #[tokio::test]
-async fn without_the_options_nothing_is_installed_and_nothing_is_run() {
+async fn without_the_options_nothing_is_installed_or_run() {
     let mut shop = Shop::new().await;
     shop.script("a", json!({}), "echo 1").await;
     let folder = shop.close().await;
@@ -172,7 +172,7 @@ async fn without_the_options_nothing_is_installed_and_nothing_is_run() {
 }
 
 #[tokio::test]
-async fn installations_of_one_id_at_once_go_one_after_the_other() {
+async fn concurrent_installations_of_one_id_run_one_after_another() {
     let mut shop = Shop::new().await;
     let mut witness = Client::connect(shop.house.port).await;
     for n in 0..4 {
@@ -206,7 +206,7 @@ async fn installations_of_one_id_at_once_go_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn what_an_earlier_run_left_behind_is_swept_and_nothing_else() {
+async fn only_leftovers_of_an_earlier_run_are_deleted_at_start() {
     let mut shop = Shop::new().await;
     shop.script("kept", json!({}), "echo 1").await;
     let kept = shop.installed();
@@ -227,7 +227,7 @@ async fn what_an_earlier_run_left_behind_is_swept_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn kill_9_in_the_middle_of_an_update_leaves_one_whole_version() {
+async fn kill_9_during_an_update_leaves_one_complete_version() {
     const FILES: usize = 400;
     let folder = tempfile::tempdir().unwrap();
     let sources = folder.path().join("sources");

@@ -108,7 +108,7 @@ async fn a_program_sees_its_own_folder_and_nothing_of_the_server() {
 }
 
 #[tokio::test]
-async fn what_a_program_does_wrong_is_said_with_the_end_of_its_stderr() {
+async fn a_failed_program_is_an_error_with_the_end_of_its_stderr() {
     let mut shop = Shop::open(tempfile::tempdir().unwrap(), |backend, _| {
         backend.artifact.limits.max_output_bytes = 1000;
         backend.artifact.limits.max_stderr_bytes = 20;
@@ -167,7 +167,7 @@ async fn what_a_program_does_wrong_is_said_with_the_end_of_its_stderr() {
 }
 
 #[tokio::test]
-async fn input_of_any_size_goes_in_and_need_not_be_read() {
+async fn input_can_have_any_size_and_stay_unread() {
     let mut shop = Shop::new().await;
     shop.script("cat", json!({}), "cat").await;
     shop.script("deaf", json!({}), "exec <&-; echo '\"done\"'").await;
@@ -180,7 +180,7 @@ async fn input_of_any_size_goes_in_and_need_not_be_read() {
 }
 
 #[tokio::test]
-async fn at_its_deadline_the_whole_group_is_killed() {
+async fn at_its_deadline_the_whole_process_group_is_killed() {
     let mut shop = Shop::new().await;
     let mut witness = Witness::new(shop.house.folder.path(), "witness");
     let script = format!("{}; echo slow >&2; sleep 1000 & sleep 1000", witness.open());
@@ -195,7 +195,7 @@ async fn at_its_deadline_the_whole_group_is_killed() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_has_its_program_killed_and_taken_off_the_system() {
+async fn a_disconnect_kills_and_reaps_the_clients_program() {
     let mut shop =
         Shop::open(tempfile::tempdir().unwrap(), |backend, _| backend.artifact.limits.max_running = 1).await;
     let mut witness = Witness::new(shop.house.folder.path(), "witness");
@@ -213,7 +213,7 @@ async fn a_client_that_leaves_has_its_program_killed_and_taken_off_the_system() 
 }
 
 #[tokio::test]
-async fn a_server_that_stops_kills_what_it_runs() {
+async fn stopping_the_server_kills_running_programs() {
     let mut shop = Shop::new().await;
     let mut witness = Witness::new(shop.house.folder.path(), "witness");
     shop.script("slow", json!({}), &format!("{}; sleep 1000 & sleep 1000", witness.open())).await;
@@ -225,7 +225,7 @@ async fn a_server_that_stops_kills_what_it_runs() {
 }
 
 #[tokio::test]
-async fn what_a_program_leaves_behind_is_killed_and_holds_nobody_up() {
+async fn child_processes_that_outlive_their_program_are_killed() {
     let mut shop = Shop::new().await;
     let mut witness = Witness::new(shop.house.folder.path(), "witness");
     shop.script("parent", json!({}), &format!("{}; sleep 1000 & echo 1", witness.open())).await;
@@ -254,7 +254,7 @@ async fn what_a_program_leaves_behind_is_killed_and_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn one_that_left_the_group_and_writes_without_end_holds_nobody_up() {
+async fn a_process_that_left_the_group_and_writes_forever_blocks_no_client() {
     let mut shop = Shop::new().await;
     let door = named_pipe(shop.house.folder.path(), "door");
     let mut witness = Witness::new(shop.house.folder.path(), "witness");
@@ -276,7 +276,7 @@ async fn one_that_left_the_group_and_writes_without_end_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn a_program_that_runs_keeps_its_version_through_update_and_removal() {
+async fn a_running_program_keeps_its_version_during_update_and_removal() {
     let mut shop = Shop::new().await;
     let door = named_pipe(shop.house.folder.path(), "door");
     let script = |witness: &Witness| format!("{}; read x < {}; cat data", witness.open(), door.display());
@@ -308,7 +308,7 @@ async fn a_program_that_runs_keeps_its_version_through_update_and_removal() {
 }
 
 #[tokio::test]
-async fn only_so_many_programs_run_at_once() {
+async fn the_number_of_running_programs_is_limited() {
     let mut shop =
         Shop::open(tempfile::tempdir().unwrap(), |backend, _| backend.artifact.limits.max_running = 1).await;
     let door = named_pipe(shop.house.folder.path(), "door");

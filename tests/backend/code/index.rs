@@ -10,7 +10,7 @@ use crate::support::client::Client;
 use crate::support::program;
 
 #[tokio::test]
-async fn a_session_is_what_its_transcript_and_those_of_its_subagents_say() {
+async fn a_session_includes_the_transcripts_of_its_subagents() {
     let agent = Agent::new();
     agent
         .write(
@@ -75,7 +75,7 @@ async fn a_session_is_what_its_transcript_and_those_of_its_subagents_say() {
 }
 
 #[tokio::test]
-async fn titles_come_from_people_before_models_before_summaries_before_prompts() {
+async fn titles_of_users_precede_those_of_models_summaries_and_prompts() {
     let agent = Agent::new();
     agent
         .write(
@@ -105,7 +105,7 @@ async fn titles_come_from_people_before_models_before_summaries_before_prompts()
 }
 
 #[tokio::test]
-async fn lines_that_cannot_be_used_are_counted_and_stop_nothing() {
+async fn unusable_lines_are_counted_and_stop_nothing() {
     let agent = Agent::new();
     let path = "p/s.jsonl";
     agent.write(
@@ -159,7 +159,7 @@ async fn lines_that_cannot_be_used_are_counted_and_stop_nothing() {
 const MARKS: u64 = 4 * 256;
 
 #[tokio::test]
-async fn only_what_is_new_is_read_and_nothing_again_after_a_restart() {
+async fn only_new_lines_are_read_also_after_a_restart() {
     let agent = Agent::new();
     let lines: Vec<String> =
         (0..2000).map(|n| user(&format!("e{n}"), None, 1, &"word ".repeat(50))).collect();
@@ -191,7 +191,7 @@ async fn only_what_is_new_is_read_and_nothing_again_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_cut_replaced_or_removed_is_noticed() {
+async fn truncated_replaced_and_removed_files_are_detected() {
     let agent = Agent::new();
     let lines: Vec<String> = (0..600).map(|n| user(&format!("e{n}"), None, 1, "old")).collect();
     agent.write("p/s.jsonl", &lines).write("p/t.jsonl", &[user("t", None, 1, "stays")]);
@@ -237,7 +237,7 @@ async fn a_file_that_is_cut_replaced_or_removed_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_session_lives_on_in_the_copy_of_its_transcript() {
+async fn a_session_survives_in_a_copy_of_its_transcript() {
     let agent = Agent::new();
     let lines = [user("u1", None, 1, "Hello"), assistant("a1", Some("u1"), 2, "World")];
     agent.write("old/s.jsonl", &lines).write("old/t.jsonl", &[user("v1", None, 1, "Another")]);
@@ -256,7 +256,7 @@ async fn a_session_lives_on_in_the_copy_of_its_transcript() {
 }
 
 #[tokio::test]
-async fn a_scan_that_takes_long_does_not_hold_up_a_request() {
+async fn a_long_scan_does_not_delay_requests() {
     let agent = Agent::new();
     let lines: Vec<String> =
         (0..6_000).map(|n| user(&format!("e{n}"), None, 1, "some words to index")).collect();
@@ -278,7 +278,7 @@ async fn a_scan_that_takes_long_does_not_hold_up_a_request() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn links_and_pipes_are_no_transcripts() {
+async fn links_and_pipes_are_not_read_as_transcripts() {
     let agent = Agent::new();
     let outside = tempfile::tempdir().unwrap();
     fs::write(outside.path().join("x.jsonl"), user("x", None, 1, "secret")).unwrap();
@@ -304,7 +304,7 @@ async fn without_a_folder_there_are_no_sessions() {
 }
 
 #[tokio::test]
-async fn a_crash_in_the_first_index_loses_no_entry_and_doubles_none() {
+async fn a_crash_during_the_first_index_loses_and_doubles_no_entry() {
     const SESSIONS: usize = 40;
     const ENTRIES: usize = 250;
     let agent = Agent::new();

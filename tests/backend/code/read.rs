@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::setup::*;
 
 #[tokio::test]
-async fn pages_lead_through_a_transcript_in_both_directions() {
+async fn pages_cover_a_transcript_in_both_directions() {
     let agent = Agent::new();
     // Many share a second, and the clock is set back in the middle.
     let ids: Vec<String> = (0..25).map(|n| format!("e{n}")).collect();
@@ -62,7 +62,7 @@ async fn pages_lead_through_a_transcript_in_both_directions() {
 }
 
 #[tokio::test]
-async fn a_page_ends_before_it_is_too_long_to_send_and_no_entry_blocks_the_way() {
+async fn a_page_ends_before_it_is_too_long_and_no_entry_blocks_the_next() {
     let agent = Agent::new();
     let lines = [
         user("a", None, 1, &"x".repeat(60_000)),
@@ -80,7 +80,7 @@ async fn a_page_ends_before_it_is_too_long_to_send_and_no_entry_blocks_the_way()
 }
 
 #[tokio::test]
-async fn search_finds_what_was_said_thought_and_answered_by_tools() {
+async fn search_finds_text_thoughts_and_tool_results() {
     let agent = Agent::new();
     agent
         .write("p/one.jsonl", &[

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::setup::*;
 
 #[tokio::test]
-async fn files_come_back_as_they_were_before_a_prompt() {
+async fn files_are_restored_as_they_were_before_a_prompt() {
     let agent = Agent::new();
     agent
         .backup("s", "aa@v1", "old a")
@@ -157,7 +157,7 @@ async fn nothing_is_written_outside_of_the_restore_root() {
 }
 
 #[tokio::test]
-async fn what_is_put_back_is_bounded_in_all() {
+async fn the_total_size_of_restored_files_is_limited() {
     let agent = Agent::new();
     agent.backup("s", "aa@v1", &"a".repeat(600)).backup("s", "bb@v1", &"b".repeat(600)).write(
         "p/s.jsonl",

@@ -10,7 +10,7 @@ use crate::support::client::Client;
 use crate::support::house::House;
 
 #[tokio::test]
-async fn pages_of_the_gallery_lead_through_all_images_without_gap_or_repetition() {
+async fn pages_of_the_gallery_cover_all_images_without_gap_or_repetition() {
     let house = new_house().await;
     let mut client = Client::connect(house.port).await;
     let mut made = Vec::new();
@@ -63,7 +63,7 @@ async fn pages_of_the_gallery_lead_through_all_images_without_gap_or_repetition(
 }
 
 #[tokio::test]
-async fn an_image_is_served_with_its_type_and_to_those_who_may_see_it_alone() {
+async fn an_image_is_served_with_its_type_and_only_to_authorised_clients() {
     let house =
         House::open(tempfile::tempdir().unwrap(), |_, config| config.token = Some(TOKEN.to_owned())).await;
     let mut client = Client::connect(house.port).await;
@@ -119,7 +119,7 @@ async fn an_image_is_served_with_its_type_and_to_those_who_may_see_it_alone() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn files_are_for_their_owner_alone() {
+async fn files_are_readable_by_their_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let house = new_house().await;
     let mut client = Client::connect(house.port).await;

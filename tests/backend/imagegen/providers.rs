@@ -13,7 +13,7 @@ use crate::support::skip;
 use crate::support::upstream::{Step, Upstream, status};
 
 #[tokio::test]
-async fn an_image_of_openai_is_stored_and_served_byte_by_byte_as_it_came() {
+async fn an_image_of_openai_is_stored_and_served_unchanged() {
     let jpeg = BASE64.encode(b"\xff\xd8\xff\xe0\0\x04xx\xff\xc0\0\x0b\x08\0\x02\0\x03\x01");
     let upstream = Upstream::start(vec![vec![Step::Trickle(images(&[PNG, &jpeg]))]]).await;
     let (house, mut client) = house_at(&upstream).await;
@@ -50,7 +50,7 @@ async fn an_image_of_openai_is_stored_and_served_byte_by_byte_as_it_came() {
 }
 
 #[tokio::test]
-async fn an_image_of_automatic1111_has_the_seed_that_its_info_tells() {
+async fn an_image_of_automatic1111_has_the_seed_of_its_info() {
     let info = json!({"all_seeds": [77, 78], "index_of_first_image": 1}).to_string();
     let answer =
         json!({"images": [PNG, PNG, format!("data:image/png;base64,{PNG}")], "parameters": {}, "info": info});
@@ -72,7 +72,7 @@ async fn an_image_of_automatic1111_has_the_seed_that_its_info_tells() {
 }
 
 #[tokio::test]
-async fn what_fails_in_passing_is_tried_again_and_what_fails_for_good_says_why() {
+async fn temporary_errors_are_retried_and_permanent_errors_are_reported() {
     let send = |bytes: Vec<u8>| vec![Step::Send(bytes)];
     let late = status("429 Slow down", "retry-after: 0\r\n", "");
     let error =
@@ -143,7 +143,7 @@ async fn what_fails_in_passing_is_tried_again_and_what_fails_for_good_says_why()
 }
 
 #[tokio::test]
-async fn a_key_goes_over_tls_or_stays_on_this_machine_and_openai_needs_one() {
+async fn a_key_is_sent_over_tls_or_loopback_only_and_openai_needs_one() {
     let house = new_house().await;
     let mut client = Client::connect(house.port).await;
     let error = failure(&mut client, ask("openai")).await;
@@ -160,7 +160,7 @@ async fn a_key_goes_over_tls_or_stays_on_this_machine_and_openai_needs_one() {
 }
 
 #[tokio::test]
-async fn a_provider_that_takes_too_long_is_given_up() {
+async fn a_provider_that_takes_too_long_times_out() {
     let mut upstream = Upstream::start(vec![vec![Step::Hold]]).await;
     let house = house_with(|config| config.generation_timeout = Duration::from_millis(50)).await;
     let mut client = Client::connect(house.port).await;
@@ -171,7 +171,7 @@ async fn a_provider_that_takes_too_long_is_given_up() {
 }
 
 #[tokio::test]
-async fn the_provider_of_the_settings_is_asked_where_an_entry_names_none() {
+async fn an_entry_without_a_provider_uses_the_one_of_the_settings() {
     let upstream = Upstream::start(vec![vec![Step::Send(images(&[PNG]))]]).await;
     let (house, mut client) = house_at(&upstream).await;
     for provider in ["automatic1111", "pattern", "openai"] {
@@ -187,7 +187,7 @@ async fn the_provider_of_the_settings_is_asked_where_an_entry_names_none() {
 }
 
 #[tokio::test]
-async fn a_mock_of_openai_by_somebody_else_is_understood() {
+async fn a_third_party_mock_of_openai_is_understood() {
     let folder = tempfile::tempdir().unwrap();
     let fixtures = json!({"fixtures": [
         {"match": {"endpoint": "image", "userMessage": "lake"}, "response": {"images": [{"b64Json": PNG}, {"b64Json": PNG}]}},

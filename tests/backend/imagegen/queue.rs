@@ -13,7 +13,7 @@ use crate::support::skip;
 use crate::support::upstream::{Step, Upstream};
 
 #[tokio::test]
-async fn an_entry_lives_from_the_queue_to_the_gallery_and_everyone_sees_it() {
+async fn every_client_sees_an_entry_from_the_queue_to_the_gallery() {
     let house = new_house().await;
     let (mut a, mut b) = (Client::connect(house.port).await, Client::connect(house.port).await);
     let groups = a.call("imagegen:list-groups", Value::Null).await;
@@ -78,7 +78,7 @@ fn is_xml(svg: &[u8]) {
 }
 
 #[tokio::test]
-async fn entries_are_taken_in_the_order_in_which_they_were_made_whatever_their_group() {
+async fn entries_run_in_order_of_creation_whatever_their_group() {
     let house = new_house().await;
     let mut client = Client::connect(house.port).await;
     let group = client.call("imagegen:create-group", json!({"name": "Seen"})).await;
@@ -105,7 +105,7 @@ async fn entries_are_taken_in_the_order_in_which_they_were_made_whatever_their_g
 }
 
 #[tokio::test]
-async fn an_entry_is_cancelled_while_it_waits_or_runs_and_what_is_done_stays() {
+async fn cancelling_an_entry_keeps_the_images_already_made() {
     let mut upstream = Upstream::start(vec![
         vec![Step::Send(images(&[PNG]))],
         vec![Step::Hold],
@@ -234,7 +234,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_largest_things_allowed_are_allowed() {
+async fn values_at_their_limits_are_accepted() {
     let house = new_house().await;
     let mut client = Client::connect(house.port).await;
     let params = json!({"x": "x".repeat((64 << 10) - 8)});
@@ -249,7 +249,7 @@ async fn the_largest_things_allowed_are_allowed() {
 }
 
 #[tokio::test]
-async fn what_there_may_be_only_so_much_of_is_refused_when_it_is_full() {
+async fn a_full_queue_or_gallery_refuses_more() {
     let go_on = Arc::new(Notify::new());
     let upstream = Upstream::start(vec![
         vec![Step::Await(go_on.clone()), Step::Send(images(&[PNG]))],

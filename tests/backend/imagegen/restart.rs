@@ -13,7 +13,7 @@ use crate::support::program::Program;
 use crate::support::upstream::{Step, Upstream};
 
 #[tokio::test]
-async fn a_job_that_a_kill_cuts_off_is_finished_once_after_the_restart() {
+async fn a_job_interrupted_by_a_kill_is_finished_once_after_the_restart() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let go_on = Arc::new(Notify::new());
@@ -87,7 +87,7 @@ async fn a_job_that_a_kill_cuts_off_is_finished_once_after_the_restart() {
 
 /// Kills at moments that nobody chose: the built-in provider is so fast that most of its time goes into writing.
 #[tokio::test]
-async fn however_often_the_program_is_killed_each_batch_is_there_once_with_its_files() {
+async fn however_often_the_program_is_killed_each_batch_is_stored_once() {
     const BATCHES: i64 = 60;
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
@@ -125,7 +125,7 @@ async fn however_often_the_program_is_killed_each_batch_is_there_once_with_its_f
 }
 
 #[tokio::test]
-async fn a_server_that_stops_in_mid_job_goes_on_when_it_is_started_again() {
+async fn an_interrupted_job_continues_after_a_restart() {
     let mut upstream = Upstream::start(vec![vec![Step::Hold], vec![Step::Send(images(&[PNG]))]]).await;
     let (house, mut client) = house_at(&upstream).await;
     let queued = client.call("imagegen:create-entry", ask("openai")).await;

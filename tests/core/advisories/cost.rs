@@ -21,7 +21,7 @@ use crate::support::socket::{self, config, pipe, server, upgrade};
 
 /// CVE-2023-43669: input that was not complete was parsed again from its start on every read.
 #[test]
-fn input_is_taken_once_however_small_the_reads_are() {
+fn each_input_byte_is_read_once_however_small_the_reads() {
     for role in ENDS {
         let mut bytes = Vec::new();
         let mut frames = 0;
@@ -46,7 +46,7 @@ fn input_is_taken_once_however_small_the_reads_are() {
 
 /// CVE-2023-43669, in the head of a request.
 #[test]
-fn a_head_that_comes_byte_by_byte_costs_what_it_costs_at_once() {
+fn a_head_sent_byte_by_byte_costs_no_more_than_at_once() {
     let head = upgrade(&format!("X-Padding: {}\r\n", "x".repeat(12 * KIB)));
     let cost = |pipe_bytes| {
         measure(|| {
@@ -67,7 +67,7 @@ fn a_head_that_comes_byte_by_byte_costs_what_it_costs_at_once() {
 
 /// CVE-2022-35922: memory was taken for the length that a frame's header announced.
 #[test]
-fn an_announced_length_takes_no_memory() {
+fn an_announced_length_allocates_nothing() {
     for role in ENDS {
         for first in [FIN | TEXT, FIN | BINARY, TEXT, BINARY] {
             for length in [126, 64 * KIB, 16 * MIB] {
@@ -102,7 +102,7 @@ fn an_announced_length_takes_no_memory() {
 /// The same class one layer up: a message that is read into values takes many times its own length. What this looks into is
 /// from a client that has not shown the token, and from a server that names a call in an error's details.
 #[test]
-fn a_stranger_is_not_worth_more_memory_than_its_message() {
+fn an_unauthenticated_client_costs_no_more_than_its_message() {
     let zeroes = "0,".repeat(500_000);
     for value in [
         format!("[{zeroes}0]"),
@@ -158,7 +158,7 @@ fn a_client_that_never_reads_costs_a_bounded_amount() {
 
 /// CVE-2020-35896, with what a client has not even asked for.
 #[test]
-fn events_for_a_client_that_never_reads_end_at_the_limit() {
+fn events_for_a_client_that_never_reads_stop_at_the_limit() {
     let (left, mut leaves) = socket::calls();
     let mut config = config().on_disconnection(left);
     config.limits.max_outbox_bytes = 256 * KIB;
@@ -229,7 +229,7 @@ fn a_server_that_never_reads_costs_a_bounded_amount() {
 
 /// CVE-2026-48779: each of many tiny fragments was kept in a box of its own, for a message that never ended.
 #[test]
-fn fragments_of_one_byte_are_held_as_their_bytes_and_given_back() {
+fn fragments_of_one_byte_cost_one_byte_and_are_freed() {
     const FRAGMENTS: usize = 100_000;
     for role in ENDS {
         for first in [TEXT, BINARY] {
@@ -252,7 +252,7 @@ fn fragments_of_one_byte_are_held_as_their_bytes_and_given_back() {
 
 /// CVE-2026-65623: what had been put together was gone through again for each fragment.
 #[test]
-fn reassembly_is_linear_in_the_bytes_however_many_the_fragments_are() {
+fn reassembly_is_linear_in_bytes_however_many_fragments() {
     for role in ENDS {
         for fragment in [1, 64, 4096] {
             for fragments in [250, 500, 1_000, 2_000] {
@@ -287,7 +287,7 @@ fn empty_continuations_without_end_cost_nothing() {
 
 /// CVE-2026-33151: a message said how many parts would follow, and that was believed.
 #[test]
-fn counts_that_a_message_declares_are_not_believed() {
+fn counts_declared_in_a_message_allocate_nothing() {
     let mut session = session(|_| {});
     for text in [
         r#"51000000000-["x",{"_placeholder":true,"num":0}]"#,
@@ -321,7 +321,7 @@ fn counts_that_a_message_declares_are_not_believed() {
 
 /// Hash flooding: names that a peer chooses so that they collide in a table, or fill it.
 #[test]
-fn ids_and_channels_of_the_peers_choice_fill_no_table() {
+fn ids_and_channels_chosen_by_the_peer_fill_no_table() {
     let mut session = session(|_| {});
     let mut out = Vec::with_capacity(64 * KIB);
     let mut request = |n: usize, session: &mut Session| {

@@ -141,7 +141,7 @@ fn lengths_near_2_to_63_neither_overflow_nor_take_memory() {
 /// RUSTSEC-2021-0020, and requests that hide in the body of an upgrade: two parties that disagree on where a request
 /// ends.
 #[test]
-fn nothing_behind_a_request_is_taken_for_another_one() {
+fn bytes_after_a_request_are_never_read_as_another_request() {
     run(async {
         let config = with_pages(config());
         let (_server, port) = socket::start(config).await;
@@ -240,7 +240,7 @@ fn rsv1_is_refused_as_no_extension_is_agreed_on() {
 /// CVE-2025-24964 and CVE-2026-25253: pages of other sites, and of names that were made to point here, talked to a server on
 /// localhost. A request without `Origin` is not a browser's: `Host` and token are asked of it all the same.
 #[test]
-fn pages_of_other_sites_and_rebound_names_do_not_get_in() {
+fn other_sites_and_rebound_names_are_refused() {
     let rules = AccessRules { loopback: true, ..AccessRules::default() };
     let with_token = AccessRules { token: Some("s3cret"), ..rules };
     let ask = |rules: &AccessRules<'_>, fields: &[(&str, &str)]| {

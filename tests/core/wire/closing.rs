@@ -81,7 +81,7 @@ fn a_violation_closes_at_once_with_its_code() {
 }
 
 #[test]
-fn what_is_next_to_a_violation_passes() {
+fn valid_input_next_to_each_violation_passes() {
     check(&Rules::default(), |pair| {
         pair.send_raw(&frame(FIN | PING, &[b'x'; 125]));
         pair.send_raw(&frame(FIN | PING, b""));
@@ -103,7 +103,7 @@ fn what_is_next_to_a_violation_passes() {
 // The client closes.
 
 #[test]
-fn a_close_is_answered_with_its_own_code_and_ends_everything() {
+fn a_close_frame_is_answered_with_its_code_and_ends_the_session() {
     for (payload, answer) in [
         (&[][..], Some(1005)),
         (&1000_u16.to_be_bytes(), Some(1000)),
@@ -134,7 +134,7 @@ fn a_close_is_answered_with_its_own_code_and_ends_everything() {
 }
 
 #[test]
-fn a_polite_client_gets_its_close_back() {
+fn a_client_that_closes_receives_a_close_frame() {
     check(&Rules::default(), |pair| {
         pair.close(CloseCode::Normal, "bye");
         assert_eq!(pair.closed(), Some((1000, "")));
@@ -145,7 +145,7 @@ fn a_polite_client_gets_its_close_back() {
 // Silence.
 
 #[test]
-fn silence_is_pinged_every_thirty_seconds_and_an_answering_client_stays() {
+fn a_silent_client_is_pinged_every_30_seconds_and_stays_if_it_answers() {
     check(&Rules::default(), |pair| {
         pair.advance(28_999 * MS);
         assert_eq!(pair.pings(), 0);
@@ -173,7 +173,7 @@ fn a_client_without_a_byte_is_closed_at_its_deadline() {
 }
 
 #[test]
-fn any_byte_puts_the_idle_deadline_off() {
+fn any_byte_moves_the_idle_deadline() {
     check(&Rules::default(), |pair| {
         pair.mute();
         pair.advance(118_999 * MS);
@@ -187,7 +187,7 @@ fn any_byte_puts_the_idle_deadline_off() {
 }
 
 #[test]
-fn without_pings_whoever_says_nothing_is_closed() {
+fn without_pings_a_silent_client_is_closed() {
     let rules = rules(|rules| rules.limits.ping_interval = None);
     check(&rules, |pair| {
         pair.advance(118_999 * MS);
@@ -200,7 +200,7 @@ fn without_pings_whoever_says_nothing_is_closed() {
 }
 
 #[test]
-fn a_close_that_is_not_answered_is_waited_for_five_seconds() {
+fn an_unanswered_close_frame_is_awaited_for_five_seconds() {
     check(&Rules::default(), |pair| {
         pair.mute();
         pair.stop();
@@ -216,7 +216,7 @@ fn a_close_that_is_not_answered_is_waited_for_five_seconds() {
 // The server stops.
 
 #[test]
-fn stop_says_so_answers_what_is_in_flight_and_closes_with_1001() {
+fn shut_down_emits_answers_requests_in_flight_and_closes_with_1001() {
     check(&Rules::default(), |pair| {
         pair.park("slow");
         pair.request("1", "slow", None);
@@ -234,7 +234,7 @@ fn stop_says_so_answers_what_is_in_flight_and_closes_with_1001() {
 }
 
 #[test]
-fn stop_tells_a_client_that_has_not_authenticated_nothing_but_its_close() {
+fn shut_down_sends_only_a_close_frame_to_unauthenticated_clients() {
     check(&with_token(), |pair| {
         pair.stop();
         assert_eq!(pair.messages().len(), 0);
@@ -245,7 +245,7 @@ fn stop_tells_a_client_that_has_not_authenticated_nothing_but_its_close() {
 // Any network.
 
 #[test]
-fn each_request_is_answered_once_and_in_order_however_late_the_bytes_are() {
+fn each_request_is_answered_once_and_in_order_however_late_bytes_are() {
     let rules = rules(|rules| rules.limits.rate_max_requests = u32::MAX);
     for network in Network::slow() {
         let mut pair = connected(&rules, network);

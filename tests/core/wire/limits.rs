@@ -14,7 +14,7 @@ use crate::support::pair::{Network, Pair};
 // Over the rate window.
 
 #[test]
-fn the_hundredth_message_of_a_window_passes_and_the_next_waits_for_its_end() {
+fn a_rate_window_lets_a_hundred_messages_pass() {
     check(&Rules::default(), |pair| {
         for index in 0..100 {
             pair.request(&index.to_string(), "echo", None);
@@ -105,7 +105,7 @@ fn before_authentication_every_request_but_auth_is_unauthorized() {
 }
 
 #[test]
-fn who_does_not_authenticate_is_closed_with_1008_after_ten_seconds() {
+fn an_unauthenticated_client_is_closed_with_1008_after_ten_seconds() {
     check(&with_token(), |pair| {
         pair.advance(8_999 * MS);
         pair.request("1", "echo", None);
@@ -159,7 +159,7 @@ fn a_message_passes_up_to_its_limit_and_the_next_byte_closes_with_1009() {
 }
 
 #[test]
-fn a_response_passes_up_to_the_limit_and_turns_into_an_error_past_it() {
+fn a_response_longer_than_the_limit_becomes_an_error() {
     let rules = rules(|rules| rules.limits.max_message_bytes = 1000);
     check(&rules, |pair| {
         let around =
@@ -182,7 +182,7 @@ fn a_response_passes_up_to_the_limit_and_turns_into_an_error_past_it() {
 }
 
 #[test]
-fn an_announcement_takes_no_memory() {
+fn an_announced_length_allocates_nothing_in_a_session() {
     check(&Rules::default(), |pair| {
         for first in [FIN | TEXT, FIN | BINARY, TEXT] {
             let mut pair = connected(&Rules::default(), Network::Whole);
@@ -259,7 +259,7 @@ fn reading_pauses_at_the_most_requests_in_flight_until_one_ends() {
 }
 
 #[test]
-fn a_client_that_is_not_read_from_is_not_blamed_for_its_silence() {
+fn time_without_reading_does_not_count_as_silence() {
     let rules = rules(|rules| {
         rules.limits.max_in_flight = 1;
         rules.limits.handler_timeout = seconds(600);

@@ -12,7 +12,7 @@ use crate::support::pair::{EPOCH_MS, Message, Network, Pair};
 // Upgrade accepted.
 
 #[test]
-fn server_connected_comes_before_the_answer_to_what_the_client_sent_early() {
+fn server_connected_precedes_the_response_to_an_early_request() {
     for network in Network::exact() {
         let mut pair = Pair::before_open(&Rules::default(), network);
         pair.on("echo", Ok);
@@ -31,7 +31,7 @@ fn server_connected_comes_before_the_answer_to_what_the_client_sent_early() {
 // Requests and their responses.
 
 #[test]
-fn members_stand_in_order_and_an_absent_payload_stays_absent() {
+fn members_are_written_in_order_and_an_absent_payload_stays_absent() {
     check(&Rules::default(), |pair| {
         let connected_for = pair.now_ms();
         let timestamp = EPOCH_MS + connected_for;
@@ -49,7 +49,7 @@ fn members_stand_in_order_and_an_absent_payload_stays_absent() {
 }
 
 #[test]
-fn id_and_channel_come_back_as_the_client_wrote_them() {
+fn id_and_channel_are_returned_as_the_client_wrote_them() {
     check(&Rules::default(), |pair| {
         for (id, channel) in [
             (r"\ud800", "echo"),
@@ -73,7 +73,7 @@ fn id_and_channel_come_back_as_the_client_wrote_them() {
 }
 
 #[test]
-fn members_may_come_in_any_order_and_the_last_of_two_wins() {
+fn members_can_have_any_order_and_the_last_duplicate_counts() {
     check(&Rules::default(), |pair| {
         for text in [
             r#"{"payload":7,"channel":"echo","id":"1","type":"request"}"#,
@@ -106,7 +106,7 @@ fn a_binary_frame_is_read_as_text() {
 }
 
 #[test]
-fn a_message_may_come_in_fragments_with_control_frames_between_them() {
+fn a_message_can_come_in_fragments_between_control_frames() {
     check(&Rules::default(), |pair| {
         let text = r#"{"type":"request","id":"é🦀","channel":"echo"}"#;
         for first in [TEXT, BINARY] {
@@ -149,7 +149,7 @@ fn says_byte(response: &Message, byte: usize) -> bool {
 }
 
 #[test]
-fn what_is_no_request_is_answered_with_its_place_and_the_connection_stays() {
+fn a_message_that_is_not_a_request_is_answered_with_its_position() {
     const NO_ID: &str = "invalid_message";
     const NO_CHANNEL: &str = "system";
     let depth_129 = format!(
@@ -203,7 +203,7 @@ fn what_is_no_request_is_answered_with_its_place_and_the_connection_stays() {
 }
 
 #[test]
-fn a_byte_order_mark_is_no_json() {
+fn a_byte_order_mark_is_not_json() {
     check(&Rules::default(), |pair| {
         pair.send("\u{feff}{}");
         assert_eq!(pair.response().code(), "INVALID_MESSAGE");
