@@ -8,8 +8,8 @@ use crate::backend::shared::registry::Channel;
 use crate::server::Server;
 
 use super::super::analytics::Recorder;
-use super::records::{Availability, get, list, set_availability};
-use super::store::Artifacts;
+use super::folders::Artifacts;
+use super::store::{Availability, get, list, set_availability};
 use super::{install, invoke};
 
 /// How much later the deadline of the handler is, so that the more precise error comes first.

@@ -16,10 +16,10 @@ use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::protocol::uuid::Uuid;
 
+use super::folders::{Artifacts, Lease};
 use super::manifest::Manifest;
 use super::plan::PlannedFile;
-use super::records::{self, NewRow, artifact_event, refused};
-use super::store::{Artifacts, Lease};
+use super::store::{self, NewRow, artifact_event, refused};
 
 /// The longest path that most systems allow.
 const MAX_SOURCE_BYTES: usize = 4 << 10;
@@ -65,7 +65,7 @@ async fn install_whole(
         let (manifest, folder) = (staged.manifest, folder.clone());
         let write = artifacts.db().write(move |change| {
             let row = NewRow { manifest: &manifest, source: &source, folder: &folder, files: &files };
-            let (artifact, previous) = records::install(change, &row, max)?;
+            let (artifact, previous) = store::install(change, &row, max)?;
             change.emit("artifact:progress", progress(&manifest.id, "1"));
             let channel = if previous.is_some() { "artifact:updated" } else { "artifact:installed" };
             change.emit(channel, artifact_event(&artifact));
@@ -98,7 +98,8 @@ fn stage(artifacts: &Artifacts, source: &str, stop: Arc<AtomicBool>) -> Result<S
     use std::os::unix::fs::DirBuilderExt;
 
     use super::copy::{Copier, create_private};
-    use super::{invoke, source};
+    use super::program::check_system_program;
+    use super::source;
     use crate::backend::shared::files::sync_folder;
 
     let config = artifacts.config();
@@ -108,7 +109,7 @@ fn stage(artifacts: &Artifacts, source: &str, stop: Arc<AtomicBool>) -> Result<S
     let survey = opened.survey(limits).map_err(problem)?;
     let manifest = Manifest::decode(&survey.manifest, limits)?;
     manifest.check_own_program(&survey.files)?;
-    invoke::check_system_program(&manifest.program)?;
+    check_system_program(&manifest.program)?;
 
     artifacts.db().emit("artifact:progress", progress(&manifest.id, "0"));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.folder)?;
@@ -141,7 +142,7 @@ pub(super) async fn remove(artifacts: Artifacts, payload: Payload) -> Result<Pay
     let removed = tokio::spawn(async move {
         let write = artifacts.db().write(move |change| {
             let id = Fields::decode(&payload)?.required_id("id")?;
-            let folder = records::remove(change, &id)?;
+            let folder = store::remove(change, &id)?;
             if folder.is_some() {
                 change.emit("artifact:removed", Payload::trusted(Object::new().text("id", &id).finish()));
             }

@@ -64,6 +64,7 @@ impl Manifest {
         let text = text.trim_matches([' ', '\t', '\r', '\n']);
         let payload = Payload::from_json(text);
         let payload = payload.map_err(|error| wrong(PATH, "JSON", &error.to_string()))?;
+        debug_assert!(payload.as_str().is_some(), "decoded JSON has a text");
         let fields = Fields::within(payload.as_str().unwrap_or_default(), PATH)?;
         let id = fields.required_text("id", 1..=MAX_ID_BYTES)?;
         if !id.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')) {

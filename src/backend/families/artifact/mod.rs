@@ -22,13 +22,16 @@
 mod channels;
 mod config;
 mod copy;
+mod folders;
 mod install;
 mod invoke;
 mod manifest;
 mod plan;
 #[cfg(unix)]
 mod process;
-mod records;
+mod program;
+#[cfg(unix)]
+mod run;
 mod schema;
 #[cfg(unix)]
 mod source;
@@ -38,4 +41,4 @@ pub mod tar;
 pub(crate) use channels::TABLES;
 pub use channels::{CHANNELS, TYPES, register};
 pub use config::{ArtifactConfig, ArtifactLimits};
-pub use store::Artifacts;
+pub use folders::Artifacts;

@@ -348,6 +348,7 @@ fn read_archive(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error.to_string()),
         };
+        debug_assert!(count <= chunk.len(), "a read fits into the chunk");
         let mut rest = chunk.get(..count).unwrap_or_default();
         while !rest.is_empty() {
             let (consumed, item) = decoder.handle(rest).map_err(|error| after(&name, error))?;
@@ -355,6 +356,10 @@ fn read_archive(
                 name.clone_from(&entry.name);
             }
             item.map_or(Ok(()), &mut visit)?;
+            debug_assert!(
+                (1..=rest.len()).contains(&consumed),
+                "the decoder makes progress within its input"
+            );
             rest = rest.get(consumed..).unwrap_or_default();
         }
     }

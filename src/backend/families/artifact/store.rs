@@ -1,190 +1,180 @@
-//! The folders of installed artifacts. Input: leases of folders, and which folders are obsolete. Output: folders that exist
-//! as long as they are leased, and are deleted afterwards if they are obsolete.
-//!
-//! A folder is named `ID.UUID`. `.new.UUID` is the staging folder of an installation, `.run.UUID` the `HOME` of a program.
+//! The rows of the installed artifacts. Input: a transaction, and what to read or change. Output: the JSON that clients get.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
 
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
+use rusqlite::{OptionalExtension, Row, params};
 
-use crate::backend::shared::db::Db;
-use crate::protocol::uuid::Uuid;
+use crate::backend::shared::db::{Change, View};
+use crate::backend::shared::encode::{Object, array};
+use crate::backend::shared::validate::{Fields, wrong};
+use crate::protocol::error::WireError;
+use crate::protocol::payload::Payload;
 
-use super::config::ArtifactConfig;
-use super::records;
+use super::manifest::Manifest;
 
-/// The installed artifacts. Clones refer to the same ones.
-#[derive(Debug, Clone)]
-pub struct Artifacts {
-    inner: Arc<Inner>,
+const METADATA: &str = "SELECT id, name, version, description, enabled, source, installed_at, updated_at FROM artifacts ORDER BY id";
+
+const ARTIFACT: &str =
+    "SELECT id, name, version, description, enabled, source, installed_at, updated_at, manifest, files
+     FROM artifacts WHERE id = ?";
+
+pub(super) fn list(view: &View<'_>, _: &Fields<'_>) -> Result<Payload, WireError> {
+    let mut statement = view.connection.prepare_cached(METADATA)?;
+    let artifacts = statement.query_map([], |row| metadata(row).map(Object::finish))?;
+    Ok(Payload::trusted(array(&artifacts.collect::<Result<Vec<_>, _>>()?)))
 }
 
-#[derive(Debug)]
-struct Inner {
-    db: Db,
-    config: ArtifactConfig,
-    /// The leased folders, by name.
-    leased: Mutex<BTreeMap<String, Leases>>,
-    /// One permit: there is one installation at a time.
-    installing: Arc<Semaphore>,
-    running: Arc<Semaphore>,
+pub(super) fn get(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
+    let id = fields.required_id("id")?;
+    let artifact = artifact_json(view.connection, &id)?;
+    Ok(Payload::trusted(artifact.unwrap_or_else(|| "null".to_owned())))
 }
 
-/// The leases of one folder.
-#[derive(Debug, Default)]
-struct Leases {
-    count: usize,
-    /// Whether the folder is deleted when the last lease ends.
-    is_doomed: bool,
+/// Whether an artifact can be run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Availability {
+    Enabled,
+    Disabled,
 }
 
-/// Keeps a folder from being deleted.
-#[derive(Debug)]
-pub(super) struct Lease {
-    artifacts: Artifacts,
-    name: String,
+pub(super) fn set_availability(
+    change: &mut Change<'_>,
+    fields: &Fields<'_>,
+    availability: Availability,
+) -> Result<Payload, WireError> {
+    let enabled = availability == Availability::Enabled;
+    let id = fields.required_id("id")?;
+    let changed = change
+        .connection
+        .prepare_cached("UPDATE artifacts SET enabled = ?2, updated_at = ?3 WHERE id = ?1 AND enabled <> ?2")?
+        .execute(params![id, enabled, change.unix_ms])?;
+    let Some(artifact) = artifact_json(change.connection, &id)? else { return Err(unknown()) };
+    if changed > 0 {
+        change.emit("artifact:updated", artifact_event(&artifact));
+    }
+    Ok(Payload::none())
 }
 
-impl Artifacts {
-    /// Creates the artifacts of a database. Nothing is read or written yet.
-    pub fn new(db: Db, mut config: ArtifactConfig) -> Artifacts {
-        // Programs run in another folder, where a relative path would lead elsewhere.
-        if let Ok(folder) = std::path::absolute(&config.folder) {
-            config.folder = folder;
-        }
-        let running = Semaphore::new(config.limits.max_running.clamp(1, Semaphore::MAX_PERMITS));
-        Artifacts {
-            inner: Arc::new(Inner {
-                db,
-                config,
-                leased: Mutex::default(),
-                installing: Arc::new(Semaphore::new(1)),
-                running: Arc::new(running),
-            }),
-        }
-    }
-
-    pub(super) fn db(&self) -> &Db {
-        &self.inner.db
-    }
-
-    /// Returns the configuration, with an absolute folder.
-    pub fn config(&self) -> &ArtifactConfig {
-        &self.inner.config
-    }
-
-    /// An installation, and the sweep at the start, hold its permit.
-    pub(super) fn installing(&self) -> Arc<Semaphore> {
-        self.inner.installing.clone()
-    }
-
-    /// Each running program holds a permit.
-    pub(super) fn running(&self) -> Arc<Semaphore> {
-        self.inner.running.clone()
-    }
-
-    /// Returns the path of a folder.
-    pub(super) fn path_of(&self, name: &str) -> PathBuf {
-        self.config().folder.join(name)
-    }
-
-    /// Leases a folder, which need not exist yet.
-    pub(super) fn lease(&self, name: &str) -> Lease {
-        self.leased().entry(name.to_owned()).or_default().count += 1;
-        Lease { artifacts: self.clone(), name: name.to_owned() }
-    }
-
-    /// Deletes a folder, now or when its last lease ends.
-    pub(super) async fn discard(&self, name: &str) {
-        let lease = self.lease(name);
-        lease.doom();
-        // Deleting a large folder would block the runtime's thread.
-        let _ = spawn_blocking(move || drop(lease)).await;
-    }
-
-    /// Deletes the folders of an earlier run that no row refers to. Those that cannot be deleted are left to the next
-    /// start. Call it before the first installation; installations wait until it is done.
-    pub fn sweep(&self) -> impl Future<Output = ()> + Send + use<> {
-        let artifacts = self.clone();
-        // Taken now, not at the first poll, so that no installation can come first.
-        let permit = self.installing().try_acquire_owned();
-        async move {
-            let Ok(_permit) = permit else { return };
-            let Ok(named) = artifacts.db().read(records::folders).await else { return };
-            let swept = spawn_blocking(move || artifacts.delete_all_but(&named));
-            // It fails if the folder does not exist, and then there is nothing to delete.
-            let _ = swept.await;
-        }
-    }
-
-    fn delete_all_but(&self, named: &BTreeSet<String>) -> io::Result<()> {
-        for entry in fs::read_dir(&self.config().folder)? {
-            let Ok(name) = entry?.file_name().into_string() else { continue };
-            let is_ours = name.rsplit_once('.').is_some_and(|(_, uuid)| uuid.parse::<Uuid>().is_ok());
-            if is_ours && !named.contains(&name) && !self.leased().contains_key(&name) {
-                // The next start tries again.
-                let _ = fs::remove_dir_all(self.path_of(&name));
-            }
-        }
-        Ok(())
-    }
-
-    fn leased(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Leases>> {
-        self.inner.leased.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Returns the JSON of an artifact; `None` if the id is unknown.
+fn artifact_json(connection: &rusqlite::Connection, id: &str) -> Result<Option<String>, WireError> {
+    let mut statement = connection.prepare_cached(ARTIFACT)?;
+    let artifact = statement.query_row([id], |row| {
+        let artifact = metadata(row)?;
+        Ok(artifact
+            .raw("manifest", row.get_ref(8)?.as_str()?)
+            .raw("files", row.get_ref(9)?.as_str()?)
+            .finish())
+    });
+    Ok(artifact.optional()?)
 }
 
-/// Deletes a folder. If that fails, the sweep of the next start deletes it.
-fn delete_folder(path: &Path) {
-    /// A process that was just killed can still create a file in it.
-    const TRIES: usize = 3;
-    for _ in 0..TRIES {
-        match fs::remove_dir_all(path) {
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-            _ => return,
-        }
-    }
+fn metadata(row: &Row<'_>) -> rusqlite::Result<Object> {
+    Ok(Object::new()
+        .text("id", row.get_ref(0)?.as_str()?)
+        .text("name", row.get_ref(1)?.as_str()?)
+        .text("version", row.get_ref(2)?.as_str()?)
+        .text_or_null("description", row.get_ref(3)?.as_str_or_null()?)
+        .boolean("enabled", row.get(4)?)
+        .text("source", row.get_ref(5)?.as_str()?)
+        .integer("installedAt", row.get(6)?)
+        .integer("updatedAt", row.get(7)?))
 }
 
-impl Lease {
-    /// Returns the folder's name.
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Returns the folder's path.
-    pub(super) fn path(&self) -> PathBuf {
-        self.artifacts.path_of(&self.name)
-    }
-
-    /// Marks the folder to be deleted when its last lease ends.
-    pub(super) fn doom(&self) {
-        if let Some(leases) = self.artifacts.leased().get_mut(&self.name) {
-            leases.is_doomed = true;
-        }
-    }
+pub(super) fn artifact_event(artifact: &str) -> Payload {
+    Payload::trusted(Object::new().raw("artifact", artifact).finish())
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let mut leased = self.artifacts.leased();
-        let Some(leases) = leased.get_mut(&self.name) else {
-            debug_assert!(false, "a lease is counted until it is dropped");
-            return;
-        };
-        leases.count = leases.count.saturating_sub(1);
-        if leases.count == 0 {
-            let is_doomed = leases.is_doomed;
-            leased.remove(&self.name);
-            drop(leased);
-            if is_doomed {
-                delete_folder(&self.path());
-            }
-        }
+fn unknown() -> WireError {
+    wrong("id", "id of an artifact", "an unknown id")
+}
+
+/// The new values of a row.
+pub(super) struct NewRow<'a> {
+    pub(super) manifest: &'a Manifest,
+    pub(super) source: &'a str,
+    pub(super) folder: &'a str,
+    /// The JSON of `files`.
+    pub(super) files: &'a str,
+}
+
+/// Writes the row of a new version. Returns the artifact's JSON and the folder of the previous version. An update keeps the
+/// artifact enabled or disabled.
+///
+/// # Errors
+/// When it would be one more than `max` artifacts.
+pub(super) fn install(
+    change: &mut Change<'_>,
+    row: &NewRow<'_>,
+    max: u32,
+) -> Result<(String, Option<String>), WireError> {
+    let NewRow { manifest, source, folder, files } = row;
+    let mut statement = change.connection.prepare_cached("SELECT folder FROM artifacts WHERE id = ?")?;
+    let previous: Option<String> = statement.query_row([&manifest.id], |row| row.get(0)).optional()?;
+    let count: u32 = change
+        .connection
+        .prepare_cached("SELECT count(*) FROM artifacts")?
+        .query_row([], |row| row.get(0))?;
+    if previous.is_none() && count >= max {
+        return Err(refused(&format!("one more than the {max} artifacts allowed")));
     }
+    change
+        .connection
+        .prepare_cached(
+            "INSERT INTO artifacts (id, name, version, description, enabled, source, installed_at, updated_at, folder, manifest, files)
+             VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?6, ?7, ?8, ?9)
+             ON CONFLICT (id) DO UPDATE SET name = ?2, version = ?3, description = ?4, source = ?5, updated_at = ?6,
+                 folder = ?7, manifest = ?8, files = ?9",
+        )?
+        .execute(params![
+            manifest.id,
+            manifest.name,
+            manifest.version,
+            manifest.description,
+            source,
+            change.unix_ms,
+            folder,
+            manifest.json,
+            files
+        ])?;
+    let artifact = artifact_json(change.connection, &manifest.id)?;
+    Ok((artifact.ok_or_else(|| WireError::new("Internal error"))?, previous))
+}
+
+/// Deletes a row. Returns the folder that it named; `None` if the id is unknown.
+pub(super) fn remove(change: &mut Change<'_>, id: &str) -> Result<Option<String>, WireError> {
+    let mut statement =
+        change.connection.prepare_cached("DELETE FROM artifacts WHERE id = ? RETURNING folder")?;
+    Ok(statement.query_row([id], |row| row.get(0)).optional()?)
+}
+
+/// The columns of an artifact that are needed to run it.
+pub(super) struct Installed {
+    pub(super) folder: String,
+    pub(super) manifest: String,
+    pub(super) enabled: bool,
+}
+
+/// Returns what is needed to run an artifact.
+///
+/// # Errors
+/// When the id is unknown.
+pub(super) fn installed(view: &View<'_>, id: &str) -> Result<Installed, WireError> {
+    let mut statement =
+        view.connection.prepare_cached("SELECT folder, manifest, enabled FROM artifacts WHERE id = ?")?;
+    let installed = statement.query_row([id], |row| {
+        Ok(Installed { folder: row.get(0)?, manifest: row.get(1)?, enabled: row.get(2)? })
+    });
+    installed.optional()?.ok_or_else(unknown)
+}
+
+/// Returns the folders that the rows name.
+pub(super) fn folders(view: &View<'_>) -> Result<BTreeSet<String>, WireError> {
+    let mut statement = view.connection.prepare_cached("SELECT folder FROM artifacts")?;
+    let folders = statement.query_map([], |row| row.get(0))?;
+    Ok(folders.collect::<Result<_, _>>()?)
+}
+
+/// The error for a source that cannot be installed.
+pub(super) fn refused(got: &str) -> WireError {
+    wrong("source", "a folder or a .tar of plain files below an --artifact-source", got)
 }
