@@ -1,10 +1,10 @@
-//! What the Autobahn test suite talks to: either end of a connection, echoing messages as they came, on the machines that
-//! the server and the Rust client run: hyper for the head, `handshake` for the upgrade, `Connection` for the rest.
-//! No sessions and no envelopes, which would want JSON.
+//! The peer of the Autobahn test suite: either end of a connection, which echoes messages unchanged. It uses the same parts as
+//! the server and the Rust client: hyper for the HTTP head, `handshake` for the upgrade, `Connection` for the rest. It has no
+//! sessions and no envelopes, which would require JSON.
 //!
 //! ```text
 //! autobahn-echo server               listens, prints its port, and echoes until it is killed
-//! autobahn-echo client URL AGENT     asks a fuzzing server at URL for its cases, and echoes in each
+//! autobahn-echo client URL AGENT     requests the cases of a fuzzing server at URL, and echoes in each
 //! ```
 
 use std::convert::Infallible;
@@ -24,7 +24,7 @@ use switchboard::protocol::connection::{Connection, Event};
 use switchboard::protocol::frame::{self, OpCode};
 use switchboard::protocol::handshake::{self, AccessRules, Head};
 
-/// What a connection starts with: the stream, and what was read of it behind the head.
+/// A new connection: the stream, and the bytes that were read after the HTTP head.
 struct Upgraded {
     stream: TcpStream,
     early: Vec<u8>,
@@ -46,7 +46,7 @@ async fn serve() -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         tokio::spawn(async move {
-            // The suite judges how a connection ends, and cuts many itself.
+            // The suite itself judges how a connection ends; it breaks many on purpose.
             let _ = serve_one(stream).await;
         });
     }
@@ -79,7 +79,7 @@ fn answer<B>(request: &Request<B>) -> Response<String> {
             .body(String::new()),
         Err(refusal) => response.status(refusal.status()).body(refusal.body().to_owned()),
     };
-    response.expect("its parts are well-formed")
+    response.expect("status and headers are valid")
 }
 
 fn fields(headers: &HeaderMap) -> Vec<(&str, &[u8])> {
@@ -92,16 +92,16 @@ async fn run_cases(url: &str, agent: &str) -> io::Result<()> {
     let count: u32 = count.parse().map_err(io::Error::other)?;
     for case in 1..=count {
         let upgraded = connect(authority, &format!("/runCase?case={case}&agent={agent}")).await?;
-        // The suite judges how a connection ends, and cuts many itself.
+        // The suite itself judges how a connection ends; it breaks many on purpose.
         let _ = echo(upgraded, client_end(), || Some(random_mask())).await;
     }
-    // It is done when it closes, however it does so.
+    // A case is finished when its connection closes in any way.
     let upgraded = connect(authority, &format!("/updateReports?agent={agent}")).await?;
     let _ = echo(upgraded, client_end(), || Some(random_mask())).await;
     Ok(())
 }
 
-/// The first message that a fuzzing server sends on a path.
+/// Returns the first message that a fuzzing server sends on a path.
 async fn ask(authority: &str, target: &str) -> io::Result<String> {
     let Upgraded { mut stream, early: mut input } = connect(authority, target).await?;
     let mut connection = client_end();
@@ -151,11 +151,11 @@ fn client_end() -> Connection {
 
 fn random_mask() -> [u8; 4] {
     let mut mask = [0; 4];
-    getrandom::fill(&mut mask).expect("the system gives random bytes");
+    getrandom::fill(&mut mask).expect("system randomness is available");
     mask
 }
 
-/// Sends every message back until the connection ends.
+/// Echoes every message until the connection ends.
 async fn echo(
     upgraded: Upgraded,
     mut connection: Connection,
@@ -191,7 +191,7 @@ fn write(out: &mut Vec<u8>, opcode: OpCode, mask: Option<[u8; 4]>, payload: &[u8
     frame::write(out, opcode, mask, [payload]);
 }
 
-/// Ends our half, and reads until the other end has seen that, so that no reset overtakes the close frame.
+/// Shuts down our half, and reads until the peer has seen that, so that a reset cannot discard the close frame.
 async fn linger(mut stream: TcpStream) -> io::Result<()> {
     stream.shutdown().await?;
     let mut nowhere = tokio::io::sink();

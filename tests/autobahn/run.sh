@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Runs the Autobahn test suite, the field's conformance tests for RFC 6455, against both ends of our connections, and compares
-# the outcome with tests/autobahn/results.txt: one line a case, with the end tested, the case, how the suite judges our
-# behaviour and our close, and the code of our close frame. Fails on any difference, and on anything but OK.
+# Runs the Autobahn test suite, the usual conformance tests for RFC 6455, against both ends of our connections, and compares
+# the results with tests/autobahn/results.txt: one line for each case, with the end, the case, the suite's verdict on behaviour
+# and close, and the code of our close frame. Fails on any difference, and on any verdict other than OK.
 #
-#   tests/autobahn/run.sh              about a minute; the suite's pages are then below target/autobahn
-#   tests/autobahn/run.sh --accept     writes results.txt anew
+#   tests/autobahn/run.sh              takes about a minute; the suite's report is then below target/autobahn
+#   tests/autobahn/run.sh --accept     replaces results.txt
 #
-# `server` is the suite's fuzzingclient against our server's end, `client` its fuzzingserver against our client's end.
-# Both ends are tests/autobahn/echo.rs, as the suite wants raw echoes and a server of ours answers requests alone.
+# `server` is the fuzzingclient of the suite against our server's end, `client` its fuzzingserver against our client's end.
+# Both ends are tests/autobahn/echo.rs: the suite needs raw echoes, but our server only answers requests.
 #
-# Groups 1 to 7, 9 and 10 are run, every case of them; there is no group 8. Groups 12 and 13 are permessage-deflate, which we
-# do not offer. OK is demanded everywhere but in these, to which the suite gives INFORMATIONAL whatever a peer does:
+# All cases of groups 1 to 7, 9 and 10 are run; there is no group 8. Groups 12 and 13 are permessage-deflate, which we do not
+# offer. Every verdict must be OK, except for these cases, where the suite gives INFORMATIONAL for any behaviour:
 #
-#   7.1.6    A close frame right behind messages. RFC 6455 leaves open whether those are still answered. They are here.
+#   7.1.6    A close frame directly after messages. RFC 6455 leaves open whether those are still answered. Here they are.
 #   7.13.1   Close code 5000. RFC 6455, 7.4.2, defines no meaning for codes from 5000 on. We answer with 1002.
-#   7.13.2   Close code 65535, likewise.
+#   7.13.2   Close code 65535. The same.
 #
-# The suite runs on Python 2.7 alone, also in its release of 2025, whose cases are those of 0.8.2 and whose package names none
-# of what it needs. Without a Python 2.7 (PYTHON2, on the path, or of pyenv) or without the suite it exits with 77: skipped.
+# The suite needs Python 2.7, also in its release of 2025, which has the cases of 0.8.2 and declares no dependencies. If there
+# is no Python 2.7 (PYTHON2, on the path, or from pyenv), or no suite, the exit status is 77: skipped.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 readonly suite=autobahntestsuite==0.8.2
@@ -33,7 +33,7 @@ skip() {
     exit 77
 }
 
-# A Python 2.7 that starts; what pyenv puts on the path may not.
+# Prints a Python 2.7 that starts; a shim of pyenv on the path can fail.
 find_python2() {
     local python
     for python in "${PYTHON2:-}" python2.7 pypy "$HOME"/.pyenv/versions/2.7*/bin/python; do
@@ -48,7 +48,7 @@ find_python2() {
 install_suite() {
     local python2
     python2=$(find_python2) || skip "Autobahn, which needs Python 2.7"
-    # The last virtualenv that makes environments for Python 2.7.
+    # The last virtualenv that supports Python 2.7.
     python3 -m venv "$work/tools" &&
         "$work/tools/bin/python" -m pip install --quiet --disable-pip-version-check 'virtualenv<20.22' &&
         "$work/tools/bin/virtualenv" --quiet --python "$python2" "$work/python" &&
@@ -56,7 +56,7 @@ install_suite() {
         touch "$work/installed"
 }
 
-# wait_for DESCRIPTION COMMAND...: until the command is content.
+# wait_for DESCRIPTION COMMAND...: repeats the command until it succeeds.
 wait_for() {
     local what=$1
     shift
@@ -64,7 +64,7 @@ wait_for() {
         "$@" && return
         sleep 0.1
     done
-    echo "waited in vain for $what"
+    echo "timed out waiting for $what"
     return 1
 }
 
@@ -81,7 +81,7 @@ answers() { (: <"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 test_client() {
     local port
-    # The suite cannot say which free port it took.
+    # The suite cannot report a free port that it selected.
     port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
     echo '{"outdir": "'$work'/client", "url": "ws://127.0.0.1:'"$port"'", '"$cases}" >"$work/client.json"
     "$wstest" --mode fuzzingserver --webport 0 --spec "$work/client.json" >"$work/client.log" 2>&1 &
@@ -90,7 +90,7 @@ test_client() {
     "$echo" client "ws://127.0.0.1:$port" client
 }
 
-# What the suite wrote, as lines in the order of the cases.
+# Prints the results of the suite as lines, in the order of the cases.
 summarize() {
     python3 - <<'PYTHON'
 import json

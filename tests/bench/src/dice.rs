@@ -1,9 +1,9 @@
-//! Numbers that are the same in every run (xorshift), for the programs here that need many different things.
+//! A deterministic random generator (xorshift): the same numbers in every run.
 
 pub struct Dice(pub u64);
 
 impl Dice {
-    /// A number below `end`; 0 if there is none.
+    /// Returns a number below `end`, or 0 if `end` is 0.
     pub fn below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -1,6 +1,5 @@
-//! What requests for chats cost the server, with a thousand, ten thousand and a hundred thousand messages in the
-//! database: microseconds of CPU on all of its threads, from the kernel's accounting. The client runs on a thread of its
-//! own and is not counted.
+//! Measures requests for chats with 1 000, 10 000 and 100 000 messages in the database: microseconds of CPU time on all threads
+//! of the server, as accounted by the kernel. The client runs on another thread and is not counted.
 //!
 //! `cargo run --release --manifest-path tests/bench/Cargo.toml --bin registry` (Linux)
 
@@ -37,7 +36,7 @@ const WORDS: [&str; 16] = [
     "people",
 ];
 
-/// CPU that the server's threads have used, in microseconds.
+/// The CPU time of the server's threads, in microseconds.
 fn server_cpu_us() -> Result<f64, Failure> {
     let mut ns = 0;
     for task in fs::read_dir("/proc/self/task")? {
@@ -51,7 +50,7 @@ fn server_cpu_us() -> Result<f64, Failure> {
     Ok(ns as f64 / 1000.0)
 }
 
-/// A text of about 60 words; one in a thousand messages has the rare one.
+/// A text of about 60 words. One in a thousand messages contains the rare word.
 fn text(n: usize) -> String {
     let mut words: Vec<_> = (0..60).map(|k| WORDS[(n * 31 + k * 7 + k * k) % WORDS.len()]).collect();
     if n % 1000 == 500 {
@@ -86,7 +85,7 @@ async fn fill(client: &Client, messages: usize) -> Result<Vec<Value>, Failure> {
     Ok(chats)
 }
 
-/// CPU a call, in microseconds, the median of five rounds.
+/// The CPU time of a call, in microseconds: the median of five rounds.
 async fn cost(client: &Client, channel: &str, payload: impl Fn(usize) -> Value) -> Result<f64, Failure> {
     let mut rounds = Vec::new();
     for _ in 0..5 {
@@ -129,7 +128,7 @@ fn main() -> Result<(), Failure> {
     for messages in [1_000, 10_000, 100_000] {
         let folder =
             std::env::temp_dir().join(format!("switchboard-bench-{}-{messages}", std::process::id()));
-        // Threads that end would take their count with them.
+        // The times of ended threads would be lost.
         let server_side = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("server")

@@ -1,7 +1,6 @@
-//! How fast the JSON scanner checks texts, beside `serde_json` on the same ones: skipping them (`IgnoredAny`) and building
-//! a `Value`. A processor that sees one text again and again learns its turns by heart, so there are as many different
-//! texts as make 4 MiB. The best of many short windows is shown, since other work on the machine only ever makes a window
-//! slower.
+//! Measures how fast the JSON scanner validates texts, compared with `serde_json` on the same texts: skipping them
+//! (`IgnoredAny`) and building a `Value`. The branch predictor would memorise a single text, so there are 4 MiB of different
+//! ones. The best of many short windows is printed, because other work on the machine can only make a window slower.
 //!
 //! `cargo run --release --manifest-path tests/bench/Cargo.toml --bin scan`
 
@@ -25,7 +24,7 @@ fn number(dice: &mut Dice) -> usize {
     dice.below(end)
 }
 
-/// About 16 KiB of what `part` makes, with commas between.
+/// About 16 KiB of results of `part`, separated by commas.
 fn list(mut part: impl FnMut() -> String) -> String {
     let mut text = part();
     while text.len() < BYTES {
@@ -50,7 +49,7 @@ fn members(dice: &mut Dice) -> String {
     format!("{{{members}}}")
 }
 
-/// A list of chats, as `chat:list` answers.
+/// A list of chats, as in a response to `chat:list`.
 fn chats(dice: &mut Dice) -> String {
     let chat = || {
         let title = words(dice, " ", 40);
@@ -79,7 +78,7 @@ fn words(dice: &mut Dice, end: &str, bytes: usize) -> String {
     format!("\"{text}\"")
 }
 
-/// GB/s of the fastest window.
+/// The throughput of the fastest window, in GB/s.
 fn best(texts: &[String], mut work: impl FnMut(&str)) -> f64 {
     const WINDOWS: usize = 60;
     let mut fastest = f64::MAX;

@@ -1,7 +1,7 @@
-//! The server that is measured: channels `echo`, `wait` and `broadcast`, on as many worker threads as are asked for.
+//! The server that is measured, with channels `echo`, `wait` and `broadcast`.
 //!
-//! `serve PORT [WORKERS]` (0 lets the system choose a port); says `listening on PORT`. With a folder in `CHATS` it has
-//! the channels of the backend too, and its database there.
+//! `serve PORT [WORKERS]` (port 0 means any free port) prints `listening on PORT`. If `CHATS` is a folder, the server also has
+//! the channels of the backend, with its database there.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! One stage of a request's way, again and again, for an instruction counter: `stages NAME TIMES`; without arguments
-//! it names the stages. `tests/bench/stages.sh` counts.
+//! Repeats one stage of a request, for an instruction counter: `stages NAME TIMES`; without arguments it lists the stages.
+//! Called by `tests/bench/stages.sh`.
 
 use std::hint::black_box;
 
@@ -11,7 +11,7 @@ use switchboard::protocol::session::{Action, Rules, Session};
 use switchboard::protocol::time::{Millis, Now};
 use switchboard::protocol::uuid::Uuid;
 
-/// Its name, and what it does: a text to work on, and the work.
+/// The name of a stage, its input and its work.
 type Stage = (&'static str, fn(usize));
 
 const STAGES: &[Stage] = &[
@@ -47,14 +47,14 @@ fn members() -> String {
 
 fn scan(text: &str, times: usize) {
     for _ in 0..times {
-        black_box(json::validate(black_box(text))).expect("it is JSON");
+        black_box(json::validate(black_box(text))).expect("valid JSON");
     }
 }
 
 fn envelope(times: usize) {
     let text = request(&"x".repeat(64));
     for _ in 0..times {
-        black_box(Envelope::decode(black_box(&text))).expect("it is an envelope");
+        black_box(Envelope::decode(black_box(&text))).expect("a valid envelope");
     }
 }
 
@@ -84,7 +84,7 @@ fn response(times: usize) {
     }
 }
 
-/// A frame in, a request; an answer, a frame out.
+/// From a frame to a request, and from a response to a frame.
 fn session(payload: String, times: usize) {
     let mut rules = Rules::default();
     rules.limits.rate_max_requests = u32::MAX;
@@ -109,7 +109,8 @@ fn main() {
     let (name, times) = (arguments.next(), arguments.next().and_then(|times| times.parse().ok()));
     match (name, times) {
         (Some(name), Some(times)) => {
-            let stage = STAGES.iter().find(|stage| stage.0 == name).expect("the name of a stage");
+            let stage =
+                STAGES.iter().find(|stage| stage.0 == name).expect("the argument is the name of a stage");
             stage.1(times);
         }
         _ => STAGES.iter().for_each(|stage| println!("{}", stage.0)),

@@ -1,9 +1,8 @@
-//! What the machine asks for at the least: a bare server that finds the ends of frames and answers each with a canned
-//! frame, one byte longer than what came, as `response` is longer than `request`. No JSON, no unmasking, no look at
-//! UTF-8, no clients' state, no deadlines. A binary frame goes to everybody as it is, by a write to each socket from
-//! the task that read it.
+//! The lower bound on this machine: a minimal server that finds the ends of frames and answers each with a canned frame, one
+//! byte longer, because `response` is longer than `request`. No JSON, no unmasking, no UTF-8 check, no state of clients,
+//! no deadlines. A binary frame is sent unchanged to all clients, by the task that read it.
 //!
-//! `yardstick PORT [WORKERS]`; says `listening on PORT`.
+//! `yardstick PORT [WORKERS]` prints `listening on PORT`.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -34,7 +33,7 @@ fn main() -> io::Result<()> {
             let (stream, _) = listener.accept().await?;
             let clients = clients.clone();
             tokio::spawn(async move {
-                // A connection that breaks is over, and that is all there is to say.
+                // Broken connections are expected.
                 let _ = serve(stream, id, &clients).await;
                 clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             });
@@ -75,7 +74,7 @@ async fn serve(mut stream: TcpStream, id: u64, clients: &Clients) -> io::Result<
     }
 }
 
-/// Reads once and answers; whether there is more to come. Idle connections own no buffer.
+/// Reads once and answers. Returns whether the connection is still open. Idle connections have no buffer.
 fn step(stream: &TcpStream, clients: &Clients, held: &mut Vec<u8>, unsent: &mut Vec<u8>) -> io::Result<bool> {
     BUFFERS.with_borrow_mut(|(buffer, out, canned)| {
         buffer.resize(64 << 10, 0);
@@ -117,7 +116,7 @@ fn step(stream: &TcpStream, clients: &Clients, held: &mut Vec<u8>, unsent: &mut 
     })
 }
 
-/// How much the socket takes now.
+/// Writes as much as the socket accepts. Returns how much.
 fn write(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {
@@ -134,12 +133,12 @@ fn broadcast(clients: &Clients, payload: &[u8]) {
     let mut event = Vec::new();
     frame::write(&mut event, frame::TEXT, None, [payload]);
     for client in clients.lock().unwrap_or_else(PoisonError::into_inner).values() {
-        // The load waits for each event before the next, so there is room.
+        // The load generator waits for each event before the next, so the buffer has room.
         let _ = client.try_write(&event);
     }
 }
 
 thread_local! {
-    /// What was read, what is to be written, and what every answer is made of.
+    /// Input, output, and the bytes that answers consist of.
     static BUFFERS: RefCell<(Vec<u8>, Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new(), Vec::new())) };
 }

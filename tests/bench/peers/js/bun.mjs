@@ -1,4 +1,4 @@
-// The specification's own server, on Bun.
+// The server of the specification, on Bun.
 
 import { registerChats } from "./chats.mjs";
 import { announce, portFromArguments } from "./start.mjs";

@@ -1,4 +1,4 @@
-// Chats in a database of SQLite, as src/chats.rs has them, with Bun's own driver, which works on the thread of JavaScript.
+// Chats in an SQLite database, as in src/chats.rs, with Bun's driver, which runs on the JavaScript thread.
 
 import { Database } from "bun:sqlite";
 import { readFileSync } from "node:fs";

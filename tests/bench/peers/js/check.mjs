@@ -1,5 +1,5 @@
-// Checks that a server of this folder does what is measured: `node check.mjs [--json-rpc] COMMAND...`, which is started
-// with port 0 and ended here.
+// Checks that a server does the work that is measured: `node check.mjs [--json-rpc] COMMAND...` starts the command with port
+// 0, and ends it.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -46,7 +46,7 @@ class Client {
 
 const response = (id, channel, payload) => ({ type: "response", id, channel, payload });
 
-// The exact members in their order, whatever the time.
+// The exact members in order, with any time.
 function same(message, expected) {
   const { timestamp, ...rest } = message;
   assert.ok(Math.abs(timestamp - Date.now()) < 60_000, `timestamp ${timestamp}`);
@@ -113,7 +113,7 @@ const tests = {
     await client.next();
     const answers = new Set();
     for (let n = 0; n < 256; n++) client.request(`${n}`, "wait", n);
-    // One after another they would take 2.56 s, and this one would not come before most of them.
+    // In sequence they would take 2.56 s, and this one would be answered after most of them.
     client.request("last", "echo", 0);
     for (let n = 0; n < 257; n++) {
       const { id, channel, payload } = await client.next();
@@ -136,7 +136,7 @@ const tests = {
         else sent = message;
       }
     }
-    // Clients of the tests before may still be leaving.
+    // Clients of earlier tests can still be disconnecting.
     assert.ok(sent.payload.sent >= 100, JSON.stringify(sent));
     same(sent, response("b", "broadcast", { sent: sent.payload.sent }));
   },

@@ -1,13 +1,13 @@
-// The specification's WSServer, RateLimiter and messages, in JavaScript and without their comments; a subclass brings the
-// runtime's sockets. Where it differs:
+// WSServer, RateLimiter and messages of the specification, in JavaScript and without comments; a subclass adds the sockets of
+// the runtime. Differences:
 // - The rate window counts, but allows 100 000 000 requests a second instead of 100.
-// - Comings and goings are not logged.
-// - What is not JSON or not a request gets INVALID_MESSAGE; the specification logs it and answers nothing.
-// - PORT may be 0 and is not searched for; `listening on PORT` is printed for the host 127.0.0.1.
+// - Connections and disconnections are not logged.
+// - An invalid message is answered with INVALID_MESSAGE; the specification only logs it.
+// - PORT can be 0, and no other port is tried; `listening on PORT` is printed for the host 127.0.0.1.
 
 const createEvent = (channel, payload) => ({ type: "event", channel, payload, timestamp: Date.now() });
 
-// JSON.stringify leaves out members that are undefined.
+// JSON.stringify omits undefined members.
 const createResponse = (id, channel, payload, error) => ({
   type: "response",
   id,

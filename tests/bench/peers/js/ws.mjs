@@ -1,5 +1,5 @@
-// The specification's server on Node with the package `ws`, as its documentation recommends: no compression, the native
-// `bufferutil` beside it, pings that find the clients that are gone; and the one registry of clients is WSServer's.
+// The server of the specification on Node with the package `ws`, as its documentation recommends: no compression, the native
+// `bufferutil`, and pings that detect dead clients. WSServer has the only registry of clients.
 
 import { WebSocketServer } from "ws";
 import { announce, portFromArguments } from "./start.mjs";
@@ -31,12 +31,12 @@ class NodeServer extends WSServer {
     ws.on("message", (message) => this.handleMessage(ws, message));
     ws.on("pong", () => (ws.data.lastActivity = new Date()));
     ws.on("close", () => this.handleClose(ws));
-    // Without a listener it would end the process; `close` follows.
+    // Without a listener an error would end the process; `close` follows.
     ws.on("error", () => {});
     this.handleOpen(ws);
   }
 
-  // A Buffer, so that the text is encoded once and not again for each client.
+  // A Buffer, so that the text is encoded once for all clients.
   sendToAll(message) {
     const bytes = Buffer.from(message);
     for (const ws of this.clients.values()) {
@@ -44,7 +44,7 @@ class NodeServer extends WSServer {
     }
   }
 
-  // Bun pings by itself.
+  // Bun sends pings itself.
   ping() {
     const oldest = Date.now() - IDLE_TIMEOUT_MS;
     for (const ws of this.clients.values()) {

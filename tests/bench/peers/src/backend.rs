@@ -1,4 +1,4 @@
-//! The channels. In: a request. Out: its response, now or later.
+//! The channels. Input: a request. Output: its response, now or later.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,11 +17,11 @@ use crate::wire::{self, ErrorCode, Payload, Request, WireError};
 type Handled<P> = Pin<Box<dyn Future<Output = Result<Option<P>, String>> + Send>>;
 type Handler<P, M> = Box<dyn Fn(Option<P>, Arc<Hub<M>>) -> Handled<P> + Send + Sync>;
 
-/// The text that answers a request.
+/// The text of a response.
 pub enum Answer {
-    /// The handler had no need to wait.
+    /// The handler was ready immediately.
     Now(String),
-    /// The handler waits; others go on meanwhile.
+    /// The handler waits; other requests continue.
     Later(BoxFuture<'static, String>),
 }
 
@@ -32,7 +32,7 @@ pub struct Backend<P, M> {
 }
 
 impl<P: Payload, M: Clone + From<String> + Send + 'static> Backend<P, M> {
-    /// With the channels that are measured; those of chats if `CHATS` names a folder for them.
+    /// Creates the channels that are measured, and those of chats if `CHATS` is a folder.
     pub fn new() -> Backend<P, M> {
         let mut backend = Backend { handlers: HashMap::new(), hub: Arc::default() };
         backend.on_request("echo", |payload, _| async move { Ok(payload) });
@@ -57,7 +57,7 @@ impl<P: Payload, M: Clone + From<String> + Send + 'static> Backend<P, M> {
         self.handlers.insert(channel, Box::new(move |payload, hub| Box::pin(handler(payload, hub))));
     }
 
-    /// Counts a message and answers it. A handler is polled here once, so that one that is ready costs no task.
+    /// Counts a message and answers it. The handler is polled once here, so that a ready one needs no task.
     pub fn answer(&self, client: &mut Client, request: serde_json::Result<Request<'_, P>>) -> Answer {
         if !client.count() {
             return refuse::<P>(

@@ -1,7 +1,7 @@
-//! Chats in a database of SQLite, as an application usually has them: one connection behind a lock, statements that are
-//! prepared once, a transaction for each write, on a thread of Tokio's that may block. Tables and durability are
-//! Switchboard's. In: requests on `chat:create`, `chat:list` and `chat:add-message`. Out: their answers, and
-//! `chat:message-added` to everyone.
+//! Chats in an SQLite database, as applications usually store them: one connection in a lock, prepared statements, a
+//! transaction for each write, on a blocking thread of tokio. Tables and durability are those of Switchboard. Input:
+//! requests on `chat:create`, `chat:list` and `chat:add-message`. Output: their responses, and `chat:message-added` to all
+//! clients.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,7 +62,7 @@ pub fn register<P: Payload, M>(backend: &mut Backend<P, M>, folder: &Path)
 where
     M: Clone + From<String> + Send + 'static,
 {
-    let connection = open(folder).expect("a database in the folder that CHATS names");
+    let connection = open(folder).expect("CHATS is a writable folder");
     let connection = Arc::new(Mutex::new(connection));
     let db = connection.clone();
     backend.on_request("chat:create", move |payload, _| answer(db.clone(), payload, create, |_| ()));
@@ -84,7 +84,7 @@ fn open(folder: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Does a request's work where it may block; `tell` is told what came of it.
+/// Does the work of a request on a blocking thread, then calls `tell` with the result.
 async fn answer<P: Payload, In, Out>(
     db: Arc<Mutex<Connection>>,
     payload: Option<P>,

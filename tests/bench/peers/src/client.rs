@@ -1,4 +1,4 @@
-//! What is known of a client (specification, `WSClientData` and "Rate Limiter").
+//! The state of a client (specification, `WSClientData` and "Rate Limiter").
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,11 +8,11 @@ use uuid::Uuid;
 use crate::IDLE_TIMEOUT;
 use crate::wire::unix_ms;
 
-/// So many that none is refused: what is measured is the counting.
+/// So many that none is refused: only the cost of counting is measured.
 const MAX_REQUESTS: u32 = 100_000_000;
 const WINDOW_MS: u64 = 1000;
 
-/// When something last came from a client, which its reader writes and its heartbeat reads.
+/// When the client last sent something. Its reader writes it, its heartbeat reads it.
 #[derive(Debug, Clone, Default)]
 pub struct LastActivity(Arc<AtomicU64>);
 
@@ -22,7 +22,7 @@ impl LastActivity {
         unix_ms().saturating_sub(self.0.load(Ordering::Relaxed)) > IDLE_TIMEOUT.as_millis() as u64
     }
 
-    /// Something came, a pong for instance.
+    /// Records that something arrived, for example a pong.
     pub fn touch(&self) {
         self.touch_at(unix_ms());
     }
@@ -32,7 +32,7 @@ impl LastActivity {
     }
 }
 
-/// A connection's client.
+/// The client of a connection.
 #[derive(Debug)]
 pub struct Client {
     pub id: Uuid,
@@ -50,7 +50,7 @@ impl Client {
         Client { id, connected_at, last_activity, request_count: 0, window_count: 0, window_ends_at: 0 }
     }
 
-    /// Counts a message, and answers whether it may pass.
+    /// Counts a message. Returns whether it is accepted.
     pub(crate) fn count(&mut self) -> bool {
         let now = unix_ms();
         self.last_activity.touch_at(now);

@@ -1,4 +1,4 @@
-//! hyper's server for the servers on fastwebsockets: every request is an upgrade.
+//! The HTTP server for the peers with fastwebsockets: every request is an upgrade.
 
 use std::convert::Infallible;
 use std::io;
@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 
 use crate::{Options, listen};
 
-/// Accepts connections for ever, and runs each one's client in a task.
+/// Accepts connections forever, and runs each in a task.
 pub async fn serve<F, R>(options: Options, client: F) -> io::Result<()>
 where
     F: Fn(UpgradeFut) -> R + Clone + Send + 'static,

@@ -1,4 +1,5 @@
-//! The registry of clients. In: who comes and goes, and an event. Out: the event, encoded once, in every client's queue.
+//! The registry of clients. Input: clients that connect and disconnect, and events. Output: each event, encoded once, in the
+//! queue of every client.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,10 +10,10 @@ use uuid::Uuid;
 use crate::client::Client;
 use crate::{MAX_EVENTS_WAITING, wire};
 
-/// Everyone who is connected, each with the queue of its events. `M` is a text that is cheap to clone.
+/// All clients, each with a queue of events. `M` is a text that is cheap to clone.
 #[derive(Debug)]
 pub struct Hub<M> {
-    /// Locked when somebody comes or goes, and for broadcasts; never for a request.
+    /// Locked when a client connects or disconnects, and for broadcasts; never for a request.
     clients: Mutex<HashMap<Uuid, Sender<M>>>,
 }
 
@@ -23,7 +24,7 @@ impl<M> Default for Hub<M> {
 }
 
 impl<M: Clone + From<String>> Hub<M> {
-    /// Takes up a client, whose queue has `server:connected` in it. The queue ends when the client is too slow for it.
+    /// Adds a client, with `server:connected` in its queue. The queue is closed if the client is too slow.
     pub fn join(&self) -> (Client, Receiver<M>) {
         let client = Client::new(Uuid::new_v4());
         let (events, queue) = mpsc::channel(MAX_EVENTS_WAITING);
@@ -34,12 +35,12 @@ impl<M: Clone + From<String>> Hub<M> {
         (client, queue)
     }
 
-    /// Forgets a client.
+    /// Removes a client.
     pub fn leave(&self, client: &Client) {
         self.clients().remove(&client.id);
     }
 
-    /// Sends an event to everyone, and answers to how many.
+    /// Sends an event to all clients. Returns how many.
     pub fn broadcast(&self, event: String) -> usize {
         let event = M::from(event);
         let mut clients = self.clients();

@@ -1,8 +1,8 @@
-//! What the servers of this workspace share, so that they differ in their WebSocket library and in how they use it, and
-//! in nothing else: the envelope, the channels, the registry of clients, the rate window, and the start.
+//! The parts that the servers of this workspace share: the envelope, the channels, the registry of clients, the rate window and
+//! the start. So they differ only in their WebSocket library and how they use it.
 //!
-//! A server picks how payloads are held ([`wire::Payload`]: a tree or its text) and what it sends (`M`, a text that is
-//! cheap to clone), reads messages, asks [`Backend::answer`], and writes what comes back.
+//! A server selects the type of payloads ([`wire::Payload`]: a tree or its text) and of output (`M`, a text that is cheap to
+//! clone). It reads messages, calls [`Backend::answer`], and writes the result.
 
 pub mod backend;
 pub mod chats;
@@ -19,27 +19,26 @@ pub use start::{Options, listen, start};
 
 use std::time::Duration;
 
-/// Longest message, as in Switchboard.
+/// The longest message, as in Switchboard.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
-/// How many events may wait for a client; one that has fallen further behind is closed.
+/// The most events in the queue of a client. A slower client is closed.
 pub const MAX_EVENTS_WAITING: usize = 1024;
 
-/// How many answers may wait for a client that does not read, and how many handlers may run for it, before nothing more
-/// is read from it.
+/// The most queued responses of a client, and the most handlers in flight, before its connection is no longer read.
 pub const MAX_IN_FLIGHT: usize = 1024;
 
-/// How much of a socket tungstenite reads at once. It clears that much before each read, and keeps it for each client:
-/// its default of 128 KiB costs an echo of 64 bytes a third more CPU time, and 4 KiB costs one of 16 KiB a tenth more.
+/// The read buffer of tungstenite. It clears the whole buffer before each read, and keeps one for each client: with its default
+/// of 128 KiB an echo of 64 bytes costs a third more CPU time; with 4 KiB an echo of 16 KiB costs a tenth more.
 pub const READ_BUFFER_BYTES: usize = 16 << 10;
 
-/// How often a client is pinged.
+/// The interval between pings.
 pub const PING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long a client may be silent.
+/// The longest silence of a client.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The pings' clock, whose first tick comes after one interval.
+/// The timer of the pings. Its first tick is after one interval.
 pub fn heartbeat() -> tokio::time::Interval {
     tokio::time::interval_at(tokio::time::Instant::now() + PING_INTERVAL, PING_INTERVAL)
 }

@@ -1,4 +1,4 @@
-//! The start, alike for all: `PORT [THREADS]`, and `listening on PORT` when clients may come.
+//! The start, the same for all: `PORT [THREADS]`, and `listening on PORT` when clients can connect.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -25,8 +25,8 @@ impl Options {
     }
 }
 
-/// Runs a server until it is killed. One thread is Tokio's runtime for one thread: on the
-/// other with one worker the servers took as much CPU time or up to a third more.
+/// Runs a server until it is killed. For one thread it uses tokio's current-thread runtime: with one worker of the other one, the
+/// servers used the same CPU time or up to a third more.
 pub fn start<F: Future<Output = io::Result<()>>>(serve: impl FnOnce(Options) -> F) -> io::Result<()> {
     let options = Options::from_args().map_err(|wrong| io::Error::new(io::ErrorKind::InvalidInput, wrong))?;
     let mut builder = match options.threads {
@@ -36,14 +36,14 @@ pub fn start<F: Future<Output = io::Result<()>>>(serve: impl FnOnce(Options) -> 
     builder.worker_threads(options.threads).enable_all().build()?.block_on(serve(options))
 }
 
-/// Listens on the loopback interface, and says where.
+/// Listens on the loopback interface, and prints the port.
 pub async fn listen(options: Options) -> io::Result<TcpListener> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port)).await?;
     announce(listener.local_addr()?.port())?;
     Ok(listener)
 }
 
-/// Says that clients may come.
+/// Prints that clients can connect.
 pub fn announce(port: u16) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "listening on {port}")?;

@@ -1,4 +1,4 @@
-//! The envelope, by serde's derive. In: the JSON of a message. Out: its members, and back.
+//! The envelope, with serde's derive. Input: the JSON of a message. Output: its members, and the reverse.
 
 use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,26 +8,26 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-/// How a server holds payloads.
+/// How a server represents payloads.
 pub trait Payload: Serialize + DeserializeOwned + Send + 'static {
     /// `{"sent": n}`.
     fn sent(n: usize) -> Self;
 
-    /// What a handler answers.
+    /// Converts the result of a handler.
     fn of(value: &impl Serialize) -> Self;
 
-    /// What a handler expects.
+    /// Converts to the type that a handler expects.
     fn read<T: DeserializeOwned>(&self) -> serde_json::Result<T>;
 }
 
-/// As a tree, which a handler can walk.
+/// A tree that a handler can walk.
 impl Payload for Value {
     fn sent(n: usize) -> Value {
         json!({ "sent": n })
     }
 
     fn of(value: &impl Serialize) -> Value {
-        serde_json::to_value(value).expect("it has names for members")
+        serde_json::to_value(value).expect("all keys are strings")
     }
 
     fn read<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
@@ -35,14 +35,14 @@ impl Payload for Value {
     }
 }
 
-/// As its text, which is checked and copied, never built.
+/// The text, which is validated and copied, but not parsed into values.
 impl Payload for Box<RawValue> {
     fn sent(n: usize) -> Box<RawValue> {
-        RawValue::from_string(format!("{{\"sent\":{n}}}")).expect("it is JSON")
+        RawValue::from_string(format!("{{\"sent\":{n}}}")).expect("valid JSON")
     }
 
     fn of(value: &impl Serialize) -> Box<RawValue> {
-        serde_json::value::to_raw_value(value).expect("it has names for members")
+        serde_json::value::to_raw_value(value).expect("all keys are strings")
     }
 
     fn read<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
@@ -50,14 +50,14 @@ impl Payload for Box<RawValue> {
     }
 }
 
-/// The one type that a client sends.
+/// The only type that a client sends.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum RequestType {
     Request,
 }
 
-/// What a client sends.
+/// A message of a client.
 #[derive(Deserialize)]
 #[serde(bound = "P: Payload")]
 pub struct Request<'a, P> {
@@ -71,12 +71,12 @@ pub struct Request<'a, P> {
     pub payload: Option<P>,
 }
 
-/// A payload of `null` is one, other than none at all.
+/// A payload of `null` differs from no payload.
 fn present<'de, D: Deserializer<'de>, P: Payload>(deserializer: D) -> Result<Option<P>, D::Error> {
     P::deserialize(deserializer).map(Some)
 }
 
-/// The errors of the specification that can happen here.
+/// The errors of the specification that can occur here.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ErrorCode {
@@ -86,7 +86,7 @@ pub enum ErrorCode {
     RateLimited,
 }
 
-/// A request's error.
+/// The error of a request.
 #[derive(Debug, Serialize)]
 pub struct WireError {
     pub code: ErrorCode,
@@ -128,10 +128,10 @@ pub fn event<P: Serialize>(channel: &str, payload: &P) -> String {
 }
 
 fn text(message: &impl Serialize) -> String {
-    serde_json::to_string(message).expect("strings, numbers and payloads that were read as JSON")
+    serde_json::to_string(message).expect("strings, numbers and valid payloads can be serialized")
 }
 
-/// The time, in Unix ms.
+/// The time in Unix milliseconds.
 pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -1,5 +1,5 @@
-//! The load: many connections on one thread, cheaper than any server. Every reply is checked: the first of a
-//! connection as JSON, each further one byte for byte but for its id and its timestamp, which have a fixed length.
+//! The load generator: many connections on one thread, cheaper than any server. Each response is checked: the first of a
+//! connection as JSON, the others byte by byte, except id and timestamp, which have a fixed length.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -13,34 +13,34 @@ use switchboard::protocol::frame::{self, Header, Role};
 
 use crate::Failure;
 
-/// Ids are numbers of eight digits, so that all requests of a row have one length.
+/// Ids are numbers of eight digits, so that all requests of a row have the same length.
 const FIRST_ID: u32 = 10_000_000;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How many chats `chat:list` answers unless asked for another number.
+/// The default number of chats in a response to `chat:list`.
 const CHATS_LISTED: usize = 50;
 
-/// What a server speaks.
+/// The protocol of a server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
-    /// The specification's envelopes.
+    /// The envelopes of the specification.
     Envelopes,
     /// JSON-RPC 2.0.
     JsonRpc,
-    /// Canned answers, of which only the length is checked.
+    /// Canned responses; only their length is checked.
     Canned,
 }
 
-/// A request that is sent again and again.
+/// A request that is sent repeatedly.
 pub struct Request {
     wire: Wire,
     channel: &'static str,
     payload: Value,
     /// A whole frame, masked.
     frame: Vec<u8>,
-    /// Where the id stands in the frame, and its mask there.
+    /// The position of the id in the frame, and the mask there.
     id_at: usize,
-    /// How long a canned answer is.
+    /// The length of a canned response.
     answer_bytes: usize,
 }
 
@@ -62,11 +62,11 @@ impl Request {
         let mut bytes = Vec::new();
         frame::write(&mut bytes, opcode, Some(MASK), [text.as_bytes()]);
         let header = bytes.len() - text.len();
-        let id_at = header + text.find(&FIRST_ID.to_string()).expect("it was written");
+        let id_at = header + text.find(&FIRST_ID.to_string()).expect("the text contains the id");
         Request { wire, channel, payload, frame: bytes, id_at, answer_bytes: text.len() + 1 }
     }
 
-    /// Appends the request with an id of its own.
+    /// Appends the request with a new id.
     fn write(&self, id: u32, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&self.frame);
@@ -77,7 +77,7 @@ impl Request {
         }
     }
 
-    /// Whether no two answers are alike.
+    /// Whether all responses differ.
     fn varies(&self) -> bool {
         self.channel.starts_with("chat:")
     }
@@ -97,7 +97,7 @@ impl Request {
         }
     }
 
-    /// Reads an answer with care: its id, and its payload.
+    /// Parses a response: returns its id and payload.
     fn read(&self, text: &[u8]) -> Result<(u32, Value), Failure> {
         let mut value: Value = serde_json::from_slice(text)?;
         let (id, payload) = match self.wire {
@@ -109,11 +109,11 @@ impl Request {
         };
         match id {
             Some(id) if self.is_answered_by(&payload) => Ok((id, payload)),
-            _ => Err(format!("a wrong answer: {}", String::from_utf8_lossy(text)).into()),
+            _ => Err(format!("wrong response: {}", String::from_utf8_lossy(text)).into()),
         }
     }
 
-    /// The pattern of the answers, learned from the first one.
+    /// The pattern of the responses, taken from the first one.
     fn learn(&self, text: &[u8]) -> Result<(Pattern, u32), Failure> {
         let (id, _) = self.read(text)?;
         let find = |word: &[u8]| text.windows(word.len()).position(|window| window == word);
@@ -133,7 +133,7 @@ fn digits(id: u32) -> [u8; 8] {
     digits
 }
 
-/// An answer with holes where the id and the timestamp stand.
+/// A response with gaps for the id and the timestamp.
 struct Pattern {
     text: Vec<u8>,
     id_at: usize,
@@ -141,7 +141,7 @@ struct Pattern {
 }
 
 impl Pattern {
-    /// The id of an answer that fits.
+    /// Returns the id of a response that matches.
     fn id(&self, text: &[u8]) -> Option<u32> {
         let id = text.get(self.id_at..self.id_at + 8)?;
         let id = id.iter().fold(0, |sum, digit| sum * 10 + u32::from(digit.wrapping_sub(b'0')));
@@ -164,12 +164,12 @@ struct Connection {
     output: Vec<u8>,
     sent: usize,
     next_id: u32,
-    /// Ids without an answer yet, and when their requests were due.
+    /// Ids of requests in flight, and when they were due.
     waiting: VecDeque<(u32, Instant)>,
 }
 
 impl Connection {
-    /// Sends what is to be sent, as far as the socket takes it.
+    /// Writes as much of the output as the socket accepts.
     fn flush(&mut self) -> io::Result<()> {
         while self.sent < self.output.len() {
             match self.stream.write(&self.output[self.sent..]) {
@@ -199,14 +199,14 @@ pub struct Load {
     wire: Wire,
     connections: Vec<Connection>,
     pattern: Option<Pattern>,
-    /// What was last answered, where no two answers are alike.
+    /// The last payload, where all responses differ.
     last: Value,
     scratch: Vec<u8>,
-    /// Answers that came.
+    /// Responses received.
     pub answers: u64,
-    /// Events that came.
+    /// Events received.
     pub events_seen: u64,
-    /// How long the answers took, in nanoseconds, while it is asked for.
+    /// Latencies in nanoseconds, while they are recorded.
     pub latencies: Option<Vec<u64>>,
 }
 
@@ -227,7 +227,7 @@ impl Load {
         })
     }
 
-    /// Opens connections, some at a time, until there are so many; each has had its first event when this returns.
+    /// Opens connections, some at a time, up to `count`. On return each has received its first event.
     pub fn open(&mut self, count: usize) -> Result<(), Failure> {
         while self.connections.len() < count {
             let batch = (count - self.connections.len()).min(64);
@@ -277,11 +277,11 @@ impl Load {
             let count = stream.read(&mut buffer)?;
             seen.extend_from_slice(&buffer[..count]);
             if count == 0 {
-                return Err(format!("no upgrade: {}", String::from_utf8_lossy(&seen)).into());
+                return Err(format!("upgrade failed: {}", String::from_utf8_lossy(&seen)).into());
             }
             let Some(end) = seen.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
             if !seen.starts_with(b"HTTP/1.1 101") {
-                return Err(format!("no upgrade: {}", String::from_utf8_lossy(&seen)).into());
+                return Err(format!("upgrade failed: {}", String::from_utf8_lossy(&seen)).into());
             }
             let rest = &seen[end + 4..];
             let first = Header::decode(Role::Client, rest).map_err(|error| error.as_str())?;
@@ -294,7 +294,7 @@ impl Load {
         Ok(())
     }
 
-    /// Opens connections and lets them go at once, for so long; how many there were.
+    /// Opens and immediately closes connections for a time. Returns how many.
     pub fn churn(&mut self, length: Duration) -> Result<u64, Failure> {
         let end = Instant::now() + length;
         let mut count = 0;
@@ -308,7 +308,7 @@ impl Load {
         Ok(count)
     }
 
-    /// Keeps `depth` requests under way on each connection, for so long.
+    /// Keeps `depth` requests in flight on each connection for a time.
     pub fn pump(&mut self, request: &Request, depth: usize, length: Duration) -> Result<(), Failure> {
         let start = Instant::now();
         for index in 0..self.connections.len() {
@@ -324,7 +324,7 @@ impl Load {
         Ok(())
     }
 
-    /// Sends so many requests a second, spread over the connections, whatever the answers do.
+    /// Sends requests at a fixed rate, spread over the connections, without waiting for responses.
     pub fn pace(&mut self, request: &Request, each_second: f64, length: Duration) -> Result<(), Failure> {
         let start = Instant::now();
         let mut asked = 0_u64;
@@ -342,19 +342,19 @@ impl Load {
         self.drain(request)
     }
 
-    /// Waits until nothing is under way.
+    /// Waits until nothing is in flight.
     pub fn drain(&mut self, request: &Request) -> Result<(), Failure> {
         let end = Instant::now() + PATIENCE;
         while self.connections.iter().any(|connection| !connection.waiting.is_empty()) {
             if Instant::now() > end {
-                return Err("answers are missing".into());
+                return Err("responses are missing".into());
             }
             self.turn(request, None, Duration::from_millis(100))?;
         }
         Ok(())
     }
 
-    /// One answer to the first connection.
+    /// Waits for one response on the first connection.
     pub fn call(&mut self, channel: &'static str, payload: Value) -> Result<Value, Failure> {
         let request = Request::new(self.wire, channel, payload);
         self.connections[0].ask(&request, Instant::now());
@@ -363,7 +363,7 @@ impl Load {
         Ok(self.last.take())
     }
 
-    /// Lets the first connection ask for a broadcast, and waits until every connection has its event.
+    /// Requests a broadcast on the first connection, and waits until every connection has the event.
     pub fn broadcast(&mut self, request: &Request) -> Result<(), Failure> {
         let goal = self.events_seen + self.connections.len() as u64;
         let end = Instant::now() + PATIENCE;
@@ -378,7 +378,7 @@ impl Load {
         Ok(())
     }
 
-    /// Asks once on each connection of JSON-RPC for the events.
+    /// Subscribes each connection to the events, for JSON-RPC.
     pub fn subscribe(&mut self) -> Result<(), Failure> {
         if self.wire != Wire::JsonRpc {
             return Ok(());
@@ -395,7 +395,7 @@ impl Load {
         self.drain(&any)
     }
 
-    /// Lets the first connection ask, and reads on no other one.
+    /// Requests a broadcast on the first connection, and does not read from the others.
     pub fn ask_first(&mut self, request: &Request) -> Result<(), Failure> {
         let connection = &mut self.connections[0];
         connection.ask(request, Instant::now());
@@ -403,7 +403,7 @@ impl Load {
         let end = Instant::now() + PATIENCE;
         while !self.connections[0].waiting.is_empty() {
             if Instant::now() > end {
-                return Err("an answer is missing".into());
+                return Err("a response is missing".into());
             }
             self.read(0, request, None)?;
         }
@@ -430,13 +430,13 @@ impl Load {
         Ok(())
     }
 
-    /// Reads all there is on a connection, checks it, and asks again for each answer, up to `depth`.
+    /// Reads what a connection has, checks it, and sends a request for each response, up to `depth`.
     fn read(&mut self, index: usize, request: &Request, depth: Option<usize>) -> Result<(), Failure> {
         let mut scratch = std::mem::take(&mut self.scratch);
         loop {
             let connection = &mut self.connections[index];
             let count = match connection.stream.read(&mut scratch) {
-                Ok(0) => return Err("the server has closed a connection".into()),
+                Ok(0) => return Err("the server closed a connection".into()),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error.into()),
@@ -467,7 +467,7 @@ impl Load {
         Ok(())
     }
 
-    /// Checks the whole frames of some input; how many bytes they have.
+    /// Checks the complete frames of the input. Returns their length in bytes.
     fn take_frames(&mut self, index: usize, request: &Request, input: &[u8]) -> Result<usize, Failure> {
         let mut at = 0;
         while let Some(header) = Header::decode(Role::Client, &input[at..]).map_err(|error| error.as_str())? {
@@ -480,7 +480,7 @@ impl Load {
                 frame::PING => {
                     frame::write(&mut self.connections[index].output, frame::PONG, Some(MASK), [text]);
                 }
-                _ => return Err(format!("an unexpected frame: {}", String::from_utf8_lossy(text)).into()),
+                _ => return Err(format!("unexpected frame: {}", String::from_utf8_lossy(text)).into()),
             }
         }
         Ok(at)
@@ -502,7 +502,7 @@ impl Load {
             return Ok(());
         }
         let id = match (&self.pattern, connection.waiting.front()) {
-            (_, None) => return Err("an answer without a question".into()),
+            (_, None) => return Err("a response without a request".into()),
             (_, Some(&(first, _))) if self.wire == Wire::Canned => {
                 (text.len() == request.answer_bytes).then_some(first)
             }
@@ -520,7 +520,7 @@ impl Load {
         };
         let place = id.and_then(|id| connection.waiting.iter().position(|waiting| waiting.0 == id));
         let Some((_, due)) = place.and_then(|place| connection.waiting.remove(place)) else {
-            return Err(format!("a wrong answer: {}", String::from_utf8_lossy(text)).into());
+            return Err(format!("wrong response: {}", String::from_utf8_lossy(text)).into());
         };
         if let Some(latencies) = &mut self.latencies {
             latencies.push(due.elapsed().as_nanos() as u64);

@@ -1,8 +1,8 @@
-//! Servers side by side, doing the same work: what each costs in CPU and memory by the kernel's accounting, a row for
-//! each sort of work, and the same as a ratio to the yardstick of the same round. The servers take turns, three rounds,
-//! so that all of them see the machine's good and bad minutes; the median of all windows is shown.
+//! Compares servers on the same work: CPU time and memory as accounted by the kernel, a row for each kind of work, and the
+//! ratio to the yardstick of the same round. The servers take turns, in three rounds, so that slow periods of the machine
+//! affect all of them. The median of all windows is printed.
 //!
-//! `compare [--rounds N] [--rows WORD,…] [--servers WORD,…] NAME=WIRE:COMMAND …`; `tests/bench/run.sh` calls it.
+//! `compare [--rounds N] [--rows WORD,…] [--servers WORD,…] NAME=WIRE:COMMAND …`; Called by `tests/bench/run.sh`.
 
 #[path = "../dice.rs"]
 mod dice;
@@ -24,7 +24,7 @@ type Failure = Box<dyn std::error::Error>;
 
 const WINDOW: Duration = Duration::from_millis(400);
 const WINDOWS: usize = 4;
-/// What comes before the first window is not counted; compilers just in time need some of it.
+/// Warm-up before the first window, which just-in-time compilers need.
 const WARM_UP: Duration = Duration::from_millis(1500);
 
 struct Server {
@@ -40,19 +40,19 @@ struct Row {
 }
 
 enum Work {
-    /// Microseconds of CPU a request.
+    /// Microseconds of CPU time for a request.
     Requests { channel: &'static str, connections: usize, depth: usize, payload: fn() -> Value },
-    /// Microseconds of CPU a request for chats in a database of SQLite.
+    /// Microseconds of CPU time for a request for chats in an SQLite database.
     Chats { channel: &'static str },
-    /// Microseconds of CPU an event.
+    /// Microseconds of CPU time for an event.
     Broadcast { connections: usize },
-    /// Microseconds of CPU a connection.
+    /// Microseconds of CPU time for a connection.
     SetUp,
-    /// Resident bytes a connection that says nothing.
+    /// Resident bytes of an idle connection.
     Idle { connections: usize },
-    /// Resident bytes a connection that reads nothing, and what is left once all have gone.
+    /// Resident bytes of a connection that does not read, and what remains after all have closed.
     Slow { connections: usize, left: bool },
-    /// Microseconds from a request's time to its answer, 99 of 100, at a fixed pace.
+    /// The 99th percentile of the latency in microseconds, at a fixed rate.
     Latency { each_second: f64 },
 }
 
@@ -89,7 +89,7 @@ fn rows() -> Vec<Row> {
 }
 
 impl Work {
-    /// Whether a server does it at all. (Node's `ws` has no SQLite beside it.)
+    /// Whether a server can do this work. (Node's `ws` has no SQLite.)
     fn is_for(&self, server: &Server) -> bool {
         !matches!(self, Work::Chats { .. }) || (server.wire == Wire::Envelopes && server.name != "ws")
     }
@@ -99,12 +99,12 @@ fn text(bytes: usize) -> Value {
     Value::String("Best wishes from here. ".chars().cycle().take(bytes).collect())
 }
 
-/// As many bytes, with a letter in nine beyond ASCII.
+/// The same size; one letter in nine is not ASCII.
 fn german(bytes: usize) -> Value {
     Value::String("Grüße von hier aus. ".chars().cycle().take(bytes * 20 / 22).collect())
 }
 
-/// Members of five sorts in no order that a processor could learn, about 16 KiB of them.
+/// About 16 KiB of members of five kinds, in an order that the branch predictor cannot learn.
 fn many_members() -> Value {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let members = (0..850).map(|i| {
@@ -120,7 +120,7 @@ fn many_members() -> Value {
     Value::Object(members.collect())
 }
 
-/// What a row's work costs on a server, once for each window.
+/// Measures the work of a row on a server, once for each window.
 fn measure(server: &Server, work: &Work, workers: usize) -> Result<Vec<f64>, Failure> {
     let cores = if workers == 1 { "1" } else { "0,1" };
     let folder = match work {
@@ -152,7 +152,7 @@ fn measure(server: &Server, work: &Work, workers: usize) -> Result<Vec<f64>, Fai
             let expected = if adds { load.answers - before } else { 0 };
             let stored = load.call("chat:list", json!({}))?[0]["messageCount"].take();
             if stored != expected {
-                return Err(format!("{expected} messages were answered, {stored} are there").into());
+                return Err(format!("{expected} messages were acknowledged, {stored} are stored").into());
             }
         }
         Work::Broadcast { connections } => {
@@ -213,7 +213,7 @@ fn measure(server: &Server, work: &Work, workers: usize) -> Result<Vec<f64>, Fai
     Ok(costs)
 }
 
-/// What a request costs, once for each window.
+/// Measures the cost of a request, once for each window.
 fn pump(process: &Process, load: &mut Load, request: &Request, depth: usize) -> Result<Vec<f64>, Failure> {
     load.pump(request, depth, WARM_UP)?;
     let mut costs = Vec::new();
@@ -225,7 +225,7 @@ fn pump(process: &Process, load: &mut Load, request: &Request, depth: usize) -> 
     Ok(costs)
 }
 
-/// A folder for a server's database.
+/// A folder for the database of a server.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -242,7 +242,7 @@ impl Drop for Folder {
     }
 }
 
-/// Resident memory once it has stayed the same for a second.
+/// Returns the resident memory after it has been stable for a second.
 fn settled(process: &Process) -> Result<f64, Failure> {
     let mut last = process.resident()?;
     for _ in 0..10 {

@@ -1,4 +1,4 @@
-//! A server as a process of its own, on a core of its own, and what it costs by the kernel's accounting.
+//! A server as a process on its own cores, and its cost as accounted by the kernel.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,8 +13,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command PORT WORKERS` on these cores, and waits until it says where it listens. With a folder for it, it
-    /// keeps chats.
+    /// Starts `command PORT WORKERS` on these cores, and waits until it prints its port. With a folder, the server also has
+    /// chats.
     pub fn start(
         command: &[String],
         cores: &str,
@@ -35,12 +35,12 @@ impl Process {
         let port = line.trim().strip_prefix("listening on ").and_then(|port| port.parse().ok());
         let Some(port) = port else {
             let _ = child.kill();
-            return Err(format!("{command:?} said {line:?}").into());
+            return Err(format!("{command:?} printed {line:?}").into());
         };
         Ok(Process { child, port })
     }
 
-    /// CPU that its threads have used, in nanoseconds.
+    /// The CPU time of its threads, in nanoseconds.
     pub fn cpu_ns(&self) -> Result<u64, Failure> {
         let mut sum = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {

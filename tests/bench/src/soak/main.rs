@@ -1,13 +1,13 @@
-//! Half an hour (or as long as it is told) of everything at once against the real program: `switchboard serve` runs as a
-//! process of its own, and what it holds - memory, descriptors, threads, its data folder - is read from `/proc`.
+//! Runs mixed load against the real program for half an hour, or another time: `switchboard serve` is a separate process, and
+//! its memory, descriptors, threads and data folder are read from `/proc`.
 //!
-//! Its clients ask and write, send what is no message, go over the rate limit, stop reading for seconds, and leave in the
-//! middle of a frame, in the middle of a request, with a reset or as they should; each that leaves is followed by another.
-//! Every answer must be to one of the client's own requests, once, and of the right shape; every client must get every
-//! event, once, in the same order.
+//! The clients read and write, send invalid messages, exceed the rate limit, stop reading for seconds, and disconnect in the
+//! middle of a frame, in the middle of a request, with a reset or properly; each is replaced by another. Each response must
+//! belong to a request of its client, once, and have the right shape. Every client must receive every event once, in the same
+//! order.
 //!
 //! `cargo run --release --manifest-path tests/bench/Cargo.toml --bin soak -- target/release/switchboard MINUTES CLIENTS`
-//! (Linux). Ends with 1 when anything unexpected happened, when descriptors are left, or when memory grew.
+//! (Linux). The exit status is 1 if anything unexpected happened, if descriptors leaked, or if memory grew.
 
 #[path = "../dice.rs"]
 mod dice;
@@ -34,18 +34,18 @@ use order::{Order, Reader};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// An answer that takes longer is missing.
+/// A response that takes longer counts as missing.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// More than the server's 100 a second.
+/// More than the limit of the server, 100 a second.
 const OVER_THE_RATE: usize = 130;
-/// Chats are made below, and deleted above.
+/// Chats are created below the start of this range, and deleted above its end.
 const CHATS: std::ops::Range<usize> = 10..50;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// The program under test; ends with this value.
+/// The program under test. Dropping this value ends it.
 struct Program {
     child: Child,
-    /// Kept, so that what it prints has somewhere to go.
+    /// Kept open, so that the program can print.
     _stdout: BufReader<ChildStdout>,
     folder: PathBuf,
     port: u16,
@@ -58,7 +58,7 @@ impl Program {
         for name in ["WS_PORT", "WS_HOST", "SWITCHBOARD_TOKEN", "SWITCHBOARD_DATA_DIR"] {
             command.env_remove(name);
         }
-        // Nobody's transcripts are indexed meanwhile.
+        // An empty home folder, so that no transcripts are indexed.
         command.env("HOME", &folder).args(["serve", "--port", "0", "--data-dir"]).arg(&folder);
         let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| format!("{path}: {error}"))?;
         let mut stdout = BufReader::new(child.stdout.take().ok_or("no stdout")?);
@@ -108,14 +108,14 @@ fn bytes_in(folder: &Path) -> Result<u64, Failure> {
     let mut bytes = 0;
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        // A file may go between its listing and this.
+        // A file can disappear after it was listed.
         let Ok(metadata) = entry.metadata() else { continue };
         bytes += if metadata.is_dir() { bytes_in(&entry.path())? } else { metadata.len() };
     }
     Ok(bytes)
 }
 
-/// What all clients know together.
+/// The state that all clients share.
 struct Soak {
     port: u16,
     clients: usize,
@@ -124,12 +124,12 @@ struct Soak {
     events: Cell<u64>,
     rate_limited: Cell<u64>,
     invalid: Cell<u64>,
-    /// Requests about a chat that another client has deleted.
+    /// Requests about a chat that another client deleted.
     gone: Cell<u64>,
     left: Cell<u64>,
     unexpected: Cell<u64>,
     ending: Cell<bool>,
-    /// The chats that there are, kept by the first client from the events.
+    /// The existing chats, which the first client tracks from the events.
     chats: RefCell<Vec<String>>,
     order: RefCell<Order>,
 }
@@ -158,9 +158,9 @@ struct Client {
     received: Vec<u8>,
     asked: HashMap<String, Asked>,
     last_id: u64,
-    /// Messages without an id that were sent, and are not answered yet.
+    /// Messages without an id that are not answered yet.
     nameless: u64,
-    /// Until when a request may be over the rate.
+    /// Until when a request can exceed the rate.
     bursting: Instant,
     keeps_chats: bool,
     reader: Reader,
@@ -205,19 +205,19 @@ impl Client {
             }
         };
         if hello["channel"] != "server:connected" || !hello["payload"]["clientId"].is_string() {
-            return Err(format!("first came {hello}").into());
+            return Err(format!("first message: {hello}").into());
         }
         Ok(client)
     }
 
     async fn read(&mut self) -> Result<(), Failure> {
         match self.stream.read_buf(&mut self.received).await? {
-            0 => Err("the server ended the connection".into()),
+            0 => Err("the server closed the connection".into()),
             _ => Ok(()),
         }
     }
 
-    /// The next whole frame of what was received.
+    /// Returns the next complete frame of the input.
     fn frame(&mut self) -> Result<Option<(OpCode, Vec<u8>)>, Failure> {
         let header = Header::decode(Role::Client, &self.received).map_err(|error| error.as_str())?;
         let Some(header) = header else { return Ok(None) };
@@ -231,7 +231,7 @@ impl Client {
         let payload = self.received[header.header_bytes..end].to_vec();
         self.received.drain(..end);
         if self.received.is_empty() {
-            // What one great answer needed is not kept by a thousand clients.
+            // A thousand clients must not each keep the buffer of a large response.
             self.received.shrink_to(16 << 10);
         }
         Ok(Some((header.opcode, payload)))
@@ -247,14 +247,14 @@ impl Client {
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        // The server may read nothing while it waits for us to read: both at once.
+        // The server can stop reading until we read, so do both at the same time.
         let (mut reader, mut writer) = self.stream.split();
         let mut write = std::pin::pin!(writer.write_all(bytes));
         loop {
             tokio::select! {
                 written = &mut write => return Ok(written?),
                 read = reader.read_buf(&mut self.received) => if read? == 0 {
-                    return Err("the server ended the connection".into());
+                    return Err("the server closed the connection".into());
                 },
             }
         }
@@ -266,7 +266,7 @@ impl Client {
         self.send(&out).await
     }
 
-    /// Takes what comes until then.
+    /// Receives until then.
     async fn listen_until(&mut self, end: Instant) -> Result<(), Failure> {
         loop {
             while let Some((opcode, payload)) = self.frame()? {
@@ -304,7 +304,7 @@ impl Client {
                     format!("closed: {}", String::from_utf8_lossy(payload.get(2..).unwrap_or(b""))).into()
                 );
             }
-            other => return Err(format!("a frame {other:?}").into()),
+            other => return Err(format!("unexpected frame {other:?}").into()),
         }
         Ok(())
     }
@@ -317,7 +317,7 @@ impl Client {
                 true => count(&soak.events),
                 false => soak.unexpected(&format!("event {message}")),
             }
-            // A heartbeat comes from elsewhere than the changes, so it may stand here for one client and there for another.
+            // Heartbeats are not ordered with the changes: clients can receive them at different places.
             if message["channel"] != "server:heartbeat"
                 && let Err(fault) = soak.order.borrow_mut().see(&mut self.reader, text)
             {
@@ -368,10 +368,10 @@ impl Client {
         }
     }
 
-    /// One thing that a client does.
+    /// Performs one action of a client.
     async fn act(&mut self, dice: &mut Dice) -> Result<Duration, Failure> {
         let pause = Duration::from_millis(1000 + dice.below(2000) as u64);
-        // About three changes a second whatever the number of clients, since each reaches all of them.
+        // About three changes a second for any number of clients, because each change reaches all of them.
         if dice.below(self.soak.clients) < 6 {
             self.change(dice).await?;
             return Ok(pause);
@@ -450,7 +450,7 @@ impl Client {
         self.send(&out).await
     }
 
-    /// As it should be: a close frame, the server's, the end.
+    /// Closes properly: our close frame, that of the server, end of stream.
     async fn close(mut self) -> Result<(), Failure> {
         let mut out = Vec::new();
         frame::write(&mut out, frame::CLOSE, Some(MASK), [1000_u16.to_be_bytes().as_slice()]);
@@ -475,7 +475,7 @@ impl Client {
         timeout(PATIENCE, closed).await.map_err(|_| "no close frame in answer")?
     }
 
-    /// In one of the ways in which clients leave.
+    /// Disconnects in one of the ways in which clients do.
     async fn leave(mut self, dice: &mut Dice) -> Result<(), Failure> {
         let mut out = Vec::new();
         match dice.below(5) {
@@ -537,7 +537,7 @@ fn keep_chats(soak: &Soak, message: &Value) {
     }
 }
 
-/// One client after the other, until the end.
+/// Runs one client after another until the end.
 async fn place(soak: Rc<Soak>, number: usize) {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (number as u64 + 1) << 20);
     while !soak.ending.get() {
@@ -557,7 +557,7 @@ async fn life(soak: &Rc<Soak>, number: usize, dice: &mut Dice) -> Result<(), Fai
         let pause = client.act(dice).await?;
         client.listen_until(Instant::now() + pause).await?;
         if soak.ending.get() {
-            // What was asked is answered before.
+            // Requests in flight are answered first.
             let deadline = Instant::now() + PATIENCE;
             while client.asked.len() as u64 + client.nameless > 0 && Instant::now() < deadline {
                 client.listen_until(Instant::now() + Duration::from_millis(100)).await?;
@@ -574,7 +574,7 @@ async fn life(soak: &Rc<Soak>, number: usize, dice: &mut Dice) -> Result<(), Fai
     }
 }
 
-/// Counted while it lives.
+/// Counts a client while it is connected.
 struct Connected<'a>(&'a Soak);
 
 impl<'a> Connected<'a> {
@@ -632,7 +632,7 @@ fn median(mut kib: Vec<u64>) -> u64 {
     kib.get(kib.len() / 2).copied().unwrap_or_default()
 }
 
-/// Descriptors when nobody is connected. The database opens some for good when it is first asked.
+/// Returns the number of descriptors without clients. The database opens some permanently on first use.
 async fn at_rest(program: &Program, soak: &Rc<Soak>) -> Result<Holds, Failure> {
     let mut client = Client::connect(soak, false).await?;
     let mut out = Vec::new();
@@ -649,7 +649,7 @@ async fn at_rest(program: &Program, soak: &Rc<Soak>) -> Result<Holds, Failure> {
     wait_for_descriptors(program, with_one - 1).await
 }
 
-/// Waits until no more than these are left, at most as long as an answer may take.
+/// Waits until the number of descriptors is at most `most`, for at most the time of a response.
 async fn wait_for_descriptors(program: &Program, most: usize) -> Result<Holds, Failure> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -686,7 +686,7 @@ async fn run(program: &Program, minutes: f64, clients: usize) -> Result<bool, Fa
     let mut places = JoinSet::new();
     for number in 0..clients {
         places.spawn_local(place(soak.clone(), number));
-        // A few hundred a second: a stream of arrivals, no flood.
+        // A few hundred a second: clients arrive gradually.
         sleep(Duration::from_millis(3)).await;
     }
     let mut resident = Vec::new();

@@ -1,41 +1,41 @@
-//! Whether every client gets every event, once, in the order of all others. Each event of this soak is broadcast as one
-//! frame, so what a client has seen must be an unbroken stretch of what all of them have seen together.
+//! Checks that every client receives every event once, in the same order. Each event of the soak is broadcast as one frame, so
+//! the events of a client must be a contiguous part of the events of all clients.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A frame's hash. Its payload holds a time and mostly an id, so that no two are the same.
+/// The hash of a frame. Its payload has a time and usually an id, so all hashes differ.
 type Frame = u64;
 
-/// The events in order, and when the first client had each.
+/// The events in order, with the time at which the first client received each.
 #[derive(Default)]
 pub struct Order {
     events: Vec<(Frame, Instant)>,
 }
 
-/// How far one client is.
+/// The progress of one client.
 #[derive(Default)]
 pub struct Reader {
-    /// What it has seen since it came, until it is known where that belongs.
+    /// What it received since it connected, until its position is known.
     unplaced: Vec<Frame>,
-    /// The place of what it has to see next, once it is known.
+    /// The position of the next event that it must receive, once it is known.
     next: Option<usize>,
 }
 
 impl Order {
-    /// A client gets an event.
+    /// Records that a client received an event.
     ///
     /// # Errors
-    /// When another one had to come. The reader then begins anew.
+    /// When another event was expected. The reader then starts again.
     pub fn see(&mut self, reader: &mut Reader, payload: &[u8]) -> Result<(), String> {
         let mut hasher = DefaultHasher::new();
         hasher.write(payload);
         reader.unplaced.push(hasher.finish());
         let first = reader.unplaced[0];
-        // Only who has seen all that came before may say what comes next: a newcomer waits until another client has
-        // seen the first of what it has seen itself.
+        // Only a client that has seen all earlier events can define the next one. A new client waits until another one has
+        // seen the first event that it has seen itself.
         let next = reader.next.or_else(|| match self.events.is_empty() {
             true => Some(0),
             false => self.events.iter().rposition(|event| event.0 == first),
@@ -46,7 +46,7 @@ impl Order {
             match self.events.get(next) {
                 None => self.events.push((frame, Instant::now())),
                 Some(event) if event.0 == frame => {}
-                Some(_) => return Err(format!("another event in the place of number {next}")),
+                Some(_) => return Err(format!("another event at position {next}")),
             }
             next += 1;
         }
@@ -54,7 +54,7 @@ impl Order {
         Ok(())
     }
 
-    /// Whether a client has been without an event for so long that others have. The reader then begins anew.
+    /// Whether a client is missing an event that others received long ago. The reader then starts again.
     pub fn is_missing(&self, reader: &mut Reader, patience: Duration) -> bool {
         let event = reader.next.and_then(|next| self.events.get(next));
         let is_missing = event.is_some_and(|event| event.1.elapsed() > patience);

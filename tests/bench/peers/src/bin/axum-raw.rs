@@ -1,6 +1,5 @@
-//! axum's WebSocket, tuned: one task a client, which reads, runs the handlers that wait and writes; replies gather in the
-//! socket's buffer until nothing more is ready, so that pipelined requests share a write; and payloads stay text
-//! (`RawValue`).
+//! axum's WebSocket, tuned. One task for each client reads, runs handlers and writes. Responses are collected in the buffer of
+//! the socket until nothing more is ready, so that pipelined requests share a write. Payloads stay text (`RawValue`).
 
 use std::io;
 use std::sync::Arc;
@@ -43,7 +42,7 @@ async fn upgrade(upgrade: WebSocketUpgrade, State(backend): State<Arc<Backend>>)
         .on_upgrade(move |socket| connection(socket, backend))
 }
 
-/// What a connection's task waits for.
+/// What the task of a connection waits for.
 struct Connection {
     socket: WebSocket,
     events: Receiver<Utf8Bytes>,
@@ -52,7 +51,7 @@ struct Connection {
     unflushed: bool,
 }
 
-/// What has happened.
+/// What happened.
 enum Happened {
     Received(Message),
     ToSend(Utf8Bytes),
@@ -61,7 +60,7 @@ enum Happened {
 }
 
 impl Connection {
-    /// The next thing that is ready; the socket is flushed only when nothing is.
+    /// Returns the next thing that is ready. The socket is flushed only if nothing is.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happened> {
         if self.running.len() < MAX_IN_FLIGHT
             && let Poll::Ready(received) = self.socket.poll_next_unpin(cx)
@@ -91,7 +90,7 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Puts a message into the buffer, which waits only if that is full.
+    /// Adds a message to the buffer. Waits only if it is full.
     async fn feed(&mut self, message: Message) -> Result<(), axum::Error> {
         self.unflushed = true;
         self.socket.feed(message).await
@@ -123,7 +122,7 @@ async fn connection(socket: WebSocket, backend: Arc<Backend>) {
                 Ok(()) => continue,
                 Err(_) => break,
             },
-            // The next read sends the answer to it, and ends.
+            // The next read sends the answer to the close frame, and ends.
             Happened::Received(Message::Close(_)) => continue,
             Happened::Closed => break,
         };

@@ -1,5 +1,5 @@
-//! axum's WebSocket, as an application is usually written: the socket is split, a task writes what a channel brings it,
-//! handlers that wait are tasks, and payloads are `serde_json::Value`s.
+//! axum's WebSocket, as applications usually use it: the socket is split, a task writes the messages of a channel, waiting
+//! handlers are tasks, and payloads are `serde_json::Value`s.
 
 use std::io;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ async fn upgrade(upgrade: WebSocketUpgrade, State(backend): State<Arc<Backend>>)
         .on_upgrade(move |socket| connection(socket, backend))
 }
 
-/// Ends when either half does, and takes the other with it.
+/// Ends when either half ends, and stops the other.
 async fn connection(socket: WebSocket, backend: Arc<Backend>) {
     let (sink, stream) = socket.split();
     let (replies, queue) = mpsc::channel(MAX_IN_FLIGHT);
@@ -68,7 +68,7 @@ async fn read(
                 client.last_activity.touch();
                 continue;
             }
-            // The next read sends the answer to it, and ends.
+            // The next read sends the answer to the close frame, and ends.
             Message::Close(_) => continue,
         };
         match answer {

@@ -1,6 +1,6 @@
-//! fastwebsockets on hyper, tuned: one task a client, which reads, runs the handlers that wait and writes; the TCP stream
-//! is taken back from hyper, which saves a lock and two indirect calls; replies gather in a buffer until nothing more is
-//! ready, so that pipelined requests share a write; and payloads stay text (`RawValue`).
+//! fastwebsockets on hyper, tuned. One task for each client reads, runs handlers and writes. The TCP stream is taken back from
+//! hyper, which saves a lock and two indirect calls. Responses are collected in a buffer until nothing more is ready, so that
+//! pipelined requests share a write. Payloads stay text (`RawValue`).
 
 use std::io::{self, Cursor};
 use std::pin::pin;
@@ -23,11 +23,11 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::{self, Receiver, UnboundedSender};
 
 type Backend = switchboard_bench_peers::Backend<Box<RawValue>, Bytes>;
-/// What hyper has read already, then the stream.
+/// The bytes that hyper has already read, then the stream.
 type Reader = FragmentCollectorRead<Chain<Cursor<Bytes>, OwnedReadHalf>>;
 type Writer = WebSocketWrite<BufWriter<OwnedWriteHalf>>;
 
-/// Gathers some hundred replies of usual size; longer messages go past it.
+/// Holds some hundred responses of usual size; longer messages bypass it.
 const WRITE_BUFFER_BYTES: usize = 16 << 10;
 
 fn main() -> io::Result<()> {
@@ -39,7 +39,7 @@ fn main() -> io::Result<()> {
 
 async fn split(upgrade: UpgradeFut) -> Result<(Reader, Writer), WebSocketError> {
     let upgraded = upgrade.await?.into_inner().into_inner();
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().expect("it is what was given to hyper");
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().expect("hyper returns the type that it was given");
     let (reader, writer) = parts.io.into_inner().into_split();
     let reader = Cursor::new(parts.read_buf).chain(reader);
     let writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer);
@@ -51,7 +51,7 @@ async fn split(upgrade: UpgradeFut) -> Result<(Reader, Writer), WebSocketError> 
 async fn connection(upgrade: UpgradeFut, backend: Arc<Backend>) {
     let Ok((reader, writer)) = split(upgrade).await else { return };
     let (mut client, events) = backend.hub.join();
-    // An error is how most connections end, and nobody's concern.
+    // Most connections end with an error; it can be ignored.
     let _ = converse(reader, writer, &mut client, events, &backend).await;
     backend.hub.leave(&client);
 }
@@ -63,15 +63,15 @@ async fn converse(
     mut events: Receiver<Bytes>,
     backend: &Backend,
 ) -> Result<(), WebSocketError> {
-    // Few: a pong for a ping, and one answer to a close frame.
+    // Few: a pong for each ping, and one answer to a close frame.
     let (obligations, mut obliged) = mpsc::unbounded_channel();
     let mut running = FuturesUnordered::new();
     let mut heartbeat = heartbeat();
     let mut unflushed = false;
-    // Reading must not be broken off in a frame, so the future lives on from turn to turn.
+    // A read must not be cancelled within a frame, so the future is kept across iterations.
     let mut reading = pin!(read(reader, obligations.clone()));
     loop {
-        // In this order, and the flush last: it begins only when nothing else is ready.
+        // In this order, with the flush last: it starts only if nothing else is ready.
         tokio::select! {
             biased;
             (reader, frame) = &mut reading, if running.len() < MAX_IN_FLIGHT => {

@@ -1,5 +1,5 @@
-//! fastwebsockets on hyper, as an application is usually written: the socket is split, a task writes what a channel
-//! brings it, handlers that wait are tasks, and payloads are `serde_json::Value`s.
+//! fastwebsockets on hyper, as applications usually use it: the socket is split, a task writes the messages of a channel, waiting
+//! handlers are tasks, and payloads are `serde_json::Value`s.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 type Backend = switchboard_bench_peers::Backend<Value, Bytes>;
 type Socket = TokioIo<Upgraded>;
 
-/// How long a client that closes may take to read what waits for it.
+/// How long a closing client can take to read its queued messages.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> io::Result<()> {
@@ -29,7 +29,7 @@ fn main() -> io::Result<()> {
     })
 }
 
-/// Ends when either half does, and takes the other with it.
+/// Ends when either half ends, and stops the other.
 async fn connection(upgrade: UpgradeFut, backend: Arc<Backend>) {
     let Ok(mut socket) = upgrade.await else { return };
     socket.set_max_message_size(MAX_MESSAGE_BYTES);
@@ -39,7 +39,7 @@ async fn connection(upgrade: UpgradeFut, backend: Arc<Backend>) {
     let mut writer = tokio::spawn(write(socket, queue, events, client.last_activity.clone()));
     tokio::select! {
         _ = read(FragmentCollectorRead::new(reader), replies, &mut client, &backend) => {
-            // The answer to a close frame may still be in the queue.
+            // The answer to a close frame can still be queued.
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, &mut writer).await;
         }
         _ = &mut writer => {}
@@ -55,7 +55,7 @@ async fn read(
     backend: &Backend,
 ) -> Result<(), WebSocketError> {
     loop {
-        // Pongs, and the answer to a close frame, go the way of the replies.
+        // Pongs and the answer to a close frame use the same queue as responses.
         let frame = socket.read_frame(&mut |frame| replies.send(frame)).await?;
         let answer = match frame.opcode {
             OpCode::Text | OpCode::Binary => backend.answer(client, serde_json::from_slice(&frame.payload)),

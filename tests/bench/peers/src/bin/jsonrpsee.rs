@@ -1,7 +1,7 @@
 //! jsonrpsee's server: JSON-RPC 2.0 over WebSocket, with the channels as methods and the event as a subscription.
 //!
-//! The library itself runs every call as a task and sends through a queue and a task for each connection, which is not
-//! ours to tune. It has no rate window, so none is counted.
+//! The library runs each call as a task, and sends through a queue and a task for each connection; this cannot be tuned. It has no
+//! rate window, so none is measured.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ use switchboard_bench_peers::{
 
 type Text = Box<RawValue>;
 
-/// Everyone who has subscribed. Locked to subscribe and to broadcast.
+/// All subscribers. Locked to subscribe and to broadcast.
 #[derive(Default)]
 struct Subscribers(Mutex<Vec<SubscriptionSink>>);
 
@@ -43,7 +43,7 @@ fn main() -> io::Result<()> {
 
 fn methods() -> Result<RpcModule<Subscribers>, RegisterMethodError> {
     let mut module = RpcModule::new(Subscribers::default());
-    // A method that never waits is one that is not async, says the library.
+    // The library recommends a method that is not async if it never waits.
     module.register_method("echo", |params, _, _| params.one::<Text>())?;
     module.register_async_method("wait", |params, _, _| async move {
         let payload = params.one::<Text>()?;
@@ -72,7 +72,7 @@ impl Subscribers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sink);
     }
 
-    /// Who has left, or is too slow for its queue, is no longer a subscriber.
+    /// Removes clients that disconnected or are too slow for their queue.
     fn broadcast(&self, payload: &Text) -> usize {
         let mut sinks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sinks.retain_mut(|sink| sink.try_send(payload.clone()).is_ok());
