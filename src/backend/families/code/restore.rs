@@ -10,6 +10,8 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
+
 use crate::protocol::uuid::Uuid;
 
 use super::config::CodeLimits;
@@ -246,9 +248,8 @@ pub(super) fn stamp(backups: &Path, name: &str) -> Option<BackupStamp> {
 
 /// The SHA-1 of a backup, in hexadecimal digits.
 pub(super) fn sha1(backups: &Path, name: &str, max_bytes: u64) -> Option<String> {
-    use sha1::{Digest, Sha1};
     let mut file = open_backup(backups, name).ok()?.take(max_bytes.saturating_add(1));
-    let mut digest = Sha1::new();
+    let mut digest = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
     let mut chunk = vec![0; 64 << 10];
     let mut total = 0;
     loop {
@@ -259,7 +260,7 @@ pub(super) fn sha1(backups: &Path, name: &str, max_bytes: u64) -> Option<String>
         total += read as u64;
         digest.update(chunk.get(..read)?);
     }
-    let hex: Vec<String> = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: Vec<String> = digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     (total <= max_bytes).then(|| hex.concat())
 }
 
