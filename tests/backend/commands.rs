@@ -193,8 +193,8 @@ fn listen_writes_one_event_per_line_and_reconnects() {
     let program = house.program.take().unwrap();
     let port = program.port;
     program.kill();
-    assert!(all.said().contains("the connection has ended"));
-    assert!(all.said().contains("trying again in"));
+    assert!(all.said().contains("connection lost"));
+    assert!(all.said().contains("reconnecting in"));
     let mut again = program::command(&house.folder.path().join("data"));
     again.args(["--port", &port.to_string()]);
     house.program = Some(Program::spawn(again));

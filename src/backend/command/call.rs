@@ -1,5 +1,4 @@
-//! The commands of an operator: `switchboard call` and `switchboard listen`. In: an address, a channel, a payload. Out:
-//! JSON on stdout, everything else on stderr.
+//! `switchboard call` and `switchboard listen`. In: a URL, a channel, a payload. Out: JSON on stdout, everything else on stderr.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -15,22 +14,22 @@ use crate::backend::shared::encode::Object;
 
 /// The server answered with an error.
 pub(super) const EXIT_ERROR: u8 = 1;
-/// There is no connection, or it was lost.
+/// No connection, or it was lost.
 const EXIT_NOT_CONNECTED: u8 = 3;
-/// There was no answer in time.
+/// No response in time.
 const EXIT_TIMEOUT: u8 = 4;
 
-/// Longest payload that is read, in bytes: what a server takes unless told otherwise.
+/// Largest payload that is read, in bytes: the default limit of a server.
 const MAX_PAYLOAD_BYTES: u64 = 16 << 20;
 
-/// What both commands need to know.
+/// The server to connect to, and the options of both commands.
 #[derive(Debug, Default)]
 pub(super) struct Target {
     pub(super) url: String,
     pub(super) token: Option<String>,
-    /// How long a call, or the first connection, may take.
+    /// The limit for a call, and for the first connection.
     pub(super) timeout: Option<Duration>,
-    /// Strings without quotes, payloads without their channel.
+    /// Whether to write strings without quotes, and payloads without their channel.
     pub(super) raw: bool,
 }
 
@@ -46,10 +45,10 @@ impl Target {
     }
 }
 
-/// Reads a payload: JSON as it stands, `-` for stdin, `@FILE` for a file.
+/// Reads a payload: JSON text, `-` for stdin, `@FILE` for a file.
 ///
 /// # Errors
-/// Saying what cannot be read, or at which byte it is no JSON.
+/// When it cannot be read or is not JSON, with the first wrong byte.
 pub(super) fn read_payload(argument: &str) -> Result<Payload, String> {
     let (name, text) = match argument.strip_prefix('@') {
         _ if argument == "-" => {
@@ -73,10 +72,10 @@ fn read_all(source: impl Read) -> io::Result<String> {
     Ok(text)
 }
 
-/// Makes one request, and answers its payload.
+/// Sends one request and returns the payload of the response.
 ///
 /// # Errors
-/// The exit code, once stderr says why.
+/// The exit code. The cause was written to stderr.
 pub(super) async fn request(target: &Target, channel: &str, payload: Payload) -> Result<Payload, ExitCode> {
     let options = ClientOptions { reconnect: false, ..target.options() };
     let client = match Client::connect(&target.url, options).await {
@@ -88,7 +87,7 @@ pub(super) async fn request(target: &Target, channel: &str, payload: Payload) ->
     answer.map_err(|error| report(&error))
 }
 
-/// `switchboard call`: the response's payload on stdout, in one line; nothing if it has none.
+/// `switchboard call`: writes the payload of the response to stdout, in one line; nothing if there is none.
 pub(super) async fn call(target: &Target, channel: &str, payload: Payload) -> ExitCode {
     match request(target, channel, payload).await {
         Ok(answer) => match answer.as_str().map(|text| print_line(text, target.raw)) {
@@ -102,7 +101,8 @@ pub(super) async fn call(target: &Target, channel: &str, payload: Payload) -> Ex
     }
 }
 
-/// `switchboard listen`: events on stdout, one a line, until stdout closes, a signal comes, or the server stays away.
+/// `switchboard listen`: writes events to stdout, one per line, until stdout is closed, a signal arrives, or reconnecting
+/// fails for good.
 pub(super) async fn listen(target: &Target, channels: &[String]) -> ExitCode {
     let client = match Client::new(&target.url, target.options()) {
         Ok(client) => client,
@@ -115,7 +115,7 @@ pub(super) async fn listen(target: &Target, channels: &[String]) -> ExitCode {
         let ended = ended.clone();
         client.on_message(channel, move |event| {
             if !event.channel.starts_with("connection:") && print_event(event, raw).is_err() {
-                // Nobody reads any more: `head` has seen enough.
+                // The reader has closed the pipe, like `head`.
                 let _ = ended.send(ExitCode::SUCCESS);
             }
         });
@@ -124,11 +124,11 @@ pub(super) async fn listen(target: &Target, channels: &[String]) -> ExitCode {
     client.on_message("connection:open", move |_| eprintln!("switchboard: connected to {url}"));
     client.on_message("connection:closed", |event| {
         let reason = member(event, "reason").and_then(|reason| reason.as_str().map(str::to_owned));
-        eprintln!("switchboard: the connection has ended: {}", reason.unwrap_or_default());
+        eprintln!("switchboard: connection lost: {}", reason.unwrap_or_default());
     });
     client.on_message("connection:reconnecting", |event| {
         let number = |name| member(event, name).and_then(|value| value.as_u64()).unwrap_or_default();
-        eprintln!("switchboard: trying again in {} ms, attempt {}", number("delayMs"), number("attempt"));
+        eprintln!("switchboard: reconnecting in {} ms, attempt {}", number("delayMs"), number("attempt"));
     });
     client.on_message("connection:failed", move |_| {
         eprintln!("switchboard: giving up");
@@ -157,7 +157,7 @@ fn print_event(event: &Event, raw: bool) -> io::Result<()> {
     print_line(&line.finish(), raw)
 }
 
-/// Writes JSON in one line. White space between values may hold line ends, strings never do.
+/// Writes JSON in one line. Only the white space between values can contain line breaks; strings escape them.
 fn print_line(text: &str, raw: bool) -> io::Result<()> {
     let unquoted = json::string_content(text).filter(|_| raw).and_then(json::unescape);
     let mut stdout = io::stdout().lock();
@@ -174,7 +174,7 @@ fn not_connected(url: &str, error: &io::Error) -> ExitCode {
     ExitCode::from(if error.kind() == io::ErrorKind::InvalidInput { 2 } else { EXIT_NOT_CONNECTED })
 }
 
-/// Writes `CODE: message`, and the details as JSON in a line of their own.
+/// Writes `CODE: message` to stderr, and the details as JSON in a second line.
 fn report(error: &WireError) -> ExitCode {
     eprintln!("{error}");
     if let Some(details) = error.details.as_str() {

@@ -1,4 +1,5 @@
 //! The `switchboard` command.
 
+mod arguments;
 mod call;
 pub mod cli;

@@ -50,9 +50,11 @@ fn options_come_before_the_environment_and_that_before_the_defaults() {
 
 #[test]
 fn keys_of_providers_come_from_the_environment_and_stay_hidden() {
-    let options = options("", &[("HOME", "/"), ("OPENAI_API_KEY", " sk-1\n"), ("ANTHROPIC_API_KEY", "")]);
-    assert_eq!(options.backend.ai.api_keys, BTreeMap::from([("openai".to_owned(), Token::new("sk-1"))]));
-    assert!(!format!("{options:?}").contains("sk-1"));
+    let set = options("", &[("HOME", "/"), ("OPENAI_API_KEY", " sk-1\n"), ("ANTHROPIC_API_KEY", "")]);
+    assert_eq!(set.backend.ai.api_keys, BTreeMap::from([("openai".to_owned(), Token::new("sk-1"))]));
+    assert!(!format!("{set:?}").contains("sk-1"));
+    let blank = options("", &[("HOME", "/"), ("OPENAI_API_KEY", " \n")]);
+    assert!(blank.backend.ai.api_keys.is_empty());
 }
 
 #[test]
@@ -89,8 +91,31 @@ fn wrong_usage_is_refused_with_the_name_of_what_is_wrong() {
 }
 
 #[test]
-fn an_ipv6_host_stands_in_brackets() {
-    assert_eq!(in_url("::1"), "[::1]");
-    assert_eq!(in_url("[::1]"), "[::1]");
-    assert_eq!(in_url("localhost"), "localhost");
+fn every_command_has_help_and_a_version() {
+    for command in ["", "serve ", "call ", "listen ", "channels "] {
+        assert!(
+            matches!(parse_line(&format!("{command}-V"), &[("HOME", "/")]), Ok(Command::Version)),
+            "{command}"
+        );
+        assert!(
+            matches!(parse_line(&format!("{command}--help"), &[("HOME", "/")]), Ok(Command::Help)),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn a_token_file_holds_a_token_and_white_space() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let token_in = |text: String| {
+        std::fs::write(&file, text).unwrap();
+        read_token(&file).map_err(|error| error.to_string())
+    };
+    let token = "x".repeat(MAX_TOKEN_BYTES);
+    assert_eq!(token_in(format!("{}{token}\n", " ".repeat(1024))), Ok(token.clone()));
+    assert_eq!(token_in(format!("{token}{}", " ".repeat(3 << 10))), Ok(token.clone()));
+    assert!(token_in(format!("{token}{}", " ".repeat((3 << 10) + 1))).unwrap_err().contains("larger than"));
+    assert!(token_in(" \n".to_owned()).unwrap_err().contains("1..=1024"));
+    assert!(token_in(format!("{token}x")).unwrap_err().contains("1..=1024"));
 }

@@ -1,0 +1,354 @@
+//! The command line. In: arguments and environment variables. Out: a command, or what is wrong with them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lexopt::prelude::*;
+
+use crate::backend::config::BackendConfig;
+use crate::backend::shared::token::Token;
+use crate::protocol::payload::Payload;
+use crate::server::Config;
+
+use super::call::{self, Target};
+
+/// Longest token, in bytes.
+const MAX_TOKEN_BYTES: usize = 1 << 10;
+/// Largest token file, in bytes: a token and generous white space.
+const MAX_TOKEN_FILE_BYTES: u64 = 4 << 10;
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(super) enum Command {
+    Serve(Box<ServeOptions>),
+    Call {
+        target: Target,
+        channel: String,
+        payload: Payload,
+    },
+    Listen {
+        target: Target,
+        channels: Vec<String>,
+    },
+    /// Lists the channels of a server, or of this program.
+    Channels {
+        target: Option<Target>,
+        json: bool,
+    },
+    /// Prints the channels of this program as TypeScript types.
+    TypeScript,
+    /// Prints the channels of this program as Markdown tables.
+    Markdown,
+    Help,
+    Version,
+}
+
+#[derive(Debug)]
+pub(super) struct ServeOptions {
+    pub(super) config: Config,
+    pub(super) backend: BackendConfig,
+}
+
+/// An error of the command, for a person.
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Parses the arguments. `environment` returns a variable if it is set and not empty.
+pub(super) fn parse(
+    arguments: impl IntoIterator<Item = OsString, IntoIter: 'static>,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, Failure> {
+    let mut arguments = arguments.into_iter().peekable();
+    let command = arguments.next_if(|first| !first.as_encoded_bytes().starts_with(b"-"));
+    let parser = lexopt::Parser::from_args(arguments);
+    match command.as_ref().map(|command| command.to_string_lossy()).as_deref() {
+        None | Some("serve") => parse_serve(parser, environment),
+        Some("call") => parse_call(parser, environment),
+        Some("listen") => parse_listen(parser, environment),
+        Some("channels") => parse_channels(parser, environment),
+        Some(name) => {
+            Err(format!("unknown command {name:?}: expected serve, call, listen or channels").into())
+        }
+    }
+}
+
+fn parse_serve(
+    mut parser: lexopt::Parser,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, Failure> {
+    let mut config = from_environment(&environment)?;
+    let mut data_dir = environment("SWITCHBOARD_DATA_DIR").map(PathBuf::from);
+    let mut code_dir = environment("HOME").map(|home| PathBuf::from(home).join(".claude/projects"));
+    let mut restore_root = None;
+    let (mut artifact_sources, mut allow_artifacts) = (Vec::new(), false);
+    let mut record = true;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('h') | Long("help") => return Ok(Command::Help),
+            Short('V') | Long("version") => return Ok(Command::Version),
+            Long("host") => config.host = parser.value()?.string()?,
+            Long("port") => config.port = number("--port", &parser.value()?)?,
+            Long("max-port-attempts") => {
+                config.max_port_attempts = number("--max-port-attempts", &parser.value()?)?;
+            }
+            Long("data-dir") => data_dir = Some(parser.value()?.into()),
+            Long("code-dir") => code_dir = Some(parser.value()?.into()),
+            Long("restore-root") => restore_root = Some(parser.value()?.into()),
+            Long("artifact-source") => artifact_sources.push(parser.value()?.into()),
+            Long("allow-artifacts") => allow_artifacts = true,
+            Long("token-file") => config.token = Some(read_token(Path::new(&parser.value()?))?),
+            Long("insecure") => config.insecure = true,
+            Long("no-console") => config.serve_console = false,
+            Long("no-analytics") => record = false,
+            Long("allow-origin") => config.allow_origins.push(parser.value()?.string()?),
+            Long("allow-host") => config.allow_hosts.push(parser.value()?.string()?),
+            Long("rate-limit") => {
+                let (requests, window) = rate_limit(&parser.value()?.string()?)?;
+                config.limits.rate_max_requests = requests;
+                config.limits.rate_window = window;
+            }
+            Long("idle-timeout") => {
+                let seconds: u32 = number("--idle-timeout", &parser.value()?)?;
+                config.limits.idle_timeout = positive("--idle-timeout", seconds)?;
+            }
+            Long("max-message") => {
+                config.limits.max_message_bytes = number("--max-message", &parser.value()?)?
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let data_dir = match data_dir {
+        Some(data_dir) => data_dir,
+        None => default_data_dir(&environment)?,
+    };
+    let mut backend = BackendConfig::new(data_dir);
+    // A page of messages must fit into one response.
+    backend.db.max_page_bytes = config.limits.max_message_bytes / 2;
+    backend.ai.api_keys = api_keys(&environment)?;
+    backend.imagegen.api_keys = backend.ai.api_keys.clone();
+    backend.code.code_dir = code_dir;
+    backend.analytics.record = record;
+    if let Some(restore_root) = restore_root {
+        backend.code.restore_root = restore_root;
+    }
+    backend.artifact.sources = artifact_sources;
+    backend.artifact.allow = allow_artifacts;
+    Ok(Command::Serve(Box::new(ServeOptions { config, backend })))
+}
+
+fn parse_call(
+    parser: lexopt::Parser,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, Failure> {
+    let arguments = match parse_client(parser, environment, FormOptions::Refused)? {
+        Ok(arguments) => arguments,
+        Err(command) => return Ok(command),
+    };
+    let ClientArguments { target, words, .. } = arguments;
+    let [channel, payload @ ..] = &*words else { return Err("call: expected URL CHANNEL [PAYLOAD]".into()) };
+    let payload = match payload {
+        [] => Payload::none(),
+        [payload] => call::read_payload(payload)?,
+        [_, extra, ..] => return Err(format!("unexpected argument {extra:?}").into()),
+    };
+    Ok(Command::Call { target, channel: channel.clone(), payload })
+}
+
+fn parse_listen(
+    parser: lexopt::Parser,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, Failure> {
+    let arguments = match parse_client(parser, environment, FormOptions::Refused)? {
+        Ok(arguments) => arguments,
+        Err(command) => return Ok(command),
+    };
+    let ClientArguments { target, words: channels, .. } = arguments;
+    if target.url.is_empty() {
+        return Err("listen: expected URL [CHANNEL...]".into());
+    }
+    Ok(Command::Listen { target, channels })
+}
+
+fn parse_channels(
+    parser: lexopt::Parser,
+    environment: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, Failure> {
+    let arguments = match parse_client(parser, environment, FormOptions::Accepted)? {
+        Ok(arguments) => arguments,
+        Err(command) => return Ok(command),
+    };
+    let ClientArguments { target, words, listing } = arguments;
+    if let Some(extra) = words.first() {
+        return Err(format!("unexpected argument {extra:?}").into());
+    }
+    let target = Some(target).filter(|target| !target.url.is_empty());
+    match (listing, target) {
+        (Listing::TypeScript, None) => Ok(Command::TypeScript),
+        (Listing::Markdown, None) => Ok(Command::Markdown),
+        (Listing::TypeScript, Some(_)) => Err("--typescript: a URL cannot be given with it".into()),
+        (Listing::Markdown, Some(_)) => Err("--markdown: a URL cannot be given with it".into()),
+        (listing, target) => Ok(Command::Channels { target, json: listing == Listing::Json }),
+    }
+}
+
+/// The form of a list of channels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Listing {
+    Lines,
+    Json,
+    TypeScript,
+    Markdown,
+}
+
+/// Whether a command has options for the form of a list.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FormOptions {
+    Accepted,
+    Refused,
+}
+
+/// The arguments of a command that connects to a server.
+struct ClientArguments {
+    target: Target,
+    /// What follows the URL.
+    words: Vec<String>,
+    listing: Listing,
+}
+
+/// Reads the arguments of a command that connects to a server. The inner `Err` is the command that an option like `--help`
+/// asks for instead.
+fn parse_client(
+    mut parser: lexopt::Parser,
+    environment: impl Fn(&str) -> Option<OsString>,
+    form_options: FormOptions,
+) -> Result<Result<ClientArguments, Command>, Failure> {
+    let mut target = Target { token: token_from(&environment)?, ..Target::default() };
+    let mut words = Vec::new();
+    let mut listing = Listing::Lines;
+    let has_forms = form_options == FormOptions::Accepted;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Value(word) if target.url.is_empty() => target.url = word.string()?,
+            Value(word) => words.push(word.string()?),
+            Long("timeout") => {
+                target.timeout = Some(positive("--timeout", number("--timeout", &parser.value()?)?)?);
+            }
+            Long("token-file") => target.token = Some(read_token(Path::new(&parser.value()?))?),
+            Long("raw") => target.raw = true,
+            Long("json") if has_forms => listing = Listing::Json,
+            Long("typescript") if has_forms => listing = Listing::TypeScript,
+            Long("markdown") if has_forms => listing = Listing::Markdown,
+            Short('h') | Long("help") => return Ok(Err(Command::Help)),
+            Short('V') | Long("version") => return Ok(Err(Command::Version)),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Ok(ClientArguments { target, words, listing }))
+}
+
+/// Returns the settings of the command before its options: every page is served, and failures go to stderr.
+fn from_environment(environment: &impl Fn(&str) -> Option<OsString>) -> Result<Config, Failure> {
+    let mut config = Config {
+        serve_health: true,
+        serve_metrics: true,
+        serve_console: true,
+        serve_client: true,
+        ..Config::default()
+    };
+    config.on_error = Some(Arc::new(|error| eprintln!("[WS] {error}")));
+    if let Some(port) = environment("WS_PORT") {
+        config.port = number("WS_PORT", &port)?;
+    }
+    if let Some(host) = environment("WS_HOST") {
+        config.host = host.into_string().map_err(|_| "WS_HOST is not UTF-8")?;
+    }
+    config.token = token_from(environment)?;
+    Ok(config)
+}
+
+/// Reads the keys of AI providers from the variables that the providers' own clients read. A blank key counts as none.
+fn api_keys(environment: &impl Fn(&str) -> Option<OsString>) -> Result<BTreeMap<String, Token>, Failure> {
+    let mut keys = BTreeMap::new();
+    for (provider, variable) in [("anthropic", "ANTHROPIC_API_KEY"), ("openai", "OPENAI_API_KEY")] {
+        if let Some(key) = environment(variable) {
+            let key = key.into_string().map_err(|_| format!("{variable} is not UTF-8"))?;
+            if !key.trim().is_empty() {
+                keys.insert(provider.to_owned(), Token::new(key.trim()));
+            }
+        }
+    }
+    Ok(keys)
+}
+
+fn token_from(environment: &impl Fn(&str) -> Option<OsString>) -> Result<Option<String>, Failure> {
+    let Some(token) = environment("SWITCHBOARD_TOKEN") else { return Ok(None) };
+    let token = token.into_string().map_err(|_| "SWITCHBOARD_TOKEN is not UTF-8")?;
+    check_token("SWITCHBOARD_TOKEN", &token).map(Some)
+}
+
+fn default_data_dir(environment: &impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Failure> {
+    // XDG base directory specification: "a relative path […] should be considered invalid and ignored".
+    if let Some(data_home) = environment("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute())
+    {
+        return Ok(data_home.join("switchboard"));
+    }
+    match environment("HOME") {
+        Some(home) => Ok(PathBuf::from(home).join(".local/share/switchboard")),
+        None => Err("HOME is not set: give a folder with --data-dir".into()),
+    }
+}
+
+fn number<T: FromStr>(name: &str, text: &OsString) -> Result<T, Failure>
+where
+    T::Err: std::fmt::Display,
+{
+    let text = text.to_string_lossy();
+    text.parse().map_err(|error| format!("{name}: {text:?} is not a valid number: {error}").into())
+}
+
+fn positive(name: &str, seconds: u32) -> Result<Duration, Failure> {
+    match seconds {
+        0 => Err(format!("{name}: must be at least 1").into()),
+        seconds => Ok(Duration::from_secs(seconds.into())),
+    }
+}
+
+/// `N` or `N/MS`.
+fn rate_limit(text: &str) -> Result<(u32, Duration), Failure> {
+    let (requests, window_ms) = text.split_once('/').unwrap_or((text, "1000"));
+    match (requests.parse(), window_ms.parse()) {
+        (Ok(requests @ 1..), Ok(window_ms @ 1_u32..)) => {
+            Ok((requests, Duration::from_millis(window_ms.into())))
+        }
+        _ => Err(format!("--rate-limit: {text:?} is not N or N/MS, like 100/1000").into()),
+    }
+}
+
+fn read_token(path: &Path) -> Result<String, Failure> {
+    let name = format!("--token-file {}", path.display());
+    let mut text = String::new();
+    let read =
+        File::open(path).and_then(|file| file.take(MAX_TOKEN_FILE_BYTES + 1).read_to_string(&mut text));
+    read.map_err(|error| format!("{name}: {error}"))?;
+    if text.len() as u64 > MAX_TOKEN_FILE_BYTES {
+        return Err(format!("{name}: the file is larger than {MAX_TOKEN_FILE_BYTES} bytes").into());
+    }
+    check_token(&name, text.trim_ascii())
+}
+
+/// Checks that a token fits into a header. The error never contains the token.
+fn check_token(name: &str, token: &str) -> Result<String, Failure> {
+    let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_visible && (1..=MAX_TOKEN_BYTES).contains(&token.len()) {
+        return Ok(token.to_owned());
+    }
+    Err(format!("{name}: expected a token of 1..={MAX_TOKEN_BYTES} visible ASCII characters").into())
+}
+
+#[cfg(test)]
+mod tests;
