@@ -1,5 +1,5 @@
-//! From an address to a connection whose upgrade was answered. In: an address and a token. Out: a byte stream, with what
-//! the server sent behind its answer.
+//! Connecting: from an address to a connection whose upgrade was answered. In: an address and a token. Out: a byte stream,
+//! with the bytes that the server sent after its answer.
 
 use std::fmt;
 use std::io;
@@ -20,7 +20,7 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A connection, and what was read of it beyond the answer.
+/// A connection, and the bytes that were read after the answer.
 pub(super) struct Connected {
     pub(super) stream: Box<dyn Stream>,
     pub(super) early: Vec<u8>,
@@ -30,9 +30,9 @@ pub(super) struct Connected {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address {
     transport: Transport,
-    /// What stands in `Host`.
+    /// The value of `Host`.
     host: String,
-    /// What stands in the request line.
+    /// The target of the request.
     target: String,
 }
 
@@ -57,14 +57,14 @@ impl Address {
     /// Reads an address.
     ///
     /// # Errors
-    /// `InvalidInput`, saying what is expected.
+    /// `InvalidInput`, naming what is expected.
     pub(super) fn parse(url: &str) -> io::Result<Address> {
         #[cfg(unix)]
         if let Some(path) = url.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
             let transport = Transport::Unix { path: path.into() };
             return Ok(Address { transport, host: "localhost".to_owned(), target: "/".to_owned() });
         }
-        let uri: Uri = url.parse().map_err(|error| invalid(format_args!("{url:?} is no URL: {error}")))?;
+        let uri: Uri = url.parse().map_err(|error| invalid(format_args!("{url:?} is not a URL: {error}")))?;
         let secure = match uri.scheme_str() {
             Some("ws") => false,
             Some("wss") => true,
@@ -93,11 +93,11 @@ fn invalid(message: fmt::Arguments<'_>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message.to_string())
 }
 
-/// Connects, and asks for the upgrade.
+/// Connects and upgrades.
 ///
 /// # Errors
-/// What the system says, or `PermissionDenied` for 401 and 403, or `ConnectionRefused` with the server's words for any
-/// other answer.
+/// The system's error, `PermissionDenied` for 401 and 403, or `ConnectionRefused` with the server's text for any other
+/// answer.
 pub(super) async fn connect(address: &Address, token: Option<&str>) -> io::Result<Connected> {
     match &address.transport {
         Transport::Tcp { host, port } => shake_hands(address, token, open_tcp(host, *port).await?).await,
@@ -116,10 +116,10 @@ pub(super) async fn connect(address: &Address, token: Option<&str>) -> io::Resul
 /// Connects to a host by its name or address.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub(crate) async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;
-    // Without it, small requests would wait for the acknowledgement of earlier ones. A socket that refuses works too.
+    // Otherwise small requests would wait for the acknowledgement of earlier ones. A socket that refuses this works too.
     let _ = stream.set_nodelay(true);
     Ok(stream)
 }
@@ -151,7 +151,7 @@ async fn shake_hands<S: Stream + 'static>(
         .map_err(|what| io::Error::new(io::ErrorKind::InvalidData, format!("the server's answer: {what}")))?;
     let upgraded = upgrade::on(response).await.map_err(io::Error::other)?;
     let parts =
-        upgraded.downcast::<TokioIo<S>>().map_err(|_| io::Error::other("hyper gave another stream back"))?;
+        upgraded.downcast::<TokioIo<S>>().map_err(|_| io::Error::other("hyper returned another stream"))?;
     Ok(Connected { stream: Box::new(parts.io.into_inner()), early: parts.read_buf.to_vec() })
 }
 
@@ -174,7 +174,7 @@ fn upgrade_request(
     request.body(String::new())
 }
 
-/// What an answer other than 101 says, its first line of text included.
+/// The error for an answer other than 101, with the first line of its text.
 async fn refusal(response: Response<Incoming>) -> io::Error {
     const MAX_BODY_BYTES: usize = 1 << 10;
     let status = response.status();

@@ -1,5 +1,5 @@
-//! The client's task: one connection after the other until it is told to end. In: commands, bytes, time. Out: bytes,
-//! answers, events. What the bytes mean is decided by the [`Caller`].
+//! The client's task: one connection after another until it is stopped. In: commands, bytes, time. Out: bytes, answers,
+//! events. The [`Caller`] decides what the bytes mean.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -15,13 +15,14 @@ use tokio::time::Sleep;
 
 use crate::protocol::backoff::Backoff;
 use crate::protocol::caller::{Caller, Due, Incoming};
-use crate::protocol::error::{ErrorCode, WireError};
+use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::protocol::time::Now;
 use crate::protocol::uuid::Uuid;
 
 use super::connect::{Connected, Stream, connect};
-use super::{ConnectionState, Shared};
+use super::listeners::Event;
+use super::shared::{ConnectionState, Shared, closed};
 
 const READ_BYTES: usize = 64 << 10;
 /// Calls are taken while less than this waits to be sent.
@@ -29,10 +30,10 @@ const MAX_UNSENT_BYTES: usize = 1 << 20;
 /// Reads before the other tasks of this worker thread get their turn.
 const READS_PER_POLL: usize = 16;
 
-/// What the handles of a client ask of its task.
+/// What the handles of a client send to its task.
 pub(super) enum Command {
     Call(Call),
-    /// Close the connection, and say when that is done.
+    /// Close the connection, and report when that is done.
     Disconnect(oneshot::Sender<()>),
 }
 
@@ -49,17 +50,17 @@ type Commands = mpsc::UnboundedReceiver<Command>;
 enum End {
     /// The server or the network ended it.
     Lost { code: Option<u16>, reason: String },
-    /// A handle asked for it, or there is none any more.
+    /// A handle asked for it, or all handles were dropped.
     Asked(Option<oneshot::Sender<()>>),
 }
 
-/// Keeps a client connected, from its first connection on, until it is told to end or has tried often enough.
+/// Keeps a client connected, from its first connection on, until it is stopped or out of attempts.
 pub(super) async fn run(shared: Arc<Shared>, mut commands: Commands, first: Connected) {
     let mut backoff = Backoff::new(shared.options.reconnect_interval, shared.options.max_reconnect_attempts);
     let mut connected = first;
     let asked = loop {
         shared.enter(ConnectionState::Open);
-        shared.tell("connection:open", json!({}));
+        shared.notify("connection:open", json!({}));
         let mut link = Link::new(&shared, &mut commands, &mut backoff, connected);
         let end = std::future::poll_fn(|cx| link.poll(cx)).await;
         drop(link);
@@ -69,7 +70,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut commands: Commands, first: Conn
         };
         let ends = asked.is_some() || !shared.options.reconnect;
         shared.enter(if ends { ConnectionState::Closed } else { ConnectionState::Connecting });
-        shared.tell("connection:closed", json!({ "code": code, "reason": reason }));
+        shared.notify("connection:closed", json!({ "code": code, "reason": reason }));
         if ends {
             break asked.flatten();
         }
@@ -84,12 +85,12 @@ pub(super) async fn run(shared: Arc<Shared>, mut commands: Commands, first: Conn
         refuse(command);
     }
     if let Some(done) = asked {
-        // Whoever asked may have stopped waiting.
+        // The handle may have stopped waiting.
         let _ = done.send(());
     }
 }
 
-/// Tries until a connection stands. `Err` says that it is over, and who is to be told.
+/// Tries until it is connected. `Err` if it is stopped or out of attempts, with the handle that waits for the end.
 async fn reconnect(
     shared: &Shared,
     commands: &mut Commands,
@@ -101,19 +102,20 @@ async fn reconnect(
         let _ = getrandom::fill(&mut random);
         let Some(delay) = backoff.next_delay(u32::from_ne_bytes(random)) else {
             shared.enter(ConnectionState::Closed);
-            shared.tell("connection:failed", json!({ "attempts": backoff.attempts() }));
+            shared.notify("connection:failed", json!({ "attempts": backoff.attempts() }));
             return Err(None);
         };
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        shared.tell("connection:reconnecting", json!({ "attempt": backoff.attempts(), "delayMs": delay_ms }));
-        unless_ended(commands, tokio::time::sleep(delay)).await?;
-        if let Ok(connected) = unless_ended(commands, open(shared)).await? {
+        shared
+            .notify("connection:reconnecting", json!({ "attempt": backoff.attempts(), "delayMs": delay_ms }));
+        until_stopped(commands, tokio::time::sleep(delay)).await?;
+        if let Ok(connected) = until_stopped(commands, open(shared)).await? {
             return Ok(connected);
         }
     }
 }
 
-/// One attempt, within the time that one may take.
+/// Makes one attempt, within [`ClientOptions::connect_timeout`](super::ClientOptions::connect_timeout).
 pub(super) async fn open(shared: &Shared) -> io::Result<Connected> {
     let connect = connect(&shared.address, shared.options.token.as_deref());
     match tokio::time::timeout(shared.options.connect_timeout, connect).await {
@@ -122,8 +124,8 @@ pub(super) async fn open(shared: &Shared) -> io::Result<Connected> {
     }
 }
 
-/// Waits for something, refusing calls meanwhile, unless the client is told to end.
-async fn unless_ended<T>(
+/// Runs `future` to completion and refuses calls meanwhile, or returns `Err` if the client is stopped first.
+async fn until_stopped<T>(
     commands: &mut Commands,
     future: impl Future<Output = T>,
 ) -> Result<T, Option<oneshot::Sender<()>>> {
@@ -152,10 +154,6 @@ fn refuse(command: Command) {
     }
 }
 
-pub(super) fn closed(message: &'static str) -> WireError {
-    WireError::with_code(ErrorCode::ConnectionClosed, message)
-}
-
 /// One connection.
 struct Link<'a> {
     shared: &'a Shared,
@@ -171,9 +169,9 @@ struct Link<'a> {
     /// Calls for which there is no room in `out` yet.
     waiting: VecDeque<Call>,
     sleep: Pin<Box<Sleep>>,
-    /// Set once a handle asked to disconnect, or there is none any more.
+    /// Set once a handle asked to disconnect, or all were dropped.
     asked: Option<Option<oneshot::Sender<()>>>,
-    /// What the server said when it closed.
+    /// The code and the reason of the server's close frame.
     farewell: Option<(Option<u16>, String)>,
 }
 
@@ -215,7 +213,7 @@ impl<'a> Link<'a> {
                 break false;
             }
             if reads == 0 {
-                // Others first. The task comes back at once.
+                // It is the turn of other tasks. This one comes back at once.
                 cx.waker().wake_by_ref();
                 break true;
             }
@@ -242,14 +240,14 @@ impl<'a> Link<'a> {
         })
     }
 
-    /// Takes every command, so that a server that reads nothing does not hold up a farewell.
+    /// Takes every command, so that disconnecting works even if the server reads nothing.
     fn take_commands(&mut self, now: Now, cx: &mut Context<'_>) {
         while self.asked.is_none() {
             match self.commands.poll_recv(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Some(Command::Call(call))) => {
                     if self.waiting.len() == self.waiting.capacity() {
-                        // Those that nobody waits for any more make room.
+                        // Drop the calls whose callers have stopped waiting.
                         self.waiting.retain(|call| !call.answer.is_closed());
                     }
                     self.waiting.push_back(call);
@@ -325,8 +323,8 @@ impl<'a> Link<'a> {
             let unsent_end = self.out.len();
             let step = self.caller.handle_input(now, rest, &mut self.out);
             used += step.consumed;
-            // A server that pings and never reads must not fill this up. RFC 6455 5.5.3: not every ping needs its pong.
-            // Reading on is right all the same: a server that is blocked on us reads nothing.
+            // A server that pings and never reads must not fill the buffer. RFC 6455 5.5.3: not every ping needs its pong.
+            // We still read on: a server that is blocked on us reads nothing.
             if unsent_end - self.sent > MAX_UNSENT_BYTES && self.caller.is_open() {
                 self.out.truncate(unsent_end);
             }
@@ -337,7 +335,7 @@ impl<'a> Link<'a> {
                     if channel == "server:connected" {
                         self.backoff.reset();
                     }
-                    self.shared.listeners.tell(&super::Event { channel, payload });
+                    self.shared.listeners.notify(&Event { channel, payload });
                 }
                 Some(Incoming::Closed { code, reason }) => self.farewell = Some((code, reason)),
             }
@@ -346,7 +344,7 @@ impl<'a> Link<'a> {
 
     fn answer(&mut self, id: Uuid, result: Result<Payload, WireError>) {
         if let Some(answer) = self.answers.remove(&id) {
-            // Whoever asked may have stopped waiting.
+            // The caller may have stopped waiting.
             let _ = answer.send(result);
         }
     }
@@ -363,7 +361,7 @@ impl<'a> Link<'a> {
         self.out.clear();
         self.out.shrink_to(MAX_UNSENT_BYTES);
         self.sent = 0;
-        // What TLS still holds. A socket holds nothing.
+        // TLS may hold bytes back; a socket does not.
         match Pin::new(&mut self.stream).poll_flush(cx) {
             Poll::Ready(Err(error)) => Err(error),
             _ => Ok(()),
@@ -379,9 +377,9 @@ impl<'a> Link<'a> {
     }
 }
 
-/// Fresh and unpredictable, as RFC 6455, section 10.3, wants it.
+/// A fresh and unpredictable mask (RFC 6455, section 10.3).
 fn random_mask() -> [u8; 4] {
     let mut mask = [0; 4];
-    getrandom::fill(&mut mask).expect("the system gives random bytes");
+    getrandom::fill(&mut mask).expect("system randomness is available");
     mask
 }

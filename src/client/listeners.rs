@@ -1,5 +1,5 @@
-//! Who wants to hear which events. In: subscriptions from any thread, events from the client's task. A callback that
-//! panics stops nobody else.
+//! Callbacks by channel. In: subscriptions from any thread, events from the client's task. A panic in one callback does not
+//! affect the others.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::protocol::payload::Payload;
 
-/// Something that the server, or the client itself, tells.
+/// An event of the server, or of the client itself.
 #[derive(Debug, Clone)]
 pub struct Event {
     /// The channel.
@@ -60,9 +60,9 @@ impl Listeners {
         }
     }
 
-    /// Calls those of the channel, then those of `*`, each in the order of their subscription. No lock is held
-    /// meanwhile, so a callback may subscribe and unsubscribe.
-    pub(super) fn tell(&self, event: &Event) {
+    /// Calls the callbacks of the channel, then those of `*`, each in the order of subscription. No lock is held, so a
+    /// callback may subscribe and unsubscribe.
+    pub(super) fn notify(&self, event: &Event) {
         let callbacks: Vec<Callback> = {
             let listeners = self.lock();
             let of = |channel: &str| listeners.callbacks.get(channel).into_iter().flatten();
@@ -75,8 +75,7 @@ impl Listeners {
     }
 }
 
-/// A callback that was registered. It goes on being called after this is dropped, until
-/// [`unsubscribe`](Subscription::unsubscribe).
+/// A registered callback. Dropping this does not end it; [`unsubscribe`](Subscription::unsubscribe) does.
 pub struct Subscription {
     listeners: Listeners,
     channel: String,
@@ -84,7 +83,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Ends it. The callback is not called for any event that comes later.
+    /// Removes the callback. It is not called for later events.
     pub fn unsubscribe(self) {
         self.listeners.remove(&self.channel, self.number);
     }
@@ -121,7 +120,7 @@ mod tests {
         let _panics = listeners.add("a", |_| std::panic::resume_unwind(Box::new("on purpose")));
         let _last = listeners.add("a", note("last"));
         let tell = |channel: &str| {
-            listeners.tell(&Event { channel: channel.to_owned(), payload: Payload::none() });
+            listeners.notify(&Event { channel: channel.to_owned(), payload: Payload::none() });
             std::mem::take(&mut *seen.lock().unwrap())
         };
         assert_eq!(tell("a"), ["first a", "last a", "all a"]);

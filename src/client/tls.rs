@@ -10,17 +10,17 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// Shakes hands with a server that has to prove that it is `host`.
+/// Performs the TLS handshake with a server, whose certificate must be valid for `host`.
 ///
 /// # Errors
-/// When it cannot, or the system's certificates cannot be read.
+/// When it is not, or the system's certificates cannot be read.
 pub(crate) async fn wrap(host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from(host.to_owned())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     TlsConnector::from(config()?).connect(name, stream).await
 }
 
-/// Made once: reading the system's certificates takes a while.
+/// Made once, because reading the system's certificates takes time.
 fn config() -> io::Result<Arc<ClientConfig>> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     if let Some(config) = CONFIG.get() {

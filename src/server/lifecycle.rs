@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use super::listen;
 use super::shared::Server;
-use super::upgrade;
+use super::upgrade::{self, Answer};
 
 impl Server {
     /// Listens on the configured host and port, or on the next free port, and returns the port.
@@ -89,7 +89,11 @@ impl Server {
     /// # }
     /// ```
     pub fn upgrade<B>(&self, request: &mut hyper::Request<B>, loopback: bool) -> hyper::Response<String> {
-        upgrade::answer_embedded(&self.shared, request, loopback).without_handlers()
+        match upgrade::answer_embedded(&self.shared, request, loopback) {
+            Answer::Ready(response) => response,
+            #[cfg(feature = "pages")]
+            Answer::Page(_) => super::http::refuse(crate::protocol::handshake::Refusal::NotAnUpgrade),
+        }
     }
 
     /// Answers a request of the caller's own hyper server as [`upgrade`](Server::upgrade) does, and those for pages of

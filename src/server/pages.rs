@@ -121,20 +121,10 @@ pub(super) struct Pages {
     at_once: Arc<Semaphore>,
 }
 
-/// The answer to a request: a response, or a page whose handler is still to be called.
-pub(super) enum Answer {
-    Ready(Response<String>),
-    Page(PageCall),
-}
-
-impl Answer {
-    /// The response of a server that serves built-in pages only.
-    pub(super) fn without_handlers(self) -> Response<String> {
-        match self {
-            Answer::Ready(response) => response,
-            Answer::Page(_) => refuse(Refusal::NotAnUpgrade),
-        }
-    }
+/// What is served at a path.
+enum Found {
+    Handler(Arc<PageRoute>),
+    BuiltIn(&'static BuiltIn),
 }
 
 impl Pages {
@@ -154,56 +144,51 @@ impl Pages {
         routes.push(Arc::new(PageRoute { prefix: prefix.to_owned(), handler }));
     }
 
-    /// The handler for a path: that of the longest prefix.
-    fn find(&self, path: &str) -> Option<Arc<PageRoute>> {
+    /// The handler of the longest prefix that matches a path, or else a built-in page.
+    fn find(&self, path: &str) -> Option<Found> {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         let matching = routes.iter().filter(|route| path.starts_with(&route.prefix));
-        matching.max_by_key(|route| route.prefix.len()).cloned()
+        if let Some(route) = matching.max_by_key(|route| route.prefix.len()) {
+            return Some(Found::Handler(route.clone()));
+        }
+        BUILT_IN.iter().find(|page| page.path == path && (page.is_on)(&self.config)).map(Found::BuiltIn)
     }
 
-    /// Answers a request that is not an upgrade.
+    /// Answers a request that is not an upgrade: with a page whose handler is to be called, or with a response.
     pub(super) fn answer(
         &self,
         head: &Head<'_>,
         path: &str,
         rules: &AccessRules<'_>,
         stats: impl FnOnce() -> Stats,
-    ) -> Answer {
-        let answer = match self.find(path) {
-            Some(route) => call(route, head, path, rules).map(Answer::Page),
-            None => self.built_in(head, path, rules, stats).map(Answer::Ready),
-        };
-        answer.unwrap_or_else(|refused| Answer::Ready(refused.response()))
-    }
-
-    /// A built-in page.
-    fn built_in(
-        &self,
-        head: &Head<'_>,
-        path: &str,
-        rules: &AccessRules<'_>,
-        stats: impl FnOnce() -> Stats,
-    ) -> Result<Response<String>, Refused> {
-        handshake::check_host(head, rules)?;
-        let page = BUILT_IN.iter().find(|page| page.path == path && (page.is_on)(&self.config));
-        let page = page.ok_or(Refusal::NotAnUpgrade)?;
-        check_method(head)?;
-        Ok(match page.body {
-            BuiltInBody::File(kind, content) => typed(kind, content),
-            BuiltInBody::Console => console(),
-            BuiltInBody::Metrics if !handshake::is_authorized(head, rules.token) => {
-                return Err(Refusal::Token.into());
+    ) -> Result<PageCall, Box<Response<String>>> {
+        let found = self.find(path);
+        let checked = handshake::check_host(head, rules).and_then(|()| match &found {
+            Some(Found::Handler(_)) => handshake::check_origin(head, rules),
+            Some(Found::BuiltIn(_)) => Ok(()),
+            None => Err(Refusal::NotAnUpgrade),
+        });
+        let response = match (checked, found) {
+            (Err(refusal), _) => refuse(refusal),
+            (Ok(()), _) if !matches!(head.method, "GET" | "HEAD") => method_not_allowed(),
+            (Ok(()), Some(Found::Handler(route))) if handshake::may_see(head, rules) => {
+                return Ok(PageCall::new(route, head, path));
             }
-            BuiltInBody::Metrics => typed("text/plain; version=0.0.4; charset=utf-8", &stats().prometheus()),
-        })
+            (Ok(()), Some(Found::BuiltIn(page))) => match page.body {
+                BuiltInBody::File(kind, content) => typed(kind, content),
+                BuiltInBody::Console => console(),
+                BuiltInBody::Metrics if handshake::is_authorized(head, rules.token) => {
+                    typed("text/plain; version=0.0.4; charset=utf-8", &stats().prometheus())
+                }
+                BuiltInBody::Metrics => refuse(Refusal::Token),
+            },
+            (Ok(()), _) => refuse(Refusal::Token),
+        };
+        Err(Box::new(response))
     }
 
-    /// Completes an answer: calls the handler of a page.
-    pub(super) async fn finish(&self, answer: Answer, report: impl FnOnce(ServerError)) -> Response<Content> {
-        let call = match answer {
-            Answer::Ready(response) => return response.map(Content::from),
-            Answer::Page(call) => call,
-        };
+    /// Calls the handler of a page.
+    pub(super) async fn finish(&self, call: PageCall, report: impl FnOnce(ServerError)) -> Response<Content> {
         let permit = timeout(self.config.handshake_timeout, self.at_once.clone().acquire_owned());
         let Ok(Ok(permit)) = permit.await else {
             let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "Too many pages at once");
@@ -259,56 +244,11 @@ fn console() -> Response<String> {
     response
 }
 
-/// Why a request gets no page.
-enum Refused {
-    Access(Refusal),
-    /// It does more than read.
-    Method,
-}
-
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Refused {
-        Refused::Access(refusal)
-    }
-}
-
-impl Refused {
-    fn response(self) -> Response<String> {
-        match self {
-            Refused::Access(refusal) => refuse(refusal),
-            Refused::Method => {
-                let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are served");
-                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-                response
-            }
-        }
-    }
-}
-
-fn check_method(head: &Head<'_>) -> Result<(), Refused> {
-    if matches!(head.method, "GET" | "HEAD") { Ok(()) } else { Err(Refused::Method) }
-}
-
-/// A request for a page of a handler, if it is allowed.
-fn call(
-    route: Arc<PageRoute>,
-    head: &Head<'_>,
-    path: &str,
-    rules: &AccessRules<'_>,
-) -> Result<PageCall, Refused> {
-    handshake::check_host(head, rules)?;
-    handshake::check_origin(head, rules)?;
-    check_method(head)?;
-    if !handshake::may_see(head, rules) {
-        return Err(Refusal::Token.into());
-    }
-    let value = |name| head.headers.iter().find(|(field, _)| *field == name).map(|(_, value)| *value);
-    Ok(PageCall {
-        route,
-        path: path.to_owned(),
-        known: value("if-none-match").map(<[u8]>::to_vec),
-        origin: value("origin").and_then(|origin| HeaderValue::from_bytes(origin).ok()),
-    })
+/// The response to a request that does more than read.
+fn method_not_allowed() -> Response<String> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are served");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response
 }
 
 /// An allowed request for a page.
@@ -322,6 +262,16 @@ pub(super) struct PageCall {
 }
 
 impl PageCall {
+    fn new(route: Arc<PageRoute>, head: &Head<'_>, path: &str) -> PageCall {
+        let value = |name| head.headers.iter().find(|(field, _)| *field == name).map(|(_, value)| *value);
+        PageCall {
+            route,
+            path: path.to_owned(),
+            known: value("if-none-match").map(<[u8]>::to_vec),
+            origin: value("origin").and_then(|origin| HeaderValue::from_bytes(origin).ok()),
+        }
+    }
+
     fn add_origin_headers(self, headers: &mut HeaderMap) {
         // Pages of other sites must not even embed it: for `<img>` they send no `Origin` that could be checked. A site is
         // a host without port, so a frontend on the same machine may.

@@ -16,30 +16,15 @@ use crate::protocol::handshake::{self, Accepted, AccessRules, Head, Refusal};
 use super::driver::Driver;
 use super::http::{refuse, text};
 #[cfg(feature = "pages")]
-use super::pages::{Answer, Content};
+use super::pages::{Content, PageCall};
 use super::shared::{Shared, Ticket};
 
-#[cfg(not(feature = "pages"))]
-type Content = String;
-
-/// The answer to a request that is not upgraded.
-#[cfg(not(feature = "pages"))]
+/// The answer to a request.
 pub(super) enum Answer {
     Ready(Response<String>),
-}
-
-#[cfg(not(feature = "pages"))]
-impl Answer {
-    pub(super) fn without_handlers(self) -> Response<String> {
-        let Answer::Ready(response) = self;
-        response
-    }
-}
-
-/// What is done with a request.
-enum Decision {
-    Upgrade(Accepted, Ticket),
-    Answer(Answer),
+    /// A page, whose handler is still to be called.
+    #[cfg(feature = "pages")]
+    Page(PageCall),
 }
 
 /// What the service has done with the one request of a connection.
@@ -58,24 +43,22 @@ where
     let outcome = Mutex::new(Outcome::default());
     let service = service_fn(|request| {
         let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = match decide(&shared, &request, loopback) {
-            Decision::Upgrade(accepted, ticket) => {
-                outcome.upgrade = Some((accepted, ticket));
-                None
-            }
-            Decision::Answer(answer) => {
-                outcome.patience = patience(&shared, &answer);
-                Some(answer)
-            }
-        };
+        let (answer, upgrade) = decide(&shared, &request, loopback);
+        // hyper writes nothing for an error: the driver sends the 101 in one write with `server:connected`.
+        let answer = if upgrade.is_some() { Err("upgraded") } else { Ok(answer) };
+        outcome.upgrade = upgrade;
+        #[cfg(feature = "pages")]
+        if let Ok(Answer::Page(_)) = &answer {
+            // Once for its handler, once for sending it.
+            outcome.patience = shared.config.page_timeout.saturating_mul(2);
+        }
+        #[cfg(not(feature = "pages"))]
+        let response = std::future::ready(answer.map(|Answer::Ready(response)| response));
+        #[cfg(feature = "pages")]
         let shared = &shared;
-        Box::pin(async move {
-            match answer {
-                Some(answer) => Ok(finish(shared, answer).await),
-                // hyper writes nothing for an error: the driver sends the 101 in one write with `server:connected`.
-                None => Err("upgraded"),
-            }
-        })
+        #[cfg(feature = "pages")]
+        let response = async move { Ok::<_, &str>(finish(shared, answer?).await) };
+        Box::pin(response)
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -100,24 +83,26 @@ where
 
 /// Answers a request of the embedder's own hyper server, and upgrades it if possible.
 pub(super) fn answer_embedded<B>(shared: &Arc<Shared>, request: &mut Request<B>, loopback: bool) -> Answer {
-    match decide(shared, request, loopback) {
-        Decision::Answer(answer) => answer,
-        Decision::Upgrade(accepted, ticket) => {
-            let response = switch_protocols(&accepted);
-            let upgraded = hyper::upgrade::on(request);
-            let shared = shared.clone();
-            tokio::spawn(async move {
-                if let Ok(upgraded) = upgraded.await {
-                    let io = TokioIo::new(upgraded);
-                    Driver::new(shared, ticket, io, Vec::new(), Vec::new(), accepted.authenticated).await;
-                }
-            });
-            Answer::Ready(response)
-        }
+    let (answer, upgrade) = decide(shared, request, loopback);
+    if let Some((accepted, ticket)) = upgrade {
+        let upgraded = hyper::upgrade::on(request);
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            if let Ok(upgraded) = upgraded.await {
+                let io = TokioIo::new(upgraded);
+                Driver::new(shared, ticket, io, Vec::new(), Vec::new(), accepted.authenticated).await;
+            }
+        });
     }
+    answer
 }
 
-fn decide<B>(shared: &Arc<Shared>, request: &Request<B>, loopback: bool) -> Decision {
+/// The answer to a request, and what is needed to upgrade it.
+fn decide<B>(
+    shared: &Arc<Shared>,
+    request: &Request<B>,
+    loopback: bool,
+) -> (Answer, Option<(Accepted, Ticket)>) {
     let head = Head {
         method: request.method().as_str(),
         http_1_1: request.version() == Version::HTTP_11,
@@ -133,48 +118,34 @@ fn decide<B>(shared: &Arc<Shared>, request: &Request<B>, loopback: bool) -> Deci
     };
     let refused = match handshake::check(&head, &rules) {
         Ok(accepted) => match shared.ticket() {
-            Some(ticket) => return Decision::Upgrade(accepted, ticket),
+            Some(ticket) => {
+                return (Answer::Ready(switch_protocols(&accepted)), Some((accepted, ticket)));
+            }
             None => text(StatusCode::SERVICE_UNAVAILABLE, "Too many clients"),
         },
+        #[cfg(feature = "pages")]
         Err(Refusal::NotAnUpgrade) => {
-            return Decision::Answer(ordinary(shared, &head, request.uri().path(), &rules));
+            match shared.pages.answer(&head, request.uri().path(), &rules, || shared.stats()) {
+                Ok(call) => return (Answer::Page(call), None),
+                Err(response) => *response,
+            }
+        }
+        #[cfg(not(feature = "pages"))]
+        Err(Refusal::NotAnUpgrade) => {
+            refuse(handshake::check_host(&head, &rules).err().unwrap_or(Refusal::NotAnUpgrade))
         }
         Err(refusal) => refuse(refusal),
     };
-    Decision::Answer(Answer::Ready(refused))
+    (Answer::Ready(refused), None)
 }
 
-#[cfg(feature = "pages")]
-fn ordinary(shared: &Shared, head: &Head<'_>, path: &str, rules: &AccessRules<'_>) -> Answer {
-    shared.pages.answer(head, path, rules, || shared.stats())
-}
-
-#[cfg(not(feature = "pages"))]
-fn ordinary(_: &Shared, head: &Head<'_>, _: &str, rules: &AccessRules<'_>) -> Answer {
-    Answer::Ready(refuse(handshake::check_host(head, rules).err().unwrap_or(Refusal::NotAnUpgrade)))
-}
-
-/// Makes the response; for a page, with its handler.
+/// Completes an answer: calls the handler of a page.
 #[cfg(feature = "pages")]
 pub(super) async fn finish(shared: &Shared, answer: Answer) -> Response<Content> {
-    shared.pages.finish(answer, |error| shared.observers().failed(error)).await
-}
-
-#[cfg(not(feature = "pages"))]
-async fn finish(_: &Shared, answer: Answer) -> Response<Content> {
-    answer.without_handlers()
-}
-
-/// A page has once its timeout for its handler, and once for sending it.
-#[cfg(feature = "pages")]
-fn patience(shared: &Shared, answer: &Answer) -> Duration {
-    let is_page = matches!(answer, Answer::Page(_));
-    if is_page { shared.config.page_timeout.saturating_mul(2) } else { Duration::ZERO }
-}
-
-#[cfg(not(feature = "pages"))]
-fn patience(_: &Shared, _: &Answer) -> Duration {
-    Duration::ZERO
+    match answer {
+        Answer::Ready(response) => response.map(Content::from),
+        Answer::Page(call) => shared.pages.finish(call, |error| shared.observers().failed(error)).await,
+    }
 }
 
 fn switch_protocols(accepted: &Accepted) -> Response<String> {

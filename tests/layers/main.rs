@@ -17,16 +17,9 @@ use std::path::Path;
 
 use crate_map::{CrateMap, Sources};
 
-/// Rooms in which files still import each other in circles, and faces still define items.
-const LOOSE: [&str; 1] = ["src/client/"];
-
 #[test]
 fn every_file_follows_the_rules_of_its_room() {
-    let mut report = rules::check(&read_sources());
-    report.retain(|entry| {
-        let is_strict = entry.contains(": import cycle: ") || entry.contains(": face only: ");
-        !(is_strict && LOOSE.iter().any(|room| entry.starts_with(room)))
-    });
+    let report = rules::check(&read_sources());
     assert!(report.is_empty(), "\n{}", report.join("\n"));
 }
 

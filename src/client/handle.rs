@@ -1,0 +1,208 @@
+//! The handles of a client. In: calls and subscriptions from any thread. Out: commands to the client's task.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::protocol::caller::timed_out;
+use crate::protocol::error::WireError;
+use crate::protocol::payload::Payload;
+
+use super::connect::Address;
+use super::link::{self, Call, Command};
+use super::listeners::{Event, Listeners, Subscription};
+use super::options::ClientOptions;
+use super::shared::{ConnectionState, STATES, Shared, closed};
+
+/// A client of one server. A clone is another handle to the same client; when the last one is dropped, the connection
+/// closes.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+}
+
+/// What only the handles have. When it is dropped, the task ends.
+struct Handle {
+    /// To the task, while it runs.
+    commands: Mutex<Option<mpsc::UnboundedSender<Command>>>,
+    /// Held while a connection is opened.
+    opening: tokio::sync::Mutex<()>,
+    /// Permits for calls without an answer.
+    permits: Semaphore,
+}
+
+impl Client {
+    /// Makes a client that is not connected yet, so that callbacks can be registered before the first event.
+    ///
+    /// # Errors
+    /// `InvalidInput` when `url` is not `ws://host[:port][/path]`, `unix:/path`, or, with feature `backend`, `wss://…`.
+    pub fn new(url: &str, options: ClientOptions) -> io::Result<Client> {
+        let handle = Handle {
+            commands: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            permits: Semaphore::new(options.max_pending.clamp(1, Semaphore::MAX_PERMITS)),
+        };
+        let shared = Shared {
+            address: Address::parse(url)?,
+            options,
+            listeners: Listeners::default(),
+            state: AtomicU8::new(ConnectionState::Closed as u8),
+            started: Instant::now(),
+        };
+        Ok(Client { shared: Arc::new(shared), handle: Arc::new(handle) })
+    }
+
+    /// Makes a client and connects it.
+    ///
+    /// # Errors
+    /// As [`new`](Client::new) and [`open`](Client::open).
+    pub async fn connect(url: &str, options: ClientOptions) -> io::Result<Client> {
+        let client = Client::new(url, options)?;
+        client.open().await?;
+        Ok(client)
+    }
+
+    /// Opens the connection, unless it is open. It makes one attempt; call it again if that fails. It must be called within a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// The system's error; `PermissionDenied` for the answers 401 and 403; `ConnectionRefused` with the server's text for any
+    /// other answer that is not an upgrade; `TimedOut` when there is no answer in time.
+    pub async fn open(&self) -> io::Result<()> {
+        let _alone = self.handle.opening.lock().await;
+        if self.is_connected() {
+            return Ok(());
+        }
+        // A task that waits for its next attempt would open a second connection.
+        self.end_task().await;
+        let attempt = Attempt::start(&self.shared);
+        let connected = link::open(&self.shared).await?;
+        let (sender, commands) = mpsc::unbounded_channel();
+        *self.commands() = Some(sender);
+        attempt.succeed();
+        tokio::spawn(link::run(self.shared.clone(), commands, connected));
+        Ok(())
+    }
+
+    /// Sends a request, and waits for the response (specification, "Request/Response").
+    ///
+    /// # Errors
+    /// The server's error; `TIMEOUT` without a response in [`ClientOptions::request_timeout`]; `CONNECTION_CLOSED` when there is
+    /// no connection, or it is lost before the response. The request may have been served then.
+    pub async fn send_message(
+        &self,
+        channel: &str,
+        payload: impl Into<Payload>,
+    ) -> Result<Payload, WireError> {
+        self.send_message_within(channel, payload, self.shared.options.request_timeout).await
+    }
+
+    /// As [`send_message`](Client::send_message), with its own timeout.
+    ///
+    /// # Errors
+    /// As [`send_message`](Client::send_message).
+    pub async fn send_message_within(
+        &self,
+        channel: &str,
+        payload: impl Into<Payload>,
+        timeout: Duration,
+    ) -> Result<Payload, WireError> {
+        if !self.is_connected() {
+            return Err(closed("not connected"));
+        }
+        // The time that the call waits for a permit counts too.
+        let answered = tokio::time::timeout(timeout, self.call(channel, payload.into(), timeout)).await;
+        answered.unwrap_or_else(|_| Err(timed_out(channel)))
+    }
+
+    async fn call(&self, channel: &str, payload: Payload, timeout: Duration) -> Result<Payload, WireError> {
+        let _permit = self.handle.permits.acquire().await.map_err(|_| closed("not connected"))?;
+        let (answer, answered) = oneshot::channel();
+        let call = Call { channel: channel.to_owned(), payload, timeout, answer };
+        let sent =
+            self.commands().as_ref().is_some_and(|commands| commands.send(Command::Call(call)).is_ok());
+        if !sent {
+            return Err(closed("not connected"));
+        }
+        answered.await.unwrap_or_else(|_| Err(closed("the connection was closed")))
+    }
+
+    /// Calls `callback` with each event of a channel, or of all channels for `*`. It runs in the client's task and must not
+    /// block.
+    pub fn on_message(
+        &self,
+        channel: &str,
+        callback: impl Fn(&Event) + Send + Sync + 'static,
+    ) -> Subscription {
+        self.shared.listeners.add(channel, callback)
+    }
+
+    /// Removes every callback of a channel.
+    pub fn off_message(&self, channel: &str) {
+        self.shared.listeners.remove_all(channel);
+    }
+
+    /// Whether calls are sent.
+    pub fn is_connected(&self) -> bool {
+        self.connection_state() == ConnectionState::Open
+    }
+
+    /// The state of the connection.
+    pub fn connection_state(&self) -> ConnectionState {
+        let state = self.shared.state.load(Ordering::Acquire);
+        STATES.get(usize::from(state)).copied().unwrap_or(ConnectionState::Closed)
+    }
+
+    /// Closes the connection with code 1000, or ends the attempts to reconnect. Calls in flight end with
+    /// `CONNECTION_CLOSED`. Returns when it is closed; [`open`](Client::open) opens another one.
+    pub async fn disconnect(&self) {
+        let _alone = self.handle.opening.lock().await;
+        self.end_task().await;
+    }
+
+    async fn end_task(&self) {
+        let Some(commands) = self.commands().take() else { return };
+        let (done, ended) = oneshot::channel();
+        if commands.send(Command::Disconnect(done)).is_ok() {
+            // A task that has ended already has dropped the sender: no need to wait then.
+            let _ = ended.await;
+        }
+    }
+
+    fn commands(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<Command>>> {
+        self.handle.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("state", &self.connection_state()).finish_non_exhaustive()
+    }
+}
+
+/// An attempt to connect. Dropped without success, as when its caller stops waiting, it leaves the client closed.
+struct Attempt<'a>(&'a Shared);
+
+impl<'a> Attempt<'a> {
+    fn start(shared: &'a Shared) -> Attempt<'a> {
+        shared.enter(ConnectionState::Connecting);
+        Attempt(shared)
+    }
+
+    fn succeed(self) {
+        self.0.enter(ConnectionState::Open);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.0.enter(ConnectionState::Closed);
+    }
+}

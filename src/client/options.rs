@@ -1,0 +1,68 @@
+//! The settings of a client.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::protocol::caller::CallerLimits;
+
+/// The settings of a [`Client`](super::Client). The defaults are those of the specification.
+#[derive(Clone)]
+pub struct ClientOptions {
+    /// Whether a connection that was lost is opened again.
+    ///
+    /// Default true.
+    pub reconnect: bool,
+    /// The pause before the first attempt. Each further one is 1.5 times as long, up to 30 s, with a random variation of 20 %.
+    ///
+    /// Default 1 s.
+    pub reconnect_interval: Duration,
+    /// Attempts before `connection:failed`. The count starts again with each `server:connected`.
+    ///
+    /// Default 10.
+    pub max_reconnect_attempts: u32,
+    /// How long a call may take. Then it ends with `TIMEOUT`.
+    ///
+    /// Default 30 s.
+    pub request_timeout: Duration,
+    /// How long one attempt to connect may take, upgrade included.
+    ///
+    /// Default 10 s.
+    pub connect_timeout: Duration,
+    /// Most calls without an answer. Further calls wait until one has ended.
+    ///
+    /// Default 1 024.
+    pub max_pending: usize,
+    /// The token to send in `Authorization: Bearer`.
+    ///
+    /// Default none.
+    pub token: Option<String>,
+    /// The limits of each connection.
+    pub limits: CallerLimits,
+}
+
+impl Default for ClientOptions {
+    fn default() -> ClientOptions {
+        ClientOptions {
+            reconnect: true,
+            reconnect_interval: Duration::from_secs(1),
+            max_reconnect_attempts: 10,
+            request_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            max_pending: 1024,
+            token: None,
+            limits: CallerLimits::default(),
+        }
+    }
+}
+
+impl fmt::Debug for ClientOptions {
+    /// Shows everything but the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientOptions")
+            .field("reconnect", &self.reconnect)
+            .field("reconnect_interval", &self.reconnect_interval)
+            .field("max_reconnect_attempts", &self.max_reconnect_attempts)
+            .field("request_timeout", &self.request_timeout)
+            .finish_non_exhaustive()
+    }
+}
