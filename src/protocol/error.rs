@@ -26,15 +26,10 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, in the order of the specification. `code as usize` is the index.
-    pub const ALL: [ErrorCode; 7] = [
-        ErrorCode::UnknownChannel,
-        ErrorCode::HandlerError,
-        ErrorCode::Timeout,
-        ErrorCode::ConnectionClosed,
-        ErrorCode::InvalidMessage,
-        ErrorCode::RateLimited,
-        ErrorCode::Unauthorized,
-    ];
+    pub const ALL: [ErrorCode; 7] = {
+        use ErrorCode::*;
+        [UnknownChannel, HandlerError, Timeout, ConnectionClosed, InvalidMessage, RateLimited, Unauthorized]
+    };
 
     /// The name on the wire, such as `"UNKNOWN_CHANNEL"`.
     pub fn as_str(self) -> &'static str {

@@ -28,7 +28,7 @@ pub fn check_host(head: &Head<'_>, rules: &AccessRules<'_>) -> Result<(), Refusa
     let allowed = if rules.loopback {
         is_loopback(host) || is_listed(host, rules)
     } else {
-        rules.allow_hosts.is_empty() || is_listed(host, rules) || is_loopback(host) || is_address(host)
+        rules.allow_hosts.is_empty() || is_listed(host, rules) || is_loopback(host) || address(host).is_some()
     };
     if allowed { Ok(()) } else { Err(Refusal::Host) }
 }
@@ -51,7 +51,7 @@ pub fn check_origin(head: &Head<'_>, rules: &AccessRules<'_>) -> Result<(), Refu
         // The server's own pages. A name counts only if it is listed: any name can be made to point here.
         let host = host_name(head)?;
         let own = head.single("host").ok().flatten();
-        (is_address(host) || is_listed(host, rules))
+        (address(host).is_some() || is_listed(host, rules))
             && own.is_some_and(|own| own.trim_ascii().eq_ignore_ascii_case(authority.as_bytes()))
     };
     if allowed { Ok(()) } else { Err(Refusal::Origin) }
@@ -157,10 +157,6 @@ fn without_port(authority: &str) -> Option<&str> {
 fn address(host: &str) -> Option<IpAddr> {
     let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     inner.unwrap_or(host).parse().ok()
-}
-
-fn is_address(host: &str) -> bool {
-    address(host).is_some()
 }
 
 /// Whether a host can only be this machine. `localhost` and its subdomains never leave it (RFC 6761, section 6.3).
