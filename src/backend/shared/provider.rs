@@ -1,5 +1,5 @@
-//! What every family asks of a provider over the network: who is asked and with which key, when a failed request may be tried
-//! again, and what of a provider's words is passed on.
+//! Requests to providers over the network, the same for all families: the address and the key, when a failed request is
+//! retried, and how much of a provider's error message clients get.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use super::token::Token;
 /// Attempts beyond the first.
 const MAX_RETRIES: u32 = 2;
 
-/// Whose server a base URL leads to.
+/// Whose server a base URL points to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Host {
     /// The provider's own: the base URL is the default.
     Own,
-    /// Another one that implements the same API.
+    /// Another server that implements the same API.
     Compatible,
 }
 
-/// Where a provider is, and the key that it requires.
+/// The address of a provider's server, and the key for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
     pub(crate) base_url: String,
@@ -32,17 +32,17 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// A request for JSON, or a stream, below the base URL. The key goes into the header that `name_key` makes of it.
+    /// Builds a request to a path below the base URL. `key_header` returns the header that carries the key.
     ///
     /// # Errors
-    /// When the base URL cannot be meant, or the key cannot be sent there.
+    /// When the base URL is invalid, or the key cannot be sent there.
     pub(crate) fn outgoing(
         &self,
         method: Method,
         path: &str,
         accept: &'static str,
         body: String,
-        name_key: impl FnOnce(&str) -> (HeaderName, String),
+        key_header: impl FnOnce(&str) -> (HeaderName, String),
     ) -> Result<Outgoing, Failure> {
         let endpoint = Endpoint::new(&self.base_url, path).map_err(unreachable)?;
         let mut headers = vec![
@@ -54,32 +54,32 @@ impl Access {
         }
         if let Some(key) = &self.key {
             if !endpoint.is_private() {
-                return Err(Failure::new("a key is not sent over http:// beyond this machine: use https://"));
+                return Err(Failure::new("a key is sent over http:// only to this machine; use https://"));
             }
-            let (name, value) = name_key(key.reveal());
+            let (name, value) = key_header(key.reveal());
             let mut value = HeaderValue::try_from(value)
-                .map_err(|_| Failure::new("the key has characters that cannot stand in a header"))?;
+                .map_err(|_| Failure::new("the key has characters that are not allowed in a header"))?;
             value.set_sensitive(true);
             headers.push((name, value));
         }
         Ok(Outgoing { method, endpoint, headers, body })
     }
 
-    /// A failure as a client is told of it: with the provider's name, and without the key.
-    pub(crate) fn in_words_of_ours(&self, provider: &str, failure: Failure) -> Failure {
-        let said = quoted(&failure.message, self.key.as_ref().map(Token::reveal));
-        Failure { message: format!("{provider}: {said}"), ..failure }
+    /// Prefixes a failure with the provider's name and removes the key from it.
+    pub(crate) fn redacted(&self, provider: &str, failure: Failure) -> Failure {
+        let text = quoted(&failure.message, self.key.as_ref().map(Token::reveal));
+        Failure { message: format!("{provider}: {text}"), ..failure }
     }
 }
 
-/// Why there is no answer.
+/// Why a provider returned no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
-    /// For a person. Neither keys nor messages stand in it.
+    /// The error text. It never contains keys or messages of a chat.
     pub(crate) message: String,
-    /// Whether the same request may succeed a moment later.
+    /// Whether the same request can succeed if it is repeated.
     pub(crate) transient: bool,
-    /// How long the provider asks to wait.
+    /// The pause that the provider asked for.
     pub(crate) retry_after: Option<Duration>,
 }
 
@@ -100,8 +100,8 @@ pub(crate) fn no_key(provider: &str) -> String {
     format!("{provider}: no API key; set the credential \"{provider}\"")
 }
 
-/// How long to wait before a request that failed is tried again; `None` if it is not. The second pause is twice the first, and a
-/// provider that says how long to wait is obeyed.
+/// Returns the pause before a failed request is retried; `None` if it is not retried. The second pause is twice the first. If
+/// the provider asked for a pause, that is used instead.
 pub(crate) fn retry_pause(
     failure: &Failure,
     retries: u32,
@@ -113,58 +113,58 @@ pub(crate) fn retry_pause(
     again.then(|| pause + jitter(pause))
 }
 
-/// Up to a fifth of a pause, so that those who were refused together do not come back together.
+/// Returns up to a fifth of a pause, so that requests that failed together are not retried together.
 fn jitter(pause: Duration) -> Duration {
     pause.mul_f64(f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX) / 5.0)
 }
 
-/// Whether a response is one of success, not compressed.
+/// Checks that a response is a success and not compressed.
 ///
 /// # Errors
-/// With what it says instead.
+/// With the status and the error text of the response.
 pub(crate) async fn check_status(response: &mut Response) -> Result<(), Failure> {
     let status = response.status;
     if status.is_success() {
         let encoding = response.header("content-encoding");
         if !encoding.is_empty() && encoding != "identity" {
-            return Err(Failure::new("a compressed response, which was not asked for"));
+            return Err(Failure::new("unexpected compressed response"));
         }
         return Ok(());
     }
     let retry_after = retry_after(response.header("retry-after-ms"), response.header("retry-after"));
     let message = match status.as_u16() {
-        // Some say the key again, in part.
+        // The body is not shown: some providers repeat a part of the key in it.
         401 | 403 => "the key was refused".to_owned(),
-        300..=399 => "a redirect, which is not followed".to_owned(),
+        300..=399 => "redirects are not followed".to_owned(),
         _ => error_text(&response.error_body().await),
     };
     let transient = status.as_u16() == 429 || status.is_server_error() || status.as_u16() >= 500;
     Err(Failure { message: format!("{}: {message}", status.as_u16()), transient, retry_after })
 }
 
-/// Seconds, or milliseconds under another name. A date, which the standard allows too, is not used by any provider.
+/// Reads `retry-after-ms` or `retry-after` in seconds. The standard also allows a date, which no provider uses.
 fn retry_after(millis: &str, seconds: &str) -> Option<Duration> {
     let number = |text: &str| text.trim().parse::<f64>().ok().filter(|number| (0.0..=1e9).contains(number));
     let millis = number(millis).or_else(|| Some(number(seconds)? * 1000.0))?;
     Some(Duration::from_secs_f64(millis / 1000.0))
 }
 
-/// What kept a response away.
+/// The failure for a request without a response.
 pub(crate) fn unreachable(error: HttpError) -> Failure {
     Failure::new(error.to_string())
 }
 
-/// A provider's words on one line, short, and without the secret, in case it repeats it.
-pub(crate) fn quoted(words: &str, secret: Option<&str>) -> String {
+/// Returns a provider's text on one line, shortened, and without the secret.
+pub(crate) fn quoted(text: &str, secret: Option<&str>) -> String {
     const MAX_CHARS: usize = 300;
     let hidden = match secret {
-        Some(secret) if !secret.is_empty() => words.replace(secret, "***"),
-        _ => words.to_owned(),
+        Some(secret) if !secret.is_empty() => text.replace(secret, "***"),
+        _ => text.to_owned(),
     };
     hidden.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_CHARS).collect()
 }
 
-/// What the body of a failed response says: the usual members of providers, else its first line.
+/// Returns the error text of a failed response: the usual members of providers, else the first line of the body.
 pub(crate) fn error_text(body: &str) -> String {
     if let Ok(value) = serde_json::from_str::<Value>(body) {
         let error = value.get("error").unwrap_or(&value);
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_provider_may_say_when_to_come_back() {
+    fn a_provider_can_ask_for_a_pause() {
         for (millis, seconds, expected) in [
             ("", "", None),
             ("", "2", Some(2000)),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_a_provider_come_short_and_without_the_key() {
+    fn error_texts_are_shortened_and_never_contain_the_key() {
         for (body, text) in [
             (r#"{"type":"error","error":{"type":"x","message":"m"}}"#, "m"),
             (r#"{"error":"m"}"#, "m"),
@@ -220,12 +220,12 @@ mod tests {
     }
 
     #[test]
-    fn a_key_goes_over_tls_or_stays_on_this_machine() {
+    fn a_key_is_sent_over_tls_or_only_to_this_machine() {
         let fits = |base_url: &str, key: Option<&str>| {
             let base_url = base_url.to_owned();
             let access = Access { base_url, host: Host::Compatible, key: key.map(Token::new) };
-            let name_key = |key: &str| (hyper::header::AUTHORIZATION, format!("Bearer {key}"));
-            access.outgoing(Method::POST, "/p", "x", String::new(), name_key).is_ok()
+            let key_header = |key: &str| (hyper::header::AUTHORIZATION, format!("Bearer {key}"));
+            access.outgoing(Method::POST, "/p", "x", String::new(), key_header).is_ok()
         };
         assert!(fits("https://far.example", Some("k")));
         assert!(fits("http://127.0.0.1:5", Some("k")));
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_in_passing_is_tried_twice_more() {
+    fn a_temporary_failure_is_retried_twice() {
         let ms = Duration::from_millis;
         let failure = |transient, retry_after: Option<u64>| Failure {
             transient,

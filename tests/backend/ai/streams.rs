@@ -127,7 +127,7 @@ async fn a_broken_answer_is_an_error_after_the_chunks_received() {
         (vec![Step::Send(stream(""))], 0, "the stream ended before its last event"),
         (vec![Step::Send(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec())], 0, "the connection broke"),
         (vec![], 0, "the connection broke"),
-        (vec![Step::Send(status("302 Found", "location: http://localhost/\r\n", ""))], 0, "302: a redirect"),
+        (vec![Step::Send(status("302 Found", "location: http://localhost/\r\n", ""))], 0, "302: redirects"),
         (vec![Step::Send(status("401 No", "", TOKEN))], 0, "401: the key was refused"),
         (vec![Step::Send(status("400 No", "", &format!("not {TOKEN}!\nmore")))], 0, "400: not ***!"),
         (vec![Step::Send(status("200 OK", "content-encoding: gzip\r\n", "x"))], 0, "compressed"),

@@ -91,7 +91,7 @@ async fn temporary_errors_are_retried_and_permanent_errors_are_reported() {
         (
             vec![send(status("302 There", "location: /\r\n", ""))],
             1,
-            "openai: 302: a redirect, which is not followed",
+            "openai: 302: redirects are not followed",
         ),
         (vec![send(images(&["!garbage!"]))], 1, "openai: an image that is not base64"),
         (vec![send(images(&["AAAA"]))], 1, "openai: an image that is not a PNG, JPEG or WebP"),
@@ -112,7 +112,7 @@ async fn temporary_errors_are_retried_and_permanent_errors_are_reported() {
                 b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\ncontent-encoding: gzip\r\n\r\n123456789".to_vec(),
             )],
             1,
-            "openai: a compressed response",
+            "openai: unexpected compressed response",
         ),
         (vec![send(ok(&json!({"data": "x".repeat(2 << 20)})))], 1, "openai: a response of more than "),
     ] {

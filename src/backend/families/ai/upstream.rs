@@ -52,7 +52,7 @@ impl Upstream<'_> {
             let (pause, max_pause) = (self.config.retry_pause, self.config.max_retry_pause);
             let pause = retry_pause(&failure, retries, pause, max_pause);
             let Some(pause) = pause.filter(|_| !has_started) else {
-                return Err(self.access.in_words_of_ours(self.name, failure));
+                return Err(self.access.redacted(self.name, failure));
             };
             retries += 1;
             sleep(pause).await;
@@ -76,7 +76,7 @@ impl Upstream<'_> {
             check_status(&mut response).await?;
             models::read_list(self.name, &response.text().await.map_err(unreachable)?)
         };
-        listed.await.map_err(|failure| self.access.in_words_of_ours(self.name, failure))
+        listed.await.map_err(|failure| self.access.redacted(self.name, failure))
     }
 
     async fn attempt(

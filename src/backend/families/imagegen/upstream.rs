@@ -35,7 +35,7 @@ impl Upstream<'_> {
             Ok(generated) => generated,
             Err(_) => Err(Failure::new(format!("no images within {} ms", limit.as_millis()))),
         };
-        generated.map_err(|failure| self.access.in_words_of_ours(self.name, failure))
+        generated.map_err(|failure| self.access.redacted(self.name, failure))
     }
 
     async fn with_retries(&self, batch: &Batch) -> Result<Vec<GeneratedImage>, Failure> {
