@@ -24,7 +24,7 @@ step_format() {
     done
 }
 
-## scripts: ShellCheck on every shell script, actionlint on the workflows, and the workflow runs every normal step
+## scripts: ShellCheck on every shell script, actionlint on the workflow, which has every step
 step_scripts() {
     if command_of shellcheck shellcheck; then
         git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
@@ -38,7 +38,7 @@ step_scripts() {
     fi
     local jobs
     jobs=$(sed -n 's/^ *- step: //p' .github/workflows/ci.yml | xargs)
-    [ "$jobs" = "${normal[*]}" ] || { echo "the workflow runs $jobs; the normal steps are ${normal[*]}"; return 1; }
+    [ "$jobs" = "${normal[*]} ${long[*]}" ] || { echo "the workflow has $jobs; the steps are ${normal[*]} ${long[*]}"; return 1; }
 }
 
 ## dependencies: the core has exactly six direct dependencies, and the tables of DEPENDENCIES.md are right
