@@ -40,6 +40,14 @@ struct Handle {
 impl Client {
     /// Makes a client that is not connected yet, so that callbacks can be registered before the first event.
     ///
+    /// ```
+    /// use switchboard::client::{Client, ClientOptions, ConnectionState};
+    ///
+    /// let client = Client::new("ws://localhost:3001", ClientOptions::default()).unwrap();
+    /// assert_eq!(client.connection_state(), ConnectionState::Closed);
+    /// assert!(Client::new("http://localhost:3001", ClientOptions::default()).is_err());
+    /// ```
+    ///
     /// # Errors
     /// `InvalidInput` when `url` is not `ws://host[:port][/path]`, `unix:/path`, or, with feature `backend`, `wss://…`.
     pub fn new(url: &str, options: ClientOptions) -> io::Result<Client> {
@@ -60,6 +68,16 @@ impl Client {
 
     /// Makes a client and connects it.
     ///
+    /// ```no_run
+    /// use switchboard::client::{Client, ClientOptions};
+    ///
+    /// # async fn run() -> std::io::Result<()> {
+    /// let options = ClientOptions { token: Some("a long random text".to_owned()), ..ClientOptions::default() };
+    /// let client = Client::connect("ws://localhost:3001", options).await?;
+    /// assert!(client.is_connected());
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`new`](Client::new) and [`open`](Client::open).
     pub async fn connect(url: &str, options: ClientOptions) -> io::Result<Client> {
@@ -70,6 +88,16 @@ impl Client {
 
     /// Opens the connection, unless it is open. It makes one attempt; call it again if that fails. It must be called within a
     /// tokio runtime.
+    ///
+    /// ```no_run
+    /// use switchboard::client::{Client, ClientOptions};
+    ///
+    /// # async fn run() -> std::io::Result<()> {
+    /// let client = Client::new("ws://localhost:3001", ClientOptions::default())?;
+    /// client.on_message("server:connected", |event| println!("{:?}", event.payload.as_str()));
+    /// client.open().await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// The system's error; `PermissionDenied` for the answers 401 and 403; `ConnectionRefused` with the server's text for any
@@ -92,6 +120,27 @@ impl Client {
 
     /// Sends a request, and waits for the response (specification, "Request/Response").
     ///
+    /// ```
+    /// use serde_json::json;
+    /// use switchboard::client::{Client, ClientOptions};
+    /// use switchboard::{Config, ErrorCode, Payload, RequestContext, Server};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = Server::new(Config::default().port(0));
+    /// server.on_request("echo", |payload: Payload, _: RequestContext| async { Ok(payload) });
+    /// let port = server.start().await?;
+    ///
+    /// let client = Client::connect(&format!("ws://localhost:{port}"), ClientOptions::default()).await?;
+    /// let answer = client.send_message("echo", json!({ "n": 1 })).await?;
+    /// assert_eq!(answer.as_str(), Some(r#"{"n":1}"#));
+    /// let error = client.send_message("unknown", json!({})).await.unwrap_err();
+    /// assert_eq!(error.code, ErrorCode::UnknownChannel);
+    /// # client.disconnect().await;
+    /// # server.stop().await;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// The server's error; `TIMEOUT` without a response in [`ClientOptions::request_timeout`]; `CONNECTION_CLOSED` when there is
     /// no connection, or it is lost before the response. The request may have been served then.
@@ -104,6 +153,16 @@ impl Client {
     }
 
     /// As [`send_message`](Client::send_message), with its own timeout.
+    ///
+    /// ```no_run
+    /// # use switchboard::client::{Client, ClientOptions};
+    /// # async fn run(client: Client) -> Result<(), switchboard::HandlerError> {
+    /// use std::time::Duration;
+    ///
+    /// let minutes = Duration::from_secs(10 * 60);
+    /// let answer = client.send_message_within("ai:chat", serde_json::json!({}), minutes).await?;
+    /// # let _ = answer; Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`send_message`](Client::send_message).
@@ -135,6 +194,14 @@ impl Client {
 
     /// Calls `callback` with each event of a channel, or of all channels for `*`. It runs in the client's task and must not
     /// block.
+    ///
+    /// ```
+    /// use switchboard::client::{Client, ClientOptions};
+    ///
+    /// let client = Client::new("ws://localhost:3001", ClientOptions::default()).unwrap();
+    /// let subscription = client.on_message("*", |event| println!("{} {:?}", event.channel, event.payload.as_str()));
+    /// subscription.unsubscribe();
+    /// ```
     pub fn on_message(
         &self,
         channel: &str,
@@ -144,16 +211,38 @@ impl Client {
     }
 
     /// Removes every callback of a channel.
+    ///
+    /// ```
+    /// use switchboard::client::{Client, ClientOptions};
+    ///
+    /// let client = Client::new("ws://localhost:3001", ClientOptions::default()).unwrap();
+    /// client.on_message("news", |event| println!("{:?}", event.payload.as_str()));
+    /// client.off_message("news");
+    /// ```
     pub fn off_message(&self, channel: &str) {
         self.shared.listeners.remove_all(channel);
     }
 
     /// Whether calls are sent.
+    ///
+    /// ```
+    /// use switchboard::client::{Client, ClientOptions};
+    ///
+    /// let client = Client::new("ws://localhost:3001", ClientOptions::default()).unwrap();
+    /// assert!(!client.is_connected());
+    /// ```
     pub fn is_connected(&self) -> bool {
         self.connection_state() == ConnectionState::Open
     }
 
     /// The state of the connection.
+    ///
+    /// ```
+    /// use switchboard::client::{Client, ClientOptions, ConnectionState};
+    ///
+    /// let client = Client::new("ws://localhost:3001", ClientOptions::default()).unwrap();
+    /// assert_eq!(client.connection_state(), ConnectionState::Closed);
+    /// ```
     pub fn connection_state(&self) -> ConnectionState {
         let state = self.shared.state.load(Ordering::Acquire);
         STATES.get(usize::from(state)).copied().unwrap_or(ConnectionState::Closed)
@@ -161,6 +250,13 @@ impl Client {
 
     /// Closes the connection with code 1000, or ends the attempts to reconnect. Calls in flight end with
     /// `CONNECTION_CLOSED`. Returns when it is closed; [`open`](Client::open) opens another one.
+    ///
+    /// ```no_run
+    /// # async fn run(client: switchboard::client::Client) {
+    /// client.disconnect().await;
+    /// assert!(!client.is_connected());
+    /// # }
+    /// ```
     pub async fn disconnect(&self) {
         let _alone = self.handle.opening.lock().await;
         self.end_task().await;

@@ -6,6 +6,14 @@ use std::time::Duration;
 use crate::protocol::caller::CallerLimits;
 
 /// The settings of a [`Client`](super::Client). The defaults are those of the specification.
+///
+/// ```
+/// use std::time::Duration;
+/// use switchboard::client::ClientOptions;
+///
+/// let options = ClientOptions { request_timeout: Duration::from_secs(5), ..ClientOptions::default() };
+/// assert!(options.reconnect);
+/// ```
 #[derive(Clone)]
 pub struct ClientOptions {
     /// Whether a connection that was lost is opened again.

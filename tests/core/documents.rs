@@ -86,7 +86,7 @@ const LIMITS: [&str; 11] = [
     "src/protocol/limits.rs",
     "src/protocol/caller.rs",
     "src/server/config.rs",
-    "src/client/mod.rs",
+    "src/client/options.rs",
     "src/backend/shared/db/database.rs",
     "src/backend/families/ai/config.rs",
     "src/backend/families/ai/sse.rs",
