@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034
 # The steps of .ci/run, in the order in which it runs them. A step fails as soon as one of its commands fails.
 
-normal=(format scripts dependencies deny vet lint docs msrv targets test core server autobahn soaktest counts static coverage
+normal=(format scripts dependencies deny vet lint docs msrv targets layers test core server autobahn soaktest counts static coverage
     fuzz miri)
 long=(worlds kills soak longfuzz longmiri)
 
@@ -122,6 +122,9 @@ check_target() {
         skip "a check of the backend for $1: no $2"
     fi
 }
+
+## layers: imports between the rooms go one way, and each room is within its budget of lines
+step_layers() { cargo test --all-features --test layers -- --nocapture; }
 
 ## test: all tests, with the command of the README
 step_test() {
