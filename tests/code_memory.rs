@@ -1,4 +1,4 @@
-//! What indexing a large transcript costs. One test alone in its program, because it measures the program.
+//! The memory that indexing a large transcript costs. The test has its own program, because it measures the process.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -15,10 +15,10 @@ use support::client::Client;
 
 const MIB: usize = 1 << 20;
 const FILE_BYTES: usize = 50 * MIB;
-/// The most that it may take: a batch and its transaction, whatever the file has.
+/// The most that it may take: a batch and its transaction, whatever the size of the file.
 const MEMORY_BYTES: usize = 24 * MIB;
 
-/// The most memory that this program has had so far.
+/// The most memory that this process has had.
 fn peak_bytes() -> usize {
     let status = fs::read_to_string("/proc/self/status").expect("a Linux system");
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("the kernel counts it");
@@ -32,7 +32,7 @@ async fn a_transcript_of_50_mb_is_indexed_in_bounded_memory() {
     let folder = tempfile::tempdir().unwrap();
     let project = folder.path().join("projects/p");
     fs::create_dir_all(&project).unwrap();
-    // What tools print and the images that they take, and one line that never ends.
+    // Output of tools, images, and one very long line.
     let mut file = BufWriter::new(File::create(project.join("s.jsonl")).unwrap());
     let (image, output) = ("A".repeat(40_000), "some words ".repeat(500));
     let mut written = 0;

@@ -1,4 +1,4 @@
-//! What connections cost. One test alone in its program, because it measures the program.
+//! The memory that connections cost. The test has its own program, because it measures the process.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -14,15 +14,15 @@ use support::frames::text_frame;
 use support::socket::{self, calls, config, start, upgrade, within};
 
 const CONNECTIONS: usize = 10_000;
-/// Both ends of each connection are in this program, and many systems allow it 1 024 descriptors.
+/// Both ends of each connection are in this process, and many systems allow it 1 024 descriptors.
 const BATCH: usize = 200;
 const KIB: usize = 1024;
 
-/// The most that an idle connection may cost, its client's socket included: far less than one buffer.
+/// The most that an idle connection may cost, with its client's socket: far less than one buffer.
 const IDLE_BYTES: usize = 8 * KIB;
 
-/// Memory of this program that the system holds in RAM, in bytes; pages of files left out, which come with code that
-/// runs for the first time.
+/// Anonymous memory of this process in RAM, in bytes. Pages of files are left out, because code that runs for the first
+/// time adds them.
 fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("a Linux system");
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("the kernel counts it");
@@ -35,10 +35,10 @@ fn resident_bytes() -> usize {
 async fn idle_connections_hold_no_buffers_and_closed_ones_free_everything() {
     let gone = Arc::new(AtomicUsize::new(0));
     let count = gone.clone();
-    let (left, mut leaves) = calls();
+    let (disconnected, mut disconnects) = calls();
     let on_disconnection = move |id| {
         count.fetch_add(1, Ordering::Relaxed);
-        left(id);
+        disconnected(id);
     };
     let (server, port) = start(config().on_disconnection(on_disconnection)).await;
     server.on_request("never", |_: Payload, _: RequestContext| {
@@ -48,29 +48,29 @@ async fn idle_connections_hold_no_buffers_and_closed_ones_free_everything() {
     let mut idle = measure_idle(port).await;
     while let Some(connection) = idle.pop() {
         drop(connection);
-        leaves.next().await;
+        disconnects.next().await;
     }
 
-    // The allocator keeps what one batch needs, and gets it now.
+    // The allocator keeps the memory of one batch; this makes it allocate that.
     let mut warm_up = 0;
     while warm_up < 1_000 {
-        come_and_go(port, &mut leaves).await;
+        come_and_go(port, &mut disconnects).await;
         warm_up += BATCH;
     }
     gone.store(0, Ordering::Relaxed);
     let before = resident_bytes();
     for _ in 0..CONNECTIONS / BATCH {
-        come_and_go(port, &mut leaves).await;
+        come_and_go(port, &mut disconnects).await;
     }
     let after = resident_bytes();
     println!("resident: {} KiB before, {} KiB after {CONNECTIONS} connections", before / KIB, after / KIB);
-    assert_eq!((gone.load(Ordering::Relaxed), leaves.drain()), (CONNECTIONS, 0));
+    assert_eq!((gone.load(Ordering::Relaxed), disconnects.drain()), (CONNECTIONS, 0));
     assert!(after.abs_diff(before) <= KIB * KIB, "{before} bytes before, {after} after");
     assert_eq!(server.client_count(), 0);
 }
 
 /// Opens a batch of connections, uses each a little, and ends them in different ways.
-async fn come_and_go(port: u16, leaves: &mut socket::Calls<switchboard::ClientId>) {
+async fn come_and_go(port: u16, disconnects: &mut socket::Calls<switchboard::ClientId>) {
     let mut connections = Vec::with_capacity(BATCH);
     for _ in 0..BATCH {
         connections.push(open(port).await);
@@ -92,7 +92,7 @@ async fn come_and_go(port: u16, leaves: &mut socket::Calls<switchboard::ClientId
             1 => drop(connection),
             _ => socket::reset(connection),
         }
-        leaves.next().await;
+        disconnects.next().await;
     }
 }
 
@@ -101,7 +101,7 @@ async fn measure_idle(port: u16) -> Vec<TcpStream> {
     let request = format!(r#"{{"type":"request","id":"1","channel":"echo","payload":"{payload}"}}"#);
     let mut response = vec![0; 110 * KIB];
     let mut connections = Vec::with_capacity(2 * BATCH);
-    // The first brings what all of them share.
+    // The first allocates what all of them share.
     let mut first = open(port).await;
     write(&mut first, &request).await;
     read_frame(&mut first, &mut response).await;
@@ -124,15 +124,15 @@ async fn measure_idle(port: u16) -> Vec<TcpStream> {
     connections
 }
 
-/// A client that owns no buffer, as that would be measured too.
+/// A client without a buffer, because that would be measured too.
 async fn open(port: u16) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server listens");
-    // Two small messages in a row would wait for each other's acknowledgement.
+    // Otherwise the second of two small messages waits for an acknowledgement.
     stream.set_nodelay(true).expect("a TCP socket");
     stream.write_all(upgrade("").as_bytes()).await.expect("the server reads");
     let mut bytes = [0; 512];
     let mut read = 0;
-    // The answer, and behind it server:connected, which ends the first write.
+    // The response, then server:connected, which ends the first write.
     while !bytes[..read].ends_with(b"}") {
         let more = within("the upgrade", stream.read(&mut bytes[read..])).await.expect("no reset");
         assert!(more > 0, "{}", String::from_utf8_lossy(&bytes[..read]));
@@ -145,7 +145,7 @@ async fn write(stream: &mut TcpStream, text: &str) {
     within("room for a request", stream.write_all(&text_frame(text))).await.expect("the server reads");
 }
 
-/// Reads a frame, and answers how long its payload was.
+/// Reads a frame, and returns the length of its payload.
 async fn read_frame(stream: &mut TcpStream, payload: &mut [u8]) -> usize {
     let mut header = [0; 2];
     within("a frame", stream.read_exact(&mut header)).await.expect("the server answers");

@@ -1,5 +1,5 @@
-//! Statistics over a real socket, on a real database file: what is counted, what is never kept, and that nothing is counted
-//! twice whatever ends the process.
+//! Statistics over a real socket, on a real database file: what is counted, what is never recorded, and that nothing is counted
+//! twice, however the process ends.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::support::client::Client;
-use crate::support::house::House;
+use crate::support::host::Host;
 use crate::support::program::{self, Program};
 use crate::support::skip;
 
@@ -25,17 +25,17 @@ const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 const KEY: &str = "sk-correct-horse-battery-staple";
 
-/// Nothing is written or rolled up unless somebody asks.
+/// Nothing is written or rolled up without a request.
 fn quiet(backend: &mut BackendConfig) {
     backend.analytics.flush_interval = Duration::from_secs(3600);
     backend.analytics.rollup_interval = Duration::from_secs(3600);
 }
 
-async fn open(folder: TempDir) -> House {
-    House::open(folder, |backend, _| quiet(backend)).await
+async fn open(folder: TempDir) -> Host {
+    Host::open(folder, |backend, _| quiet(backend)).await
 }
 
-async fn new_house() -> House {
+async fn new_host() -> Host {
     open(tempfile::tempdir().unwrap()).await
 }
 
@@ -51,7 +51,7 @@ fn now() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-/// Puts raw rows of so many AI calls into a database that nobody has open, a row each.
+/// Inserts one raw row per AI call into a database that no server has open.
 fn lay_down(database: &Path, at: i64, rows: i64) {
     let connection = Connection::open(database).unwrap();
     connection
@@ -78,7 +78,7 @@ async fn totals(client: &mut Client) -> Value {
 async fn requests_errors_and_sessions_are_counted_once_each() {
     let (connections, disconnections) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (came, left) = (connections.clone(), disconnections.clone());
-    let house = House::open(tempfile::tempdir().unwrap(), |backend, config| {
+    let host = Host::open(tempfile::tempdir().unwrap(), |backend, config| {
         quiet(backend);
         config.on_connection = Some(Arc::new(move |_| {
             came.fetch_add(1, Ordering::SeqCst);
@@ -88,9 +88,13 @@ async fn requests_errors_and_sessions_are_counted_once_each() {
         }));
     })
     .await;
-    let (mut a, mut b) = (Client::connect(house.port).await, Client::connect(house.port).await);
+    let (mut a, mut b) = (Client::connect(host.port).await, Client::connect(host.port).await);
     let before = totals(&mut a).await;
-    assert_eq!((&before["requests"], &before["sessions"]), (&json!(0), &json!(2)), "not itself, not yet");
+    assert_eq!(
+        (&before["requests"], &before["sessions"]),
+        (&json!(0), &json!(2)),
+        "not the stop request itself yet"
+    );
     for _ in 0..10 {
         b.call("system:ping", Value::Null).await;
     }
@@ -108,20 +112,20 @@ async fn requests_errors_and_sessions_are_counted_once_each() {
     assert!(messages.contains(&&json!("id: expected string of 1..=128 bytes")), "{messages:?}");
     assert!(messages.contains(&&json!("No handler for…")), "{messages:?}");
 
-    let (port, folder) = (house.port, house.close().await);
+    let (port, folder) = (host.port, host.close().await);
     assert_eq!((connections.load(Ordering::SeqCst), disconnections.load(Ordering::SeqCst)), (2, 2));
-    let house = open(folder).await;
-    assert_ne!(house.port, 0, "{port}");
-    let mut client = Client::connect(house.port).await;
+    let host = open(folder).await;
+    assert_ne!(host.port, 0, "{port}");
+    let mut client = Client::connect(host.port).await;
     let totals = totals(&mut client).await;
-    // The two questions above are counted too.
+    // The two requests above are counted too.
     assert_eq!((&totals["requests"], &totals["sessions"]), (&json!(15), &json!(3)));
     let stats = client.call("analytics:session-stats", json!({"timeRange": "24h"})).await;
     assert_eq!(stats["sessions"], 3);
     let by_day = stats["byDay"].as_array().unwrap();
     assert_eq!(by_day.iter().map(|day| day["sessions"].as_i64().unwrap()).sum::<i64>(), 3);
-    assert_eq!(query(&database(&house.folder), "SELECT sum(extra) FROM analytics_raw WHERE kind = 5"), 2);
-    house.close().await;
+    assert_eq!(query(&database(&host.folder), "SELECT sum(extra) FROM analytics_raw WHERE kind = 5"), 2);
+    host.close().await;
 }
 
 #[tokio::test]
@@ -131,12 +135,12 @@ async fn calls_of_every_family_are_counted() {
     fs::create_dir_all(sources.join("weather")).unwrap();
     let manifest = json!({"id": "weather", "name": "W", "version": "1", "command": ["cat"], "input": {"type": "object"}});
     fs::write(sources.join("weather/artifact.json"), manifest.to_string()).unwrap();
-    let house = House::open(folder, |backend, _| {
+    let host = Host::open(folder, |backend, _| {
         quiet(backend);
         (backend.artifact.allow, backend.artifact.sources) = (true, vec![sources]);
     })
     .await;
-    let mut client = Client::connect(house.port).await;
+    let mut client = Client::connect(host.port).await;
     let question = |content: &str| json!({"provider": "echo", "model": "echo", "messages": [{"role": "user", "content": content}]});
     let mut output = 0;
     for content in ["one", "one two three"] {
@@ -149,7 +153,7 @@ async fn calls_of_every_family_are_counted() {
             json!({"provider": "anthropic", "model": "m", "messages": [{"role": "user", "content": "x"}]}),
         )
         .await;
-    let recorder = house.backend.analytics().recorder().clone();
+    let recorder = host.backend.analytics().recorder().clone();
     let call = AiCall {
         provider: "p",
         model: "m",
@@ -188,14 +192,14 @@ async fn calls_of_every_family_are_counted() {
     let dashboard = client.call("analytics:dashboard", Value::Null).await;
     assert_eq!(dashboard["cost"]["totalUsd"], 0.3);
     assert_eq!(dashboard["requests"]["granularity"], "day");
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn an_ai_call_whose_client_disconnects_is_counted_as_failed() {
-    let house = new_house().await;
+    let host = new_host().await;
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut client = Client::connect(house.port).await;
+    let mut client = Client::connect(host.port).await;
     let url = format!("http://{}", upstream.local_addr().unwrap());
     client.call("settings:set", json!({"key": "ai.openai.baseUrl", "value": url})).await;
     let question =
@@ -203,20 +207,20 @@ async fn an_ai_call_whose_client_disconnects_is_counted_as_failed() {
     client.send("ai:chat", question).await;
     let (mut upstream, _) = upstream.accept().await.unwrap();
     drop(client);
-    // The provider's connection ends when the handler is dropped, and the call is counted by then.
+    // The provider's connection ends when the handler is dropped, and the call is counted before that.
     let mut request = Vec::new();
     let _ = upstream.read_to_end(&mut request).await;
-    let mut client = Client::connect(house.port).await;
+    let mut client = Client::connect(host.port).await;
     assert_eq!(totals(&mut client).await["aiCalls"], 1);
     let errors = client.call("analytics:error-summary", json!({"timeRange": "24h"})).await;
     assert_eq!(errors["byCode"], json!([{"code": "CONNECTION_CLOSED", "count": 1}]));
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn no_credential_and_no_message_is_recorded() {
-    const DIARY: &str = "dear diary, nobody must know";
-    let house = new_house().await;
+    const DIARY: &str = "dear diary, a secret";
+    let host = new_host().await;
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", upstream.local_addr().unwrap());
     tokio::spawn(async move {
@@ -230,7 +234,7 @@ async fn no_credential_and_no_message_is_recorded() {
             stream.write_all(format!("{head}: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
         }
     });
-    let mut client = Client::connect(house.port).await;
+    let mut client = Client::connect(host.port).await;
     client.call("settings:set", json!({"key": "ai.openai.baseUrl", "value": url})).await;
     client.call("credentials:set", json!({"key": "openai", "token": KEY})).await;
     let question =
@@ -253,7 +257,7 @@ async fn no_credential_and_no_message_is_recorded() {
     for secret in [DIARY, KEY, "correct-horse"] {
         assert!(!errors.contains(secret), "{errors}");
     }
-    let folder = house.close().await;
+    let folder = host.close().await;
     let bytes = fs::read(database(&folder)).unwrap();
     for secret in [DIARY, KEY] {
         assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "{secret}");
@@ -262,8 +266,8 @@ async fn no_credential_and_no_message_is_recorded() {
 
 #[tokio::test]
 async fn names_that_clients_choose_do_not_fill_the_database() {
-    let house = new_house().await;
-    let mut client = Client::connect(house.port).await;
+    let host = new_host().await;
+    let mut client = Client::connect(host.port).await;
     let mut last = String::new();
     for n in 0..1100 {
         client.send(&format!("random:{n}"), Value::Null).await;
@@ -280,14 +284,14 @@ async fn names_that_clients_choose_do_not_fill_the_database() {
         (models.len(), &models[0]["model"], &models[0]["calls"]),
         (1001, &json!("(other)"), &json!(100))
     );
-    let folder = house.close().await;
+    let folder = host.close().await;
     assert!(query(&database(&folder), "SELECT count(*) FROM analytics_names") < 1100);
 }
 
 #[tokio::test]
 async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
-    let house = new_house().await;
-    let mut client = Client::connect(house.port).await;
+    let host = new_host().await;
+    let mut client = Client::connect(host.port).await;
     let objects = [json!([]), json!("7d"), json!(1), json!(true), json!([{"timeRange": "7d"}])];
     let ranges = [
         (json!({"timeRange": null}), "timeRange"),
@@ -331,11 +335,14 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
             refused += 1;
         }
     }
-    let database = database(&house.folder);
-    // That it was refused may have been written by now: what is due at the start comes when it comes.
+    let database = database(&host.folder);
+    // The refused request can have been written already: what is due at the start is written at an unknown time.
     let costs = "SELECT count(*) FROM analytics_raw WHERE nano_usd + input + output > 0 OR failed < count";
-    assert!(query(&database, costs) <= 1, "what was refused wrote more than that, and that a client came");
-    // How many buckets there are is known once the database is asked.
+    assert!(
+        query(&database, costs) <= 1,
+        "a refused request wrote more than its count and the client's session"
+    );
+    // The number of buckets is known once the database was queried.
     let hours = json!({"timeRange": {"from": 0, "to": 1_000_000_000_000_i64}, "granularity": "hour"});
     for channel in ["analytics:dashboard", "analytics:cost-timeseries"] {
         let error = client.refuse(channel, hours.clone()).await;
@@ -344,16 +351,16 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
     }
     let totals = totals(&mut client).await;
     assert_eq!((&totals["requests"], &totals["errors"]), (&json!(refused), &json!(refused)));
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn totals_survive_aggregation_cleanup_and_restarts() {
-    let folder = new_house().await.close().await;
+    let folder = new_host().await.close().await;
     let old = now() - 40 * DAY_MS;
     lay_down(&database(&folder), old, 25_000);
-    let house = open(folder).await;
-    let mut client = Client::connect(house.port).await;
+    let host = open(folder).await;
+    let mut client = Client::connect(host.port).await;
     client.call("settings:set", json!({"key": "analytics.retentionDays", "value": 45})).await;
     let range = json!({"timeRange": {"from": old, "to": old + DAY_MS}, "granularity": "hour"});
     let channels = ["analytics:cost-summary", "analytics:token-timeseries", "analytics:model-usage"];
@@ -365,26 +372,26 @@ async fn totals_survive_aggregation_cleanup_and_restarts() {
         before[1]["total"],
         json!({"input": 75_000, "output": 50_000, "cacheRead": 0, "cacheWrite": 0})
     );
-    // The keeper rolls up once at the start, so it is said how many there are, not who did it.
+    // Upkeep runs once at the start, so only the number of rows is checked, not which run wrote them.
     client.call("analytics:run-aggregation", Value::Null).await;
     let rows = "SELECT count(*) FROM analytics_raw";
     let left = "SELECT count(*) FROM analytics_raw WHERE id > (SELECT rolled_up_to FROM analytics_state)";
-    assert_eq!(query(&database(&house.folder), left), 0);
-    // What the last request itself has left is all there is.
+    assert_eq!(query(&database(&host.folder), left), 0);
+    // Only the last request itself is left.
     let aggregated = client.call("analytics:run-aggregation", Value::Null).await["aggregated"].clone();
     assert_eq!(aggregated, 1);
     assert_eq!(client.call("analytics:run-cleanup", Value::Null).await["deleted"], 0);
     client.call("settings:set", json!({"key": "analytics.retentionDays", "value": 30})).await;
     assert_eq!(client.call("analytics:run-cleanup", Value::Null).await["deleted"], 25_000);
     assert_eq!(client.call("analytics:run-cleanup", Value::Null).await["deleted"], 0);
-    assert!(query(&database(&house.folder), rows) < 100);
-    let house = open(house.close().await).await;
-    let mut client = Client::connect(house.port).await;
+    assert!(query(&database(&host.folder), rows) < 100);
+    let host = open(host.close().await).await;
+    let mut client = Client::connect(host.port).await;
     for (channel, before) in channels.iter().zip(&before) {
         assert_eq!(client.call(channel, range.clone()).await, *before, "{channel}");
     }
     assert_eq!(totals(&mut client).await["aiCalls"], 25_000);
-    let folder = house.close().await;
+    let folder = host.close().await;
     let sum = Command::new("sqlite3")
         .arg(database(&folder))
         .arg("PRAGMA integrity_check; SELECT sum(count), sum(input) FROM analytics_days WHERE kind = 2; SELECT sum(count) FROM analytics_hours WHERE kind = 2")
@@ -397,23 +404,23 @@ async fn totals_survive_aggregation_cleanup_and_restarts() {
 
 #[tokio::test]
 async fn upkeep_runs_without_a_request() {
-    let folder = new_house().await.close().await;
+    let folder = new_host().await.close().await;
     lay_down(&database(&folder), now() - 100 * DAY_MS, 10);
-    let house = House::open(folder, |backend, _| {
+    let host = Host::open(folder, |backend, _| {
         backend.analytics.flush_interval = Duration::from_millis(5);
         backend.analytics.rollup_interval = Duration::from_millis(10);
     })
     .await;
-    let mut client = Client::connect(house.port).await;
+    let mut client = Client::connect(host.port).await;
     let deadline = Instant::now() + Duration::from_secs(60);
     let done = "SELECT (SELECT count(*) FROM analytics_raw WHERE kind = 2) = 0
                    AND (SELECT count(*) FROM analytics_hours WHERE kind = 1) > 0";
-    while query(&database(&house.folder), done) == 0 {
+    while query(&database(&host.folder), done) == 0 {
         assert!(Instant::now() < deadline, "nothing was done");
         client.call("system:ping", Value::Null).await;
     }
     assert_eq!(totals(&mut client).await["aiCalls"], 10);
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
@@ -435,14 +442,14 @@ async fn written_counts_survive_kill_9_and_count_once() {
     let rolled_up = "SELECT max(rolled_up_to) FROM analytics_state";
     let last = query(&file, "SELECT max(id) FROM analytics_raw");
     let mut kills = Vec::new();
-    // A program rolls up from its start on; it is killed each time when it has got somewhat further.
+    // A server rolls up from its start on. Each time it is killed a little later.
     for _ in 0..3 {
-        let begun = query(&file, rolled_up);
+        let started = query(&file, rolled_up);
         let program = Program::start(&data_dir);
         let watch = Connection::open(&file).unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        let mut at = begun;
-        while at == begun && at < last {
+        let mut at = started;
+        while at == started && at < last {
             assert!(Instant::now() < deadline, "nothing is rolled up");
             at = watch.query_row(rolled_up, [], |row| row.get(0)).unwrap();
         }
@@ -451,7 +458,7 @@ async fn written_counts_survive_kill_9_and_count_once() {
         kills.push(query(&file, rolled_up));
     }
     println!("killed with {kills:?} of {last} rows rolled up");
-    assert!(kills[0] < last, "the first kill was in mid-aggregation");
+    assert!(kills[0] < last, "the first kill was during aggregation");
     let program = Program::start(&data_dir);
     let mut client = Client::connect(program.port).await;
     let first = totals(&mut client).await;
@@ -464,21 +471,21 @@ async fn written_counts_survive_kill_9_and_count_once() {
     assert_eq!(program.stop("-TERM").0, Some(0));
     assert_eq!(query(&file, "SELECT sum(count) FROM analytics_days WHERE kind = 2"), ROWS);
     assert_eq!(query(&file, "SELECT sum(count) FROM analytics_hours WHERE kind = 2"), ROWS);
-    // The stop has written what was in memory: three questions and the sessions' ends.
-    let house = open(folder).await;
-    let mut client = Client::connect(house.port).await;
+    // Stopping has written what was in memory: three requests and the ends of the sessions.
+    let host = open(folder).await;
+    let mut client = Client::connect(host.port).await;
     assert_eq!(totals(&mut client).await["requests"], 23);
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn a_full_database_answers_queries_and_keeps_pending_counts() {
-    let house = House::open(tempfile::tempdir().unwrap(), |backend, _| {
+    let host = Host::open(tempfile::tempdir().unwrap(), |backend, _| {
         quiet(backend);
         backend.db.max_database_bytes = 1 << 20;
     })
     .await;
-    let mut client = Client::connect(house.port).await;
+    let mut client = Client::connect(host.port).await;
     let chat = client.call("chat:create", Value::Null).await["id"].clone();
     let before = totals(&mut client).await["requests"].as_i64().unwrap();
     let mut sent = 1;
@@ -491,14 +498,14 @@ async fn a_full_database_answers_queries_and_keeps_pending_counts() {
             }
         }
     }
-    let flushed = house.backend.analytics().flush().await;
+    let flushed = host.backend.analytics().flush().await;
     let stale = totals(&mut client).await["requests"].as_i64().unwrap();
     assert_eq!(stale == before, flushed.is_err());
     client.call("chat:delete", json!({"id": chat})).await;
     let after = totals(&mut client).await["requests"].as_i64().unwrap();
-    // The messages, and the deletion, and the question between them.
+    // The messages, the deletion, and the query between them.
     assert_eq!(after, before + sent + 2, "the first flush: {flushed:?}");
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]

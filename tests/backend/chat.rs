@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::client::Client;
-use crate::support::house::House;
+use crate::support::host::Host;
 
-/// A house whose pages end early.
-async fn small(folder: TempDir) -> House {
-    House::open(folder, |backend, _| backend.db.max_page_bytes = 100_000).await
+/// A host whose pages of results end early.
+async fn small(folder: TempDir) -> Host {
+    Host::open(folder, |backend, _| backend.db.max_page_bytes = 100_000).await
 }
 
 /// The values of one member in a list of objects.
@@ -18,15 +18,15 @@ fn pluck<'a>(list: &'a Value, member: &str) -> Vec<&'a Value> {
 
 #[tokio::test]
 async fn every_client_sees_a_chat_from_creation_to_deletion() {
-    let house = small(tempfile::tempdir().unwrap()).await;
-    let (mut a, mut b) = (Client::connect(house.port).await, Client::connect(house.port).await);
+    let host = small(tempfile::tempdir().unwrap()).await;
+    let (mut a, mut b) = (Client::connect(host.port).await, Client::connect(host.port).await);
 
     let chat = a.call("chat:create", json!({"title": "Groceries", "systemPrompt": "Be brief"})).await;
     assert_eq!(chat["title"], "Groceries");
     assert_eq!((&chat["systemPrompt"], &chat["messageCount"]), (&json!("Be brief"), &json!(0)));
     assert_eq!(chat["createdAt"], chat["updatedAt"]);
     assert_eq!(b.event("chat:created").await, chat);
-    // Who asked gets the event too, before the response.
+    // The client that asked receives the event too, before the response.
     assert_eq!(a.event("chat:created").await, chat);
     let id = chat["id"].as_str().unwrap();
     assert_eq!(a.call("chat:get", json!({"id": id})).await, chat);
@@ -41,7 +41,7 @@ async fn every_client_sees_a_chat_from_creation_to_deletion() {
     assert_eq!((&updated["title"], &updated["systemPrompt"]), (&json!("Dinner"), &Value::Null));
     assert_eq!(updated["messageCount"], 1);
     assert_eq!(b.event("chat:updated").await, updated);
-    // What changes nothing is told to nobody: the next event is the deletion.
+    // A request that changes nothing emits nothing: the next event is the deletion.
     assert_eq!(a.call("chat:update", json!({"id": id, "title": "Dinner"})).await, updated);
 
     assert_eq!(a.call("chat:delete", json!({"id": id})).await, json!(true));
@@ -50,13 +50,13 @@ async fn every_client_sees_a_chat_from_creation_to_deletion() {
     assert_eq!(a.call("chat:get", json!({"id": id})).await, Value::Null);
     assert_eq!(a.call("chat:search", json!({"query": "Hi"})).await, json!([]));
     a.refuse("chat:get-messages", json!({"chatId": id})).await;
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn a_message_is_returned_as_it_was_sent() {
-    let house = small(tempfile::tempdir().unwrap()).await;
-    let mut client = Client::connect(house.port).await;
+    let host = small(tempfile::tempdir().unwrap()).await;
+    let mut client = Client::connect(host.port).await;
     let chat = client.call("chat:create", Value::Null).await;
     assert_eq!(chat["title"], "New Chat");
     let given = json!({
@@ -70,14 +70,14 @@ async fn a_message_is_returned_as_it_was_sent() {
     for (name, value) in given.as_object().unwrap() {
         assert_eq!(&added[name], value, "{name}");
     }
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn pages_cover_all_chats_and_messages_without_gap_or_repetition() {
-    let house = small(tempfile::tempdir().unwrap()).await;
-    let mut client = Client::connect(house.port).await;
-    // Made so fast that many share a millisecond.
+    let host = small(tempfile::tempdir().unwrap()).await;
+    let mut client = Client::connect(host.port).await;
+    // Created so fast that many share a millisecond.
     let mut ids = Vec::new();
     for n in 0..25 {
         let chat = client.call("chat:create", json!({"title": format!("{n}")})).await;
@@ -116,16 +116,16 @@ async fn pages_cover_all_chats_and_messages_without_gap_or_repetition() {
         query = json!({"chatId": chat, "limit": 10, "before": page["nextBefore"]});
     }
     assert_eq!(read, written);
-    // Exactly as many as there are: nothing more.
+    // A page with exactly all of them says that there are no more.
     let page = client.call("chat:get-messages", json!({"chatId": chat, "limit": 25})).await;
     assert_eq!(page["hasMore"], false);
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn a_page_of_results_ends_before_it_is_too_long_to_send() {
-    let house = small(tempfile::tempdir().unwrap()).await;
-    let mut client = Client::connect(house.port).await;
+    let host = small(tempfile::tempdir().unwrap()).await;
+    let mut client = Client::connect(host.port).await;
     let chat = client.call("chat:create", json!({})).await;
     for size in [60_000, 60_000, 200_000] {
         let message = json!({"chatId": chat["id"], "role": "user", "content": "x".repeat(size)});
@@ -145,16 +145,16 @@ async fn a_page_of_results_ends_before_it_is_too_long_to_send() {
         query = json!({"chatId": chat["id"], "before": page["nextBefore"]});
     }
     assert_eq!(sizes, [vec![200_000], vec![60_000], vec![60_000]]);
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn search_results_end_before_they_are_too_long_to_send() {
-    let house = small(tempfile::tempdir().unwrap()).await;
-    let mut client = Client::connect(house.port).await;
+    let host = small(tempfile::tempdir().unwrap()).await;
+    let mut client = Client::connect(host.port).await;
     let chat = client.call("chat:create", json!({})).await;
     for _ in 0..3 {
-        // Snippets have whole words.
+        // Snippets consist of whole words.
         let content = format!("needle {}", "x".repeat(40_000));
         client
             .call("chat:add-message", json!({"chatId": chat["id"], "role": "user", "content": content}))
@@ -162,13 +162,13 @@ async fn search_results_end_before_they_are_too_long_to_send() {
     }
     let found = client.call("chat:search", json!({"query": "needle"})).await;
     assert_eq!(found.as_array().unwrap().len(), 2);
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn search_finds_and_marks_words_and_accepts_any_text() {
-    let house = small(tempfile::tempdir().unwrap()).await;
-    let mut client = Client::connect(house.port).await;
+    let host = small(tempfile::tempdir().unwrap()).await;
+    let mut client = Client::connect(host.port).await;
     let mut chats = Vec::new();
     for (title, content) in [
         ("One", json!("Buy <b>milk</b> & bread, then more milk")),
@@ -208,17 +208,17 @@ async fn search_finds_and_marks_words_and_accepts_any_text() {
         let found = client.call("chat:search", json!({"query": query})).await;
         assert_eq!(found.as_array().unwrap().len(), hits, "{query:?}: {found}");
     }
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn concurrent_clients_lose_nothing_and_see_changes_in_one_order() {
-    let house = small(tempfile::tempdir().unwrap()).await;
-    let mut witness = Client::connect(house.port).await;
+    let host = small(tempfile::tempdir().unwrap()).await;
+    let mut witness = Client::connect(host.port).await;
     let chat = witness.call("chat:create", json!({})).await;
     witness.event("chat:created").await;
     let writers = (0..8).map(|writer| {
-        let (port, chat) = (house.port, chat["id"].clone());
+        let (port, chat) = (host.port, chat["id"].clone());
         tokio::spawn(async move {
             let mut client = Client::connect(port).await;
             for n in 0..50 {
@@ -237,5 +237,5 @@ async fn concurrent_clients_lose_nothing_and_see_changes_in_one_order() {
     let page = witness.call("chat:get-messages", json!({"chatId": chat["id"], "limit": 500})).await;
     assert_eq!(page["messages"], json!(told));
     assert_eq!(witness.call("chat:get", json!({"id": chat["id"]})).await["messageCount"], 400);
-    house.close().await;
+    host.close().await;
 }

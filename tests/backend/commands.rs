@@ -1,4 +1,4 @@
-//! `switchboard call`, `listen` and `channels` as an operator uses them: JSON on stdout, words on stderr, exit codes.
+//! `switchboard call`, `listen` and `channels` as an operator uses them: JSON on stdout, messages on stderr, exit codes.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -20,35 +20,35 @@ fn run(arguments: &[&str]) -> Output {
     switchboard(arguments).output().unwrap()
 }
 
-/// What a command that succeeds writes.
+/// The stdout of a command that must succeed.
 fn stdout(arguments: &[&str]) -> String {
     let output = run(arguments);
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The exit code of a command that fails, and what it says.
+/// The exit code and stderr of a command that must fail.
 fn failure(arguments: &[&str]) -> (i32, String) {
     let output = run(arguments);
     assert!(output.stdout.is_empty(), "{arguments:?}: {output:?}");
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
-struct House {
+struct Host {
     program: Option<Program>,
     url: String,
     folder: tempfile::TempDir,
 }
 
-impl House {
-    fn new() -> House {
+impl Host {
+    fn new() -> Host {
         let folder = tempfile::tempdir().unwrap();
         let program = Program::start(&folder.path().join("data"));
-        House { url: format!("ws://localhost:{}", program.port), program: Some(program), folder }
+        Host { url: format!("ws://localhost:{}", program.port), program: Some(program), folder }
     }
 }
 
-impl Drop for House {
+impl Drop for Host {
     fn drop(&mut self) {
         if let Some(program) = self.program.take() {
             program.kill();
@@ -64,15 +64,15 @@ fn the_page_about_operations_has_the_help_text() {
 
 #[test]
 fn call_writes_the_payload_in_one_line() {
-    let house = House::new();
-    let url = &*house.url;
+    let host = Host::new();
+    let url = &*host.url;
     let line = stdout(&["call", url, "chat:create", r#"{"title": "A"}"#]);
     assert_eq!(line.matches('\n').count(), 1);
     let chat: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(chat["title"], "A");
 
     // From a file and from stdin.
-    let file = house.folder.path().join("payload.json");
+    let file = host.folder.path().join("payload.json");
     fs::write(&file, "{\"key\": \"k\",\n \"value\": \"two\\nlines\"}\n").unwrap();
     assert_eq!(stdout(&["call", url, "settings:set", &format!("@{}", file.display())]), "");
     let mut child = switchboard(&["call", url, "settings:get", "-"])
@@ -88,8 +88,8 @@ fn call_writes_the_payload_in_one_line() {
 
 #[test]
 fn exit_codes_tell_errors_apart() {
-    let mut house = House::new();
-    let url = house.url.clone();
+    let mut host = Host::new();
+    let url = host.url.clone();
     let (code, said) = failure(&["call", &url, "chat:list", r#"{"limit": 0}"#]);
     assert_eq!(code, 1);
     let mut lines = said.lines();
@@ -109,10 +109,10 @@ fn exit_codes_tell_errors_apart() {
         assert_eq!(failure(wrong).0, 2, "{wrong:?}");
     }
 
-    house.program.take().unwrap().kill();
+    host.program.take().unwrap().kill();
     assert_eq!(failure(&["call", &url, "system:ping"]).0, 3);
     assert_eq!(failure(&["listen", &url]).0, 3);
-    // Something that accepts, and never answers.
+    // A server that accepts and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}", silent.local_addr().unwrap());
     assert_eq!(failure(&["call", &url, "system:ping", "--timeout", "1"]).0, 3);
@@ -138,7 +138,7 @@ fn a_token_is_read_from_a_file_or_the_environment() {
     program.kill();
 }
 
-/// A listening command, whose lines are read one by one.
+/// A `listen` command, whose lines are read one by one.
 struct Listener {
     child: Child,
     stdout: BufReader<std::process::ChildStdout>,
@@ -170,7 +170,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It can have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -178,8 +178,8 @@ impl Drop for Listener {
 
 #[test]
 fn listen_writes_one_event_per_line_and_reconnects() {
-    let mut house = House::new();
-    let url = house.url.clone();
+    let mut host = Host::new();
+    let url = host.url.clone();
     let mut all = Listener::start(&["listen", &url]);
     assert_eq!(all.event()["channel"], "server:connected");
     let mut some = Listener::start(&["listen", &url, "settings:changed", "--raw"]);
@@ -190,51 +190,51 @@ fn listen_writes_one_event_per_line_and_reconnects() {
     assert_eq!(all.event(), json!({"channel": "settings:changed", "payload": changed}));
     assert_eq!(some.event(), changed);
 
-    let program = house.program.take().unwrap();
+    let program = host.program.take().unwrap();
     let port = program.port;
     program.kill();
     assert!(all.said().contains("connection lost"));
     assert!(all.said().contains("reconnecting in"));
-    let mut again = program::command(&house.folder.path().join("data"));
+    let mut again = program::command(&host.folder.path().join("data"));
     again.args(["--port", &port.to_string()]);
-    house.program = Some(Program::spawn(again));
+    host.program = Some(Program::spawn(again));
     while !all.said().contains("connected to") {}
     assert_eq!(all.event()["channel"], "server:connected");
 }
 
 #[test]
 fn listen_ends_without_an_error_when_its_reader_closes() {
-    let house = House::new();
-    let mut listener = Listener::start(&["listen", &house.url]);
+    let host = Host::new();
+    let mut listener = Listener::start(&["listen", &host.url]);
     listener.event();
     let Listener { child, stdout, .. } = &mut listener;
     *stdout =
         BufReader::new(Command::new("true").stdout(Stdio::piped()).spawn().unwrap().stdout.take().unwrap());
     // The first write into a closed pipe ends it.
-    self::stdout(&["call", &house.url, "chat:create"]);
+    self::stdout(&["call", &host.url, "chat:create"]);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
 fn channels_of_the_program_and_of_a_server_are_listed() {
-    let house = House::new();
+    let host = Host::new();
     let own = stdout(&["channels"]);
     assert!(own.contains("chat:create") && own.contains("settings:changed"));
-    assert_eq!(stdout(&["channels", &house.url]), own);
-    let listed: Value = serde_json::from_str(&stdout(&["channels", &house.url, "--json"])).unwrap();
+    assert_eq!(stdout(&["channels", &host.url]), own);
+    let listed: Value = serde_json::from_str(&stdout(&["channels", &host.url, "--json"])).unwrap();
     assert!(listed.as_array().unwrap().iter().any(|channel| channel["channel"] == "chat:search"));
     assert_eq!(serde_json::from_str::<Value>(&stdout(&["channels", "--json"])).unwrap(), listed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wss_trusts_only_the_certificates_of_the_system() {
-    let house = House::new();
-    let Some((certificate, acceptor)) = certificate::localhost(house.folder.path()) else {
+    let host = Host::new();
+    let Some((certificate, acceptor)) = certificate::localhost(host.folder.path()) else {
         return skip::skipped("wss:// with a certificate by the openssl command, which is not installed");
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let server = house.url.trim_start_matches("ws://").to_owned();
+    let server = host.url.trim_start_matches("ws://").to_owned();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             // A client that does not trust the certificate ends the handshake.

@@ -1,18 +1,18 @@
-//! Credentials over a real socket, on a real database file: a token goes in and never comes out.
+//! Credentials over a real socket, on a real database file: no response contains a stored token.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use crate::support::client::Client;
-use crate::support::house::House;
+use crate::support::host::Host;
 use crate::support::program;
 use serde_json::{Value, json};
 
 const TOKEN: &str = "sk-correct-horse-battery-staple";
 const KEY_FILE: &str = "data/switchboard.key";
 
-/// The files below a folder in which these bytes stand.
+/// The files below a folder that contain these bytes.
 fn files_with(folder: &Path, needle: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -28,8 +28,8 @@ fn files_with(folder: &Path, needle: &[u8]) -> Vec<String> {
 
 #[tokio::test]
 async fn every_client_sees_a_credential_from_set_to_delete() {
-    let house = House::new().await;
-    let (mut a, mut b) = (Client::connect(house.port).await, Client::connect(house.port).await);
+    let host = Host::new().await;
+    let (mut a, mut b) = (Client::connect(host.port).await, Client::connect(host.port).await);
     assert_eq!(a.call("credentials:list", Value::Null).await, json!([]));
     let none = json!({"exists": false, "metadata": null});
     assert_eq!(a.call("credentials:get", json!({"key": "anthropic"})).await, none);
@@ -45,7 +45,7 @@ async fn every_client_sees_a_credential_from_set_to_delete() {
     let credential = a.call("credentials:get", json!({"key": "anthropic"})).await;
     assert_eq!(credential, json!({"exists": true, "metadata": metadata}));
 
-    // A second one takes the place of the first, metadata and all.
+    // A second one replaces the first, with its metadata.
     a.call("credentials:set", json!({"key": "anthropic", "token": "y"})).await;
     assert_eq!(b.event("credentials:changed").await, json!({"key": "anthropic", "exists": true}));
     let credential = a.call("credentials:get", json!({"key": "anthropic"})).await;
@@ -57,13 +57,13 @@ async fn every_client_sees_a_credential_from_set_to_delete() {
     assert_eq!(a.call("credentials:get", json!({"key": "anthropic"})).await, none);
     b.call("system:ping", Value::Null).await;
     assert_eq!(b.kept_events(), 0);
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
-    let house = House::new().await;
-    let mut client = Client::connect(house.port).await;
+    let host = Host::new().await;
+    let mut client = Client::connect(host.port).await;
     for (channel, payload, path) in [
         ("credentials:list", json!([]), "payload"),
         ("credentials:get", Value::Null, "key"),
@@ -96,15 +96,15 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         assert!(!error.to_string().contains(TOKEN), "{error}");
     }
     assert_eq!(client.call("credentials:list", Value::Null).await, json!([]));
-    assert_eq!(client.kept_events(), 0, "a refused request is told to nobody");
-    assert!(!house.folder.path().join(KEY_FILE).exists(), "a refused request makes no key file");
-    house.close().await;
+    assert_eq!(client.kept_events(), 0, "a refused request emits nothing");
+    assert!(!host.folder.path().join(KEY_FILE).exists(), "a refused request creates no key file");
+    host.close().await;
 }
 
 #[tokio::test]
 async fn no_file_and_no_response_contains_the_token() {
-    let house = House::new().await;
-    let (mut a, mut witness) = (Client::connect(house.port).await, Client::connect(house.port).await);
+    let host = Host::new().await;
+    let (mut a, mut witness) = (Client::connect(host.port).await, Client::connect(host.port).await);
     a.call("credentials:set", json!({"key": "anthropic", "token": TOKEN, "metadata": {"m": "findable"}}))
         .await;
     let mut seen = witness.event("credentials:changed").await.to_string();
@@ -117,15 +117,15 @@ async fn no_file_and_no_response_contains_the_token() {
     ] {
         seen += &a.respond(channel, payload).await.to_string();
     }
-    seen += &format!("{:?} {:?}", house.backend, house.server);
+    seen += &format!("{:?} {:?}", host.backend, host.server);
     assert!(!seen.contains(TOKEN), "{seen}");
-    // In the write-ahead log first, in the database file after it was folded in.
+    // First in the write-ahead log, then in the database file after a checkpoint.
     for _ in 0..2 {
-        let folder = house.folder.path();
+        let folder = host.folder.path();
         assert!(!files_with(folder, b"findable").is_empty(), "the search finds what is not sealed");
         assert_eq!(files_with(folder, TOKEN.as_bytes()), [""; 0]);
-        house.server.stop().await;
-        house.backend.close().await;
+        host.server.stop().await;
+        host.backend.close().await;
     }
 }
 
@@ -133,32 +133,32 @@ async fn no_file_and_no_response_contains_the_token() {
 #[tokio::test]
 async fn the_key_file_is_readable_by_its_owner_only_and_stays_the_same() {
     use std::os::unix::fs::PermissionsExt;
-    let house = House::new().await;
-    let key_file = house.folder.path().join(KEY_FILE);
-    let mut client = Client::connect(house.port).await;
+    let host = Host::new().await;
+    let key_file = host.folder.path().join(KEY_FILE);
+    let mut client = Client::connect(host.port).await;
     client.call("credentials:set", json!({"key": "a", "token": TOKEN})).await;
     let key = fs::read(&key_file).unwrap();
     assert_eq!(key.len(), 32);
     assert_eq!(fs::metadata(&key_file).unwrap().permissions().mode() & 0o777, 0o600);
     client.call("credentials:set", json!({"key": "b", "token": TOKEN})).await;
-    let house = House::open(house.close().await, |_, _| {}).await;
-    let mut client = Client::connect(house.port).await;
+    let host = Host::open(host.close().await, |_, _| {}).await;
+    let mut client = Client::connect(host.port).await;
     client.call("credentials:set", json!({"key": "c", "token": TOKEN})).await;
     assert_eq!(fs::read(&key_file).unwrap(), key);
-    let names: Vec<_> = fs::read_dir(house.folder.path().join("data"))
+    let names: Vec<_> = fs::read_dir(host.folder.path().join("data"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.contains("key"))
         .collect();
     assert_eq!(names, ["switchboard.key"], "nothing temporary is left");
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn a_missing_or_wrong_key_file_is_an_error_and_stays_unchanged() {
-    let house = House::new().await;
-    let key_file = house.folder.path().join(KEY_FILE);
-    let mut client = Client::connect(house.port).await;
+    let host = Host::new().await;
+    let key_file = host.folder.path().join(KEY_FILE);
+    let mut client = Client::connect(host.port).await;
     let set = json!({"key": "other", "token": TOKEN});
     client.call("credentials:set", json!({"key": "anthropic", "token": TOKEN})).await;
     client.event("credentials:changed").await;
@@ -178,18 +178,18 @@ async fn a_missing_or_wrong_key_file_is_an_error_and_stays_unchanged() {
         let error = error.as_str().unwrap();
         assert!(error.contains(says) && error.contains("switchboard.key"), "{error}");
         assert_eq!(fs::read(&key_file).ok(), content);
-        // What needs no token goes on.
+        // Requests that need no token still work.
         assert_eq!(client.call("credentials:list", Value::Null).await, json!(["anthropic"]));
     }
     fs::write(&key_file, key).unwrap();
     client.call("credentials:set", set).await;
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn at_most_a_thousand_credentials_are_stored() {
-    let house = House::new().await;
-    let mut client = Client::connect(house.port).await;
+    let host = Host::new().await;
+    let mut client = Client::connect(host.port).await;
     let mut last = String::new();
     for n in 0..1000 {
         last = client.send("credentials:set", json!({"key": format!("k{n}"), "token": "x"})).await;
@@ -199,7 +199,7 @@ async fn at_most_a_thousand_credentials_are_stored() {
     assert_eq!(error["details"]["path"], "key");
     client.call("credentials:set", json!({"key": "k0", "token": "y"})).await;
     assert_eq!(client.call("credentials:list", Value::Null).await.as_array().unwrap().len(), 1000);
-    house.close().await;
+    host.close().await;
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What the `switchboard` command has answered survives whatever ends it, and a database that it cannot use is left
-//! alone. Each test runs the command as a process of its own.
+//! Every write that the `switchboard` command has answered survives, however the process ends. A database that it cannot use
+//! stays unchanged. Each test runs the command as a process.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ async fn every_write_that_was_answered_survives_kill_9() {
     let data_dir = folder.path().join("data");
     let mut answered = Vec::new();
     let mut chat = Value::Null;
-    // Killed with most of the thousand still under way, at three different places, or at as many as are asked for.
+    // Killed while most of the thousand are pending, at three different points, or at KILL_ROUNDS.
     let rounds = std::env::var("KILL_ROUNDS").map_or(3, |rounds| rounds.parse().expect("a number"));
     for kill_after in [1, 100, 500].into_iter().chain((3..).map(|round| 1 + round * 7919 % 700)).take(rounds)
     {
@@ -39,7 +39,7 @@ async fn every_write_that_was_answered_survives_kill_9() {
         }
         let mut answers = 0;
         let mut program = Some(program);
-        // After the kill, answers that were on their way still arrive, and count.
+        // Responses that were sent before the kill still arrive, and count.
         while let Ok(message) = client.next().await {
             if message["type"] != "response" {
                 continue;
@@ -121,7 +121,7 @@ async fn the_folder_and_its_files_are_readable_by_their_owner_only() {
     }
     program.kill();
 
-    // An empty folder is closed to others, and so is a file that somebody opened to them.
+    // An empty folder is made private, and so is a file that was readable by others.
     let empty = folder.path().join("empty");
     fs::create_dir(&empty).unwrap();
     fs::set_permissions(&empty, fs::Permissions::from_mode(0o755)).unwrap();
@@ -132,7 +132,7 @@ async fn the_folder_and_its_files_are_readable_by_their_owner_only() {
     Program::start(&empty).kill();
     assert_eq!(mode(&database), 0o600);
 
-    // Somebody's folder is not touched.
+    // A folder with other files is not changed.
     let shared = folder.path().join("shared");
     fs::create_dir(&shared).unwrap();
     fs::write(shared.join("thesis.txt"), "dear").unwrap();

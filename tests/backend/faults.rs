@@ -1,5 +1,5 @@
-//! Faults of the world, on real sockets and real processes: connections that break in every state, no file descriptors,
-//! no room on the disk, and the end of the program under load.
+//! Faults of the environment, on real sockets and real processes: connections that break in every state, no file descriptors,
+//! a full disk, and a signal under load.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,14 +19,14 @@ use crate::support::program::{self, Program};
 use crate::support::skip;
 use crate::support::socket::{self, calls, config, reset, upgrade, within};
 
-/// How far a connection has come when it breaks.
+/// The state of a connection when it breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Connected,
     MidHead,
     Upgraded,
     MidFrame,
-    /// A handler is at work, and will be for ever.
+    /// A handler is running, and never ends.
     InFlight,
     /// The server has sent its close frame, and waits for ours.
     Closing,
@@ -35,7 +35,7 @@ enum State {
 const STATES: [State; 6] =
     [State::Connected, State::MidHead, State::Upgraded, State::MidFrame, State::InFlight, State::Closing];
 
-/// Says so when the handler that holds it is dropped.
+/// Reports when the handler that holds it is dropped.
 struct Gone(Arc<Notify>);
 
 impl Drop for Gone {
@@ -47,15 +47,15 @@ impl Drop for Gone {
 struct Faulty {
     server: Server,
     port: u16,
-    begun: Arc<Notify>,
+    started: Arc<Notify>,
     dropped: Arc<Notify>,
 }
 
 impl Faulty {
     async fn start(config: switchboard::Config) -> Faulty {
         let (server, port) = socket::start(config).await;
-        let (begun, dropped) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (begins, drops) = (begun.clone(), dropped.clone());
+        let (started, dropped) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (begins, drops) = (started.clone(), dropped.clone());
         server.on_request("never", move |_: Payload, _: RequestContext| {
             let gone = Gone(drops.clone());
             begins.notify_one();
@@ -64,10 +64,10 @@ impl Faulty {
                 std::future::pending::<Result<Payload, HandlerError>>().await
             }
         });
-        Faulty { server, port, begun, dropped }
+        Faulty { server, port, started, dropped }
     }
 
-    /// A connection in a state, once the server has come so far too.
+    /// A connection in a state that the server has reached too.
     async fn reach(&self, state: State) -> TcpStream {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         if state == State::Connected {
@@ -86,7 +86,7 @@ impl Faulty {
             State::MidFrame => stream.write_all(&bytes[..bytes.len() / 2]).await.unwrap(),
             State::InFlight => {
                 stream.write_all(&bytes).await.unwrap();
-                within("the handler", self.begun.notified()).await;
+                within("the handler", self.started.notified()).await;
             }
             State::Closing => {
                 // A frame without a mask.
@@ -111,24 +111,25 @@ async fn read_until(stream: &mut TcpStream, word: &[u8]) {
 async fn a_reset_or_half_closed_connection_leaves_nothing_in_any_state() {
     for is_reset in [true, false] {
         for state in STATES {
-            let (came, mut comes) = calls();
-            let (left, mut leaves) = calls();
-            let faulty = Faulty::start(config().on_connection(came).on_disconnection(left)).await;
+            let (connected, mut connects) = calls();
+            let (disconnected, mut disconnects) = calls();
+            let faulty =
+                Faulty::start(config().on_connection(connected).on_disconnection(disconnected)).await;
             let mut stream = faulty.reach(state).await;
             let is_member = !matches!(state, State::Connected | State::MidHead);
             if is_member {
-                comes.next().await;
+                connects.next().await;
             }
             if is_reset {
                 reset(stream);
             } else {
                 stream.shutdown().await.unwrap();
-                // The server ends its half too, with or without a word.
+                // The server closes its half too, with or without a close frame.
                 let mut rest = Vec::new();
                 let _ = within("the end", stream.read_to_end(&mut rest)).await;
             }
             if is_member {
-                leaves.next().await;
+                disconnects.next().await;
             }
             if state == State::InFlight {
                 within("the handler's end", faulty.dropped.notified()).await;
@@ -137,7 +138,7 @@ async fn a_reset_or_half_closed_connection_leaves_nothing_in_any_state() {
             socket::Client::connect(faulty.port).await.assert_alive().await;
             faulty.server.stop().await;
             assert_eq!(
-                (comes.drain(), leaves.drain()),
+                (connects.drain(), disconnects.drain()),
                 (1, 1),
                 "{state:?}, reset: {is_reset}: the other alone"
             );
@@ -145,7 +146,7 @@ async fn a_reset_or_half_closed_connection_leaves_nothing_in_any_state() {
     }
 }
 
-/// Clients that pipeline until the server ends: how many got what.
+/// Clients that pipeline writes until the server stops.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_a_signal_sends_answers_and_a_close_frame_to_each_client() {
     const CLIENTS: usize = 20;
@@ -208,7 +209,7 @@ async fn under_load_a_signal_sends_answers_and_a_close_frame_to_each_client() {
     }
 }
 
-/// The server's command under a limit of the shell's.
+/// The command that starts the server, under a limit set by `ulimit`.
 fn limited(limit: &str, data: &Path) -> Command {
     let serve = program::command(data);
     let mut command = program::without_settings(Command::new("sh"));
@@ -221,7 +222,7 @@ fn limited(limit: &str, data: &Path) -> Command {
 async fn a_full_disk_fails_the_write_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    // In blocks of 512 or 1 024 bytes, as the shell likes: room for the tables and some messages.
+    // In blocks of 512 or 1 024 bytes, depending on the shell: room for the tables and some messages.
     let program = Program::spawn(limited("-f 2000", &data));
     let mut client = Client::connect(program.port).await;
     let chat = client.call("chat:create", json!({"title": "kept"})).await["id"].clone();
@@ -237,7 +238,7 @@ async fn a_full_disk_fails_the_write_and_nothing_else() {
     };
     assert_eq!(error["code"], "HANDLER_ERROR", "{error}");
     assert!(stored > 0);
-    // It lives: it reads, and says of each write that it failed.
+    // The server still runs: it reads, and each write is an error.
     let count = client.call("chat:get", json!({"id": chat})).await["messageCount"].clone();
     assert_eq!(count, stored);
     let big = json!({"chatId": chat, "role": "user", "content": "x".repeat(50_000)});
@@ -258,11 +259,11 @@ async fn a_full_disk_fails_the_write_and_nothing_else() {
     assert_eq!(check, "ok");
 }
 
-/// Makes files unchangeable, for those who have them open too, and changeable again when it is dropped.
+/// Makes files immutable, also for processes that have them open. Dropping it makes them mutable again.
 struct Frozen(Vec<PathBuf>);
 
 impl Frozen {
-    /// `None` where the file system or our rights do not allow it.
+    /// `None` where the file system or our permissions do not allow it.
     fn new(files: Vec<PathBuf>) -> Option<Frozen> {
         let frozen = Frozen(files);
         let status = Command::new("chattr").arg("+i").args(&frozen.0).stderr(Stdio::null()).status();
@@ -276,8 +277,8 @@ impl Drop for Frozen {
     }
 }
 
-/// Whatever keeps the database from being written, clients are told of each write that failed, reads go on, and once it is
-/// over so do writes.
+/// Whatever prevents writing to the database, each failed write is an error response, and reads still work. Afterwards
+/// writes work again.
 #[tokio::test]
 async fn writes_fail_only_while_the_database_cannot_be_written() {
     let folder = tempfile::tempdir().unwrap();
@@ -290,7 +291,7 @@ async fn writes_fail_only_while_the_database_cannot_be_written() {
     let mut stored = 1;
     let files = ["switchboard.db", "switchboard.db-wal"].map(|name| data.join(name));
 
-    // Another program holds it, longer than a write waits for that.
+    // Another process holds the lock for longer than a write waits.
     let other = rusqlite::Connection::open(&files[0]).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let error = client.refuse("chat:add-message", message.clone()).await;
@@ -328,13 +329,13 @@ async fn writes_fail_only_while_the_database_cannot_be_written() {
     assert_eq!(check, "ok");
 }
 
-/// Where a library lies that shows a program another wall clock.
+/// The path of libfaketime, which gives a process another wall clock.
 fn libfaketime() -> Option<PathBuf> {
     let folders = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path().join("faketime"));
     folders.map(|folder| folder.join("libfaketimeMT.so.1")).find(|library| library.exists())
 }
 
-/// The wall clock is for showing. Whoever sets it closes no client, loses no message, and puts none out of order.
+/// The wall clock is for display only. Setting it closes no client, loses no message, and reorders none.
 #[tokio::test]
 async fn a_clock_that_jumps_changes_timestamps_and_nothing_else() {
     let Some(library) = libfaketime() else {
@@ -363,7 +364,7 @@ async fn a_clock_that_jumps_changes_timestamps_and_nothing_else() {
         assert_eq!(contents, ["first", "second"], "after {jump}");
         days.push(chat["createdAt"].as_i64().unwrap() / 86_400_000 - days.first().copied().unwrap_or(0));
         chats.insert(0, chat["id"].clone());
-        // The newest come first, whatever the clock says.
+        // The newest are first, whatever the clock says.
         let list = client.call("chat:list", Value::Null).await;
         let listed: Vec<_> = list.as_array().unwrap().iter().map(|chat| chat["id"].clone()).collect();
         assert_eq!(listed, chats, "after {jump}");
@@ -385,9 +386,9 @@ fn signal(name: &str, child: &Child) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_client_process_is_closed_and_reconnects_when_it_continues() {
-    let (came, mut comes) = calls();
-    let (left, mut leaves) = calls();
-    let mut config = config().on_connection(came).on_disconnection(left);
+    let (connected, mut connects) = calls();
+    let (disconnected, mut disconnects) = calls();
+    let mut config = config().on_connection(connected).on_disconnection(disconnected);
     config.limits.max_outbox_bytes = 1 << 20;
     config.limits.close_timeout = std::time::Duration::from_millis(100);
     let (server, port) = socket::start(config).await;
@@ -397,12 +398,12 @@ async fn a_stopped_client_process_is_closed_and_reconnects_when_it_continues() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let id: ClientId = comes.next().await;
+    let id: ClientId = connects.next().await;
     let mut other = socket::Client::connect(port).await;
-    comes.next().await;
+    connects.next().await;
     signal("-STOP", &listener);
     let event = json!("x".repeat(100_000));
-    // What the system holds for it is a matter of some MiB.
+    // The system buffers some MiB for it.
     for _ in 0..10_000 {
         if server.client_info(id).is_none() {
             break;
@@ -410,16 +411,16 @@ async fn a_stopped_client_process_is_closed_and_reconnects_when_it_continues() {
         server.emit_to(id, "c", event.clone());
         other.assert_alive().await;
     }
-    assert_eq!(leaves.next().await, id, "it was closed, and nobody else");
+    assert_eq!(disconnects.next().await, id, "only this client was closed");
     other.assert_alive().await;
     signal("-CONT", &listener);
-    assert_ne!(comes.next().await, id, "it has come back");
+    assert_ne!(connects.next().await, id, "it has reconnected");
     listener.kill().unwrap();
     listener.wait().unwrap();
     server.stop().await;
 }
 
-/// CPU that a process has used, in ticks of the kernel's clock; `None` where the kernel does not tell.
+/// CPU time that a process has used, in clock ticks; `None` where the kernel does not report it.
 fn cpu_ticks(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
@@ -441,9 +442,9 @@ async fn without_descriptors_connected_clients_are_served_and_others_wait() {
         there.call("system:ping", Value::Null).await;
     }
     let before = cpu_ticks(program.id());
-    let begun = std::time::Instant::now();
-    // It is served all the while, by a server that does not spin: of the time that passes it takes little.
-    while begun.elapsed() < std::time::Duration::from_secs(2) {
+    let started = std::time::Instant::now();
+    // The connected client is served, and the server does not spin: it uses little CPU time.
+    while started.elapsed() < std::time::Duration::from_secs(2) {
         there.call("system:ping", Value::Null).await;
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }

@@ -1,8 +1,8 @@
 //! Every request channel against payloads that its declared type forbids: each member in turn replaced by each other JSON
 //! type, removed, and made huge. Each must be answered by an error that names the member, and nothing may change.
 //!
-//! What is forbidden is read from the declarations in TypeScript, so a declaration that promises less than the handler
-//! takes, or more, fails here too.
+//! What is forbidden is read from the declarations in TypeScript, so a declaration that allows more or less than the handler
+//! fails too.
 
 use std::fs;
 use std::path::Path;
@@ -12,10 +12,10 @@ use switchboard::backend;
 use switchboard::backend::registry::Direction;
 
 use crate::support::client::Client;
-use crate::support::house::House;
+use crate::support::host::Host;
 use crate::support::typescript::{Type, Types};
 
-/// Longer than any text may be.
+/// Longer than any text is allowed to be.
 const HUGE_BYTES: usize = (1 << 20) + 1;
 
 /// A step from a value to a part of it.
@@ -25,7 +25,7 @@ enum Step {
     Element(usize),
 }
 
-/// A payload that fits, with every member that its type knows, in a house where the things that it names are there.
+/// A valid payload with every member of its type. What it names exists on the host.
 fn payloads(Named { chat, session, restore_point, entry }: &Named) -> Vec<(&'static str, Value)> {
     let id = json!({"id": chat});
     let block = json!({"type": "text", "text": "Hello"});
@@ -115,7 +115,7 @@ fn payloads(Named { chat, session, restore_point, entry }: &Named) -> Vec<(&'sta
     ]
 }
 
-/// Members that no payload above has, because what they name would have to be there.
+/// Members that no payload above has, because what they name would have to exist.
 const NOT_GIVEN: [(&str, &str); 6] = [
     ("chat:list", "before"),
     ("chat:get-messages", "before"),
@@ -125,7 +125,7 @@ const NOT_GIVEN: [(&str, &str); 6] = [
     ("imagegen:list-images", "before"),
 ];
 
-/// The paths of a value and of all that is in it, the value itself first.
+/// The paths of a value and of all its parts, the value itself first.
 fn places(value: &Value) -> Vec<Vec<Step>> {
     let mut found = vec![Vec::new()];
     let mut below = |step: Step, part: &Value| {
@@ -166,7 +166,7 @@ fn with(value: &Value, path: &[Step], new: Option<&Value>) -> Value {
     changed
 }
 
-/// What the part at a path may be replaced by.
+/// Replacements for the part at a path.
 fn replacements(part: &Value) -> Vec<Option<Value>> {
     let mut all = vec![
         None,
@@ -225,7 +225,7 @@ fn dump(data: &Path) -> Vec<String> {
     rows
 }
 
-/// Things that payloads name.
+/// What payloads name.
 struct Named {
     chat: Value,
     session: &'static str,
@@ -233,8 +233,8 @@ struct Named {
     entry: Value,
 }
 
-/// A house with a chat, a coding session and an artifact, and a client.
-async fn furnished() -> (House, Client, Named) {
+/// A host with a chat, a coding session and an artifact, and a client.
+async fn furnished() -> (Host, Client, Named) {
     let folder = tempfile::tempdir().unwrap();
     let projects = folder.path().join("home/projects");
     let session = "7b0e5ab1-6c3e-4c5a-9d5e-111111111111";
@@ -253,18 +253,18 @@ async fn furnished() -> (House, Client, Named) {
     fs::create_dir_all(sources.join("a")).unwrap();
     let artifact = json!({"id": "a", "name": "A", "version": "1", "command": ["cat"]});
     fs::write(sources.join("a/artifact.json"), artifact.to_string()).unwrap();
-    let house = House::open(folder, |backend, config| {
+    let host = Host::open(folder, |backend, config| {
         backend.code.code_dir = Some(projects);
         backend.artifact.sources = vec![sources];
         backend.artifact.allow = true;
         // Refused requests are counted, which changes the database.
         backend.analytics.record = false;
-        // The witness neither hears heartbeats nor answers pings, however slow the machine is.
+        // The client receives no heartbeats and answers no pings, however slow the machine is.
         backend.heartbeat_interval = std::time::Duration::from_secs(3600);
         config.limits.idle_timeout = std::time::Duration::from_secs(3600);
     })
     .await;
-    let mut client = Client::connect(house.port).await;
+    let mut client = Client::connect(host.port).await;
     let chat = client.call("chat:create", json!({"title": "kept"})).await["id"].clone();
     client.event("chat:created").await;
     client.call("artifact:install", json!({"source": "a"})).await;
@@ -272,18 +272,18 @@ async fn furnished() -> (House, Client, Named) {
     let points = client.call("code:list-restore-points", json!({"sessionId": session})).await;
     let entry = client.call("imagegen:create-entry", json!({"prompt": "a lake"})).await["id"].clone();
     while client.any_event().await.0 != "imagegen:job-completed" {}
-    (house, client, Named { chat, session, restore_point: points[0]["id"].clone(), entry })
+    (host, client, Named { chat, session, restore_point: points[0]["id"].clone(), entry })
 }
 
 #[tokio::test]
 async fn what_a_declared_type_forbids_is_refused_by_member() {
-    let (house, mut client, named) = furnished().await;
+    let (host, mut client, named) = furnished().await;
     let types = Types::read(&backend::typescript());
     let payloads = payloads(&named);
     let requests: Vec<_> =
         backend::channels().into_iter().filter(|channel| channel.direction == Direction::Request).collect();
-    let before = dump(&house.folder.path().join("data"));
-    let mut witness = Client::connect(house.port).await;
+    let before = dump(&host.folder.path().join("data"));
+    let mut witness = Client::connect(host.port).await;
     let mut allowed = Vec::new();
     let (mut refused, mut wrong) = (0, Vec::new());
     for channel in &requests {
@@ -314,7 +314,7 @@ async fn what_a_declared_type_forbids_is_refused_by_member() {
             for (n, new) in replacements(part).iter().enumerate() {
                 let hostile = with(fits, &path, new.as_ref());
                 let misfits = types.misfits(&of, &or_empty(&hostile), "");
-                // Metadata is bounded as a whole, so a number in it may be any.
+                // Metadata is limited as a whole, so a number in it can have any value.
                 let is_bounded = !(part.is_object()
                     || part.is_number()
                         && (written(&path).starts_with("metadata") || written(&path).starts_with("params")));
@@ -327,7 +327,7 @@ async fn what_a_declared_type_forbids_is_refused_by_member() {
                 let error = &response["error"];
                 let named = error["details"]["path"].as_str().unwrap_or_default();
                 let is_named = |misfit: &String| {
-                    // Of a list of words the list is named.
+                    // For a list of words the error names the list.
                     misfit == named || misfit.strip_prefix(named).is_some_and(|index| index.starts_with('['))
                 };
                 let is_right = !named.is_empty()
@@ -348,11 +348,11 @@ async fn what_a_declared_type_forbids_is_refused_by_member() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(refused > 20 * requests.len(), "{refused} refused");
-    assert!(dump(&house.folder.path().join("data")) == before, "the database has changed");
+    assert!(dump(&host.folder.path().join("data")) == before, "the database has changed");
     witness.call("system:ping", Value::Null).await;
-    assert_eq!(witness.kept_events(), 0, "a refused request is told to nobody else");
+    assert_eq!(witness.kept_events(), 0, "a refused request emits nothing to others");
 
-    // What the type allows may be refused by a range, and then names the member too.
+    // A value that the type allows can be outside a range; that error names the member too.
     for (channel, payload, path) in allowed {
         let response = client.respond(channel, payload.clone()).await;
         if let Some(error) = response.get("error") {
@@ -364,19 +364,19 @@ async fn what_a_declared_type_forbids_is_refused_by_member() {
             );
         }
     }
-    // What fits is taken, in the end too.
+    // A valid payload is still accepted at the end.
     for (channel, payload) in payloads {
         client.call(channel, payload).await;
     }
-    house.close().await;
+    host.close().await;
 }
 
-/// No payload is an object without members.
+/// An absent payload counts as an object without members.
 fn or_empty(payload: &Value) -> Value {
     if payload.is_null() { json!({}) } else { payload.clone() }
 }
 
-/// Whether one path leads to the other.
+/// Whether one path is a prefix of the other.
 fn related(a: &str, b: &str) -> bool {
     a == "payload" || b == "payload" || a.starts_with(b) || b.starts_with(a)
 }

@@ -6,7 +6,7 @@ use switchboard::backend::{Backend, BackendConfig, channels, register_all};
 use switchboard::{Config, Server};
 
 use crate::support::client::Client;
-use crate::support::house::House;
+use crate::support::host::Host;
 
 /// The values of one member in a list of objects.
 fn pluck<'a>(list: &'a Value, member: &str) -> Vec<&'a Value> {
@@ -15,8 +15,8 @@ fn pluck<'a>(list: &'a Value, member: &str) -> Vec<&'a Value> {
 
 #[tokio::test]
 async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
-    let house = House::new().await;
-    let mut client = Client::connect(house.port).await;
+    let host = Host::new().await;
+    let mut client = Client::connect(host.port).await;
     let chat = client.call("chat:create", json!({"title": "kept"})).await;
     let id = &chat["id"];
     let before = client.call("settings:get-all", Value::Null).await;
@@ -35,7 +35,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         ("chat:list", json!({"limit": 501}), "limit"),
         ("chat:list", json!({"limit": "5"}), "limit"),
         ("chat:list", json!({"limit": null}), "limit"),
-        ("chat:list", json!({"before": "nobody"}), "before"),
+        ("chat:list", json!({"before": "unknown"}), "before"),
         ("chat:create", json!({"title": ""}), "title"),
         ("chat:create", json!({"title": "x".repeat(1025)}), "title"),
         ("chat:create", json!({"systemPrompt": 5}), "systemPrompt"),
@@ -43,12 +43,12 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         ("chat:get", json!({}), "id"),
         ("chat:get", Value::Null, "id"),
         ("chat:get", json!({"id": 7}), "id"),
-        ("chat:update", json!({"id": "nobody", "title": "x"}), "id"),
+        ("chat:update", json!({"id": "unknown", "title": "x"}), "id"),
         ("chat:update", json!({"id": id, "title": null}), "title"),
         ("chat:delete", json!("x"), "payload"),
-        ("chat:get-messages", json!({"chatId": "nobody"}), "chatId"),
-        ("chat:get-messages", json!({"chatId": id, "before": "nobody"}), "before"),
-        ("chat:add-message", message(json!({"chatId": "nobody"})), "chatId"),
+        ("chat:get-messages", json!({"chatId": "unknown"}), "chatId"),
+        ("chat:get-messages", json!({"chatId": id, "before": "unknown"}), "before"),
+        ("chat:add-message", message(json!({"chatId": "unknown"})), "chatId"),
         ("chat:add-message", message(json!({"role": "boss"})), "role"),
         ("chat:add-message", message(json!({"content": null})), "content"),
         ("chat:add-message", message(json!({"content": ["x"]})), "content[0]"),
@@ -68,7 +68,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         ("chat:add-message", message(json!({"metadata": {"x": "x".repeat(64 << 10)}})), "metadata"),
         ("chat:search", json!({}), "query"),
         ("chat:search", json!({"query": "x", "limit": 101}), "limit"),
-        ("chat:search", json!({"query": "x", "chatId": "nobody"}), "chatId"),
+        ("chat:search", json!({"query": "x", "chatId": "unknown"}), "chatId"),
         ("settings:get", json!({}), "key"),
         ("settings:set", json!({"key": "theme"}), "value"),
         ("settings:set", json!({"key": "theme", "value": "pink"}), "value"),
@@ -88,14 +88,14 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
     assert_eq!(client.call("settings:get-all", Value::Null).await, before);
     assert_eq!(client.call("chat:list", Value::Null).await, json!([chat]));
     client.event("chat:created").await;
-    assert_eq!(client.kept_events(), 0, "a refused request is told to nobody");
-    house.close().await;
+    assert_eq!(client.kept_events(), 0, "a refused request emits nothing");
+    host.close().await;
 }
 
 #[tokio::test]
 async fn values_at_their_limits_are_accepted() {
-    let house = House::new().await;
-    let mut client = Client::connect(house.port).await;
+    let host = Host::new().await;
+    let mut client = Client::connect(host.port).await;
     let given = json!({"title": "x".repeat(1024), "systemPrompt": "x".repeat(64 << 10)});
     let chat = client.call("chat:create", given).await;
     let metadata = json!({"x": "x".repeat((64 << 10) - 8)});
@@ -110,36 +110,36 @@ async fn values_at_their_limits_are_accepted() {
         (0..count).map(|n| (format!("k{n}"), json!(n))).collect::<serde_json::Map<_, _>>().into()
     };
     client.call("settings:update", keys(999)).await;
-    // The next one is too many, whichever keys that are known are set.
+    // The next one is too many, whatever known keys are set.
     let error = client.refuse("settings:update", keys(1000)).await;
     assert!(error["details"]["got"].as_str().unwrap().starts_with("1001 keys and "), "{error}");
     client.call("settings:set", json!({"key": "theme", "value": "dark"})).await;
     client.refuse("settings:set", json!({"key": "one.more", "value": 1})).await;
-    // Of so many none is even tried, which would hold up everybody else.
+    // So many are refused before any is tried, because trying would delay other clients.
     let error = client.refuse("settings:update", keys(2000)).await;
     assert_eq!(error["details"]["got"], "2000 keys");
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn chats_and_settings_survive_a_restart() {
-    let house = House::new().await;
-    let mut client = Client::connect(house.port).await;
+    let host = Host::new().await;
+    let mut client = Client::connect(host.port).await;
     let chat = client.call("chat:create", json!({"title": "kept"})).await;
     client.call("settings:set", json!({"key": "theme", "value": "dark"})).await;
-    let folder = house.close().await;
-    let house = House::open(folder, |_, _| {}).await;
-    let mut client = Client::connect(house.port).await;
+    let folder = host.close().await;
+    let host = Host::open(folder, |_, _| {}).await;
+    let mut client = Client::connect(host.port).await;
     assert_eq!(client.call("chat:list", Value::Null).await, json!([chat]));
     assert_eq!(client.call("settings:get", json!({"key": "theme"})).await, "dark");
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn a_closed_database_is_an_error_response() {
-    let house = House::new().await;
-    let mut client = Client::connect(house.port).await;
-    house.backend.close().await;
+    let host = Host::new().await;
+    let mut client = Client::connect(host.port).await;
+    host.backend.close().await;
     for (channel, payload) in [("chat:list", Value::Null), ("chat:create", Value::Null)] {
         let error = client.refuse(channel, payload).await;
         assert_eq!(
@@ -147,8 +147,8 @@ async fn a_closed_database_is_an_error_response() {
             (&json!("HANDLER_ERROR"), &json!("the database is closed"))
         );
     }
-    house.backend.close().await;
-    house.close().await;
+    host.backend.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn heartbeat_ping_and_stats_describe_the_server() {
     backend.close().await;
 }
 
-/// The specification's tables, as far as they are built, and what this registry adds.
+/// The channels of the specification that are implemented, and those that this registry adds.
 const REQUESTS: &[&str] = &[
     "chat:list",
     "chat:create",
@@ -300,8 +300,8 @@ async fn the_registry_lists_every_channel_and_every_request_has_a_handler() {
     assert_eq!(names(Direction::Request), REQUESTS);
     assert_eq!(names(Direction::Event), EVENTS);
 
-    let house = House::new().await;
-    let mut client = Client::connect(house.port).await;
+    let host = Host::new().await;
+    let mut client = Client::connect(host.port).await;
     let listed = client.call("system:channels", Value::Null).await;
     assert_eq!(pluck(&listed, "channel"), channels.iter().map(|channel| channel.name).collect::<Vec<_>>());
     for Channel { name, example, .. } in
@@ -310,11 +310,11 @@ async fn the_registry_lists_every_channel_and_every_request_has_a_handler() {
         let example: Value =
             if example.is_empty() { Value::Null } else { serde_json::from_str(example).unwrap() };
         let response = client.respond(name, example).await;
-        // An example fits, but for its ids, which are nobody's, and for what this server has no option for.
+        // An example fits, except for unknown ids and for options that this server was started without.
         let unfit = ["an unknown id", "a server that was started without --artifact-source"];
         let fits =
             response.get("error").is_none_or(|error| unfit.iter().any(|got| error["details"]["got"] == *got));
         assert!(fits, "{name}: {response}");
     }
-    house.close().await;
+    host.close().await;
 }

@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 use crate::support::client::Client;
-use crate::support::house::House;
+use crate::support::host::Host;
 
 #[tokio::test]
 async fn a_changed_setting_is_emitted_once_to_every_client() {
-    let house = House::new().await;
-    let (mut a, mut b) = (Client::connect(house.port).await, Client::connect(house.port).await);
+    let host = Host::new().await;
+    let (mut a, mut b) = (Client::connect(host.port).await, Client::connect(host.port).await);
     let defaults = a.call("settings:get-all", Value::Null).await;
     assert_eq!(defaults["theme"], "system");
     assert_eq!(a.call("settings:get", json!({"key": "theme"})).await, "system");
@@ -31,8 +31,8 @@ async fn a_changed_setting_is_emitted_once_to_every_client() {
     assert_eq!(a.call("settings:reset", Value::Null).await, defaults);
     assert_eq!(b.event("settings:changed").await, json!({"key": "a", "value": null}));
     assert_eq!(b.event("settings:changed").await, json!({"key": "theme", "value": "system"}));
-    // Nothing came beside: the next thing B sees is its own answer.
+    // Nothing else was emitted: the next message of B is its own response.
     b.call("system:ping", Value::Null).await;
     assert_eq!(b.kept_events(), 0);
-    house.close().await;
+    host.close().await;
 }

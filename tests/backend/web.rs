@@ -1,5 +1,5 @@
-//! The client in JavaScript, its React hooks and its types: `tests/web` has the tests, which Node's own runner runs against
-//! the real server. Where Node, its packages or Chromium are not installed, what needs them is skipped, and says so.
+//! The client in JavaScript, its React hooks and its types: `tests/web` has the tests, which Node's test runner runs against
+//! the real server. What needs Node, its packages or Chromium is skipped with a message where they are not installed.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -85,12 +85,12 @@ fn the_types_of_the_client_are_those_of_the_registry() {
 
 #[test]
 fn every_type_has_its_own_name() {
-    // TypeScript would merge two interfaces of one name without a word.
+    // TypeScript merges two interfaces of one name without an error.
     let mut names = HashSet::new();
     for line in include_str!("../../src/web/client.d.ts").lines() {
         let declared = line.strip_prefix("export interface ").or(line.strip_prefix("export type "));
         let name = declared.and_then(|rest| rest.split([' ', '<']).next());
-        assert!(name.is_none_or(|name| names.insert(name)), "{name:?} stands twice");
+        assert!(name.is_none_or(|name| names.insert(name)), "{name:?} is listed twice");
     }
     assert!(names.contains("Channels"));
 }

@@ -1,5 +1,5 @@
-//! Who may connect, and what everybody else is told: `Host`, `Origin`, token, the upgrade's form, the limits of the
-//! HTTP phase, and the pages beside the upgrade.
+//! Who can connect, and how other requests are refused: `Host`, `Origin`, token, the form of the upgrade, the limits of the
+//! HTTP phase, and ordinary requests for pages.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use crate::support::frames::text_frame;
 use crate::support::socket::{self, Client, config, start, within};
 
-/// A connection on which bytes are written as they are.
+/// A connection that writes bytes unchanged.
 struct Raw(TcpStream);
 
 impl Raw {
@@ -26,7 +26,7 @@ impl Raw {
         within("room for a request", self.0.write_all(bytes)).await.expect("the server reads");
     }
 
-    /// The head of the answer; empty if the connection ends without one.
+    /// The head of the response; empty if the connection ends without one.
     async fn head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -38,7 +38,7 @@ impl Raw {
         String::from_utf8(head).expect("a head is text").to_ascii_lowercase()
     }
 
-    /// The whole answer of a connection that closes behind it.
+    /// The whole response, if the server closes the connection after it.
     async fn answer(&mut self) -> String {
         let mut answer = Vec::new();
         let read = within("the end of the connection", self.0.read_to_end(&mut answer)).await;
@@ -81,7 +81,7 @@ fn upgrade_of(line: &str, change: &str) -> String {
     text + "\r\n"
 }
 
-/// One request, one status.
+/// The status of the response to one request.
 async fn check(port: u16, request: &str, expected: u16) -> String {
     let mut raw = Raw::connect(port).await;
     raw.write(request.as_bytes()).await;
@@ -257,7 +257,7 @@ async fn beyond_loopback_only_the_servers_own_pages_pass() {
         ("Host: 192.168.0.7:3001\r\nOrigin: http://192.168.0.7:3001", 101),
         ("Host: 192.168.0.7:3001\r\nOrigin: http://192.168.0.7:3002", 403),
         ("Host: 192.168.0.7:3001\r\nOrigin: http://localhost:3001", 403),
-        // Any name can be made to point here.
+        // Any DNS name can resolve to this address.
         ("Host: evil.example\r\nOrigin: http://evil.example", 403),
     ] {
         check(port, &upgrade(change), expected).await;
@@ -338,10 +338,10 @@ async fn a_request_without_origin_passes_the_origin_rule_but_needs_the_token() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_authenticate_is_closed_with_1008() {
     let server = socket::server(config().token("s3cret"));
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut client = Client::through_pipe(&server, 4096).await;
     assert_eq!(client.close_code().await, 1008);
-    assert!((10_000..=10_002).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    assert!((10_000..=10_002).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
 }
 
 // The limits of the HTTP phase.
@@ -352,13 +352,13 @@ fn hasty() -> Config {
     config
 }
 
-/// Reads until the server has cut the connection, and answers how long that took.
-async fn cut_after(raw: &mut Raw, begun: Instant) -> Duration {
+/// Reads until the server has closed the connection, and returns how long that took.
+async fn cut_after(raw: &mut Raw, started: Instant) -> Duration {
     let mut rest = Vec::new();
     // A reset is an end too.
     let _ = within("the end", raw.0.read_to_end(&mut rest)).await;
     assert_ne!(status(&String::from_utf8_lossy(&rest)), 101);
-    begun.elapsed()
+    started.elapsed()
 }
 
 #[tokio::test]
@@ -366,10 +366,10 @@ async fn a_missing_head_is_awaited_until_the_deadline() {
     let (_server, port) = start(hasty()).await;
     let whole = upgrade("");
     for sent in [0, 1, 20, whole.len() - 1] {
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut raw = Raw::connect(port).await;
         raw.write(&whole.as_bytes()[..sent]).await;
-        let lasted = cut_after(&mut raw, begun).await;
+        let lasted = cut_after(&mut raw, started).await;
         assert!(lasted >= Duration::from_millis(299), "{sent} bytes: cut after {lasted:?}");
     }
     check(port, &whole, 101).await;
@@ -379,14 +379,14 @@ async fn a_missing_head_is_awaited_until_the_deadline() {
 async fn a_head_sent_byte_by_byte_is_cut_at_the_same_deadline() {
     let (_server, port) = start(hasty()).await;
     let mut raw = Raw::connect(port).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     raw.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ").await;
     let drip = async {
         loop {
-            // One more byte each time nothing has come back for a while.
+            // One more byte whenever nothing was received for a while.
             let silence = tokio::time::timeout(Duration::from_millis(20), raw.0.read_u8()).await;
             if silence.is_ok() || raw.0.write_all(b"x").await.is_err() {
-                return begun.elapsed();
+                return started.elapsed();
             }
         }
     };
@@ -399,8 +399,8 @@ async fn a_slow_request_body_does_not_hold_the_connection() {
     let (_server, port) = start(hasty()).await;
     let mut raw = Raw::connect(port).await;
     raw.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nx").await;
-    let begun = Instant::now();
-    cut_after(&mut raw, begun).await;
+    let started = Instant::now();
+    cut_after(&mut raw, started).await;
 }
 
 #[tokio::test]
@@ -447,7 +447,7 @@ async fn a_head_of_20_mb_is_not_read() {
             }
         }
     }
-    // The system's own buffers take a few MB before the server's refusal is known.
+    // The system buffers a few MB before the client can see the refusal.
     assert!(sent < 20_000_000, "all of it was taken");
     check(port, &upgrade(""), 101).await;
 }
@@ -468,7 +468,7 @@ async fn bytes_that_are_not_http_end_the_connection() {
     check(port, &upgrade(""), 101).await;
 }
 
-// The pages beside the upgrade.
+// Pages.
 
 #[cfg(feature = "pages")]
 fn with_pages() -> Config {
@@ -518,7 +518,7 @@ async fn metrics_count_what_happened() {
     let (_server, port) = start(with_pages()).await;
     let mut client = Client::connect(port).await;
     client.assert_alive().await;
-    client.ask("nobody", Value::Null).await;
+    client.ask("unknown", Value::Null).await;
     let mut raw = Raw::connect(port).await;
     raw.write(get("/metrics", "").as_bytes()).await;
     let answer = raw.answer().await;

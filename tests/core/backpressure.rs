@@ -1,5 +1,5 @@
-//! A client that does not read costs a bounded amount of memory, is closed with 1008 at its limit, and delays nobody; a
-//! client that never stops sending does not keep the others from their turn.
+//! A client that does not read costs a bounded amount of memory, is closed with 1008 at its limit, and delays no other client.
+//! A client that never stops sending does not starve the others.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::frames::{FIN, PING, PONG, frame, text_frame};
 use crate::support::socket::{self, Client, calls, config, server, start, within};
 
-/// How much of a frame is header when its payload takes 126 to 65 535 bytes.
+/// The size of a frame's header if the payload has 126 to 65 535 bytes.
 const HEADER: usize = 4;
 
 fn small_outbox(bytes: usize) -> Config {
@@ -31,19 +31,19 @@ fn emit_frame(server: &Server, id: ClientId, bytes: usize) {
     server.emit_to(id, "c", json!("x".repeat(bytes - HEADER - around)));
 }
 
-/// A client with a pipe so narrow that the first frame fills it, and the id by which events reach it.
+/// A client with a pipe so small that the first frame fills it, and the client's id.
 async fn narrow(server: &Server) -> (Client<DuplexStream>, ClientId) {
     let client = Client::through_pipe(server, 512).await;
     let id = client.id.parse().expect("an id");
     (client, id)
 }
 
-/// Lets the client's task see what was left for it. Under a paused clock, time passes only when every task waits.
+/// Lets the client's task process its mailbox. Under a paused clock, time passes only when every task waits.
 async fn let_it_work() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
-/// A pipe of the given size that speaks WebSocket already, with nobody at this end.
+/// A pipe of the given size after the upgrade. No client reads at this end.
 async fn upgraded_pipe(server: &Server, bytes: usize) -> DuplexStream {
     let mut pipe = socket::pipe(server, bytes);
     pipe.write_all(socket::upgrade("").as_bytes()).await.expect("the server reads");
@@ -54,7 +54,7 @@ async fn upgraded_pipe(server: &Server, bytes: usize) -> DuplexStream {
     pipe
 }
 
-/// Reads until the end, or until nothing more comes. Answers how many messages came, and the code of the end.
+/// Reads until the end, or until nothing more arrives. Returns the number of messages, and the close code.
 async fn read_all(client: &mut Client<DuplexStream>) -> (usize, Option<u16>) {
     let mut messages = 0;
     loop {
@@ -77,7 +77,7 @@ async fn events_queue_up_to_the_limit_after_the_one_being_written() {
         for (last, closes) in [(1000, false), (1001, true)] {
             let server = server(small_outbox(10_000));
             let (mut client, id) = narrow(&server).await;
-            // The first is being written, however large it is. Nine more and the last are 10 000 bytes or one more.
+            // The first is being written and does not count. Nine more and the last are 10 000 bytes, or one more.
             emit_frame(&server, id, 20_000);
             if !at_once {
                 let_it_work().await;
@@ -93,7 +93,7 @@ async fn events_queue_up_to_the_limit_after_the_one_being_written() {
             let (events, ended) = read_all(&mut client).await;
             if closes {
                 assert_eq!(ended, Some(1008), "{last} bytes last, at once: {at_once}");
-                assert!(events <= 1, "what waited behind it is dropped, {events} came");
+                assert!(events <= 1, "what waited after it is dropped, {events} were received");
             } else {
                 assert_eq!((ended, events), (None, 11), "at once: {at_once}");
                 client.assert_alive().await;
@@ -123,17 +123,17 @@ async fn no_response_is_sent_when_events_before_it_are_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn an_overflowing_client_that_never_reads_is_cut_at_the_close_timeout() {
-    let (left, mut leaves) = calls();
-    let server = server(small_outbox(10_000).on_disconnection(left));
+    let (disconnected, mut disconnects) = calls();
+    let server = server(small_outbox(10_000).on_disconnection(disconnected));
     let (_stuck, id) = narrow(&server).await;
     let (mut other, _) = narrow(&server).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     for _ in 0..1000 {
         emit_frame(&server, id, 1000);
     }
     other.assert_alive().await;
-    assert_eq!(leaves.next().await, id);
-    let lasted = begun.elapsed().as_millis();
+    assert_eq!(disconnects.next().await, id);
+    let lasted = started.elapsed().as_millis();
     assert!((5_000..=5_003).contains(&lasted), "{lasted} ms");
     other.assert_alive().await;
     assert_eq!(server.client_ids(), [other.id.parse::<ClientId>().unwrap()]);
@@ -141,14 +141,14 @@ async fn an_overflowing_client_that_never_reads_is_cut_at_the_close_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_nothing_for_the_send_timeout_is_closed() {
-    let (left, mut leaves) = calls();
-    let server = server(config().on_disconnection(left));
+    let (disconnected, mut disconnects) = calls();
+    let server = server(config().on_disconnection(disconnected));
     let (_stuck, id) = narrow(&server).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     emit_frame(&server, id, 5_000);
-    assert_eq!(leaves.next().await, id);
-    // 30 s of patience, 5 s for the close.
-    let lasted = begun.elapsed().as_millis();
+    assert_eq!(disconnects.next().await, id);
+    // 30 s for sending, 5 s for the close handshake.
+    let lasted = started.elapsed().as_millis();
     assert!((35_000..=35_003).contains(&lasted), "{lasted} ms");
 }
 
@@ -159,7 +159,7 @@ async fn a_client_that_reads_slowly_stays_connected() {
     let_it_work().await;
     let id = server.client_ids()[0];
     emit_frame(&server, id, 10_000);
-    // Ten minutes: far beyond every deadline, were it not for the 300 bytes each 29 s.
+    // Ten minutes are longer than every deadline; the 300 bytes every 29 s move them.
     let mut bytes = vec![0; 300];
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_secs(29)).await;
@@ -167,7 +167,7 @@ async fn a_client_that_reads_slowly_stays_connected() {
     }
     assert_eq!(server.client_ids(), [id]);
     tokio::time::sleep(Duration::from_secs(36)).await;
-    assert_eq!(server.client_count(), 0, "now it has taken nothing for too long");
+    assert_eq!(server.client_count(), 0, "now it has read nothing for too long");
 }
 
 // Responses.
@@ -189,8 +189,8 @@ async fn requests_alone_cannot_fill_the_outbox() {
         }
     });
     let_it_work().await;
-    // What one read brought may be handled before the socket is found to be full.
-    assert!(calls.drain() <= 10, "nothing is read from a client that does not read");
+    // All requests of one read are handled before the server notices that the socket is full.
+    assert!(calls.drain() <= 10, "the server does not read from a client that does not read");
     assert_eq!(server.client_ids(), [id]);
     for id in 0..100 {
         let message = within("a response", stream.next()).await.unwrap().unwrap();
@@ -221,7 +221,7 @@ async fn late_responses_queue_up_to_the_limit_too() {
             client.send(&id.to_string(), "c", Value::Null).await;
         }
         let_it_work().await;
-        // One is being written, ten or eleven times 1000 bytes wait behind it.
+        // One is being written, ten or eleven times 1000 bytes wait after it.
         gate.add_permits(requests);
         let_it_work().await;
         let expected = if ended.is_some() { 1 } else { requests };
@@ -231,7 +231,7 @@ async fn late_responses_queue_up_to_the_limit_too() {
 
 // Over real sockets.
 
-/// A client that asks for far more than the system's buffers hold, and reads none of it.
+/// A client that requests far more than the system's buffers hold, and reads none of it.
 async fn stuck(port: u16) -> Client {
     let mut stuck = Client::connect(port).await;
     for id in 0..4 {
@@ -253,8 +253,8 @@ fn with_huge(server: &Server) -> socket::Calls<ClientId> {
 
 #[tokio::test]
 async fn a_stuck_client_delays_no_other_and_is_cut_at_its_limit() {
-    let (left, mut leaves) = calls();
-    let mut config = config().on_disconnection(left);
+    let (disconnected, mut disconnects) = calls();
+    let mut config = config().on_disconnection(disconnected);
     config.limits.close_timeout = Duration::from_millis(200);
     let (server, port) = start(config).await;
     let mut asks = with_huge(&server);
@@ -264,17 +264,17 @@ async fn a_stuck_client_delays_no_other_and_is_cut_at_its_limit() {
     for _ in 0..200 {
         other.assert_alive().await;
     }
-    assert_eq!(leaves.drain(), 0, "4 MiB have not come together yet");
-    // 5 MiB of events: more than may wait behind the response.
+    assert_eq!(disconnects.drain(), 0, "4 MiB are not reached yet");
+    // 5 MiB of events: more than can wait after the response.
     for _ in 0..5 {
         server.emit("news", json!("n".repeat(1 << 20)));
         let news = other.event("news").await;
         assert_eq!(news.as_str().map(str::len), Some(1 << 20));
         other.assert_alive().await;
     }
-    assert_eq!(leaves.next().await, id);
+    assert_eq!(disconnects.next().await, id);
     other.assert_alive().await;
-    // Of the response it may get what was on its way, and never a whole one more; then it is over.
+    // It can receive the rest of a response that was being sent, but no further whole one.
     assert!(matches!(stuck.close_code().await, 1008 | 1006));
     assert_eq!(server.client_count(), 1);
 }
@@ -291,7 +291,7 @@ async fn a_stuck_client_that_reads_again_receives_its_close_frame() {
     assert_eq!(
         stuck.response().await["payload"].as_str().map(str::len),
         Some(15 << 20),
-        "begun, so it is ended"
+        "started, so it is ended"
     );
     assert_eq!(stuck.next().await, Err(1008));
 }
@@ -313,7 +313,7 @@ async fn a_violation_after_the_close_frame_does_not_extend_the_deadline() {
     let server = server(config());
     let mut pipe = upgraded_pipe(&server, 64 << 10).await;
     let_it_work().await;
-    let begun = Instant::now();
+    let started = Instant::now();
     let stopping = tokio::spawn({
         let server = server.clone();
         async move { server.stop().await }
@@ -321,11 +321,11 @@ async fn a_violation_after_the_close_frame_does_not_extend_the_deadline() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     pipe.write_all(&[0xff; 16]).await.expect("the server reads");
     stopping.await.expect("stop does not panic");
-    let lasted = begun.elapsed().as_millis();
+    let lasted = started.elapsed().as_millis();
     assert!((5_000..=5_003).contains(&lasted), "{lasted} ms");
 }
 
-/// However much is there to be read, a client's turn ends after some frames and bytes.
+/// However much input is available, a client's turn ends after some frames and bytes.
 #[tokio::test]
 async fn a_turn_is_limited_in_frames_and_in_bytes() {
     const FLOOD_BYTES: usize = 48 << 20;
@@ -338,24 +338,24 @@ async fn a_turn_is_limited_in_frames_and_in_bytes() {
         let mut flood = upgraded_pipe(&server, FLOOD_BYTES).await;
         let before = server.stats().bytes_in;
         flood.write_all(&frame.repeat(FLOOD_BYTES / frame.len())).await.unwrap();
-        // In a task of its own, because the runtime turns to this one only after sixty others.
+        // In its own task, because the runtime polls this one only after sixty others.
         let turns = tokio::spawn(async move {
             other.assert_alive().await;
             server.stats().bytes_in - before
         });
         let taken = within("a turn", turns).await.unwrap();
-        assert!(taken <= most, "{taken} bytes of a flood were read before another client had its turn");
+        assert!(taken <= most, "{taken} bytes of a flood were read before another client was served");
     }
 }
 
-/// On one worker thread a client that never stops sending could keep it for itself.
+/// With one worker thread, a client that never stops sending could occupy it.
 #[test]
 fn a_flooding_client_does_not_starve_others() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (server, port) = runtime.block_on(start(config()));
     let text = r#"{"type":"request","id":"1","channel":"unknown"}"#;
     for frame in [frame(FIN | PING, b""), frame(FIN | PONG, b""), text_frame(text)] {
-        // The clients have threads of their own: a flood must not slow down the one who measures it.
+        // The clients have their own threads, so that the flood does not slow down the measurement.
         let clients = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let flooding = clients.block_on(Client::connect(port));
         let id: ClientId = flooding.id.parse().unwrap();
@@ -371,16 +371,16 @@ fn a_flooding_client_does_not_starve_others() {
                 other.assert_alive().await;
             }
         });
-        assert!(server.client_info(id).is_some(), "the flood goes on");
+        assert!(server.client_info(id).is_some(), "the flood continues");
         let taken = server.stats().bytes_in;
-        clients.block_on(within("the flood's own turns", async {
+        clients.block_on(within("the turns of the flooding client", async {
             while server.stats().bytes_in < taken + (1 << 20) {
                 tokio::task::yield_now().await;
             }
         }));
         stream.shutdown(std::net::Shutdown::Both).unwrap();
         writing.join().unwrap();
-        // Shut down, it ends one way or another.
+        // The socket is shut down, so writing ends with an error.
         let _ = reading.join().unwrap();
     }
     runtime.block_on(server.stop());

@@ -1,4 +1,4 @@
-//! The client in Rust against the server in Rust, over sockets: calls, events, losses and how it comes back.
+//! The client in Rust against the server in Rust, over sockets: calls, events, lost connections, reconnects.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,12 +34,12 @@ fn url(port: u16) -> String {
     format!("ws://localhost:{port}")
 }
 
-/// Options that lose no time.
+/// Options with short delays.
 fn fast() -> ClientOptions {
     ClientOptions { reconnect_interval: Duration::from_millis(1), ..ClientOptions::default() }
 }
 
-/// What a client tells from now on.
+/// The client's events from now on.
 fn listen(client: &Client, channel: &str) -> mpsc::UnboundedReceiver<Event> {
     let (sender, receiver) = mpsc::unbounded_channel();
     client.on_message(channel, move |event| sender.send(event.clone()).unwrap_or_default());
@@ -57,7 +57,7 @@ async fn expect(events: &mut mpsc::UnboundedReceiver<Event>, channel: &str) -> V
     payload
 }
 
-/// A cable between clients and a server, which can be cut without anybody saying goodbye.
+/// A proxy between clients and a server that can cut connections without a close frame.
 struct Cable {
     port: u16,
     task: Option<JoinHandle<()>>,
@@ -81,7 +81,7 @@ impl Cable {
                 joined.fetch_add(1, Ordering::SeqCst);
                 ends.spawn(async move {
                     if let Ok(mut far) = TcpStream::connect(("127.0.0.1", server)).await {
-                        // Either end may go at any time.
+                        // Either end can close at any time.
                         let _ = copy_bidirectional(&mut near, &mut far).await;
                     }
                 });
@@ -120,7 +120,7 @@ async fn calls_get_payloads_errors_and_events() {
     let mut told = listen(&client, "told");
     let mut all = listen(&client, "*");
     client.send_message("tell", json!(5)).await.unwrap();
-    // Callbacks of an event have run before the response that came behind it.
+    // Callbacks of an event have run before the response that arrived after it.
     assert_eq!(told.try_recv().unwrap().payload.as_str(), Some("5"));
     assert_eq!(all.try_recv().unwrap().channel, "told");
     client.off_message("told");
@@ -165,7 +165,7 @@ async fn a_lost_connection_ends_its_calls_and_reconnects() {
             tokio::spawn(async move { client.send_message("never", ()).await })
         })
         .collect();
-    // An answer says that the calls before it are under way.
+    // A response shows that the earlier calls were received.
     client.send_message("echo", ()).await.unwrap();
     cable.cut().await;
     for call in calls {
@@ -198,7 +198,7 @@ async fn the_first_retry_comes_after_the_first_pause() {
         ClientOptions { reconnect_interval: Duration::from_millis(100), ..ClientOptions::default() };
     let client = Client::connect(&cable.url(), options).await.unwrap();
     for _ in 0..3 {
-        // Its answer comes behind `server:connected`, so that the next one is of the next connection.
+        // The response follows `server:connected`, so the next `server:connected` is of the next connection.
         client.send_message("echo", ()).await.unwrap();
         let mut states = listen(&client, "*");
         cable.cut().await;
@@ -206,7 +206,7 @@ async fn the_first_retry_comes_after_the_first_pause() {
         loop {
             match next(&mut states).await {
                 (channel, payload) if channel == "connection:reconnecting" => {
-                    // Each loss starts from the beginning, since `server:connected` came between them.
+                    // Each loss starts counting anew, since `server:connected` came between them.
                     assert_eq!(payload["attempt"], 1);
                     let delay = payload["delayMs"].as_u64().unwrap();
                     assert!((80..=120).contains(&delay), "{delay}");
@@ -245,7 +245,7 @@ async fn the_client_gives_up_after_ten_attempts() {
     }
     assert_eq!(attempts, (1..=10).collect::<Vec<_>>());
     assert_eq!(client.connection_state(), ConnectionState::Closed);
-    // By hand it can still be opened.
+    // It can still be opened explicitly.
     cable.join(port).await;
     client.open().await.unwrap();
     assert_eq!(client.send_message("echo", json!(1)).await.unwrap().as_str(), Some("1"));
@@ -267,7 +267,7 @@ async fn disconnect_ends_a_pending_reconnect_and_open_starts_again() {
     assert_eq!(client.connection_state(), ConnectionState::Closed);
     client.disconnect().await;
     cable.join(port).await;
-    // Twice at once is one connection.
+    // Two concurrent calls open one connection.
     let (first, second) = tokio::join!(client.open(), client.open());
     first.and(second).unwrap();
     client.send_message("echo", ()).await.unwrap();
@@ -316,13 +316,13 @@ async fn a_first_connection_that_fails_is_an_error_without_retry() {
 
     let error = Client::connect(&url(port), fast()).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
-    // Something that answers, but is no such server; and something that never answers.
+    // A server that is not a WebSocket server, and one that never answers.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = listener.local_addr().unwrap().port();
     let options = ClientOptions { connect_timeout: Duration::from_millis(10), ..fast() };
     let error = Client::connect(&format!("ws://127.0.0.1:{silent}"), options).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
-    // Whoever does not wait for the end of the attempt has given it up.
+    // Dropping the future cancels the attempt.
     let client = Client::new(&format!("ws://127.0.0.1:{silent}"), fast()).unwrap();
     tokio::time::timeout(Duration::from_millis(10), client.open()).await.unwrap_err();
     assert_eq!(client.connection_state(), ConnectionState::Closed);
@@ -388,7 +388,7 @@ async fn a_server_that_reads_nothing_delays_neither_timeouts_nor_closing() {
     let mut options = ClientOptions { request_timeout: Duration::from_millis(200), max_pending: 2, ..fast() };
     options.limits.close_timeout = Duration::from_millis(50);
     let client = Client::connect(&url(deaf().await), options).await.unwrap();
-    // More than the system buffers: the first waits for its answer, the next for its turn to be sent, the last for a place.
+    // More than the system buffers: the first waits for its response, the next to be sent, the last for room in the queue.
     let calls = [12_000_000, 1, 1].map(|bytes| {
         let client = client.clone();
         tokio::spawn(async move { client.send_message("echo", json!("x".repeat(bytes))).await })

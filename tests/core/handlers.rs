@@ -1,5 +1,5 @@
-//! What a handler may do, and what becomes of it: it answers at once or later, fails, panics, takes too long, is
-//! dropped with its client; and nobody else notices.
+//! What a handler can do, and what follows: it answers at once or later, fails, panics, takes too long, or is
+//! dropped with its client. Other requests are not affected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::support::socket::{self, Client, calls, config, server, start, waiting, within};
 
-/// A server, and a client whose bytes travel through memory: under a paused clock time passes only when both wait.
+/// A server, and a client over an in-memory pipe: under a paused clock, time passes only when both wait.
 async fn in_memory() -> (Server, Client<tokio::io::DuplexStream>) {
     let server = server(config());
     let client = Client::through_pipe(&server, 64 << 10).await;
@@ -28,13 +28,13 @@ fn code(response: &Value) -> &str {
 #[tokio::test]
 async fn a_channel_without_a_handler_is_unknown_and_the_connection_stays() {
     let (_server, mut client) = in_memory().await;
-    for (channel, shown) in [("nobody", "nobody"), ("Echo", "Echo"), ("echo ", "echo "), ("é\"", "é\"")] {
+    for (channel, shown) in [("unknown", "unknown"), ("Echo", "Echo"), ("echo ", "echo "), ("é\"", "é\"")] {
         let response = client.ask(channel, Value::Null).await;
         let expected = json!({ "code": "UNKNOWN_CHANNEL", "message": format!("No handler for: {shown}") });
         assert_eq!(response["error"], expected);
     }
     client.send_text(r#"{"type":"request","id":"1","channel":"\ud800"}"#).await;
-    // No string of Rust's holds such a channel, so the text is looked at.
+    // A Rust string cannot hold such a channel, so the text is compared.
     let message = within("a response", futures_util::StreamExt::next(&mut client.socket)).await;
     let text = message.unwrap().unwrap().into_text().unwrap();
     assert!(
@@ -112,7 +112,7 @@ async fn concurrent_requests_are_answered_as_each_is_ready() {
         assert_eq!(payload.parse().unwrap(), json!(index));
         open.push((index, answer));
     }
-    // 3 has no factor in common with the number of requests: every one has its turn, none in its order.
+    // 3 has no common factor with the number of requests: each is answered once, and out of order.
     for turn in 0..MANY {
         let index = (turn * 3 + 1) % MANY;
         let at = open.iter().position(|(open, _)| *open == index).unwrap();
@@ -239,8 +239,8 @@ impl Drop for PanicsOnDrop {
 #[tokio::test]
 async fn a_handler_that_panics_while_it_is_dropped_is_contained_too() {
     let (failed, mut failures) = calls();
-    let (left, mut leaves) = calls();
-    let mut config = config().on_error(failed).on_disconnection(left);
+    let (disconnected, mut disconnects) = calls();
+    let mut config = config().on_error(failed).on_disconnection(disconnected);
     config.limits.handler_timeout = Duration::from_millis(20);
     let (server, port) = start(config).await;
     let hang = |_: Payload, _: RequestContext| async {
@@ -249,18 +249,18 @@ async fn a_handler_that_panics_while_it_is_dropped_is_contained_too() {
         Ok::<_, HandlerError>(())
     };
     server.on_request("timed out", hang);
-    server.on_request_within("left behind", Duration::from_secs(600), hang);
+    server.on_request_within("left over", Duration::from_secs(600), hang);
     let mut other = Client::connect(port).await;
     let mut client = Client::connect(port).await;
     assert_eq!(code(&client.ask("timed out", Value::Null).await), "TIMEOUT");
     client.assert_alive().await;
     for id in ["1", "2", "3"] {
-        client.send(id, "left behind", Value::Null).await;
+        client.send(id, "left over", Value::Null).await;
     }
     client.assert_alive().await;
     client.leave().await;
-    leaves.next().await;
-    for expected in ["timed out", "left behind", "left behind", "left behind"] {
+    disconnects.next().await;
+    for expected in ["timed out", "left over", "left over", "left over"] {
         match failures.next().await {
             ServerError::HandlerPanicked { channel } => assert_eq!(channel, expected),
             unexpected => panic!("{unexpected}"),
@@ -298,14 +298,14 @@ async fn a_handler_is_dropped_and_answered_with_timeout_at_its_deadline() {
         let response = client.response().await;
         assert_eq!((response["id"].as_str(), code(&response)), (Some(channel), "TIMEOUT"));
         let lived = drops.next().await.as_millis();
-        // tokio's timers have a tick of 1 ms, ours too.
+        // The timers of tokio and ours have a resolution of 1 ms.
         assert!((timeout_ms..=timeout_ms + 2).contains(&lived), "{lived} of {timeout_ms} ms");
     }
     assert_eq!(server.stats().errors_with(ErrorCode::Timeout), 3);
     client.assert_alive().await;
 }
 
-/// Says how long it lived.
+/// Reports how long it lived.
 struct OnDrop<F: Fn(Duration)> {
     dropped: Arc<F>,
     at: Instant,
@@ -328,7 +328,7 @@ async fn a_handler_that_ends_in_time_is_not_timed_out_later() {
         client.send("1", "nap", json!(nap)).await;
         assert_eq!(code(&client.response().await), expected, "{nap} ms");
     }
-    // Long enough for a forgotten deadline to show.
+    // Long enough for a stale deadline to fire.
     client.send("2", "nap", json!(29_990)).await;
     assert_eq!(client.response().await["id"], "2");
     client.assert_alive().await;
@@ -338,8 +338,8 @@ async fn a_handler_that_ends_in_time_is_not_timed_out_later() {
 
 #[tokio::test]
 async fn handlers_are_dropped_when_their_client_leaves() {
-    let (left, mut leaves) = calls();
-    let (server, port) = start(config().on_disconnection(left)).await;
+    let (disconnected, mut disconnects) = calls();
+    let (server, port) = start(config().on_disconnection(disconnected)).await;
     let (dropped, mut drops) = calls();
     let dropped = Arc::new(dropped);
     let (began, mut beginnings) = calls();
@@ -366,13 +366,13 @@ async fn handlers_are_dropped_when_their_client_leaves() {
         } else {
             socket::reset(client.socket.into_inner())
         }
-        leaves.next().await;
-        // By then all of them are gone, and only they.
+        disconnects.next().await;
+        // By then all handlers of this client are dropped, and no others.
         assert_eq!(drops.drain(), 3);
     }
     stays.assert_alive().await;
     drop(stays);
-    leaves.next().await;
+    disconnects.next().await;
     assert_eq!(drops.drain(), 1);
 }
 
@@ -392,7 +392,7 @@ async fn at_most_max_in_flight_handlers_run_and_the_next_waits() {
     for id in 0..3 {
         assert_eq!(began.next().await, id.to_string());
     }
-    // A round trip of another client is time enough for the server to begin a fourth.
+    // During a round trip of another client the server could have started a fourth.
     for _ in 0..100 {
         other.assert_alive().await;
     }
@@ -431,7 +431,7 @@ async fn a_handler_that_never_waits_does_not_count_as_in_flight() {
     assert_eq!(running.load(Ordering::Relaxed), 300);
 }
 
-// Handlers come and go.
+// Registering and removing handlers.
 
 #[tokio::test]
 async fn a_removed_handler_finishes_running_calls_and_starts_no_new_ones() {

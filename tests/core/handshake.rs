@@ -1,15 +1,15 @@
-//! The upgrade's own SHA-1 and base64 against those that everybody uses.
+//! The upgrade's SHA-1 and base64 against well-known crates.
 
 use data_encoding::BASE64;
 use sha1::{Digest, Sha1};
 use switchboard::protocol::handshake::{accept_key, base64, sha1};
 
-/// Bytes without a pattern that a block of 64 or a group of 3 could hide.
+/// Bytes without a period of 64 or 3, which could hide errors.
 fn message(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * at * 31 + at * 7 + length) as u8).collect()
 }
 
-/// Lengths around every boundary of a SHA-1 block, and each rest of a base64 group.
+/// Lengths around the boundaries of SHA-1 blocks, with each remainder of a base64 group.
 const LENGTHS: std::ops::RangeInclusive<usize> = 0..=300;
 
 #[test]

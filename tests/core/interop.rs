@@ -1,5 +1,5 @@
-//! Clients that nobody here wrote understand the server: Python's `websockets` and Node's `ws`. Where one is not
-//! installed its part is skipped, and says so; `.ci/run` installs both below `target/interop`.
+//! Third-party clients work with the server: Python's `websockets` and Node's `ws`. A client that is not installed
+//! is skipped with a message; `.ci/run` installs both below `target/interop`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,7 +23,7 @@ async fn start() -> (Server, u16) {
     (server, port)
 }
 
-/// Whether a command can be run and is content.
+/// Whether a command can be run and succeeds.
 fn works(command: &mut Command) -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }

@@ -10,7 +10,7 @@ use switchboard::{
 
 use crate::support::socket::{Client, calls, config, server, waiting};
 
-/// What an observer is told, in words.
+/// Reports each call as text.
 struct Witness<F>(F);
 
 impl<F: Fn(String) + Send + Sync> Observer for Witness<F> {
@@ -36,8 +36,8 @@ async fn observers_see_the_outcome_of_each_request_once() {
     config.limits.rate_max_requests = 13;
     config.limits.max_message_bytes = 4096;
     let server = server(config);
-    let (told, mut tales) = calls();
-    server.observe(Arc::new(Witness(told)));
+    let (report, mut reports) = calls();
+    server.observe(Arc::new(Witness(report)));
     server.on_request("fail", |_: Payload, _: RequestContext| async {
         Err::<(), _>(HandlerError::with_code(ErrorCode::Unauthorized, "not yours"))
     });
@@ -64,21 +64,21 @@ async fn observers_see_the_outcome_of_each_request_once() {
         Ok::<_, HandlerError>(())
     });
     let mut client = Client::through_pipe(&server, 64 << 10).await;
-    for (text, tale) in [
+    for (text, line) in [
         (r#"{"type":"request","id":"1","channel":"echo"}"#, "- UNAUTHORIZED 0"),
         (r#"{"type":"request","id":"1","channel":"auth","payload":{"token":"wrong"}}"#, "- UNAUTHORIZED 0"),
     ] {
         client.send_text(text).await;
         client.response().await;
-        assert_eq!(tales.next().await, tale);
+        assert_eq!(reports.next().await, line);
     }
     client.send_text(r#"{"type":"request","id":"1","channel":"auth","payload":{"token":"secret"}}"#).await;
     client.response().await;
-    assert_eq!(tales.next().await, format!("{} connected", client.id));
-    for (text, tale) in [
+    assert_eq!(reports.next().await, format!("{} connected", client.id));
+    for (text, line) in [
         ("{", "- INVALID_MESSAGE 0"),
         (r#"{"type":"event","channel":"echo"}"#, "- INVALID_MESSAGE 0"),
-        (r#"{"type":"request","id":"1","channel":"nobody"}"#, "- UNKNOWN_CHANNEL 0"),
+        (r#"{"type":"request","id":"1","channel":"unknown"}"#, "- UNKNOWN_CHANNEL 0"),
         (r#"{"type":"request","id":"1","channel":"\u0065cho"}"#, "echo ok 0"),
         (r#"{"type":"request","id":"1","channel":"fail"}"#, "fail UNAUTHORIZED 0"),
         (r#"{"type":"request","id":"1","channel":"panic"}"#, "panic HANDLER_ERROR 0"),
@@ -86,23 +86,23 @@ async fn observers_see_the_outcome_of_each_request_once() {
     ] {
         client.send_text(text).await;
         client.response().await;
-        assert_eq!(tales.next().await, tale, "{text}");
+        assert_eq!(reports.next().await, line, "{text}");
     }
     for (channel, begins, at_least) in [("nap", "nap ok ", 70), ("never", "never TIMEOUT ", 300)] {
         client.ask(channel, Value::Null).await;
-        let tale = tales.next().await;
-        let elapsed: u64 = tale.strip_prefix(begins).expect(&tale).parse().unwrap();
-        assert!((at_least..at_least + 3).contains(&elapsed), "{tale}");
+        let line = reports.next().await;
+        let elapsed: u64 = line.strip_prefix(begins).expect(&line).parse().unwrap();
+        assert!((at_least..at_least + 3).contains(&elapsed), "{line}");
     }
     client.send("9", "left", Value::Null).await;
     client.send("10", "echo", Value::Null).await;
     assert_eq!(client.response().await["error"]["code"], "RATE_LIMITED");
-    assert_eq!(tales.next().await, "- RATE_LIMITED 0");
+    assert_eq!(reports.next().await, "- RATE_LIMITED 0");
     let id = client.id.clone();
     client.leave().await;
-    assert!(tales.next().await.starts_with("left CONNECTION_CLOSED "));
-    assert_eq!(tales.next().await, format!("{id} disconnected"));
-    assert_eq!(tales.drain(), 0);
+    assert!(reports.next().await.starts_with("left CONNECTION_CLOSED "));
+    assert_eq!(reports.next().await, format!("{id} disconnected"));
+    assert_eq!(reports.drain(), 0);
 }
 
 struct Panics;
@@ -121,13 +121,13 @@ impl Observer for Panics {
 async fn an_observer_that_panics_is_reported_and_the_others_still_run() {
     let (failed, mut failures) = calls();
     let server = server(config().on_error(failed));
-    let (told, mut tales) = calls();
+    let (report, mut reports) = calls();
     server.observe(Arc::new(Panics));
-    server.observe(Arc::new(Witness(told)));
+    server.observe(Arc::new(Witness(report)));
     let mut client = Client::through_pipe(&server, 64 << 10).await;
     client.assert_alive().await;
-    assert_eq!(tales.next().await, format!("{} connected", client.id));
-    assert!(tales.next().await.starts_with("echo ok"));
+    assert_eq!(reports.next().await, format!("{} connected", client.id));
+    assert!(reports.next().await.starts_with("echo ok"));
     for _ in 0..2 {
         assert!(matches!(failures.next().await, ServerError::CallbackPanicked));
     }
@@ -136,19 +136,19 @@ async fn an_observer_that_panics_is_reported_and_the_others_still_run() {
 #[tokio::test(start_paused = true)]
 async fn observers_see_requests_that_stopping_the_server_aborts() {
     let server = server(config());
-    let (told, mut tales) = calls();
+    let (report, mut reports) = calls();
     let mut before = Client::through_pipe(&server, 64 << 10).await;
     before.assert_alive().await;
-    server.observe(Arc::new(Witness(told)));
+    server.observe(Arc::new(Witness(report)));
     let (_gate, mut began) = waiting(&server, "wait");
     let mut client = Client::through_pipe(&server, 64 << 10).await;
-    assert_eq!(tales.next().await, format!("{} connected", client.id));
+    assert_eq!(reports.next().await, format!("{} connected", client.id));
     for client in [&mut client, &mut before] {
         client.send("1", "wait", Value::Null).await;
         began.next().await;
     }
     server.stop().await;
-    assert!(tales.next().await.starts_with("wait CONNECTION_CLOSED"));
-    assert_eq!(tales.next().await, format!("{} disconnected", client.id));
-    assert_eq!(tales.drain(), 0, "who connected before is not observed");
+    assert!(reports.next().await.starts_with("wait CONNECTION_CLOSED"));
+    assert_eq!(reports.next().await, format!("{} disconnected", client.id));
+    assert_eq!(reports.drain(), 0, "clients connected before are not observed");
 }

@@ -1,4 +1,4 @@
-//! The pages that a server shows beside its WebSocket: off unless asked for, and locked down; and those that the embedder
+//! The pages that a server serves besides its WebSocket: off by default, and locked down. Pages that the embedder
 //! registers.
 
 use crate::support::socket::{self, config, start, within};
@@ -6,7 +6,7 @@ use switchboard::{Config, Page, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// An HTTP request's head and body.
+/// The head and body of the response to an HTTP request.
 async fn get(port: u16, request: &str) -> (String, String) {
     get_with(port, request, "").await
 }
@@ -16,7 +16,7 @@ async fn get_with(port: u16, request: &str, headers: &str) -> (String, String) {
     get_as(port, request, "localhost", headers).await
 }
 
-/// The same under another name of the server.
+/// The same with another `Host`.
 async fn get_as(port: u16, request: &str, host: &str, headers: &str) -> (String, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let head = format!("{request} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n");
@@ -108,7 +108,7 @@ async fn only_the_consoles_own_scripts_run() {
     server.stop().await;
 }
 
-/// A server with pages of its own: what a path says, one that is large, one that panics, one that never comes.
+/// A server with registered pages: one per path, a large one, one that panics, one that never finishes.
 async fn shelf(config: Config) -> (Server, u16) {
     let (server, port) = start(config).await;
     server.on_get("/shelf/", |path: String| async move {
@@ -131,7 +131,7 @@ async fn a_registered_page_is_served_as_its_handler_says() {
     let (server, port) = shelf(config()).await;
     let (head, body) = get(port, "GET /shelf/a%2Fb/../c?token=x").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    assert_eq!(body, "a%2Fb/../c", "the path comes as it was written");
+    assert_eq!(body, "a%2Fb/../c", "the path is passed as it was written");
     assert_eq!(field(&head, "content-type"), "text/plain");
     for (name, value) in [
         ("x-content-type-options", "nosniff"),
@@ -159,7 +159,7 @@ async fn a_registered_page_is_served_as_its_handler_says() {
         let (head, _) = get(port, request).await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {head}");
     }
-    // A second registration takes the place of the first.
+    // A second registration replaces the first.
     server.on_get("/shelf/", |_: String| async { None });
     assert!(get(port, "GET /shelf/x").await.0.starts_with("HTTP/1.1 404 "));
     server.stop().await;
@@ -218,12 +218,12 @@ async fn page_handlers_are_limited_in_number_and_time() {
     let (server, port) = shelf(limits).await;
     let mut held = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     held.write_all(b"GET /shelf/never HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-    // The first one may take its time; whoever comes meanwhile is told so as soon as it has the only place.
+    // The first can take long; requests that come once it occupies the only place are refused.
     let busy = async { while !get(port, "GET /shelf/x").await.0.starts_with("HTTP/1.1 503 ") {} };
     within("a refusal", busy).await;
     drop(held);
     let free = async { while !get(port, "GET /shelf/x").await.0.starts_with("HTTP/1.1 200 ") {} };
-    within("the place of the one that left", free).await;
+    within("the place of the client that disconnected", free).await;
     server.stop().await;
 
     let (server, port) = shelf(Config { page_timeout: short, ..config() }).await;
@@ -255,6 +255,6 @@ async fn a_hyper_server_of_the_embedder_serves_pages_too() {
     assert_eq!(get(port, "GET /shelf/mine").await.1, "mine");
     assert!(get(port, "GET /other").await.0.starts_with("HTTP/1.1 426 "));
     let mut client = socket::Client::connect(port).await;
-    client.ask("nobody", serde_json::Value::Null).await;
+    client.ask("unknown", serde_json::Value::Null).await;
     server.stop().await;
 }

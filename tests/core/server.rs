@@ -1,4 +1,4 @@
-//! A server's life: it finds a port, serves, tells who comes and goes, reaches its clients, stops, and starts again.
+//! The life of a server: it finds a port, serves, calls its callbacks, emits events, stops, and starts again.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -47,7 +47,7 @@ async fn client_info_follows_what_the_client_does() {
         assert_eq!(client.response().await["error"]["code"], code);
         let info = server.client_info(id).unwrap();
         assert_eq!((info.request_count, info.remaining), (count, remaining));
-        // The ms of the two clocks do not begin together.
+        // The milliseconds of the two clocks do not start together.
         assert!((fresh.connected_at_unix_ms..=unix_ms() + 1).contains(&info.last_activity_unix_ms));
     }
     assert!(server.client_info("00000000-0000-4000-8000-000000000000".parse().unwrap()).is_none());
@@ -118,7 +118,7 @@ async fn two_ports_in_a_row() -> (TcpListener, TcpListener) {
 
 #[tokio::test]
 async fn the_search_for_a_port_ends_at_65535() {
-    // Whoever has it: it is taken.
+    // Whichever socket has it, the port is taken.
     let _taken = TcpListener::bind("127.0.0.1:65535").await;
     let error = server(config().port(65535)).start().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
@@ -175,13 +175,13 @@ async fn a_server_that_runs_cannot_be_started_again() {
     assert_eq!(server.serve(listener).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert_eq!(server.port(), Some(port));
     Client::connect(port).await.assert_alive().await;
-    assert!(TcpStream::connect(other).await.is_err(), "what was not started does not listen");
+    assert!(TcpStream::connect(other).await.is_err(), "a server that was not started does not listen");
 }
 
 #[tokio::test]
 async fn stop_emits_shutdown_answers_requests_in_flight_and_closes_with_1001() {
-    let (left, mut leaves) = calls();
-    let (server, port) = start(config().on_disconnection(left)).await;
+    let (disconnected, mut disconnects) = calls();
+    let (server, port) = start(config().on_disconnection(disconnected)).await;
     let (started, mut starts) = calls();
     server.on_request("never", move |_: Payload, _: RequestContext| {
         started(());
@@ -203,7 +203,7 @@ async fn stop_emits_shutdown_answers_requests_in_flight_and_closes_with_1001() {
     assert_eq!(idle.event("server:shutdown").await, json!({ "reason": "Server stopping" }));
     assert_eq!(idle.next().await, Err(1001));
     within("stop", stopping).await.unwrap();
-    assert_eq!(leaves.drain(), 2, "everybody has left when stop returns");
+    assert_eq!(disconnects.drain(), 2, "every client is disconnected when stop returns");
     assert_eq!((server.port(), server.is_running(), server.client_count()), (None, false, 0));
     assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
     server.stop().await;
@@ -241,7 +241,7 @@ async fn a_stopped_server_restarts_on_the_same_port_with_its_handlers() {
     }
 }
 
-/// Waits for something that another task is about to do.
+/// Waits for a condition that another task will fulfil.
 async fn until(is_so: impl Fn() -> bool) {
     within("another task", async {
         while !is_so() {
@@ -290,13 +290,13 @@ async fn a_server_runs_on_when_every_handle_is_dropped() {
     Client::connect(port).await.assert_alive().await;
 }
 
-// Inside somebody else's server.
+// Inside a hyper server of the embedder.
 
 #[tokio::test]
 async fn a_hyper_server_of_the_embedder_upgrades_through_this_one() {
-    let (came, mut comes) = calls();
-    let (left, mut leaves) = calls();
-    let server = server(config().on_connection(came).on_disconnection(left));
+    let (connected, mut connects) = calls();
+    let (disconnected, mut disconnects) = calls();
+    let server = server(config().on_connection(connected).on_disconnection(disconnected));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn({
@@ -322,25 +322,25 @@ async fn a_hyper_server_of_the_embedder_upgrades_through_this_one() {
 
     let mut client = Client::on(TcpStream::connect(address).await.unwrap()).await;
     client.assert_alive().await;
-    assert_eq!(comes.next().await.to_string(), client.id);
+    assert_eq!(connects.next().await.to_string(), client.id);
     server.emit("news", json!(1));
     assert_eq!(client.event("news").await, json!(1));
     assert!(!server.is_running(), "it does not listen itself");
     client.leave().await;
-    leaves.next().await;
+    disconnects.next().await;
 
     let mut last = Client::on(TcpStream::connect(address).await.unwrap()).await;
     tokio::join!(server.stop(), async { assert_eq!(last.close_code().await, 1001) });
-    assert_eq!((comes.drain(), leaves.drain()), (1, 1));
+    assert_eq!((connects.drain(), disconnects.drain()), (1, 1));
 }
 
-// Who comes and goes.
+// Connecting and disconnecting.
 
 #[tokio::test]
 async fn each_connect_callback_has_one_disconnect_callback() {
-    let (came, mut comes) = calls();
-    let (left, mut leaves) = calls();
-    let mut config = config().on_connection(came).on_disconnection(left);
+    let (connected, mut connects) = calls();
+    let (disconnected, mut disconnects) = calls();
+    let mut config = config().on_connection(connected).on_disconnection(disconnected);
     config.limits.close_timeout = std::time::Duration::from_millis(50);
     let (server, port) = start(config).await;
     server.on_request("never", |_: Payload, _: RequestContext| {
@@ -348,7 +348,7 @@ async fn each_connect_callback_has_one_disconnect_callback() {
     });
     for way in 0..6 {
         let mut client = Client::connect(port).await;
-        let id = comes.next().await;
+        let id = connects.next().await;
         assert_eq!(id.to_string(), client.id);
         client.send("1", "never", Value::Null).await;
         client.assert_alive().await;
@@ -362,23 +362,24 @@ async fn each_connect_callback_has_one_disconnect_callback() {
             _ => stream.write_all(&[0x81, 0xfe]).await.unwrap(),
         }
         if way == 5 {
-            // Half a frame: only the end of the server takes this one.
+            // Half a frame: only the end of the server disconnects this one.
             break;
         }
-        assert_eq!(leaves.next().await, id);
+        assert_eq!(disconnects.next().await, id);
         assert_eq!(server.client_count(), 0);
         assert!(server.client_info(id).is_none());
     }
     server.stop().await;
-    leaves.next().await;
-    assert_eq!((comes.drain(), leaves.drain()), (0, 0));
+    disconnects.next().await;
+    assert_eq!((connects.drain(), disconnects.drain()), (0, 0));
 }
 
 #[tokio::test]
 async fn refused_and_unauthenticated_clients_trigger_no_callback() {
-    let (came, mut comes) = calls();
-    let (left, mut leaves) = calls();
-    let (server, port) = start(config().token("s3cret").on_connection(came).on_disconnection(left)).await;
+    let (connected, mut connects) = calls();
+    let (disconnected, mut disconnects) = calls();
+    let (server, port) =
+        start(config().token("s3cret").on_connection(connected).on_disconnection(disconnected)).await;
     let mut stranger = Client::connect(port).await;
     assert_eq!(stranger.ask("echo", Value::Null).await["error"]["code"], "UNAUTHORIZED");
     assert_eq!((server.client_count(), server.client_ids().len()), (0, 0));
@@ -392,19 +393,19 @@ async fn refused_and_unauthenticated_clients_trigger_no_callback() {
         friend.ask("auth", json!({ "token": "s3cret" })).await["payload"],
         json!({ "authenticated": true })
     );
-    let id = comes.next().await;
+    let id = connects.next().await;
     assert_eq!(id.to_string(), friend.id);
     assert_eq!(server.client_count(), 1);
     friend.leave().await;
-    assert_eq!(leaves.next().await, id);
-    assert_eq!((comes.drain(), leaves.drain()), (0, 0));
+    assert_eq!(disconnects.next().await, id);
+    assert_eq!((connects.drain(), disconnects.drain()), (0, 0));
 }
 
 #[test]
 fn a_runtime_that_ends_disconnects_every_client() {
-    let (came, mut comes) = calls();
-    let (left, mut leaves) = calls();
-    let server = server(config().on_connection(came).on_disconnection(left));
+    let (connected, mut connects) = calls();
+    let (disconnected, mut disconnects) = calls();
+    let server = server(config().on_connection(connected).on_disconnection(disconnected));
     for _ in 0..2 {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -423,10 +424,10 @@ fn a_runtime_that_ends_disconnects_every_client() {
             clients
         });
         drop(runtime);
-        assert_eq!((comes.drain(), leaves.drain()), (5, 5));
+        assert_eq!((connects.drain(), disconnects.drain()), (5, 5));
         assert_eq!(server.client_count(), 0);
         drop(clients);
-        // The listeners went with the runtime; stop says that they are gone.
+        // The listeners ended with the runtime; stop reports that.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(server.stop());
     }
@@ -462,13 +463,13 @@ async fn events_arrive_in_order_and_only_at_their_clients() {
         clients.push(Client::connect(port).await);
     }
     let ids: Vec<ClientId> = clients.iter().map(|client| client.id.parse().unwrap()).collect();
-    let nobody: ClientId = "00000000-0000-4000-8000-000000000000".parse().unwrap();
+    let absent: ClientId = "00000000-0000-4000-8000-000000000000".parse().unwrap();
     for round in 0..100 {
         server.emit("all", json!(round));
         server.emit_to(ids[0], "one", json!(round));
-        server.emit_to(nobody, "nobody", json!(round));
-        server.emit_to_many(&[ids[1], nobody, ids[2]], "some", json!(round));
-        server.emit_to_many(&[], "nobody", json!(round));
+        server.emit_to(absent, "unknown", json!(round));
+        server.emit_to_many(&[ids[1], absent, ids[2]], "some", json!(round));
+        server.emit_to_many(&[], "unknown", json!(round));
     }
     server.emit("end", Payload::none());
     for (index, client) in clients.iter_mut().enumerate() {
@@ -518,7 +519,7 @@ async fn events_emitted_on_connection_follow_server_connected() {
     });
     server.set(socket::server(config)).unwrap();
     let port = server.get().unwrap().start().await.unwrap();
-    // The client takes server:connected, and would fail on anything before it.
+    // The client expects server:connected first, and fails on anything before it.
     let mut client = Client::connect(port).await;
     assert_eq!(client.event("welcome").await, json!(1));
 }

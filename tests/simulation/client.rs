@@ -1,5 +1,5 @@
-//! A client of one seed: the client's machine on a connection that exists only here, doing what chance says, and
-//! checking every message that comes.
+//! A client of one seed: the client's machine on a simulated connection. It acts at random and
+//! checks every message that it receives.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,32 +23,32 @@ use super::world::{SLACK, TOKEN, World};
 use crate::support::random::Rng;
 use crate::support::socket::{serve_hyper, upgrade};
 
-/// The mask of every frame: any would do.
+/// The mask of every frame. Its value does not matter.
 fn mask() -> [u8; 4] {
     [0x3d, 0x00, 0xff, 0x81]
 }
 
-/// How a client leaves the stage.
+/// How a client ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Manner {
-    /// It goes on as long as the connection does.
+    /// It continues as long as the connection does.
     Stays,
-    /// It has begun the close handshake.
+    /// It has started the close handshake.
     Closing,
-    /// It says nothing more, not even pongs, and reads on.
+    /// It sends nothing more, not even pongs, but reads.
     Mute,
     /// It has closed its half of the connection.
     HalfClosed,
-    /// The connection is dead, and nobody was told.
+    /// The connection is dead, and neither end was notified.
     Silent,
     /// It has broken the protocol.
     Rude,
 }
 
-/// A request that has no answer yet.
+/// A request without a response yet.
 struct Asked {
     channel: &'static str,
-    /// The name under which its events come, and how many are still to come.
+    /// The channel of its events, and how many are still expected.
     own: Option<(u64, u64)>,
 }
 
@@ -56,20 +56,20 @@ struct Talk {
     world: Arc<World>,
     rng: Rng,
     wire: Wire,
-    begun: Instant,
+    started: Instant,
     caller: Caller,
-    /// Reads what the caller reads, and shows all of it.
+    /// Reads the same bytes as the caller, and reports every message.
     shadow: Connection,
     manner: Manner,
-    /// Whether it sends nothing but requests for handlers, so that the rate window can be followed.
+    /// Whether it sends only requests for handlers, so that the rate window can be computed.
     is_plain: bool,
     id: Option<ClientId>,
     is_authenticated: bool,
     asked: HashMap<Uuid, Asked>,
     names: u64,
-    /// Answers that a handler gave, or the server for it.
+    /// Responses of handlers, and of the server instead of a handler.
     handled: usize,
-    /// Messages without an id of a call that have no answer yet.
+    /// Messages without the id of a call that have no response yet.
     hostile: u64,
     next_for_everyone: Option<u64>,
     next_for_you: u64,
@@ -78,7 +78,7 @@ struct Talk {
     out: Vec<u8>,
 }
 
-/// Comes, talks, goes and comes again, until the world falls quiet.
+/// Connects, talks, disconnects and reconnects, until the world ends.
 pub async fn live(world: Arc<World>, mut rng: Rng) {
     let mut backoff = Backoff::new(Duration::from_millis(100), 4);
     sleep(Duration::from_millis(rng.below(300))).await;
@@ -92,7 +92,7 @@ pub async fn live(world: Arc<World>, mut rng: Rng) {
     }
 }
 
-/// One connection, from its upgrade to its end. Answers whether there was a client.
+/// One connection, from its upgrade to its end. Returns whether the server saw a client.
 async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
     let weather = Weather {
         max_delay_ms: rng.one_of(&[0, 0, 1, 5, 40]),
@@ -119,10 +119,10 @@ async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
     }
     assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
 
-    let begun = Instant::now();
+    let started = Instant::now();
     let limits = CallerLimits {
         ping_interval: Duration::from_millis(rng.between(300, 2000)),
-        // One with endless patience notices what the others would not live to see.
+        // A client without timeouts notices late errors that the others would miss.
         idle_timeout: Duration::from_millis(if rng.percent(50) {
             86_400_000
         } else {
@@ -135,7 +135,7 @@ async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
     let talk = Talk {
         world: world.clone(),
         wire,
-        begun,
+        started,
         caller: Caller::new(limits, mask, Millis(0)),
         shadow: Connection::client(usize::MAX, mask),
         manner: Manner::Stays,
@@ -159,12 +159,12 @@ async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
 
 impl Talk {
     fn now(&self) -> Now {
-        let at = Millis(self.begun.elapsed().as_millis() as u64);
+        let at = Millis(self.started.elapsed().as_millis() as u64);
         Now { at, unix_ms: at.0 }
     }
 
     fn name(&self) -> String {
-        self.id.map_or("somebody".to_owned(), |id| id.to_string())
+        self.id.map_or("a new client".to_owned(), |id| id.to_string())
     }
 
     async fn run(mut self, mut reader: ReadHalf<End>, mut writer: WriteHalf<End>) {
@@ -181,7 +181,7 @@ impl Talk {
             }
             self.say_what_waits();
             if self.manner == Manner::Silent {
-                // Nobody is there any more. The connection stays as it is until the world ends.
+                // The client is gone. Its connection stays open until the world ends.
                 return std::future::pending().await;
             }
             if self.handle_deadline() || self.caller.is_finished() && self.out.is_empty() {
@@ -193,7 +193,7 @@ impl Talk {
             if matches!(self.manner, Manner::Mute | Manner::HalfClosed) {
                 self.out.clear();
             }
-            let mut wake = self.begun + Duration::from_millis(self.caller.deadline().0.min(1 << 32));
+            let mut wake = self.started + Duration::from_millis(self.caller.deadline().0.min(1 << 32));
             let is_deaf = now < deaf_until && !is_quiet;
             if !is_quiet {
                 wake = wake.min(next_act);
@@ -214,7 +214,7 @@ impl Talk {
         self.end();
     }
 
-    /// Tells the world how many answers are to come.
+    /// Reports to the world how many responses are expected.
     fn say_what_waits(&self) {
         let waits = match self.manner {
             Manner::Stays if self.caller.is_open() => self.asked.len() as u64 + self.hostile,
@@ -223,7 +223,7 @@ impl Talk {
         self.world.waits_for(&self.wire, waits);
     }
 
-    /// The caller's deadlines. Whether the connection is to be cut.
+    /// The caller's deadlines. Returns whether the connection must be cut.
     fn handle_deadline(&mut self) -> bool {
         let now = self.now();
         if now.at < self.caller.deadline() {
@@ -231,7 +231,7 @@ impl Talk {
         }
         match self.caller.handle_deadline(now, &mut self.out) {
             Some(Due::Expired((id, error))) => {
-                panic!("{}: no answer to {id}, which has all the time there is: {error}", self.name());
+                panic!("{}: no response to {id}, which has no timeout: {error}", self.name());
             }
             Some(Due::Cut) => {
                 self.world.count("client gave up");
@@ -241,9 +241,9 @@ impl Talk {
         }
     }
 
-    // What it does.
+    // Actions.
 
-    /// Does something, and says how long it is deaf after that.
+    /// Takes one action, and returns how long it does not read after it.
     fn act(&mut self) -> Duration {
         if !self.caller.is_open() || self.manner != Manner::Stays {
             return Duration::ZERO;
@@ -308,8 +308,8 @@ impl Talk {
             6 => ("panic", if self.rng.percent(50) { json!({}) } else { json!({"ms": self.rng.below(50)}) }),
             7 => ("never", json!([])),
             8 => ("big", json!({"bytes": self.rng.below(6000)})),
-            9 if !self.is_plain => ("nobody", json!(null)),
-            // In a crowd, that would be an event a request and a client.
+            9 if !self.is_plain => ("unknown", json!(null)),
+            // With many clients, that would be one event per request and client.
             10 if !self.world.is_crowded => ("all", json!({})),
             _ => {
                 let events = self.rng.below(9);
@@ -333,7 +333,7 @@ impl Talk {
         }
     }
 
-    /// Sends what is no request. It is answered all the same.
+    /// Sends a message that is not a request. It is answered too.
     fn be_hostile(&mut self) {
         let text = self.rng.one_of(&[
             "",
@@ -352,7 +352,7 @@ impl Talk {
         self.hostile += 1;
     }
 
-    /// Sends what ends the connection.
+    /// Sends bytes that end the connection.
     fn break_protocol(&mut self) {
         self.world.note(|| format!("{} breaks the protocol", self.name()));
         self.behave(Manner::Rude);
@@ -363,7 +363,7 @@ impl Talk {
         }
     }
 
-    // What it is told.
+    // Messages.
 
     fn take(&mut self, bytes: &mut [u8]) {
         self.look(&mut bytes.to_vec());
@@ -389,11 +389,11 @@ impl Talk {
         }
     }
 
-    /// Reads every message on its way to the machine.
+    /// Checks every message before the caller reads it.
     fn look(&mut self, bytes: &mut [u8]) {
         let mut used = 0;
         while used < bytes.len() {
-            assert!(self.closed.is_none(), "{}: bytes behind the close frame", self.name());
+            assert!(self.closed.is_none(), "{}: bytes after the close frame", self.name());
             let mut ignored = Vec::new();
             let received = self.shadow.receive(&mut bytes[used..], &mut ignored);
             used += received.consumed;
@@ -436,17 +436,22 @@ impl Talk {
 
     fn event(&mut self, channel: &str, payload: &Value) {
         let n = payload["n"].as_u64();
-        assert!(self.is_authenticated, "{}: {channel} before it is a member", self.name());
-        assert!(!self.shutting_down, "{}: {channel} behind server:shutdown", self.name());
+        assert!(self.is_authenticated, "{}: {channel} before authentication", self.name());
+        assert!(!self.shutting_down, "{}: {channel} after server:shutdown", self.name());
         match channel {
             "server:shutdown" => self.shutting_down = true,
             "everyone" => {
                 let expected = self.next_for_everyone.or(n);
-                assert_eq!(n, expected, "{}: events for everyone, in order and without a gap", self.name());
+                assert_eq!(
+                    n,
+                    expected,
+                    "{}: events for every client, in order and without a gap",
+                    self.name()
+                );
                 self.next_for_everyone = n.map(|n| n + 1);
             }
             "you" => {
-                assert_eq!(payload["to"], self.name(), "an event for somebody else");
+                assert_eq!(payload["to"], self.name(), "an event for another client");
                 assert_eq!(
                     n,
                     Some(self.next_for_you),
@@ -461,10 +466,10 @@ impl Talk {
                 let (_, left) = asked
                     .into_iter()
                     .find(|(asked, _)| Some(*asked) == name)
-                    .expect("an event of a request that waits");
+                    .expect("an event of a pending request");
                 *left -= 1;
             }
-            _ => panic!("an event that nobody emits: {channel}"),
+            _ => panic!("an event that was not emitted: {channel}"),
         }
         self.world.count(&format!("event {channel}"));
     }
@@ -482,27 +487,27 @@ impl Talk {
             return;
         };
         let asked =
-            self.asked.remove(&id).unwrap_or_else(|| panic!("answered twice, or never asked: {message}"));
+            self.asked.remove(&id).unwrap_or_else(|| panic!("answered twice, or never requested: {message}"));
         if self.shutting_down {
-            assert_eq!(code, ErrorCode::ConnectionClosed.as_str(), "behind server:shutdown: {message}");
+            assert_eq!(code, ErrorCode::ConnectionClosed.as_str(), "after server:shutdown: {message}");
         }
         if code.is_empty() {
             let left = asked.own.map_or(0, |(_, left)| left);
             assert_eq!(left, 0, "{}: a response before {left} of its events", asked.channel);
-            assert!(!["fail", "panic", "never", "nobody"].contains(&asked.channel), "{message}");
+            assert!(!["fail", "panic", "never", "unknown"].contains(&asked.channel), "{message}");
             self.is_authenticated |= asked.channel == "auth";
         }
         let expected: &[&str] = match asked.channel {
             "fail" | "panic" => &["HANDLER_ERROR"],
             "never" => &["TIMEOUT"],
-            "nobody" => &["UNKNOWN_CHANNEL"],
+            "unknown" => &["UNKNOWN_CHANNEL"],
             "wait" => &["", "TIMEOUT"],
             "big" => &["", "HANDLER_ERROR"],
             _ => &[""],
         };
         let always = ["RATE_LIMITED", "UNAUTHORIZED", "CONNECTION_CLOSED"];
         assert!(expected.contains(&code) || always.contains(&code), "{}: {message}", asked.channel);
-        let is_handlers = !["auth", "nobody"].contains(&asked.channel);
+        let is_handlers = !["auth", "unknown"].contains(&asked.channel);
         self.handled += usize::from(is_handlers && !["RATE_LIMITED", "UNAUTHORIZED"].contains(&code));
         assert!(code != "UNAUTHORIZED" || !self.is_authenticated || asked.channel == "auth", "{message}");
     }
@@ -522,7 +527,7 @@ impl Talk {
                     "server:shutdown, then the close frame"
                 );
                 let handled = self.id.map_or(0, |id| self.world.handled(id));
-                assert_eq!(self.handled, handled, "each request that was taken is answered before the end");
+                assert_eq!(self.handled, handled, "each request that was read is answered before the end");
             }
             (Some(1000), _) => assert_eq!(self.manner, Manner::Closing),
             (Some(1008), "authentication timeout") => assert!(!self.is_authenticated),

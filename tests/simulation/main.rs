@@ -1,13 +1,13 @@
-//! Servers and their clients in worlds that exist only here: the server as it is, on connections that come late, in pieces,
-//! or not at all; clients that hurry, stall, lie and leave; handlers that wait, fail and panic; a clock that stands still
-//! while anything can be done. Every world has a seed, and the clients' bytes, the delays and the faults follow from it.
+//! Whole servers and their clients in simulated worlds. The server is the real one; bytes arrive late, in pieces,
+//! or not at all; clients hurry, stall, send garbage and disconnect; handlers wait, fail and panic; the clock is paused
+//! while any task can run. Every world has a seed that determines the clients' bytes, the delays and the faults.
 //!
-//! Whatever happens: each request is answered once or its client is gone; events come in order, without a gap, and to
-//! nobody else; no more waits for a client than may; no rate window lets more through; silence ends a connection at its
-//! deadline; everyone who came leaves once, and no handler outlives its client.
+//! In every world: each request is answered once or its client has disconnected; events arrive in order, without a gap, and at
+//! no other client; the outbox stays within its limit; no rate window lets more requests pass; silence ends a connection at its
+//! deadline; each connect callback has one disconnect callback, and no handler outlives its client.
 //!
-//! `SIMULATION_SEEDS=10000 cargo test --profile fast --test simulation` runs so many worlds, `SIMULATION_SEED=7` the one, and
-//! shows it with `-- --nocapture`.
+//! `SIMULATION_SEEDS=10000 cargo test --profile fast --test simulation` runs that many worlds, `SIMULATION_SEED=7` one, and
+//! prints it with `-- --nocapture`.
 
 mod client;
 #[path = "../support/mod.rs"]
@@ -27,9 +27,9 @@ use tokio::time::{Instant, sleep};
 use support::random::Rng;
 use world::{Counts, World};
 
-/// One world in so many has thousands of clients.
+/// One world in this many has thousands of clients.
 const CROWDED: u64 = 2500;
-/// No answer takes longer, however slow everything is.
+/// No response takes longer, however slow the network is.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 fn number(name: &str) -> Option<u64> {
@@ -43,7 +43,7 @@ async fn play(world: Arc<World>, mut rng: Rng, clients: u64) {
     for _ in 0..clients {
         tasks.spawn(client::live(world.clone(), rng.fork()));
     }
-    // In some worlds there is much to tell.
+    // Some worlds have many events.
     let at_once = if rng.percent(15) { rng.between(5, 30) } else { 1 };
     let end = Instant::now() + Duration::from_millis(rng.between(500, 5000));
     while Instant::now() < end {
@@ -56,11 +56,11 @@ async fn play(world: Arc<World>, mut rng: Rng, clients: u64) {
         look_after(&world, &mut tasks);
     }
     world.fall_quiet();
-    // Some are stopped in the middle of everything, the others when all answers are there.
+    // Some servers are stopped under load, the others after all responses.
     if rng.percent(70) {
-        let begun = Instant::now();
+        let started = Instant::now();
         while world.waiting() > 0 {
-            assert!(begun.elapsed() < LONGEST_WAIT, "{} answers do not come", world.waiting());
+            assert!(started.elapsed() < LONGEST_WAIT, "{} responses are missing", world.waiting());
             sleep(Duration::from_millis(20)).await;
             look_after(&world, &mut tasks);
         }
@@ -74,7 +74,7 @@ async fn play(world: Arc<World>, mut rng: Rng, clients: u64) {
     world.check_end();
 }
 
-/// What must hold at every moment, and whether a client has found something wrong.
+/// Checks what must hold at all times, and whether a client has failed.
 fn look_after(world: &World, tasks: &mut JoinSet<()>) {
     world.check_memory();
     while let Some(ended) = tasks.try_join_next() {
@@ -84,7 +84,7 @@ fn look_after(world: &World, tasks: &mut JoinSet<()>) {
     }
 }
 
-/// Runs one world, and says how often each thing happened in it.
+/// Runs one world, and returns how often each thing happened.
 fn run(seed: u64, traced: bool) -> Counts {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     let _inside = runtime.enter();
@@ -147,12 +147,12 @@ fn every_world_keeps_every_invariant() {
     }
     if seeds >= 200 {
         for what in REACHED {
-            assert!(total.contains_key(what), "nothing like this happened: {what}");
+            assert!(total.contains_key(what), "this never happened: {what}");
         }
     }
 }
 
-/// What has to happen somewhere, or the worlds have become too tame.
+/// What must happen in some world. Otherwise the simulation no longer reaches it.
 const REACHED: [&str; 31] = [
     "CONNECTION_CLOSED",
     "HANDLER_ERROR",

@@ -1,5 +1,5 @@
-//! A connection that exists only here. Bytes arrive late and in pieces, in order; a direction holds so many and no more.
-//! It can be reset, half-closed, or fall silent for good without a word to either end.
+//! A simulated connection. Bytes arrive late and in pieces, in order; each direction has a limited capacity.
+//! It can be reset, half-closed, or become silent without notifying either end.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -13,7 +13,7 @@ use crate::support::random::Rng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How a connection treats what it is given.
+/// How a connection delivers bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Weather {
     pub max_delay_ms: u64,
@@ -28,13 +28,13 @@ struct Lane {
     pieces: VecDeque<(Instant, Vec<u8>)>,
     queued: usize,
     last_arrival: Instant,
-    /// When the other end learns that no more comes.
+    /// When the other end learns that no more bytes follow.
     end: Option<Instant>,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// Bytes that were taken from the writer.
+    /// Bytes accepted from the writer.
     taken: u64,
-    /// When the reader last got something, and how long it had to wait at most.
+    /// When the reader last received something, and the longest wait.
     last_read: Instant,
     longest_silence: Duration,
 }
@@ -46,7 +46,7 @@ struct Link {
     silent: bool,
 }
 
-/// What the test sees and does of a connection.
+/// The test's handle of a connection.
 #[derive(Clone)]
 pub struct Wire(Arc<Mutex<Link>>);
 
@@ -58,7 +58,7 @@ pub struct End {
 }
 
 impl Wire {
-    /// A connection: itself, the client's end, the server's end.
+    /// A connection: the handle, the client's end, the server's end.
     pub fn new(weather: Weather, rng: &mut Rng) -> (Wire, End, End) {
         let mut lane = || Lane {
             weather,
@@ -83,7 +83,7 @@ impl Wire {
         change(&mut self.0.lock().unwrap())
     }
 
-    /// Both ends are told, at once, that the connection is gone.
+    /// Resets the connection; both ends are notified at once.
     pub fn reset(&self) {
         self.change(|link| {
             link.reset = true;
@@ -92,7 +92,7 @@ impl Wire {
         });
     }
 
-    /// From now on nothing arrives any more, and nobody is told.
+    /// From now on nothing arrives, and neither end is notified.
     pub fn fall_silent(&self) {
         self.change(|link| {
             link.silent = true;
@@ -101,12 +101,12 @@ impl Wire {
         });
     }
 
-    /// A number of its own, as long as it is there.
+    /// A number that is unique as long as the connection exists.
     pub fn number(&self) -> usize {
         Arc::as_ptr(&self.0) as usize
     }
 
-    /// Bytes that the server could hand over.
+    /// Bytes that the connection has accepted from the server.
     pub fn taken_from_server(&self) -> u64 {
         self.change(|link| link.down.taken)
     }
@@ -124,7 +124,7 @@ impl Lane {
         }
     }
 
-    /// When something that is sent now arrives.
+    /// The arrival time of bytes sent now.
     fn arrival(&mut self) -> Instant {
         let delay = Duration::from_millis(self.rng.below(self.weather.max_delay_ms + 1));
         self.last_arrival = self.last_arrival.max(Instant::now() + delay);
@@ -232,7 +232,7 @@ impl AsyncWrite for End {
 }
 
 impl Drop for End {
-    /// What was sent still arrives, and then the end. What comes for this end from now on resets the connection.
+    /// What was sent still arrives, then the end. Bytes for this end reset the connection from now on.
     fn drop(&mut self) {
         let mut link = self.wire.0.lock().unwrap();
         let silent = link.silent;

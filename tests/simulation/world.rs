@@ -1,4 +1,4 @@
-//! The server of one seed, its handlers, and what must hold of it however it is treated.
+//! The server of one seed, its handlers, and the invariants that it must keep.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,26 +15,26 @@ use crate::support::random::Rng;
 
 /// The token, in the worlds that have one.
 pub const TOKEN: &str = "open sesame";
-/// What a clock of whole milliseconds, and alarms that are rounded up, may add.
+/// What a clock of whole milliseconds, and timers that are rounded up, can add.
 pub const SLACK: Duration = Duration::from_millis(20);
 
-/// How often each thing has happened.
+/// How often each thing happened.
 pub type Counts = BTreeMap<String, u64>;
 
-/// What is known of a client that the server has shown.
+/// A client that the server has reported.
 pub struct Member {
-    /// How many were known before it.
+    /// The number of clients before it.
     number: usize,
     wire: Option<Wire>,
     joined: u32,
     left: u32,
-    /// Events sent to this client alone.
+    /// Events sent to this client only.
     told: u64,
-    /// Bytes of events that were posted to it.
+    /// Bytes of events emitted to it.
     posted: u64,
-    /// Since when more waits for it than may.
+    /// Since when its outbox is over the limit.
     over_limit_since: Option<Instant>,
-    /// When each of its requests came to a handler.
+    /// When each of its requests reached a handler.
     handled: Vec<Instant>,
 }
 
@@ -46,18 +46,18 @@ pub struct World {
     pub has_token: bool,
     members: Mutex<HashMap<ClientId, Member>>,
     everyone_told: AtomicU64,
-    /// From when on nobody begins anything new.
+    /// The time after which no client starts anything new.
     quiet: Mutex<Option<Instant>>,
-    /// How many answers each connection waits for.
+    /// The number of responses that each connection expects.
     waits: Mutex<HashMap<usize, u64>>,
-    /// Handlers that are at work.
+    /// Handlers that are running.
     running: Arc<AtomicU64>,
     pub counts: Mutex<Counts>,
     trace: Option<Mutex<Vec<String>>>,
-    begun: Instant,
+    started: Instant,
 }
 
-/// Counts a handler while it is there.
+/// Counts a running handler.
 struct AtWork(Arc<AtomicU64>);
 
 impl Drop for AtWork {
@@ -101,7 +101,7 @@ impl World {
                 running: Arc::default(),
                 counts: Mutex::default(),
                 trace: traced.then(Mutex::default),
-                begun: Instant::now(),
+                started: Instant::now(),
             }
         })
     }
@@ -110,10 +110,10 @@ impl World {
         *self.counts.lock().unwrap().entry(what.to_owned()).or_default() += 1;
     }
 
-    /// Notes what happens, if somebody wants to read it.
+    /// Prints what happens, if a single seed was chosen.
     pub fn note(&self, what: impl FnOnce() -> String) {
         if let Some(trace) = &self.trace {
-            let at = self.begun.elapsed().as_millis();
+            let at = self.started.elapsed().as_millis();
             trace.lock().unwrap().push(format!("{at:>6} ms  {}", what()));
         }
     }
@@ -124,7 +124,7 @@ impl World {
 
     // The end.
 
-    /// From now on nobody begins anything new.
+    /// From now on no client starts anything new.
     pub fn fall_quiet(&self) {
         self.quiet.lock().unwrap().get_or_insert_with(Instant::now);
     }
@@ -133,17 +133,17 @@ impl World {
         self.quiet.lock().unwrap().is_some()
     }
 
-    /// A connection waits for so many answers.
+    /// A connection expects this many responses.
     pub fn waits_for(&self, wire: &Wire, answers: u64) {
         self.waits.lock().unwrap().insert(wire.number(), answers);
     }
 
-    /// Answers that are still to come.
+    /// Responses that are still expected.
     pub fn waiting(&self) -> u64 {
         self.waits.lock().unwrap().values().sum()
     }
 
-    // Who is there.
+    // Clients.
 
     fn joined(&self, id: ClientId) {
         self.note(|| format!("{id} is here"));
@@ -155,10 +155,10 @@ impl World {
     fn left(&self, id: ClientId) {
         self.note(|| format!("{id} has left"));
         let mut members = self.members.lock().unwrap();
-        members.get_mut(&id).expect("whoever leaves was here").left += 1;
+        members.get_mut(&id).expect("a client that disconnects was connected").left += 1;
     }
 
-    /// A client knows its connection, so that what the server could send can be looked at.
+    /// Assigns a connection to a client, so that what the server could send is known.
     pub fn met(&self, id: ClientId, wire: &Wire) {
         let mut members = self.members.lock().unwrap();
         let number = members.len();
@@ -209,7 +209,7 @@ impl World {
             let bytes = payload["bytes"].as_u64().unwrap_or(1) as usize;
             Ok(Value::from("x".repeat(bytes)).into())
         });
-        // Events to whoever asks, in order, all of them before the response.
+        // Events to the client that asks, in order, all before the response.
         self.handler("own", |payload, cx, _| async move {
             for n in 0..payload["events"].as_u64().unwrap_or(0) {
                 if payload["pauses"] == true {
@@ -239,17 +239,17 @@ impl World {
         self.server.emit("everyone", event);
     }
 
-    /// Tells some of the clients something that is meant for each of them alone.
+    /// Emits to some clients an event for that client only.
     pub fn tell_some(&self, rng: &mut Rng) {
         let mut ids = self.server.client_ids();
-        // Ids differ from run to run, the order of coming does not.
+        // Ids differ from run to run, the order of connecting does not.
         ids.sort_by_key(|id| self.members.lock().unwrap().get(id).map(|member| member.number));
         let filler = "x".repeat(rng.below(400) as usize);
         ids.retain(|_| rng.percent(50));
         for id in ids {
             let n = {
                 let mut members = self.members.lock().unwrap();
-                let member = members.get_mut(&id).expect("who may get events was shown");
+                let member = members.get_mut(&id).expect("only a reported client receives events");
                 member.told += 1;
                 member.told - 1
             };
@@ -265,14 +265,14 @@ impl World {
     fn post(&self, ids: &[ClientId], event: &Payload) {
         let mut members = self.members.lock().unwrap();
         for id in ids {
-            let member = members.get_mut(id).expect("who may get events was shown");
+            let member = members.get_mut(id).expect("only a reported client receives events");
             member.posted += event.as_str().map_or(0, str::len) as u64;
         }
     }
 
-    // What must hold.
+    // Invariants.
 
-    /// What holds at every moment: whoever has more waiting than may wait is gone when its time to close is over.
+    /// At all times: a client whose outbox is over the limit is disconnected within the close timeout.
     pub fn check_memory(&self) {
         let limits = &self.limits;
         let most = (limits.max_outbox_bytes + limits.max_message_bytes) as u64;
@@ -293,12 +293,12 @@ impl World {
         }
     }
 
-    /// How many requests of a client have come to a handler.
+    /// How many requests of a client have reached a handler.
     pub fn handled(&self, id: ClientId) -> usize {
         self.members.lock().unwrap().get(&id).map_or(0, |member| member.handled.len())
     }
 
-    /// No window lets more through than its maximum. A client that sends nothing else than requests for handlers opens
+    /// No window lets more requests pass than its maximum. A client that sends only requests for handlers opens
     /// each window with one of them.
     pub fn check_rate(&self, id: ClientId) {
         let limits = &self.limits;
@@ -312,7 +312,7 @@ impl World {
         }
     }
 
-    /// What holds when everybody has gone.
+    /// What holds when every client has disconnected.
     pub fn check_end(&self) {
         assert_eq!(self.server.client_count(), 0, "clients after the end");
         assert_eq!(self.running.load(Ordering::Relaxed), 0, "handlers after the end");

@@ -1,4 +1,4 @@
-//! TLS for tests: a certificate that signs itself, and a server that shows it.
+//! TLS for tests: a self-signed certificate, and a server that uses it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! A client that asks one thing at a time, and keeps the events that come meanwhile.
+//! A client that makes one request at a time, and keeps the events received meanwhile.
 
 use std::collections::VecDeque;
 
@@ -18,7 +18,7 @@ impl Client {
         Client { socket: socket::Client::connect(port).await, last_id: 0, events: VecDeque::new() }
     }
 
-    /// Sends a request without waiting for its answer, and says under which id.
+    /// Sends a request without waiting for the response, and returns its id.
     pub async fn send(&mut self, channel: &str, payload: Value) -> String {
         self.last_id += 1;
         let id = self.last_id.to_string();
@@ -31,7 +31,7 @@ impl Client {
         self.socket.next().await
     }
 
-    /// Asks, and waits for the response. Events that come before it are kept for [`event`](Client::event).
+    /// Sends a request and waits for the response. Events before it are kept for [`event`](Client::event).
     pub async fn respond(&mut self, channel: &str, payload: Value) -> Value {
         let id = self.send(channel, payload).await;
         loop {
@@ -43,21 +43,21 @@ impl Client {
         }
     }
 
-    /// Asks for something that must succeed: the response's payload, null if there is none.
+    /// A request that must succeed. Returns the payload, null if there is none.
     pub async fn call(&mut self, channel: &str, payload: Value) -> Value {
         let response = self.respond(channel, payload).await;
         assert!(response.get("error").is_none(), "{channel}: {response}");
         response["payload"].clone()
     }
 
-    /// Asks for something that must fail: the error.
+    /// A request that must fail. Returns the error.
     pub async fn refuse(&mut self, channel: &str, payload: Value) -> Value {
         let response = self.respond(channel, payload).await;
         assert!(response.get("error").is_some(), "{channel}: {response}");
         response["error"].clone()
     }
 
-    /// The next event, which must be on this channel: its payload.
+    /// The payload of the next event, which must be on this channel.
     pub async fn event(&mut self, channel: &str) -> Value {
         match self.events.pop_front() {
             Some(event) => {
@@ -68,7 +68,7 @@ impl Client {
         }
     }
 
-    /// The next event, whatever its channel: both.
+    /// The channel and payload of the next event.
     pub async fn any_event(&mut self) -> (String, Value) {
         let event = match self.events.pop_front() {
             Some(event) => event,
@@ -78,7 +78,7 @@ impl Client {
         (event["channel"].as_str().expect("a channel").to_owned(), event["payload"].clone())
     }
 
-    /// Events that came before the last response and were not looked at.
+    /// The number of events that are kept.
     pub fn kept_events(&self) -> usize {
         self.events.len()
     }

@@ -1,4 +1,4 @@
-//! A provider's server that nobody here wrote.
+//! A third-party mock of a provider.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -6,14 +6,14 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// The mock server `@copilotkit/aimock`, which nobody here wrote, as a process of its own.
+/// The mock server `@copilotkit/aimock`, as a process.
 pub struct Mock {
     child: std::process::Child,
     pub url: String,
 }
 
 impl Mock {
-    /// Starts it with its answers, in a folder; `None` if it is not installed.
+    /// Starts it with its answers, in a folder. `None` if it is not installed.
     pub fn start(folder: &Path, fixtures: &Value) -> Option<Mock> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/interop/node_modules/.bin/llmock");
         if !script.exists() || Command::new("node").arg("--version").output().is_err() {
@@ -32,7 +32,7 @@ impl Mock {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
         let url =
             lines.find_map(|line| line.split_once("listening on ").map(|(_, url)| url.to_owned())).unwrap();
-        // What it says later must find a reader.
+        // Its later output must be read, or it blocks.
         std::thread::spawn(move || lines.for_each(drop));
         Some(Mock { child, url })
     }

@@ -6,7 +6,7 @@ pub mod certificate;
 pub mod client;
 pub mod frames;
 #[cfg(feature = "backend")]
-pub mod house;
+pub mod host;
 #[cfg(feature = "backend")]
 pub mod mock;
 pub mod pair;

@@ -1,8 +1,8 @@
-//! A client's and a server's machine, joined by a network that exists only here and by a clock that only
-//! [`Pair::advance`] moves. In: what the client says, how handlers answer. Out: what the client gets.
+//! A client's and a server's machine, joined by a simulated network and a clock that only
+//! [`Pair::advance`] moves. In: what the client sends, how handlers answer. Out: what the client receives.
 //!
-//! Every message from the server is checked on its way: it decodes, and its members stand in the specified order.
-//! A failing test prints the network, seed included.
+//! Every message from the server is checked: it decodes, and its members are in the specified order.
+//! A failing test prints the network with its seed.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::random::Rng;
 /// Unix time at the virtual clock's zero.
 pub const EPOCH_MS: u64 = 1_704_067_200_000;
 
-/// The mask of every frame of the client: any would do.
+/// The mask of every frame of the client. Its value does not matter.
 const MASK: [u8; 4] = [0x9a, 0x01, 0xfe, 0x47];
 
 /// How bytes travel.
@@ -41,7 +41,7 @@ pub enum Network {
 }
 
 impl Network {
-    /// The networks on which time is exact.
+    /// The networks with exact time.
     pub fn exact() -> Vec<Network> {
         let seeded = [1, 2, 3, fresh_seed()].map(Network::Cut);
         [Network::Whole, Network::Bytes].into_iter().chain(seeded).collect()
@@ -64,7 +64,7 @@ impl Network {
         match self {
             Network::Whole => left,
             Network::Bytes => 1,
-            // Short pieces cut headers, long ones leave several frames in one.
+            // Short pieces cut headers, long ones contain several frames.
             Network::Cut(_) | Network::Slow(_) => match rng.below(3) {
                 0 => 1 + rng.index(3),
                 1 => 1 + rng.index(64),
@@ -75,14 +75,14 @@ impl Network {
     }
 }
 
-/// A new one each run, or the one in `SEED`.
+/// A new seed each run, or the one in `SEED`.
 fn fresh_seed() -> u64 {
     let random =
         || u64::from_ne_bytes(Uuid::v4().as_bytes()[..8].try_into().expect("eight of sixteen bytes"));
     std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(random)
 }
 
-/// What the client got.
+/// What the client received.
 #[derive(Debug, Clone)]
 pub struct Message {
     pub text: String,
@@ -90,19 +90,19 @@ pub struct Message {
 
 impl Message {
     fn envelope(&self) -> Envelope<'_> {
-        Envelope::decode(&self.text).expect("checked when it came")
+        Envelope::decode(&self.text).expect("checked when it was received")
     }
 
     pub fn is_event(&self) -> bool {
         self.envelope().kind == Kind::Event
     }
 
-    /// The id as it stands between its quotes.
+    /// The id as written between its quotes.
     pub fn id(&self) -> &str {
         self.envelope().id.expect("a response has an id")
     }
 
-    /// The channel as it stands between its quotes.
+    /// The channel as written between its quotes.
     pub fn channel(&self) -> &str {
         self.envelope().channel
     }
@@ -166,10 +166,10 @@ pub struct Pair {
     client_answers: bool,
     to_server: Pipe,
     to_client: Pipe,
-    /// Bytes that the server has and does not want yet.
+    /// Bytes that the server received and has not consumed.
     unread: Vec<u8>,
     handlers: HashMap<String, Handler>,
-    /// Requests on channels without a handler here.
+    /// Requests on channels without a handler.
     requests: VecDeque<Request>,
     slots: Vec<Slot>,
     messages: VecDeque<Message>,
@@ -183,14 +183,14 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// A client that has just connected, and has got `server:connected`. With a token it has yet to authenticate.
+    /// A client after `server:connected`. If there is a token, the client is not authenticated yet.
     pub fn new(rules: &Rules, network: Network) -> Pair {
         let mut pair = Pair::before_open(rules, network);
         pair.open();
         pair
     }
 
-    /// The same before the server has said anything.
+    /// The same before the server has sent anything.
     pub fn before_open(rules: &Rules, network: Network) -> Pair {
         let rules = Arc::new(rules.clone());
         let id = Uuid::from_random([7; 16]);
@@ -264,7 +264,7 @@ impl Pair {
         self.settle();
     }
 
-    /// The next request on a channel without a handler, to be given to [`answer`](Pair::answer).
+    /// The next request on a channel without a handler, for [`answer`](Pair::answer).
     pub fn take_request(&mut self) -> Option<Request> {
         self.requests.pop_front()
     }
@@ -273,7 +273,7 @@ impl Pair {
         self.on_server(|session, now, out| session.answer(now, request, result, out));
     }
 
-    /// How often the server was told that the client has authenticated.
+    /// How often the session reported that the client has authenticated.
     pub fn authenticated(&self) -> usize {
         self.authenticated
     }
@@ -283,7 +283,7 @@ impl Pair {
         self.on_server(|session, now, out| session.shut_down(now, out));
     }
 
-    /// Lets the server do something, and sends what it wrote.
+    /// Calls the session, and sends what it wrote.
     pub fn on_server<T>(&mut self, act: impl FnOnce(&mut Session, Now, &mut Vec<u8>) -> T) -> T {
         let was_finished = self.session.is_finished();
         let now = self.now();
@@ -383,7 +383,7 @@ impl Pair {
 
     // The network and the clock.
 
-    /// Lets time pass. Everything that falls due is done at its moment.
+    /// Advances the clock. Everything that is due happens at its time.
     pub fn advance(&mut self, time: Duration) {
         let end =
             self.now_ms + u64::try_from(time.as_millis()).expect("a test ends before the universe does");
@@ -447,7 +447,7 @@ impl Pair {
         }
     }
 
-    /// Delivers what has arrived, and what comes of it.
+    /// Delivers what has arrived, and everything that follows from it.
     fn settle(&mut self) {
         loop {
             if let Some(bytes) = self.to_client.due(self.now_ms) {
@@ -488,7 +488,7 @@ impl Pair {
         let mut out = Vec::new();
         while used < input.len() && (self.session.wants_input() || was_finished) {
             let step = self.session.handle_input(self.now(), &mut input[used..], &mut out);
-            assert!(step.consumed > 0, "a step takes something");
+            assert!(step.consumed > 0, "a step consumes something");
             used += step.consumed;
             match step.action {
                 None => {}
@@ -540,7 +540,7 @@ impl Pair {
         }
     }
 
-    /// Pings and pongs are the connection's own business: it does not show them.
+    /// The connection does not report pings and pongs, so they are counted here.
     fn count_frames(&mut self, bytes: &[u8]) {
         self.uncounted.extend_from_slice(bytes);
         while let Ok(Some(header)) = Header::decode(Role::Client, &self.uncounted) {
@@ -560,7 +560,7 @@ enum Side {
     Client,
 }
 
-/// What holds of every message from the server.
+/// Checks what holds for every message from the server.
 fn check_message(text: &str) {
     const ORDER: [&str; 6] = ["type", "id", "channel", "payload", "error", "timestamp"];
     let mut places = Vec::new();

@@ -1,4 +1,4 @@
-//! The `switchboard` command as a process of its own.
+//! The `switchboard` command as a process.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -10,14 +10,14 @@ pub struct Program {
     pub port: u16,
 }
 
-/// The server's command, with none of this process's settings.
+/// The command that starts the server, without settings from this process's environment.
 pub fn command(data_dir: &Path) -> Command {
     let mut command = without_settings(Command::new(env!("CARGO_BIN_EXE_switchboard")));
     command.args(["serve", "--port", "0", "--rate-limit", "1000000", "--data-dir"]).arg(data_dir);
     command
 }
 
-/// A command with none of the settings that this process may have in its environment.
+/// A command without settings from this process's environment.
 pub fn without_settings(mut command: Command) -> Command {
     for name in ["WS_PORT", "WS_HOST", "SWITCHBOARD_TOKEN", "SWITCHBOARD_DATA_DIR"] {
         command.env_remove(name);
@@ -30,7 +30,7 @@ impl Program {
         Program::spawn(command(data_dir))
     }
 
-    /// Starts a command, and reads from its first line where it listens.
+    /// Starts a command, and reads the port from its first line.
     pub fn spawn(mut command: Command) -> Program {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -41,18 +41,18 @@ impl Program {
         Program { child, stdout, port }
     }
 
-    /// Its number among the processes.
+    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// As a crash would end it.
+    /// Kills it, as a crash would.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Asks it to stop, and answers its exit code and what it said last.
+    /// Sends a signal, and returns the exit code and the rest of stdout.
     pub fn stop(mut self, signal: &str) -> (Option<i32>, String) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
@@ -64,14 +64,14 @@ impl Program {
 }
 
 impl Drop for Program {
-    /// A test that fails leaves nothing running.
+    /// A failing test leaves no process running.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Starts a command that must refuse, and answers what it says.
+/// Starts a server that must refuse to run, and returns its stderr.
 pub fn refused(data_dir: &Path) -> String {
     let output = command(data_dir).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");

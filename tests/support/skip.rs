@@ -1,8 +1,8 @@
-//! Parts of a test that need what is not installed.
+//! Tests that need software that is not installed.
 
 use std::io::Write;
 
-/// Says by name what is skipped, past the test runner, which hides what passing tests print.
+/// Prints what is skipped. The test runner hides `println!` of passing tests, but not this.
 pub fn skipped(what: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {what}");
 }

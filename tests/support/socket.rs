@@ -1,4 +1,4 @@
-//! Servers and clients on sockets, and on pipes of a known size. The client is a WebSocket library that is not ours.
+//! Servers and clients on sockets, and on pipes of a known size. The client is tokio-tungstenite.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// Waits for something that must come, so long that only a hang misses it.
+/// Waits for something that must happen. The timeout is so long that only a hang reaches it.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     let waited = tokio::time::timeout(Duration::from_secs(60), future).await;
-    waited.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    waited.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
 /// The head of an upgrade request, with further fields that each end in a line break.
@@ -31,7 +31,7 @@ pub fn upgrade(fields: &str) -> String {
     )
 }
 
-/// Any free port, and no rate window in the way.
+/// Any free port, and no rate limit.
 pub fn config() -> Config {
     let mut config = Config::default().port(0);
     config.limits.rate_max_requests = u32::MAX;
@@ -66,7 +66,7 @@ pub async fn start(config: Config) -> (Server, u16) {
     (server, port)
 }
 
-/// Requests that wait until the test lets one go on. Says which have begun.
+/// A handler that waits until the test releases one call. The ids of started calls are reported.
 pub fn waiting(server: &Server, channel: &str) -> (Arc<Semaphore>, Calls<String>) {
     let gate = Arc::new(Semaphore::new(0));
     let (began, beginnings) = calls();
@@ -83,14 +83,14 @@ pub fn waiting(server: &Server, channel: &str) -> (Arc<Semaphore>, Calls<String>
     (gate, beginnings)
 }
 
-/// A callback for a server, and what it was called with.
+/// A callback for a server, and the values that it was called with.
 pub fn calls<T: Send + 'static>() -> (impl Fn(T) + Send + Sync + 'static, Calls<T>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     (move |value| send(&sender, value), Calls(receiver))
 }
 
 fn send<T>(sender: &UnboundedSender<T>, value: T) {
-    // A test that has ended hears nothing more.
+    // The test can have ended.
     let _ = sender.send(value);
 }
 
@@ -101,7 +101,7 @@ impl<T> Calls<T> {
         within("a call", self.0.recv()).await.expect("the server has the callback")
     }
 
-    /// How many more there were until now.
+    /// The number of further calls until now.
     pub fn drain(&mut self) -> usize {
         std::iter::from_fn(|| self.0.try_recv().ok()).count()
     }
@@ -109,7 +109,7 @@ impl<T> Calls<T> {
 
 pub struct Client<Io = TcpStream> {
     pub socket: WebSocketStream<Io>,
-    /// The id that the server gave it.
+    /// The id that the server assigned.
     pub id: String,
 }
 
@@ -122,20 +122,20 @@ impl Client {
 }
 
 impl Client<DuplexStream> {
-    /// Connects to a server over a pipe that holds `bytes` each way and knows no time. See [`pipe`].
+    /// Connects to a server over a pipe that holds `bytes` each way. See [`pipe`].
     pub async fn through_pipe(server: &Server, bytes: usize) -> Client<DuplexStream> {
         Client::on(pipe(server, bytes)).await
     }
 }
 
-/// The client's end of a pipe that an own hyper server upgrades through [`Server::upgrade`].
+/// The client's end of a pipe to a hyper server that upgrades through [`Server::upgrade`].
 pub fn pipe(server: &Server, bytes: usize) -> DuplexStream {
     let (near, far) = tokio::io::duplex(bytes);
     tokio::spawn(serve_hyper(server.clone(), far));
     near
 }
 
-/// Somebody else's hyper server with one connection: `/ws` is ours, the rest is theirs.
+/// A hyper server of an embedder with one connection: `/ws` is ours, the rest is theirs.
 pub async fn serve_hyper<Io>(server: Server, io: Io)
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -148,7 +148,7 @@ where
         std::future::ready(Ok::<_, std::convert::Infallible>(response))
     });
     let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service);
-    // A client that leaves is no failure of the server's.
+    // A client that disconnects is not an error of the server.
     let _ = connection.with_upgrades().await;
 }
 
@@ -166,7 +166,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Client<Io> {
         client
     }
 
-    /// A client of a connection whose upgrade somebody else has done.
+    /// A client on a connection that was already upgraded.
     pub async fn raw(io: Io) -> Client<Io> {
         Client { socket: WebSocketStream::from_raw_socket(io, Role::Client, None).await, id: String::new() }
     }
@@ -187,7 +187,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Client<Io> {
             match within("a message", self.socket.next()).await {
                 Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).expect("JSON")),
                 Some(Ok(Message::Close(frame))) => {
-                    // The library has written its answer, and sends it when it is used the next time.
+                    // The library has queued its answer, and sends it on its next use.
                     let _ = within("room for a close frame", self.socket.flush()).await;
                     return Err(frame.map_or(1005, |frame| frame.code.into()));
                 }
@@ -223,7 +223,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Client<Io> {
         response
     }
 
-    /// The code that the connection closes with. Messages before it are passed over.
+    /// The close code. Messages before it are skipped.
     pub async fn close_code(&mut self) -> u16 {
         loop {
             if let Err(code) = self.next().await {
@@ -244,7 +244,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Client<Io> {
     }
 }
 
-/// Ends a connection without a word: the other end gets a reset.
+/// Makes dropping a connection send a reset.
 pub fn reset(stream: TcpStream) {
     stream.set_zero_linger().expect("a TCP socket can linger");
 }

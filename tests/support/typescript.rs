@@ -1,4 +1,4 @@
-//! Enough of TypeScript's types to say where a JSON value does not fit a declaration of the registry.
+//! The part of TypeScript's types that the registry uses: where does a JSON value not fit its declaration?
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ pub enum Type {
     Record,
     Object(BTreeMap<String, Member>),
     Union(Vec<Type>),
-    /// One that is declared elsewhere; `Partial<…>` of it if the flag says so.
+    /// A type by its name; `Partial<…>` of it if the flag is set.
     Named(String, bool),
 }
 
@@ -57,14 +57,14 @@ impl Types {
         Types(types)
     }
 
-    /// A type as it stands in a declaration.
+    /// A type as written in a declaration.
     pub fn parse(&self, text: &str) -> Type {
         let mut tokens = tokens(text).into_iter().peekable();
         let mut reader = Reader { tokens: &mut tokens };
         reader.union()
     }
 
-    /// The same type, a name replaced by what it stands for.
+    /// The same type, with a name replaced by its definition.
     pub fn resolve(&self, of: &Type) -> Type {
         let Type::Named(name, partial) = of else { return of.clone() };
         let declared = self.0.get(name).unwrap_or_else(|| panic!("no type {name}"));
@@ -77,7 +77,7 @@ impl Types {
         }
     }
 
-    /// The paths of the parts of a value that do not fit; `path` is where the value stands.
+    /// The paths of the parts of a value that do not fit. `path` is the path of the value.
     pub fn misfits(&self, of: &Type, value: &Value, path: &str) -> Vec<String> {
         match (self.resolve(of), value) {
             (Type::Unknown, _) | (Type::Undefined, Value::Null) | (Type::Record, Value::Object(_)) => {
@@ -101,7 +101,7 @@ impl Types {
                     }
                 })
                 .collect(),
-            // The part that fits longest says most: of an array the one that is an array.
+            // The alternative with the deepest misfit is the one that was meant, such as the array type for an array.
             (Type::Union(parts), _) => parts
                 .iter()
                 .map(|part| self.misfits(part, value, path))
@@ -124,7 +124,7 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// Words, quoted strings and signs; comments are left out.
+/// Words, quoted strings and signs, without comments.
 fn tokens(source: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = source.trim_start();
@@ -203,7 +203,7 @@ impl Reader<'_> {
         of
     }
 
-    /// The members of an object, up to its end. One of any name says nothing of a member that is not there.
+    /// The members of an object, up to its end. Index signatures are ignored.
     fn members(&mut self) -> Type {
         let mut members = BTreeMap::new();
         while !self.take("}") {

@@ -1,4 +1,4 @@
-//! A provider's server that plays every fault from a script.
+//! A provider's server that plays a script, faults included.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -7,23 +7,23 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 
-/// What an upstream does with one connection, once it has read the request.
+/// One step of a script, after the request was read.
 #[derive(Clone)]
 pub enum Step {
     Send(Vec<u8>),
-    /// Byte by byte, each in a packet of its own where the system lets it.
+    /// Sends byte by byte, each in its own packet where the system allows it.
     Trickle(Vec<u8>),
-    /// Nothing more, until the other side closes.
+    /// Waits until the other side closes.
     Hold,
-    /// Nothing more, until the test says so.
+    /// Waits for the test.
     Await(Arc<Notify>),
 }
 
-/// A server that knows nothing of HTTP but where a request ends. It plays one script a connection, in order.
+/// A server that knows of HTTP only where a request ends. It plays one script per connection, in order.
 pub struct Upstream {
     pub url: String,
     requests: Arc<Mutex<Vec<String>>>,
-    /// A word for each connection that the other side has closed while it was held.
+    /// One message per connection that the other side closed during [`Step::Hold`].
     pub closed: mpsc::UnboundedReceiver<()>,
 }
 
@@ -60,7 +60,7 @@ pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
     let Some(request) = read_request(&mut stream).await else { return };
     seen.lock().unwrap().push(request);
     for step in script {
-        // The other side may have seen enough.
+        // The other side can have closed.
         match step {
             Step::Send(bytes) => drop(stream.write_all(&bytes).await),
             Step::Trickle(bytes) => {

@@ -19,22 +19,21 @@ async fn a_key_can_be_configured_and_a_local_server_needs_none() {
     let upstream =
         Upstream::start(vec![vec![Step::Send(stream(&done))], vec![Step::Send(stream(&done))]]).await;
     for (keys, has) in [(vec![("openai".to_owned(), Token::new("sk-env"))], true), (vec![], false)] {
-        let house =
-            house_with(AiConfig { api_keys: keys.into_iter().collect(), ..AiConfig::default() }).await;
-        let mut client = Client::connect(house.port).await;
+        let host = host_with(AiConfig { api_keys: keys.into_iter().collect(), ..AiConfig::default() }).await;
+        let mut client = Client::connect(host.port).await;
         point_at(&mut client, "openai", &upstream.url).await;
         assert_eq!(client.call("ai:has-credentials", json!({"provider": "openai"})).await, has);
         client.call("ai:chat", question("openai", "m", "x")).await;
         let request = upstream.requests().pop().unwrap();
         assert_eq!(request.contains("authorization: Bearer sk-env"), has);
         assert_eq!(request.contains("authorization"), has);
-        house.close().await;
+        host.close().await;
     }
 }
 
 #[tokio::test]
 async fn only_the_provider_receives_the_key() {
-    let house = new_house().await;
+    let host = new_host().await;
     let parrot = |line: &str| {
         vec![Step::Send(status(line, &format!("x-key: {TOKEN}\r\n"), &format!("{TOKEN} {TOKEN}")))]
     };
@@ -46,7 +45,7 @@ async fn only_the_provider_receives_the_key() {
         vec![Step::Send(answer())],
     ])
     .await;
-    let mut client = client_of(&house, "anthropic", &upstream).await;
+    let mut client = client_of(&host, "anthropic", &upstream).await;
     let mut seen = String::new();
     for _ in 0..4 {
         let streamed = Streamed::ask(&mut client, ask()).await;
@@ -59,15 +58,15 @@ async fn only_the_provider_receives_the_key() {
     ] {
         seen += &client.respond(channel, payload).await.to_string();
     }
-    seen += &format!("{:?} {:?}", house.backend, house.server);
+    seen += &format!("{:?} {:?}", host.backend, host.server);
     assert!(!seen.contains(TOKEN), "{seen}");
     assert!(seen.contains("bad ***"));
     assert!(upstream.requests().iter().all(|request| request.contains(TOKEN)));
-    // A key is not sent where others can read along.
+    // A key is not sent over a connection that others can read.
     point_at(&mut client, "anthropic", "http://anthropic.example").await;
     let error = client.refuse("ai:chat", ask()).await;
     assert!(error["message"].as_str().unwrap().contains("http://"), "{error}");
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,13 +107,13 @@ async fn https_trusts_only_the_certificates_of_the_system() {
     program.stop("-INT");
 
     // A certificate that the system does not know.
-    let house = new_house().await;
-    let mut client = Client::connect(house.port).await;
+    let host = new_host().await;
+    let mut client = Client::connect(host.port).await;
     client.call("credentials:set", json!({"key": "anthropic", "token": TOKEN})).await;
     client.event("credentials:changed").await;
     point_at(&mut client, "anthropic", &format!("https://localhost:{upstream}")).await;
     let error = client.refuse("ai:chat", ask()).await;
     assert!(error["message"].as_str().unwrap().contains("no connection: "), "{error}");
     assert_eq!(seen.lock().unwrap().len(), 1);
-    house.close().await;
+    host.close().await;
 }

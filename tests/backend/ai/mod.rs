@@ -1,4 +1,4 @@
-//! The channel family `ai` over a real socket: the echo provider, and an upstream that plays every fault from a script.
+//! The channel family `ai` over a real socket: the echo provider, and upstreams that play scripts with faults.
 
 mod keys;
 mod providers;

@@ -12,7 +12,7 @@ use crate::support::upstream::{Step, Upstream, status};
 
 #[tokio::test]
 async fn requests_to_anthropic_and_its_answers_have_the_right_form() {
-    let house = new_house().await;
+    let host = new_host().await;
     let thinking = [
         json!({"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}}),
         json!({"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm"}}),
@@ -25,7 +25,7 @@ async fn requests_to_anthropic_and_its_answers_have_the_right_form() {
     ];
     let events = [anthropic_start(), vec![delta("Grüße")], thinking.to_vec(), anthropic_end()].concat();
     let upstream = Upstream::start(vec![vec![Step::Trickle(stream(&sse(&events))), Step::Hold]]).await;
-    let mut client = client_of(&house, "anthropic", &upstream).await;
+    let mut client = client_of(&host, "anthropic", &upstream).await;
     let mut payload = ask();
     payload["system"] = json!("Be brief");
     payload["temperature"] = json!(1);
@@ -60,12 +60,12 @@ async fn requests_to_anthropic_and_its_answers_have_the_right_form() {
         "stop_sequences": ["END"], "messages": [{"role": "user", "content": "Hello"}],
     });
     assert_eq!(body, expected);
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn requests_to_openai_and_its_answers_have_the_right_form() {
-    let house = new_house().await;
+    let host = new_host().await;
     let choice = |delta: Value| json!({"choices": [{"index": 0, "delta": delta, "finish_reason": null}]});
     let events = [
         choice(json!({"role": "assistant", "content": ""})),
@@ -85,7 +85,7 @@ async fn requests_to_openai_and_its_answers_have_the_right_form() {
         vec![Step::Send(status("200 OK", "content-type: application/json\r\n", &plain))],
     ])
     .await;
-    let mut client = client_of(&house, "openai", &upstream).await;
+    let mut client = client_of(&host, "openai", &upstream).await;
     point_at(&mut client, "openai", &format!("{}/v1/", upstream.url)).await;
     let mut payload = question("openai", "local", "Hello");
     payload["maxTokens"] = json!(50);
@@ -96,7 +96,7 @@ async fn requests_to_openai_and_its_answers_have_the_right_form() {
     assert_eq!((&response["content"], &response["stopReason"]), (&json!("Hello"), &json!("tool_use")));
     assert_eq!((&response["usage"]["inputTokens"], &response["costUsd"]), (&json!(9), &Value::Null));
 
-    // Not as a stream, and never counted.
+    // Not a stream, and not counted.
     payload["stream"] = json!(false);
     let response = client.call("ai:chat", payload).await;
     assert_eq!((&response["content"], &response["stopReason"]), (&json!("Whole"), &json!("end")));
@@ -110,7 +110,7 @@ async fn requests_to_openai_and_its_answers_have_the_right_form() {
     assert_eq!((&body["max_tokens"], &body["stream_options"]), (&json!(50), &json!({"include_usage": true})));
     let (_, body) = requests[1].split_once("\r\n\r\n").unwrap();
     assert_eq!(serde_json::from_str::<Value>(body).unwrap()["stream"], false);
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ async fn temporary_errors_are_retried_twice_before_the_first_chunk_only() {
     let early = vec![Step::Send(stream(&sse(&[&anthropic_start()[..], &[overloaded()]].concat())))];
     let late =
         vec![Step::Send(stream(&sse(&[&anthropic_start()[..], &[delta("Gr"), overloaded()]].concat())))];
-    // The scripts, how many of them are played, what the error says.
+    // The scripts, how many of them are played, and the error.
     type Case = (Vec<Vec<Step>>, usize, Option<&'static str>);
     let cases: Vec<Case> = vec![
         (vec![refused("500 Oops", ""), well.clone()], 2, None),
@@ -146,10 +146,10 @@ async fn temporary_errors_are_retried_twice_before_the_first_chunk_only() {
             Some("anthropic: 429: Not now"),
         ),
     ];
-    let house = new_house().await;
+    let host = new_host().await;
     for (index, (scripts, played, says)) in cases.into_iter().enumerate() {
         let upstream = Upstream::start(scripts).await;
-        let mut client = client_of(&house, "anthropic", &upstream).await;
+        let mut client = client_of(&host, "anthropic", &upstream).await;
         let streamed = Streamed::ask(&mut client, ask()).await;
         match says {
             None => assert_eq!(streamed.complete()["content"], "Grüße, Welt", "case {index}"),
@@ -161,24 +161,24 @@ async fn temporary_errors_are_retried_twice_before_the_first_chunk_only() {
             assert_eq!(streamed.error()["details"]["retryAfterMs"], 3_600_000);
         }
     }
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn retry_after_of_a_provider_is_respected() {
-    let house = new_house().await;
+    let host = new_host().await;
     let busy = status("429 Too Many", "retry-after: 1\r\n", "");
     let upstream = Upstream::start(vec![vec![Step::Send(busy)], vec![Step::Send(answer())]]).await;
-    let mut client = client_of(&house, "anthropic", &upstream).await;
+    let mut client = client_of(&host, "anthropic", &upstream).await;
     let started = Instant::now();
     assert_eq!(client.call("ai:chat", ask()).await["content"], "Grüße, Welt");
     assert!(started.elapsed() >= Duration::from_secs(1));
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn models_come_from_the_provider_or_from_the_built_in_list() {
-    let house = new_house().await;
+    let host = new_host().await;
     let list =
         json!({"data": [{"id": "claude-opus-5", "display_name": "Opus"}, {"id": "new-one"}]}).to_string();
     let json_type = "content-type: application/json\r\n";
@@ -188,7 +188,7 @@ async fn models_come_from_the_provider_or_from_the_built_in_list() {
         vec![Step::Send(status("400 No", "", "no list today"))],
     ])
     .await;
-    let mut client = Client::connect(house.port).await;
+    let mut client = Client::connect(host.port).await;
     let echo = json!([{
         "id": "echo", "provider": "echo", "name": "Echo", "contextWindow": null, "maxOutput": null,
         "inputUsdPerMTok": 0.0, "outputUsdPerMTok": 0.0,
@@ -207,30 +207,34 @@ async fn models_come_from_the_provider_or_from_the_built_in_list() {
     assert_eq!(error["message"], "anthropic: no API key; set the credential \"anthropic\"");
     assert_eq!(client.refuse("ai:chat", question("openai", "gpt-5", "x")).await["code"], "HANDLER_ERROR");
 
-    let mut client = client_of(&house, "anthropic", &upstream).await;
+    let mut client = client_of(&host, "anthropic", &upstream).await;
     assert_eq!(client.call("ai:has-credentials", json!({"provider": "anthropic"})).await, true);
     for _ in 0..2 {
         let listed = client.call("ai:models", json!({"provider": "anthropic"})).await;
         let names: Vec<&Value> = listed.as_array().unwrap().iter().map(|model| &model["name"]).collect();
         assert_eq!(names, ["Opus", "new-one"]);
         assert_eq!(listed[0]["inputUsdPerMTok"], 5.0);
-        assert_eq!(upstream.requests().len(), 1, "the second answer is the first one, kept");
+        assert_eq!(upstream.requests().len(), 1, "the second answer is the cached first one");
     }
     assert!(upstream.requests()[0].starts_with("GET /v1/models?limit=1000 HTTP/1.1\r\n"));
 
-    // Another address is another list.
+    // Each address has its own list.
     point_at(&mut client, "anthropic", &format!("{}/", upstream.url)).await;
     let error = client.refuse("ai:models", json!({"provider": "anthropic"})).await;
     assert_eq!(error["message"], "anthropic: 400: no list today");
-    assert_eq!(client.call("ai:models", Value::Null).await, known, "what is known stands in for what fails");
-    house.close().await;
+    assert_eq!(
+        client.call("ai:models", Value::Null).await,
+        known,
+        "the built-in list replaces one that failed"
+    );
+    host.close().await;
 }
 
 #[tokio::test]
 async fn a_third_party_mock_of_both_providers_is_understood() {
     let folder = tempfile::tempdir().unwrap();
     let fixtures = json!({"fixtures": [
-        {"match": {"userMessage": "say"}, "response": {"content": "Streamed by somebody else's server: Grüße."}},
+        {"match": {"userMessage": "say"}, "response": {"content": "Streamed by a third-party server: Grüße."}},
         {"match": {"userMessage": "use"}, "response": {"toolCalls": [
             {"name": "get_weather", "arguments": "{\"city\":\"Berlin\",\"days\":[1,2]}"}]}},
         {"match": {"userMessage": "think"}, "response": {"content": "Done.", "reasoning": "Let me think."}},
@@ -239,14 +243,14 @@ async fn a_third_party_mock_of_both_providers_is_understood() {
     let Some(mock) = Mock::start(folder.path(), &fixtures) else {
         return skip::skipped("npm's @copilotkit/aimock, which is not installed");
     };
-    let house = new_house().await;
-    let mut client = Client::connect(house.port).await;
+    let host = new_host().await;
+    let mut client = Client::connect(host.port).await;
     for (provider, base) in [("anthropic", mock.url.clone()), ("openai", format!("{}/v1", mock.url))] {
         point_at(&mut client, provider, &base).await;
         client.call("credentials:set", json!({"key": provider, "token": TOKEN})).await;
         client.event("credentials:changed").await;
 
-        let said = "Streamed by somebody else's server: Grüße.";
+        let said = "Streamed by a third-party server: Grüße.";
         let streamed = Streamed::ask(&mut client, question(provider, "m", "say")).await;
         assert_eq!(streamed.text(), said);
         assert!(streamed.chunks.len() > 5, "{:?}", streamed.chunks);
@@ -274,5 +278,5 @@ async fn a_third_party_mock_of_both_providers_is_understood() {
     let listed = client.call("ai:models", json!({"provider": "openai"})).await;
     let gpt = listed.as_array().unwrap().iter().find(|model| model["id"] == "gpt-4o").unwrap();
     assert_eq!((&gpt["inputUsdPerMTok"], &gpt["contextWindow"]), (&json!(2.5), &json!(128_000)));
-    house.close().await;
+    host.close().await;
 }

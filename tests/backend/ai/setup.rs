@@ -6,24 +6,24 @@ use serde_json::{Value, json};
 use switchboard::backend::ai::AiConfig;
 
 use crate::support::client::Client;
-use crate::support::house::House;
+use crate::support::host::Host;
 use crate::support::upstream::Upstream;
 
 pub(super) const TOKEN: &str = "sk-correct-horse-battery-staple";
 
-/// A house whose `ai` is configured so.
-pub(super) async fn house_with(ai: AiConfig) -> House {
-    House::open(tempfile::tempdir().unwrap(), |backend, _| backend.ai = ai).await
+/// A host with this configuration of `ai`.
+pub(super) async fn host_with(ai: AiConfig) -> Host {
+    Host::open(tempfile::tempdir().unwrap(), |backend, _| backend.ai = ai).await
 }
 
-/// A house that does not wait long before it tries again.
-pub(super) async fn new_house() -> House {
-    house_with(AiConfig { retry_pause: Duration::from_millis(1), ..AiConfig::default() }).await
+/// A host that retries soon.
+pub(super) async fn new_host() -> Host {
+    host_with(AiConfig { retry_pause: Duration::from_millis(1), ..AiConfig::default() }).await
 }
 
-/// A client, once the provider's server is the upstream and there is a key for it.
-pub(super) async fn client_of(house: &House, provider: &str, upstream: &Upstream) -> Client {
-    let mut client = Client::connect(house.port).await;
+/// A client, after the provider's address was set to the upstream and a key was stored.
+pub(super) async fn client_of(host: &Host, provider: &str, upstream: &Upstream) -> Client {
+    let mut client = Client::connect(host.port).await;
     point_at(&mut client, provider, &upstream.url).await;
     client.call("credentials:set", json!({"key": provider, "token": TOKEN})).await;
     client.event("credentials:changed").await;
@@ -68,7 +68,7 @@ pub(super) fn anthropic_end() -> Vec<Value> {
     ]
 }
 
-/// A whole answer of Anthropic's: `Grüße, Welt`.
+/// A complete answer of Anthropic: `Grüße, Welt`.
 pub(super) fn answer() -> Vec<u8> {
     stream(&sse(&[anthropic_start(), vec![delta("Grüße,"), delta(" Welt")], anthropic_end()].concat()))
 }
@@ -114,14 +114,14 @@ impl Streamed {
             }
             match message["channel"].as_str().unwrap() {
                 "ai:stream-chunk" => {
-                    assert!(last.is_null(), "a chunk behind the last event: {message}");
+                    assert!(last.is_null(), "a chunk after the last event: {message}");
                     chunks.push(message["payload"].clone());
                 }
                 "ai:stream-complete" | "ai:stream-error" => {
                     assert!(last.is_null(), "two ends: {message}");
                     last = message;
                 }
-                "chat:message-added" => assert!(last.is_null(), "stored behind the last event"),
+                "chat:message-added" => assert!(last.is_null(), "stored after the last event"),
                 other => panic!("{other}: {message}"),
             }
         }

@@ -14,7 +14,7 @@ use crate::support::upstream::{Step, Upstream};
 
 #[tokio::test]
 async fn question_and_answer_are_stored_together_or_not_at_all() {
-    let house = new_house().await;
+    let host = new_host().await;
     let broken = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let tool = [
         json!({"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "t", "name": "f", "input": {}}}),
@@ -25,8 +25,8 @@ async fn question_and_answer_are_stored_together_or_not_at_all() {
     let upstream =
         Upstream::start(vec![vec![Step::Send(answer())], vec![Step::Send(broken)], vec![Step::Send(tool)]])
             .await;
-    let mut client = client_of(&house, "anthropic", &upstream).await;
-    let mut witness = Client::connect(house.port).await;
+    let mut client = client_of(&host, "anthropic", &upstream).await;
+    let mut witness = Client::connect(host.port).await;
     let chat = client.call("chat:create", json!({})).await;
     client.event("chat:created").await;
     witness.event("chat:created").await;
@@ -54,26 +54,26 @@ async fn question_and_answer_are_stored_together_or_not_at_all() {
         "no half exchange"
     );
 
-    // Without events too, and with the tools that the model wants used.
+    // Also without events, and with the tools that the model wants to use.
     client.call("ai:chat", payload).await;
     let page = client.call("chat:get-messages", json!({"chatId": chat["id"]})).await;
     let expected =
         json!([{"type": "text", "text": "Look"}, {"type": "tool_use", "id": "t", "name": "f", "input": {}}]);
     assert_eq!(page["messages"][3]["content"], expected);
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn a_chat_must_exist_before_the_request_and_when_the_answer_arrives() {
-    let house = new_house().await;
+    let host = new_host().await;
     let go_on = Arc::new(Notify::new());
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let end = sse(&anthropic_end()).into_bytes();
     let upstream =
         Upstream::start(vec![vec![Step::Send(start), Step::Await(go_on.clone()), Step::Send(end)]]).await;
-    let mut client = client_of(&house, "anthropic", &upstream).await;
+    let mut client = client_of(&host, "anthropic", &upstream).await;
     let mut payload = ask();
-    payload["chatId"] = json!("nobody");
+    payload["chatId"] = json!("unknown");
     assert_eq!(client.refuse("ai:chat", payload.clone()).await["details"]["path"], "chatId");
     assert_eq!(upstream.requests(), [""; 0]);
 
@@ -82,7 +82,7 @@ async fn a_chat_must_exist_before_the_request_and_when_the_answer_arrives() {
     payload["chatId"] = chat["id"].clone();
     let id = client.send("ai:chat-stream", payload).await;
     assert_eq!(client.next().await.unwrap()["channel"], "ai:stream-chunk");
-    let mut other = Client::connect(house.port).await;
+    let mut other = Client::connect(host.port).await;
     other.call("chat:delete", json!({"id": chat["id"]})).await;
     assert_eq!(client.next().await.unwrap()["channel"], "chat:deleted");
     go_on.notify_one();
@@ -91,26 +91,26 @@ async fn a_chat_must_exist_before_the_request_and_when_the_answer_arrives() {
         (&error["details"]["path"], &error["details"]["got"]),
         (&json!("chatId"), &json!("an unknown id"))
     );
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn stopping_the_server_aborts_an_answer_and_stores_nothing() {
-    let house = new_house().await;
+    let host = new_host().await;
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let mut upstream = Upstream::start(vec![vec![Step::Send(start), Step::Hold]]).await;
-    let mut client = client_of(&house, "anthropic", &upstream).await;
+    let mut client = client_of(&host, "anthropic", &upstream).await;
     let chat = client.call("chat:create", json!({})).await;
     client.event("chat:created").await;
     let mut payload = ask();
     payload["chatId"] = chat["id"].clone();
     client.send("ai:chat-stream", payload).await;
     assert_eq!(client.next().await.unwrap()["channel"], "ai:stream-chunk");
-    house.server.stop().await;
+    host.server.stop().await;
     upstream.closed.recv().await.unwrap();
-    house.backend.close().await;
+    host.backend.close().await;
 
-    let backend = Backend::open(BackendConfig::new(house.folder.path().join("data"))).unwrap();
+    let backend = Backend::open(BackendConfig::new(host.folder.path().join("data"))).unwrap();
     let server = Server::new(Config::default().port(0));
     register_all(&server, &backend);
     let mut client = Client::connect(server.start().await.unwrap()).await;
@@ -122,9 +122,9 @@ async fn stopping_the_server_aborts_an_answer_and_stores_nothing() {
 
 #[tokio::test]
 async fn a_crash_during_an_answer_stores_nothing() {
-    let begun = stream(&sse(&[anthropic_start(), vec![delta("Grüße,")]].concat()));
+    let started = stream(&sse(&[anthropic_start(), vec![delta("Grüße,")]].concat()));
     let upstream =
-        Upstream::start(vec![vec![Step::Send(begun), Step::Hold], vec![Step::Send(answer())]]).await;
+        Upstream::start(vec![vec![Step::Send(started), Step::Hold], vec![Step::Send(answer())]]).await;
     let folder = tempfile::tempdir().unwrap();
     let start = || {
         let mut command = program::command(&folder.path().join("data"));

@@ -1,4 +1,4 @@
-//! How an answer streams: chunks, deadlines, a client that leaves.
+//! How an answer streams: chunks, deadlines, a client that disconnects.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::support::upstream::{Step, Upstream, status};
 
 #[tokio::test]
 async fn the_echo_provider_streams_words_only_to_the_client_that_asked() {
-    let house = new_house().await;
-    let (mut a, mut b) = (Client::connect(house.port).await, Client::connect(house.port).await);
+    let host = new_host().await;
+    let (mut a, mut b) = (Client::connect(host.port).await, Client::connect(host.port).await);
     let streamed = Streamed::ask(&mut a, question("echo", "echo", "Hello, big world")).await;
     let usage = json!({"inputTokens": 3, "outputTokens": 3});
     assert_eq!(
@@ -32,23 +32,23 @@ async fn the_echo_provider_streams_words_only_to_the_client_that_asked() {
     });
     assert_eq!(response, expected);
 
-    // Whole, and under a name of the client's own.
+    // Not streamed, and with an id chosen by the client.
     let mut payload = question("echo", "echo", "Hi");
     payload["requestId"] = json!("mine");
     assert_eq!(a.call("ai:chat", payload.clone()).await["requestId"], "mine");
-    assert_eq!(a.kept_events(), 0, "ai:chat tells nothing on the way");
+    assert_eq!(a.kept_events(), 0, "ai:chat emits nothing");
     assert_eq!(Streamed::ask(&mut a, payload).await.request_id, "mine");
 
     b.call("system:ping", Value::Null).await;
     assert_eq!(b.kept_events(), 0);
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn a_payload_of_the_wrong_shape_names_the_member_and_asks_no_provider() {
-    let house = new_house().await;
+    let host = new_host().await;
     let upstream = Upstream::start(Vec::new()).await;
-    let mut client = client_of(&house, "anthropic", &upstream).await;
+    let mut client = client_of(&host, "anthropic", &upstream).await;
     let with = |change: Value| {
         let mut payload = ask();
         for (name, value) in change.as_object().unwrap() {
@@ -60,7 +60,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_asks_no_provider() {
     for (payload, path) in [
         (Value::Null, "provider"),
         (json!("x"), "payload"),
-        (with(json!({"provider": "nobody"})), "provider"),
+        (with(json!({"provider": "unknown"})), "provider"),
         (with(json!({"provider": 1})), "provider"),
         (with(json!({"model": ""})), "model"),
         (with(json!({"model": "m".repeat(257)})), "model"),
@@ -81,7 +81,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_asks_no_provider() {
         (with(json!({"stopSequences": ["END", ""]})), "stopSequences[1]"),
         (with(json!({"stopSequences": vec!["x"; 17]})), "stopSequences"),
         (with(json!({"chatId": 7})), "chatId"),
-        (with(json!({"chatId": "nobody"})), "chatId"),
+        (with(json!({"chatId": "unknown"})), "chatId"),
         (with(json!({"requestId": ""})), "requestId"),
         (with(json!({"stream": "yes"})), "stream"),
     ] {
@@ -103,12 +103,12 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_asks_no_provider() {
     }
     assert_eq!(client.refuse("ai:has-credentials", Value::Null).await["details"]["path"], "provider");
     assert_eq!(upstream.requests(), [""; 0]);
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn a_broken_answer_is_an_error_after_the_chunks_received() {
-    let begun = |rest: &str| {
+    let started = |rest: &str| {
         let start = sse(&[&anthropic_start()[..], &[delta("Gr")]].concat());
         vec![Step::Send(stream(&format!("{start}{rest}")))]
     };
@@ -118,10 +118,10 @@ async fn a_broken_answer_is_an_error_after_the_chunks_received() {
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n: hi\n\r\nfff\r\nshort".to_vec();
     let announced = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n: hi".to_vec();
     for (script, chunks, says) in [
-        (begun(&half[..half.len() / 2]), 1, "the stream ended before its last event"),
-        (begun(""), 1, "the stream ended before its last event"),
-        (begun("data: {\n\n"), 1, "invalid JSON"),
-        (begun(&long), 1, "a line of more than 4194304 bytes"),
+        (started(&half[..half.len() / 2]), 1, "the stream ended before its last event"),
+        (started(""), 1, "the stream ended before its last event"),
+        (started("data: {\n\n"), 1, "invalid JSON"),
+        (started(&long), 1, "a line of more than 4194304 bytes"),
         (vec![Step::Send(chunked)], 0, "the connection broke"),
         (vec![Step::Send(announced)], 0, "the connection broke"),
         (vec![Step::Send(stream(""))], 0, "the stream ended before its last event"),
@@ -137,72 +137,72 @@ async fn a_broken_answer_is_an_error_after_the_chunks_received() {
             "without content",
         ),
     ] {
-        let house = new_house().await;
+        let host = new_host().await;
         let upstream = Upstream::start(vec![script]).await;
-        let mut client = client_of(&house, "anthropic", &upstream).await;
+        let mut client = client_of(&host, "anthropic", &upstream).await;
         let streamed = Streamed::ask(&mut client, ask()).await;
         let message = streamed.error()["message"].as_str().unwrap().to_owned();
         assert!(message.starts_with("anthropic: ") && message.contains(says), "{says}: {message}");
         assert_eq!((streamed.chunks.len(), upstream.requests().len()), (chunks, 1), "{says}");
         assert!(!format!("{}{}", streamed.last, streamed.response).contains(TOKEN));
-        house.close().await;
+        host.close().await;
     }
 }
 
 #[tokio::test]
 async fn a_silent_provider_times_out_and_its_connection_is_closed() {
     let idle_timeout = Duration::from_millis(100);
-    let house = house_with(AiConfig { idle_timeout, ..AiConfig::default() }).await;
+    let host = host_with(AiConfig { idle_timeout, ..AiConfig::default() }).await;
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let mut upstream = Upstream::start(vec![vec![Step::Hold], vec![Step::Send(start), Step::Hold]]).await;
-    let mut client = client_of(&house, "anthropic", &upstream).await;
+    let mut client = client_of(&host, "anthropic", &upstream).await;
     for (chunks, says) in [(0, "anthropic: no response for 100 ms"), (1, "anthropic: silence for 100 ms")] {
         let streamed = Streamed::ask(&mut client, ask()).await;
         assert_eq!((&streamed.error()["message"], streamed.chunks.len()), (&json!(says), chunks));
         upstream.closed.recv().await.unwrap();
     }
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn an_answer_is_limited_in_time_and_length() {
     let config =
         AiConfig { max_duration: Duration::from_millis(200), max_answer_bytes: 10, ..AiConfig::default() };
-    let house = house_with(config).await;
+    let host = host_with(config).await;
     let start = stream(&sse(&anthropic_start()));
     let mut upstream =
         Upstream::start(vec![vec![Step::Send(start), Step::Hold], vec![Step::Send(answer())]]).await;
-    let mut client = client_of(&house, "anthropic", &upstream).await;
+    let mut client = client_of(&host, "anthropic", &upstream).await;
     let error = Streamed::ask(&mut client, ask()).await.error();
     assert_eq!((&error["code"], &error["message"]), (&json!("TIMEOUT"), &json!("no answer within 200 ms")));
     upstream.closed.recv().await.unwrap();
     let streamed = Streamed::ask(&mut client, ask()).await;
     assert_eq!(streamed.error()["message"], "anthropic: the answer is longer than 10 bytes");
     assert_eq!(streamed.text(), "Grüße,");
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn a_disconnect_aborts_the_clients_question() {
-    let house = new_house().await;
+    let host = new_host().await;
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let mut upstream = Upstream::start(vec![vec![Step::Send(start), Step::Hold]]).await;
-    let mut client = client_of(&house, "anthropic", &upstream).await;
+    let mut client = client_of(&host, "anthropic", &upstream).await;
     client.send("ai:chat-stream", ask()).await;
     assert_eq!(client.next().await.unwrap()["channel"], "ai:stream-chunk");
     drop(client);
     tokio::time::timeout(Duration::from_secs(10), upstream.closed.recv()).await.unwrap().unwrap();
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn streams_of_one_client_run_concurrently() {
-    let house = new_house().await;
+    let host = new_host().await;
     let start = stream(&sse(&[&anthropic_start()[..], &[delta("Gr")]].concat()));
     let upstream = Upstream::start(vec![vec![Step::Send(start), Step::Hold]]).await;
-    let mut client = client_of(&house, "anthropic", &upstream).await;
+    let mut client = client_of(&host, "anthropic", &upstream).await;
     client.send("ai:chat-stream", ask()).await;
     assert_eq!(client.next().await.unwrap()["channel"], "ai:stream-chunk");
     assert_eq!(Streamed::ask(&mut client, question("echo", "echo", "a b")).await.text(), "a b");
-    house.close().await;
+    host.close().await;
 }

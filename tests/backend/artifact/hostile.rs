@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::setup::*;
 
-/// Some members of a header of an archive, and what follows it.
+/// A header of an archive from some of its fields, and the content after it.
 fn header(name: &str, sort: tar::EntryType, size: u64, content: &[u8]) -> Vec<u8> {
     let mut header = tar::Header::new_gnu();
     header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
@@ -39,7 +39,7 @@ async fn hostile_folders_are_refused_and_leave_no_files() {
     })
     .await;
     let sources = shop.sources();
-    let outside = shop.house.folder.path().join("outside");
+    let outside = shop.host.folder.path().join("outside");
     write_script(&outside, "out", json!({}), "echo 1");
     write_file(&outside.join("secret"), "secret", 0o600);
     let make = |name: &str, spoil: &dyn Fn(&Path)| {
@@ -138,8 +138,8 @@ async fn hostile_folders_are_refused_and_leave_no_files() {
     }
     assert_eq!(shop.client.call("artifact:list", Value::Null).await, json!([]));
     assert_eq!(shop.installed(), [""; 0]);
-    assert_eq!(shop.client.kept_events(), 0, "a refused request is told to nobody");
-    // And the one that is none of this is installed, at the limits.
+    assert_eq!(shop.client.kept_events(), 0, "a refused request emits nothing");
+    // An archive with none of these faults is installed, at the limits.
     (0..18).for_each(|n| write_file(&sources.join(format!("plain/f{n}")), "", 0o644));
     write_file(&sources.join("plain/f0"), vec![0; 10_000], 0o644);
     shop.client.call("artifact:install", json!({"source": "plain"})).await;
@@ -246,7 +246,7 @@ async fn hostile_archives_are_refused_and_leave_no_files() {
     fs::write(shop.sources().join("x.tar"), [&sound[..], &many, &end].concat()).unwrap();
     let error = shop.client.refuse("artifact:install", json!({"source": "x.tar"})).await;
     assert!(error["message"].as_str().unwrap().contains("more files and folders"), "{error}");
-    // Endless, at no cost of anybody's: it is not even read.
+    // An endless file is not even read.
     let endless = fs::File::create(shop.sources().join("x.tar")).unwrap();
     endless.set_len(1 << 40).unwrap();
     let error = shop.client.refuse("artifact:install", json!({"source": "x.tar"})).await;
@@ -291,7 +291,7 @@ async fn payloads_and_manifests_of_the_wrong_shape_are_refused_by_member() {
         }
     }
     for channel in ["artifact:enable", "artifact:disable", "artifact:invoke"] {
-        wrong.push((channel, json!({"id": "nobody"}), "id"));
+        wrong.push((channel, json!({"id": "unknown"}), "id"));
     }
     for source in
         [json!(null), json!(5), json!(""), json!(["a"]), json!({}), json!("x".repeat(4097)), json!("nothing")]
@@ -333,7 +333,7 @@ async fn payloads_and_manifests_of_the_wrong_shape_are_refused_by_member() {
         assert!(error["details"]["expected"].is_string() && error["details"]["got"].is_string(), "{error}");
     }
     assert_eq!(shop.client.call("artifact:list", Value::Null).await, before);
-    assert_eq!(shop.client.kept_events(), 0, "a refused request is told to nobody");
+    assert_eq!(shop.client.kept_events(), 0, "a refused request emits nothing");
 
     shop.script("b", json!({}), "echo 1").await;
     write_script(&shop.sources(), "c", json!({}), "echo 1");

@@ -13,7 +13,7 @@ use crate::support::program::{self, Program};
 #[tokio::test]
 async fn every_client_sees_an_artifact_from_install_to_removal() {
     let mut shop = Shop::new().await;
-    let mut other = Client::connect(shop.house.port).await;
+    let mut other = Client::connect(shop.host.port).await;
     assert_eq!(shop.client.call("artifact:list", Value::Null).await, json!([]));
     let given = manifest("hello", json!({"description": "Greets", "author": {"n": 1.50}}));
     let folder = shop.sources().join("hello");
@@ -52,7 +52,7 @@ async fn every_client_sees_an_artifact_from_install_to_removal() {
         assert_eq!(client.event("artifact:installed").await, json!({"artifact": artifact}));
     }
 
-    // Of the modes only the owner's bit is kept.
+    // Of the mode only the owner's executable bit is kept.
     let mode =
         |path: &str| fs::metadata(shop.folder_of("hello").join(path)).unwrap().permissions().mode() & 0o7777;
     assert_eq!(
@@ -73,13 +73,13 @@ async fn every_client_sees_an_artifact_from_install_to_removal() {
     assert_eq!(disabled["artifact"]["enabled"], false);
     let error = shop.refuse_invoke("hello", json!("Ada")).await;
     assert!(error["message"].as_str().unwrap().contains("artifact:enable"), "{error}");
-    // What changes nothing is told to nobody.
+    // A request that changes nothing emits nothing.
     shop.client.call("artifact:disable", json!({"id": "hello"})).await;
     shop.client.call("artifact:enable", json!({"id": "hello"})).await;
     assert_eq!(other.event("artifact:updated").await["artifact"]["enabled"], true);
     assert_eq!(shop.invoke("hello", json!("Ada")).await, json!({"hello": "Ada"}));
 
-    // It is there after a restart.
+    // It survives a restart.
     let mut shop = Shop::open(shop.close().await, |_, _| {}).await;
     assert_eq!(shop.invoke("hello", json!(1)).await, json!({"hello": 1}));
     assert_eq!(shop.client.call("artifact:remove", json!({"id": "hello"})).await, true);
@@ -101,7 +101,7 @@ async fn archives_of_the_real_tar_are_installed() {
             let id = format!("{format}-{kind}");
             let folder = tempfile::tempdir().unwrap();
             write_script(folder.path(), &id, json!({}), "cat lib/*");
-            // A name that ustar alone cannot write stands below a folder in it.
+            // A name that is too long for ustar is below a folder in the archive.
             let name = if format == "ustar" {
                 format!("lib/{}/{}", "f".repeat(90), "n".repeat(90))
             } else {
@@ -120,7 +120,7 @@ async fn archives_of_the_real_tar_are_installed() {
             assert_eq!(shop.invoke(&id, Value::Null).await, json!("x".repeat(5000)), "{id}");
         }
     }
-    // By its whole name, and by a link to the root, which is the operator's.
+    // By its absolute path, and through a link to the root that the operator made.
     let whole = sources.join("gnu-top.tar");
     shop.client.call("artifact:install", json!({"source": whole})).await;
     shop.close().await;
@@ -144,7 +144,7 @@ async fn an_update_keeps_settings_and_deletes_the_old_version() {
     shop.client.call("artifact:enable", json!({"id": "a"})).await;
     assert_eq!(shop.invoke("a", Value::Null).await, 2);
 
-    // One that is refused leaves alone what is there.
+    // A refused update does not change the installed version.
     write_script(&shop.sources(), "a", json!({"version": 3}), "echo 3");
     let error = shop.client.refuse("artifact:install", json!({"source": "a"})).await;
     assert_eq!(error["details"]["path"], "manifest.version");
@@ -174,14 +174,14 @@ async fn without_the_options_nothing_is_installed_or_run() {
 #[tokio::test]
 async fn concurrent_installations_of_one_id_run_one_after_another() {
     let mut shop = Shop::new().await;
-    let mut witness = Client::connect(shop.house.port).await;
+    let mut witness = Client::connect(shop.host.port).await;
     for n in 0..4 {
         write_script(&shop.sources(), "a", json!({"version": n.to_string()}), &format!("echo {n}"));
         fs::rename(shop.sources().join("a"), shop.sources().join(format!("v{n}"))).unwrap();
     }
     let mut clients = Vec::new();
     for n in 0..4 {
-        let mut client = Client::connect(shop.house.port).await;
+        let mut client = Client::connect(shop.host.port).await;
         let id = client.send("artifact:install", json!({"source": format!("v{n}")})).await;
         clients.push((client, id));
     }
@@ -232,13 +232,13 @@ async fn kill_9_during_an_update_leaves_one_complete_version() {
     let folder = tempfile::tempdir().unwrap();
     let sources = folder.path().join("sources");
     let data_dir = folder.path().join("data");
-    // By relative names, as an operator may write them.
+    // With relative paths, as an operator can write them.
     let start = || {
         let mut command = program::command(Path::new("data"));
         command.args(["--allow-artifacts", "--artifact-source", "sources"]).current_dir(folder.path());
         Program::spawn(command)
     };
-    // Each version's files say which one they are of.
+    // The files of each version contain its number.
     let write = |version: usize| {
         fs::remove_dir_all(sources.join("a")).unwrap_or_default();
         let script = "cat files/* | sort | uniq -c | tr '\\n' ';' | sed 's/^/\"/; s/$/\"/'";
@@ -276,7 +276,7 @@ async fn kill_9_during_an_update_leaves_one_complete_version() {
         let answer = client.call("artifact:invoke", json!({"id": "a"})).await;
         assert_eq!(answer.as_str().unwrap().trim(), format!("{FILES} {counted};"));
         client.refuse("artifact:install", json!({"source": "nothing"})).await;
-        assert_eq!(names_in(&data_dir.join("artifacts")).len(), 1, "the rest is swept");
+        assert_eq!(names_in(&data_dir.join("artifacts")).len(), 1, "the rest is deleted");
         let before = versions.last().map_or("0", String::as_str);
         assert!(
             counted == (version + 1).to_string() || !answered && counted == before,

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use super::setup::*;
 use crate::support::client::Client;
 
-/// The reading end of a named pipe that programs hold open. It tells when the first line is written, and when nobody holds
-/// it any more: the system closes what a killed process had open.
+/// The reading end of a named pipe that programs hold open. It reports when the first line is written, and when no process
+/// has it open: the system closes what a killed process had open.
 struct Witness {
     path: PathBuf,
     said: oneshot::Receiver<String>,
@@ -44,13 +44,13 @@ impl Witness {
         within("the end of every process", self.gone).await.unwrap();
     }
 
-    /// What a script does first to be witnessed by it: its number, to a pipe that stays open as number 3.
+    /// The first line of a script that is observed: it writes its process id to the pipe, which stays open as descriptor 3.
     fn open(&self) -> String {
         format!("exec 3>'{}'; echo $$ >&3", self.path.display())
     }
 }
 
-/// Lets go whoever waits in a `read x < PATH`.
+/// Releases a process that waits in `read x < PATH`.
 fn let_go(path: &Path) {
     let path = path.to_owned();
     std::thread::spawn(move || {
@@ -64,7 +64,7 @@ fn named_pipe(folder: &Path, name: &str) -> PathBuf {
     path
 }
 
-/// Whether a descriptor of this process lives on in the programs that it starts.
+/// Whether a descriptor of this process is inherited by the programs that it starts.
 fn is_passed_on(fd: u32) -> bool {
     const CLOSE_ON_EXEC: u32 = 0o2_000_000;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
@@ -93,13 +93,13 @@ async fn a_program_sees_its_own_folder_and_nothing_of_the_server() {
         seen["env"],
         json!({"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": home, "TMPDIR": home})
     );
-    assert!(!Path::new(home).exists(), "its scratch folder is gone with it");
+    assert!(!Path::new(home).exists(), "its scratch folder is deleted");
     assert_eq!(seen["cwd"], shop.folder_of("look").canonicalize().unwrap().to_str().unwrap());
     assert_eq!(seen["args"], json!(["a b", "$HOME", "*"]), "no shell has read them");
     let input: Value = serde_json::from_str(seen["stdin"].as_str().unwrap()).unwrap();
     assert_eq!(input, json!({"b": 1.0, "a": []}));
     assert_eq!(seen["group"], true, "it leads a group of its own");
-    // The three, and the listing's own. What this process was started with to pass on is passed on: none of it is ours.
+    // The three standard ones, and the one of the listing. Descriptors that this process itself inherited do not count.
     let fds: Vec<u32> =
         seen["fds"].as_array().unwrap().iter().map(|fd| fd.as_str().unwrap().parse().unwrap()).collect();
     let passed_on = fds.iter().filter(|fd| **fd > 2 && is_passed_on(**fd)).count();
@@ -182,14 +182,14 @@ async fn input_can_have_any_size_and_stay_unread() {
 #[tokio::test]
 async fn at_its_deadline_the_whole_process_group_is_killed() {
     let mut shop = Shop::new().await;
-    let mut witness = Witness::new(shop.house.folder.path(), "witness");
+    let mut witness = Witness::new(shop.host.folder.path(), "witness");
     let script = format!("{}; echo slow >&2; sleep 1000 & sleep 1000", witness.open());
     shop.script("slow", json!({"timeoutMs": 3000}), &script).await;
     let error = shop.refuse_invoke("slow", Value::Null).await;
     assert_eq!(error["code"], "TIMEOUT", "{error}");
     assert_eq!(error["details"]["stderr"], "slow\n");
     witness.said().await;
-    // The grandchildren held it too.
+    // The grandchildren had it open too.
     witness.gone().await;
     shop.close().await;
 }
@@ -198,15 +198,15 @@ async fn at_its_deadline_the_whole_process_group_is_killed() {
 async fn a_disconnect_kills_and_reaps_the_clients_program() {
     let mut shop =
         Shop::open(tempfile::tempdir().unwrap(), |backend, _| backend.artifact.limits.max_running = 1).await;
-    let mut witness = Witness::new(shop.house.folder.path(), "witness");
+    let mut witness = Witness::new(shop.host.folder.path(), "witness");
     shop.script("slow", json!({}), &format!("{}; sleep 1000 & sleep 1000", witness.open())).await;
     shop.script("quick", json!({}), "echo 1").await;
-    let mut leaver = Client::connect(shop.house.port).await;
+    let mut leaver = Client::connect(shop.host.port).await;
     leaver.send("artifact:invoke", json!({"id": "slow"})).await;
     let pid = witness.said().await;
     drop(leaver);
     witness.gone().await;
-    // There is one place, which is free when nothing of the process is left, not even its exit code.
+    // There is one place, which is free once the process is reaped.
     assert_eq!(shop.invoke("quick", Value::Null).await, 1);
     assert!(!Path::new("/proc").join(pid).exists());
     shop.close().await;
@@ -215,11 +215,11 @@ async fn a_disconnect_kills_and_reaps_the_clients_program() {
 #[tokio::test]
 async fn stopping_the_server_kills_running_programs() {
     let mut shop = Shop::new().await;
-    let mut witness = Witness::new(shop.house.folder.path(), "witness");
+    let mut witness = Witness::new(shop.host.folder.path(), "witness");
     shop.script("slow", json!({}), &format!("{}; sleep 1000 & sleep 1000", witness.open())).await;
     shop.client.send("artifact:invoke", json!({"id": "slow"})).await;
     witness.said().await;
-    shop.house.server.stop().await;
+    shop.host.server.stop().await;
     witness.gone().await;
     shop.close().await;
 }
@@ -227,16 +227,16 @@ async fn stopping_the_server_kills_running_programs() {
 #[tokio::test]
 async fn child_processes_that_outlive_their_program_are_killed() {
     let mut shop = Shop::new().await;
-    let mut witness = Witness::new(shop.house.folder.path(), "witness");
+    let mut witness = Witness::new(shop.host.folder.path(), "witness");
     shop.script("parent", json!({}), &format!("{}; sleep 1000 & echo 1", witness.open())).await;
     assert_eq!(shop.invoke("parent", Value::Null).await, 1);
     witness.said().await;
     witness.gone().await;
 
-    // One that has left the group is out of reach, and holds stdout open; the answer comes all the same.
+    // A process that left the group cannot be killed and keeps stdout open; the response is sent anyway.
     let (door, back_door) =
-        (named_pipe(shop.house.folder.path(), "door"), named_pipe(shop.house.folder.path(), "back-door"));
-    let mut witness = Witness::new(shop.house.folder.path(), "escaped");
+        (named_pipe(shop.host.folder.path(), "door"), named_pipe(shop.host.folder.path(), "back-door"));
+    let mut witness = Witness::new(shop.host.folder.path(), "escaped");
     let escaped = format!(
         "setsid sh -c '{}; read x < {}' & read y < {}; echo 2",
         witness.open().replace('\'', ""),
@@ -256,8 +256,8 @@ async fn child_processes_that_outlive_their_program_are_killed() {
 #[tokio::test]
 async fn a_process_that_left_the_group_and_writes_forever_blocks_no_client() {
     let mut shop = Shop::new().await;
-    let door = named_pipe(shop.house.folder.path(), "door");
-    let mut witness = Witness::new(shop.house.folder.path(), "witness");
+    let door = named_pipe(shop.host.folder.path(), "door");
+    let mut witness = Witness::new(shop.host.folder.path(), "witness");
     let endless = format!(
         "setsid sh -c '{}; exec yes >&2' & read x < {}; echo 1",
         witness.open().replace('\'', ""),
@@ -266,11 +266,11 @@ async fn a_process_that_left_the_group_and_writes_forever_blocks_no_client() {
     shop.script("endless", json!({}), &endless).await;
     let id = shop.client.send("artifact:invoke", json!({"id": "endless"})).await;
     witness.said().await;
-    // Others of the same client have their turn meanwhile.
+    // Other requests of the same client are answered meanwhile.
     shop.client.call("system:ping", Value::Null).await;
     let_go(&door);
     assert_eq!(answer_to(&mut shop.client, &id).await["payload"], 1);
-    // Nobody reads any more what it writes, which ends it.
+    // Its output is no longer read, which ends it.
     witness.gone().await;
     shop.close().await;
 }
@@ -278,23 +278,23 @@ async fn a_process_that_left_the_group_and_writes_forever_blocks_no_client() {
 #[tokio::test]
 async fn a_running_program_keeps_its_version_during_update_and_removal() {
     let mut shop = Shop::new().await;
-    let door = named_pipe(shop.house.folder.path(), "door");
+    let door = named_pipe(shop.host.folder.path(), "door");
     let script = |witness: &Witness| format!("{}; read x < {}; cat data", witness.open(), door.display());
-    let mut first = Witness::new(shop.house.folder.path(), "first");
+    let mut first = Witness::new(shop.host.folder.path(), "first");
     write_file(&shop.sources().join("a/data"), "1", 0o644);
     shop.script("a", json!({}), &script(&first)).await;
     let old = shop.folder_of("a");
-    let mut runner = Client::connect(shop.house.port).await;
+    let mut runner = Client::connect(shop.host.port).await;
     let first_id = runner.send("artifact:invoke", json!({"id": "a"})).await;
     first.said().await;
 
-    let mut second = Witness::new(shop.house.folder.path(), "second");
+    let mut second = Witness::new(shop.host.folder.path(), "second");
     write_file(&shop.sources().join("a/data"), "2", 0o644);
     shop.script("a", json!({}), &script(&second)).await;
-    assert!(old.exists(), "somebody runs it");
+    assert!(old.exists(), "a process runs it");
     let_go(&door);
     assert_eq!(answer_to(&mut runner, &first_id).await["payload"], 1);
-    assert!(!old.exists(), "nobody runs it any more");
+    assert!(!old.exists(), "no process runs it");
 
     let second_id = runner.send("artifact:invoke", json!({"id": "a"})).await;
     second.said().await;
@@ -311,12 +311,12 @@ async fn a_running_program_keeps_its_version_during_update_and_removal() {
 async fn the_number_of_running_programs_is_limited() {
     let mut shop =
         Shop::open(tempfile::tempdir().unwrap(), |backend, _| backend.artifact.limits.max_running = 1).await;
-    let door = named_pipe(shop.house.folder.path(), "door");
-    let mut witness = Witness::new(shop.house.folder.path(), "witness");
+    let door = named_pipe(shop.host.folder.path(), "door");
+    let mut witness = Witness::new(shop.host.folder.path(), "witness");
     shop.script("slow", json!({}), &format!("{}; read x < {}; echo 1", witness.open(), door.display())).await;
     shop.script("quick", json!({"timeoutMs": 50}), "echo 2").await;
     shop.script("patient", json!({}), "echo 3").await;
-    let mut runner = Client::connect(shop.house.port).await;
+    let mut runner = Client::connect(shop.host.port).await;
     let slow = runner.send("artifact:invoke", json!({"id": "slow"})).await;
     witness.said().await;
     let error = shop.refuse_invoke("quick", Value::Null).await;

@@ -13,11 +13,11 @@ use switchboard::backend::BackendConfig;
 use tempfile::TempDir;
 
 use crate::support::client::Client;
-use crate::support::house::House;
+use crate::support::host::Host;
 
-/// A house that installs from a folder and runs what it has installed, and a client of it.
+/// A host that installs from a folder and runs what it has installed, and a client.
 pub(super) struct Shop {
-    pub(super) house: House,
+    pub(super) host: Host,
     pub(super) client: Client,
 }
 
@@ -25,14 +25,14 @@ impl Shop {
     pub(super) async fn open(folder: TempDir, adjust: impl FnOnce(&mut BackendConfig, &mut Config)) -> Shop {
         let sources = folder.path().join("sources");
         fs::create_dir_all(&sources).unwrap();
-        let house = House::open(folder, |backend, config| {
+        let host = Host::open(folder, |backend, config| {
             backend.artifact.sources = vec![sources];
             backend.artifact.allow = true;
             adjust(backend, config);
         })
         .await;
-        let client = Client::connect(house.port).await;
-        Shop { house, client }
+        let client = Client::connect(host.port).await;
+        Shop { host, client }
     }
 
     pub(super) async fn new() -> Shop {
@@ -40,28 +40,28 @@ impl Shop {
     }
 
     pub(super) async fn close(self) -> TempDir {
-        self.house.close().await
+        self.host.close().await
     }
 
     pub(super) fn sources(&self) -> PathBuf {
-        self.house.folder.path().join("sources")
+        self.host.folder.path().join("sources")
     }
 
-    /// What lies in the folder of the installed artifacts.
+    /// The contents of the folder of installed artifacts.
     pub(super) fn installed(&self) -> Vec<String> {
-        names_in(&self.house.folder.path().join("data/artifacts"))
+        names_in(&self.host.folder.path().join("data/artifacts"))
     }
 
-    /// The folder of the one version of an artifact that is there.
+    /// The folder of the only installed version of an artifact.
     pub(super) fn folder_of(&self, id: &str) -> PathBuf {
         let names = self.installed();
         let mut own = names.iter().filter(|name| name.starts_with(&format!("{id}.")));
         let folder = own.next().unwrap_or_else(|| panic!("{id} in {names:?}"));
         assert_eq!(own.next(), None, "{names:?}");
-        self.house.folder.path().join("data/artifacts").join(folder)
+        self.host.folder.path().join("data/artifacts").join(folder)
     }
 
-    /// Writes and installs an artifact that is a script of the shell.
+    /// Writes and installs an artifact that is a shell script.
     pub(super) async fn script(&mut self, id: &str, more: Value, script: &str) {
         write_script(&self.sources(), id, more, script);
         self.client.call("artifact:install", json!({"source": id})).await;
@@ -126,7 +126,7 @@ pub(super) fn command(program: &str, arguments: &[&str], folder: &Path) {
 
 pub(super) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     let waited = tokio::time::timeout(Duration::from_secs(60), future).await;
-    waited.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    waited.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
 pub(super) async fn answer_to(client: &mut Client, id: &str) -> Value {

@@ -21,12 +21,12 @@ async fn pages_cover_a_transcript_in_both_directions() {
         })
         .collect();
     agent.write("p/s.jsonl", &lines);
-    let mut house = Reader::new(agent.folder).await;
+    let mut host = Reader::new(agent.folder).await;
 
     let mut read: Vec<String> = Vec::new();
     let mut query = json!({"sessionId": "s", "limit": 10});
     loop {
-        let page = house.call("code:get-transcript", query).await;
+        let page = host.call("code:get-transcript", query).await;
         assert_eq!(page["total"], 25);
         read.splice(0..0, pluck(&page["entries"], "id"));
         assert_eq!(page["hasMore"], json!(!page["nextBefore"].is_null()));
@@ -40,7 +40,7 @@ async fn pages_cover_a_transcript_in_both_directions() {
     let mut read = vec!["e0".to_owned()];
     let mut query = json!({"sessionId": "s", "limit": 8, "after": "e0"});
     loop {
-        let page = house.call("code:get-transcript", query).await;
+        let page = host.call("code:get-transcript", query).await;
         read.extend(pluck(&page["entries"], "id"));
         assert!(page["nextBefore"].is_string());
         assert_eq!(page["hasMore"], json!(!page["nextAfter"].is_null()));
@@ -50,15 +50,15 @@ async fn pages_cover_a_transcript_in_both_directions() {
         query = json!({"sessionId": "s", "limit": 8, "after": page["nextAfter"]});
     }
     assert_eq!(read, ids);
-    assert!(house.page(json!({"sessionId": "s", "after": "e24"})).await.is_empty());
+    assert!(host.page(json!({"sessionId": "s", "after": "e24"})).await.is_empty());
 
     let page =
-        house.call("code:get-transcript", json!({"sessionId": "s", "roles": ["user"], "limit": 2})).await;
+        host.call("code:get-transcript", json!({"sessionId": "s", "roles": ["user"], "limit": 2})).await;
     assert_eq!(pluck(&page["entries"], "id"), ["e15", "e20"]);
     assert_eq!((&page["total"], &page["nextBefore"]), (&json!(5), &json!("e15")));
     let page = json!({"sessionId": "s", "roles": ["user", "system"], "before": "e7"});
-    assert_eq!(house.page(page).await, ["e0", "e5"]);
-    house.close().await;
+    assert_eq!(host.page(page).await, ["e0", "e5"]);
+    host.close().await;
 }
 
 #[tokio::test]
@@ -71,12 +71,12 @@ async fn a_page_ends_before_it_is_too_long_and_no_entry_blocks_the_next() {
         user("d", None, 4, &"x".repeat(30_000)),
     ];
     agent.write("p/s.jsonl", &lines);
-    let mut house = Reader::new(agent.folder).await;
-    let page = house.call("code:get-transcript", json!({"sessionId": "s"})).await;
+    let mut host = Reader::new(agent.folder).await;
+    let page = host.call("code:get-transcript", json!({"sessionId": "s"})).await;
     assert_eq!(pluck(&page["entries"], "id"), ["b", "c", "d"]);
     assert_eq!(page["entries"][0]["content"], json!([{"type": "too_long", "bytes": lines[1].len()}]));
-    assert_eq!(house.page(json!({"sessionId": "s", "before": "b"})).await, ["a"]);
-    house.close().await;
+    assert_eq!(host.page(json!({"sessionId": "s", "before": "b"})).await, ["a"]);
+    host.close().await;
 }
 
 #[tokio::test]
@@ -92,8 +92,8 @@ async fn search_finds_text_thoughts_and_tool_results() {
             json!({"type": "user", "uuid": "t1", "message": {"content": [{"type": "tool_result", "content": "needle on line 3"}]}}).to_string(),
         ])
         .write("p/two.jsonl", &[user("u1", None, 1, "Another needle")]);
-    let mut house = Reader::new(agent.folder).await;
-    let found = house.call("code:search-transcript", json!({"query": "needle", "sessionId": "one"})).await;
+    let mut host = Reader::new(agent.folder).await;
+    let found = host.call("code:search-transcript", json!({"query": "needle", "sessionId": "one"})).await;
     assert_eq!(found.as_array().unwrap().len(), 2, "{found}");
     let first = found.as_array().unwrap().iter().find(|hit| hit["entryId"] == "u1").unwrap();
     assert_eq!(first["snippet"], "Where is the &lt;b&gt;<mark>needle</mark>&lt;/b&gt;?");
@@ -108,12 +108,12 @@ async fn search_finds_text_thoughts_and_tool_results() {
         ("\"", 0),
         ("", 0),
     ] {
-        let found = house.call("code:search-transcript", json!({"query": query})).await;
+        let found = host.call("code:search-transcript", json!({"query": query})).await;
         assert_eq!(found.as_array().unwrap().len(), hits, "{query}: {found}");
     }
-    let limited = house.call("code:search-transcript", json!({"query": "needle", "limit": 1})).await;
+    let limited = host.call("code:search-transcript", json!({"query": "needle", "limit": 1})).await;
     assert_eq!(limited.as_array().unwrap().len(), 1);
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
@@ -123,9 +123,9 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         "p/s.jsonl",
         &[user("u1", None, 1, "Hi"), snapshot("u1", json!({"a": backup(Some("aa@v1"))}), false)],
     );
-    let mut house = Reader::new(agent.folder).await;
-    let before = house.call("code:list-sessions", Value::Null).await;
-    let point = house.call("code:list-restore-points", json!({"sessionId": "s"})).await[0]["id"].clone();
+    let mut host = Reader::new(agent.folder).await;
+    let before = host.call("code:list-sessions", Value::Null).await;
+    let point = host.call("code:list-restore-points", json!({"sessionId": "s"})).await[0]["id"].clone();
     for (channel, payload, path) in [
         ("code:list-sessions", json!([]), "payload"),
         ("code:list-sessions", json!({"limit": 0}), "limit"),
@@ -139,11 +139,11 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         ("code:get-session", json!({"id": ""}), "id"),
         ("code:get-session", json!({"id": "x".repeat(129)}), "id"),
         ("code:get-transcript", json!({}), "sessionId"),
-        ("code:get-transcript", json!({"sessionId": "nobody"}), "sessionId"),
+        ("code:get-transcript", json!({"sessionId": "unknown"}), "sessionId"),
         ("code:get-transcript", json!({"sessionId": "s", "limit": 501}), "limit"),
-        ("code:get-transcript", json!({"sessionId": "s", "before": "nobody"}), "before"),
+        ("code:get-transcript", json!({"sessionId": "s", "before": "unknown"}), "before"),
         ("code:get-transcript", json!({"sessionId": "s", "after": 1}), "after"),
-        ("code:get-transcript", json!({"sessionId": "s", "after": "nobody"}), "after"),
+        ("code:get-transcript", json!({"sessionId": "s", "after": "unknown"}), "after"),
         ("code:get-transcript", json!({"sessionId": "s", "before": "u1", "after": "u1"}), "after"),
         ("code:get-transcript", json!({"sessionId": "s", "roles": "user"}), "roles"),
         ("code:get-transcript", json!({"sessionId": "s", "roles": []}), "roles"),
@@ -152,26 +152,26 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         ("code:search-transcript", json!({"query": null}), "query"),
         ("code:search-transcript", json!({"query": "x".repeat(1025)}), "query"),
         ("code:search-transcript", json!({"query": "x", "limit": 101}), "limit"),
-        ("code:search-transcript", json!({"query": "x", "sessionId": "nobody"}), "sessionId"),
+        ("code:search-transcript", json!({"query": "x", "sessionId": "unknown"}), "sessionId"),
         ("code:list-restore-points", json!({}), "sessionId"),
         ("code:list-restore-points", json!("s"), "payload"),
         ("code:list-restore-points", json!({"sessionId": []}), "sessionId"),
-        ("code:list-restore-points", json!({"sessionId": "nobody"}), "sessionId"),
+        ("code:list-restore-points", json!({"sessionId": "unknown"}), "sessionId"),
         ("code:list-restore-points", json!({"sessionId": ""}), "sessionId"),
         ("code:restore", json!({"targetDir": "t"}), "restorePointId"),
-        ("code:restore", json!({"restorePointId": "nobody", "targetDir": "t"}), "restorePointId"),
+        ("code:restore", json!({"restorePointId": "unknown", "targetDir": "t"}), "restorePointId"),
         ("code:restore", json!({"restorePointId": point}), "targetDir"),
         ("code:restore", json!({"restorePointId": point, "targetDir": 1}), "targetDir"),
         ("code:restore", json!({"restorePointId": point, "targetDir": "x".repeat(1025)}), "targetDir"),
         ("code:restore", json!({"restorePointId": point, "targetDir": "x".repeat(256)}), "targetDir"),
         ("code:restore", json!({"restorePointId": point, "targetDir": "t", "overwrite": "yes"}), "overwrite"),
     ] {
-        let error = house.client.refuse(channel, payload).await;
+        let error = host.client.refuse(channel, payload).await;
         assert_eq!(error["code"], "HANDLER_ERROR", "{channel}: {error}");
         assert_eq!(error["details"]["path"], path, "{channel}: {error}");
         assert!(error["details"]["expected"].is_string() && error["details"]["got"].is_string(), "{error}");
     }
-    assert_eq!(house.call("code:list-sessions", Value::Null).await, before);
-    assert!(!house.house.folder.path().join("data/restored").exists());
-    house.close().await;
+    assert_eq!(host.call("code:list-sessions", Value::Null).await, before);
+    assert!(!host.host.folder.path().join("data/restored").exists());
+    host.close().await;
 }

@@ -11,29 +11,29 @@ use switchboard::backend::code::CodeStats;
 use tempfile::TempDir;
 
 use crate::support::client::Client;
-use crate::support::house::House;
+use crate::support::host::Host;
 
-/// A house that follows a folder of transcripts, and a client of it.
+/// A host that follows a folder of transcripts, and a client.
 pub(super) struct Reader {
-    pub(super) house: House,
+    pub(super) host: Host,
     pub(super) client: Client,
 }
 
 impl Reader {
     pub(super) async fn open(folder: TempDir, adjust: impl FnOnce(&mut BackendConfig)) -> Reader {
         let code_dir = projects(folder.path());
-        let house = House::open(folder, |backend, config| {
+        let host = Host::open(folder, |backend, config| {
             backend.db.max_page_bytes = 100_000;
             backend.code.code_dir = Some(code_dir);
-            // Each request sees the disk as it is, however long that takes.
+            // Each request waits for a scan, however long it takes.
             backend.code.limits.scan_interval = Duration::ZERO;
             backend.code.limits.scan_wait = Duration::from_secs(60);
             config.limits.handler_timeout = Duration::from_secs(60);
             adjust(backend);
         })
         .await;
-        let client = Client::connect(house.port).await;
-        Reader { house, client }
+        let client = Client::connect(host.port).await;
+        Reader { host, client }
     }
 
     pub(super) async fn new(folder: TempDir) -> Reader {
@@ -41,7 +41,7 @@ impl Reader {
     }
 
     pub(super) async fn close(self) -> TempDir {
-        self.house.close().await
+        self.host.close().await
     }
 
     pub(super) async fn call(&mut self, channel: &str, payload: Value) -> Value {
@@ -59,7 +59,7 @@ impl Reader {
     }
 
     pub(super) fn stats(&self) -> CodeStats {
-        self.house.backend.code().stats()
+        self.host.backend.code().stats()
     }
 }
 
@@ -72,7 +72,7 @@ pub(super) fn pluck(list: &Value, member: &str) -> Vec<String> {
     list.as_array().unwrap().iter().map(|object| text(&object[member])).collect()
 }
 
-/// A folder in which transcripts can be laid down.
+/// A folder for transcripts.
 pub(super) struct Agent {
     pub(super) folder: TempDir,
 }
@@ -108,7 +108,7 @@ pub(super) fn append(folder: &Path, path: &str, text: &str) {
     file.write_all(text.as_bytes()).unwrap();
 }
 
-/// A time on the first of March, so many seconds after noon.
+/// A time on the first of March, the given seconds after noon.
 pub(super) fn at(seconds: u64) -> String {
     format!("2026-03-01T12:{:02}:{:02}.000Z", seconds / 60, seconds % 60)
 }

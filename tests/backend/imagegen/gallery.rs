@@ -7,19 +7,19 @@ use serde_json::json;
 
 use super::setup::*;
 use crate::support::client::Client;
-use crate::support::house::House;
+use crate::support::host::Host;
 
 #[tokio::test]
 async fn pages_of_the_gallery_cover_all_images_without_gap_or_repetition() {
-    let house = new_house().await;
-    let mut client = Client::connect(house.port).await;
+    let host = new_host().await;
+    let mut client = Client::connect(host.port).await;
     let mut made = Vec::new();
     for prompt in ["A quiet lake", "Crème brûlée on a LAKE", "Mountains"] {
         let payload = json!({"prompt": prompt, "batchSize": 10, "width": 64, "height": 64});
         let queued = client.call("imagegen:create-entry", payload).await;
         made.extend(follow(&mut client, &queued, &[0]).await.0);
     }
-    // Ten images of one moment each.
+    // Groups of ten images with the same time.
     assert_eq!(made[0]["createdAt"], made[9]["createdAt"]);
     made.reverse();
     let mut seen = Vec::new();
@@ -59,20 +59,20 @@ async fn pages_of_the_gallery_cover_all_images_without_gap_or_repetition() {
         let page = client.call("imagegen:list-images", filters.clone()).await;
         assert_eq!(page["images"].as_array().unwrap().len(), hits, "{filters}");
     }
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn an_image_is_served_with_its_type_and_only_to_authorised_clients() {
-    let house =
-        House::open(tempfile::tempdir().unwrap(), |_, config| config.token = Some(TOKEN.to_owned())).await;
-    let mut client = Client::connect(house.port).await;
+    let host =
+        Host::open(tempfile::tempdir().unwrap(), |_, config| config.token = Some(TOKEN.to_owned())).await;
+    let mut client = Client::connect(host.port).await;
     client.call("auth", json!({"token": TOKEN})).await;
     let queued = client.call("imagegen:create-entry", json!({"prompt": "x"})).await;
     let (made, _) = follow(&mut client, &queued, &[0]).await;
     let url = made[0]["url"].as_str().unwrap();
     let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
-    let (head, body) = http(house.port, &format!("GET {url}"), &bearer).await;
+    let (head, body) = http(host.port, &format!("GET {url}"), &bearer).await;
     for line in [
         "HTTP/1.1 200 OK",
         "content-type: image/svg+xml",
@@ -85,12 +85,12 @@ async fn an_image_is_served_with_its_type_and_only_to_authorised_clients() {
     ] {
         assert!(head.lines().any(|header| header == line), "{line}: {head}");
     }
-    let (head, nothing) = http(house.port, &format!("HEAD {url}"), &bearer).await;
+    let (head, nothing) = http(host.port, &format!("HEAD {url}"), &bearer).await;
     assert!(head.starts_with("HTTP/1.1 200 ") && head.contains(&format!("content-length: {}", body.len())));
     assert_eq!(nothing, b"");
     let known = format!("{bearer}If-None-Match: \"{}\"\r\n", made[0]["id"].as_str().unwrap());
-    assert!(http(house.port, &format!("GET {url}"), &known).await.0.starts_with("HTTP/1.1 304 "));
-    let in_query = http(house.port, &format!("GET {url}?token={TOKEN}"), "").await;
+    assert!(http(host.port, &format!("GET {url}"), &known).await.0.starts_with("HTTP/1.1 304 "));
+    let in_query = http(host.port, &format!("GET {url}?token={TOKEN}"), "").await;
     assert!(in_query.0.starts_with("HTTP/1.1 200 ") && in_query.1 == body);
     for (line, headers, status) in [
         (format!("GET {url}"), "", 401),
@@ -108,26 +108,26 @@ async fn an_image_is_served_with_its_type_and_only_to_authorised_clients() {
         (format!("GET /files/images/../images/{}", made[0]["id"].as_str().unwrap()), &bearer, 404),
         ("GET /files/".to_owned(), &bearer, 426),
     ] {
-        let (head, _) = http(house.port, &line, headers).await;
+        let (head, _) = http(host.port, &line, headers).await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{line}: {head}");
     }
-    // A file that somebody has taken away.
-    fs::remove_dir_all(house.folder.path().join("data/images")).unwrap();
-    assert!(http(house.port, &format!("GET {url}"), &bearer).await.0.starts_with("HTTP/1.1 404 "));
-    house.close().await;
+    // A file that was deleted.
+    fs::remove_dir_all(host.folder.path().join("data/images")).unwrap();
+    assert!(http(host.port, &format!("GET {url}"), &bearer).await.0.starts_with("HTTP/1.1 404 "));
+    host.close().await;
 }
 
 #[cfg(unix)]
 #[tokio::test]
 async fn files_are_readable_by_their_owner_only() {
     use std::os::unix::fs::PermissionsExt;
-    let house = new_house().await;
-    let mut client = Client::connect(house.port).await;
+    let host = new_host().await;
+    let mut client = Client::connect(host.port).await;
     let queued = client.call("imagegen:create-entry", ask("pattern")).await;
     let (made, _) = follow(&mut client, &queued, &[0]).await;
-    let folder = house.folder.path().join("data/images");
+    let folder = host.folder.path().join("data/images");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let file = folder.join(format!("{}.svg", made[0]["id"].as_str().unwrap()));
     assert_eq!((mode(&folder), mode(&file)), (0o700, 0o600));
-    house.close().await;
+    host.close().await;
 }

@@ -1,5 +1,5 @@
 //! The channel family `imagegen` over a real socket, on a real database file: the built-in provider, and upstreams that play
-//! every fault from a script.
+//! scripts with faults.
 
 mod gallery;
 mod providers;

@@ -16,7 +16,7 @@ use crate::support::upstream::{Step, Upstream, status};
 async fn an_image_of_openai_is_stored_and_served_unchanged() {
     let jpeg = BASE64.encode(b"\xff\xd8\xff\xe0\0\x04xx\xff\xc0\0\x0b\x08\0\x02\0\x03\x01");
     let upstream = Upstream::start(vec![vec![Step::Trickle(images(&[PNG, &jpeg]))]]).await;
-    let (house, mut client) = house_at(&upstream).await;
+    let (host, mut client) = host_at(&upstream).await;
     client.call("credentials:set", json!({"key": "openai", "token": TOKEN})).await;
     client.event("credentials:changed").await;
     let mut payload = ask("openai");
@@ -36,8 +36,8 @@ async fn an_image_of_openai_is_stored_and_served_unchanged() {
     for (image, (text, extension)) in made.iter().zip([(PNG, "png"), (&*jpeg, "jpg")]) {
         let sent = BASE64.decode(text.as_bytes()).unwrap();
         let name = format!("data/images/{}.{extension}", image["id"].as_str().unwrap());
-        assert_eq!(fs::read(house.folder.path().join(name)).unwrap(), sent);
-        let (head, body) = http(house.port, &format!("GET {}", image["url"].as_str().unwrap()), "").await;
+        assert_eq!(fs::read(host.folder.path().join(name)).unwrap(), sent);
+        let (head, body) = http(host.port, &format!("GET {}", image["url"].as_str().unwrap()), "").await;
         assert!(head.contains(image["mimeType"].as_str().unwrap()) && body == sent, "{head}");
     }
     let request = &upstream.requests()[0];
@@ -46,7 +46,7 @@ async fn an_image_of_openai_is_stored_and_served_unchanged() {
     let body: Value = serde_json::from_str(request.split_once("\r\n\r\n").unwrap().1).unwrap();
     let expected = json!({"model": "gpt-image-1", "prompt": "A lake at dawn", "n": 2, "size": "1024x1024", "quality": "high"});
     assert_eq!(body, expected);
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
@@ -55,8 +55,8 @@ async fn an_image_of_automatic1111_has_the_seed_of_its_info() {
     let answer =
         json!({"images": [PNG, PNG, format!("data:image/png;base64,{PNG}")], "parameters": {}, "info": info});
     let upstream = Upstream::start(vec![vec![Step::Send(ok(&answer))]]).await;
-    let house = new_house().await;
-    let mut client = Client::connect(house.port).await;
+    let host = new_host().await;
+    let mut client = Client::connect(host.port).await;
     point_at(&mut client, "automatic1111", &upstream.url).await;
     client.call("credentials:set", json!({"key": "automatic1111", "token": "me:pass"})).await;
     client.event("credentials:changed").await;
@@ -68,7 +68,7 @@ async fn an_image_of_automatic1111_has_the_seed_of_its_info() {
     let request = &upstream.requests()[0];
     assert!(request.starts_with("POST /sdapi/v1/txt2img HTTP/1.1\r\n"), "{request}");
     assert!(request.contains(&format!("authorization: Basic {}\r\n", BASE64.encode(b"me:pass"))));
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
@@ -117,8 +117,8 @@ async fn temporary_errors_are_retried_and_permanent_errors_are_reported() {
         (vec![send(ok(&json!({"data": "x".repeat(2 << 20)})))], 1, "openai: a response of more than "),
     ] {
         let upstream = Upstream::start(scripts).await;
-        let house = house_with(|config| config.max_image_bytes = 900).await;
-        let mut client = Client::connect(house.port).await;
+        let host = host_with(|config| config.max_image_bytes = 900).await;
+        let mut client = Client::connect(host.port).await;
         point_at(&mut client, "openai", &upstream.url).await;
         client.call("credentials:set", json!({"key": "openai", "token": TOKEN})).await;
         client.event("credentials:changed").await;
@@ -132,20 +132,20 @@ async fn temporary_errors_are_retried_and_permanent_errors_are_reported() {
             let listed = client.call("imagegen:list-entries", json!({"groupId": "default"})).await;
             assert_eq!((&listed[0]["status"], &listed[0]["error"]), (&json!("failed"), &json!(error)));
             assert_eq!(client.call("imagegen:list-images", Value::Null).await["images"], json!([]));
-            assert_eq!(house_files(&house), [""; 0]);
+            assert_eq!(host_files(&host), [""; 0]);
         }
         assert_eq!(upstream.requests().len(), requests, "{message}");
-        // The worker goes on with the next.
+        // The worker continues with the next entry.
         let queued = client.call("imagegen:create-entry", ask("pattern")).await;
         follow(&mut client, &queued, &[0]).await;
-        house.close().await;
+        host.close().await;
     }
 }
 
 #[tokio::test]
 async fn a_key_is_sent_over_tls_or_loopback_only_and_openai_needs_one() {
-    let house = new_house().await;
-    let mut client = Client::connect(house.port).await;
+    let host = new_host().await;
+    let mut client = Client::connect(host.port).await;
     let error = failure(&mut client, ask("openai")).await;
     assert_eq!(error, "openai: no API key; set the credential \"openai\"");
     client.call("credentials:set", json!({"key": "openai", "token": TOKEN})).await;
@@ -153,37 +153,37 @@ async fn a_key_is_sent_over_tls_or_loopback_only_and_openai_needs_one() {
     point_at(&mut client, "openai", "http://far.example").await;
     let error = failure(&mut client, ask("openai")).await;
     assert!(error.contains("https://") && !error.contains(TOKEN), "{error}");
-    // Nobody listens on port 1.
+    // No server listens on port 1.
     point_at(&mut client, "openai", "http://127.0.0.1:1").await;
     assert!(failure(&mut client, ask("openai")).await.starts_with("openai: no connection: "));
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn a_provider_that_takes_too_long_times_out() {
     let mut upstream = Upstream::start(vec![vec![Step::Hold]]).await;
-    let house = house_with(|config| config.generation_timeout = Duration::from_millis(50)).await;
-    let mut client = Client::connect(house.port).await;
+    let host = host_with(|config| config.generation_timeout = Duration::from_millis(50)).await;
+    let mut client = Client::connect(host.port).await;
     point_at(&mut client, "openai", &upstream.url).await;
     assert_eq!(failure(&mut client, ask("openai")).await, "openai: no images within 50 ms");
     upstream.closed.recv().await.unwrap();
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn an_entry_without_a_provider_uses_the_one_of_the_settings() {
     let upstream = Upstream::start(vec![vec![Step::Send(images(&[PNG]))]]).await;
-    let (house, mut client) = house_at(&upstream).await;
+    let (host, mut client) = host_at(&upstream).await;
     for provider in ["automatic1111", "pattern", "openai"] {
         client.call("settings:set", json!({"key": "imagegen.defaultProvider", "value": provider})).await;
         client.event("settings:changed").await;
     }
-    let refused = json!({"key": "imagegen.defaultProvider", "value": "nobody"});
+    let refused = json!({"key": "imagegen.defaultProvider", "value": "unknown"});
     assert_eq!(client.refuse("settings:set", refused).await["details"]["path"], "value");
     let queued = client.call("imagegen:create-entry", json!({"prompt": "x"})).await;
     assert_eq!(queued["provider"], "openai");
     follow(&mut client, &queued, &[0]).await;
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
@@ -198,13 +198,13 @@ async fn a_third_party_mock_of_openai_is_understood() {
     let Some(mock) = Mock::start(folder.path(), &fixtures) else {
         return skip::skipped("npm's @copilotkit/aimock, which is not installed");
     };
-    let house = new_house().await;
-    let mut client = Client::connect(house.port).await;
+    let host = new_host().await;
+    let mut client = Client::connect(host.port).await;
     point_at(&mut client, "openai", &format!("{}/v1", mock.url)).await;
     let payload = json!({"prompt": "a lake", "provider": "openai", "batchSize": 2});
     let queued = client.call("imagegen:create-entry", payload).await;
     let (made, _) = follow(&mut client, &queued, &[0]).await;
-    let (_, body) = http(house.port, &format!("GET {}", made[1]["url"].as_str().unwrap()), "").await;
+    let (_, body) = http(host.port, &format!("GET {}", made[1]["url"].as_str().unwrap()), "").await;
     assert_eq!(BASE64.encode(&body), PNG);
     for (prompt, message) in [
         ("fail", "openai: 400: Your request was rejected"),
@@ -212,5 +212,5 @@ async fn a_third_party_mock_of_openai_is_understood() {
     ] {
         assert_eq!(failure(&mut client, json!({"prompt": prompt, "provider": "openai"})).await, message);
     }
-    house.close().await;
+    host.close().await;
 }

@@ -14,8 +14,8 @@ use crate::support::upstream::{Step, Upstream};
 
 #[tokio::test]
 async fn every_client_sees_an_entry_from_the_queue_to_the_gallery() {
-    let house = new_house().await;
-    let (mut a, mut b) = (Client::connect(house.port).await, Client::connect(house.port).await);
+    let host = new_host().await;
+    let (mut a, mut b) = (Client::connect(host.port).await, Client::connect(host.port).await);
     let groups = a.call("imagegen:list-groups", Value::Null).await;
     let none = json!({"queued": 0, "running": 0, "completed": 0, "failed": 0, "cancelled": 0});
     let created = groups[0]["createdAt"].as_i64().unwrap();
@@ -60,12 +60,12 @@ async fn every_client_sees_an_entry_from_the_queue_to_the_gallery() {
     let page = a.call("imagegen:list-images", Value::Null).await;
     let newest_first: Vec<Value> = images.iter().rev().cloned().collect();
     assert_eq!(page, json!({"images": newest_first, "hasMore": false, "nextBefore": null}));
-    let (_, svg) = http(house.port, &format!("GET {}", images[0]["url"].as_str().unwrap()), "").await;
+    let (_, svg) = http(host.port, &format!("GET {}", images[0]["url"].as_str().unwrap()), "").await;
     is_xml(&svg);
-    house.close().await;
+    host.close().await;
 }
 
-/// Whether a program that nobody here wrote reads it.
+/// A third-party parser reads it.
 fn is_xml(svg: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.svg");
@@ -79,8 +79,8 @@ fn is_xml(svg: &[u8]) {
 
 #[tokio::test]
 async fn entries_run_in_order_of_creation_whatever_their_group() {
-    let house = new_house().await;
-    let mut client = Client::connect(house.port).await;
+    let host = new_host().await;
+    let mut client = Client::connect(host.port).await;
     let group = client.call("imagegen:create-group", json!({"name": "Seen"})).await;
     assert_eq!((&group["name"], &group["counts"]["queued"]), (&json!("Seen"), &json!(0)));
     let mut entries = Vec::new();
@@ -101,7 +101,7 @@ async fn entries_run_in_order_of_creation_whatever_their_group() {
     assert_eq!((listed.as_array().unwrap().len(), &listed[0]["id"]), (1, &entries[3]["id"]));
     let groups = client.call("imagegen:list-groups", Value::Null).await;
     assert_eq!((&groups[1]["id"], &groups[1]["counts"]["completed"]), (&group["id"], &json!(3)));
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn cancelling_an_entry_keeps_the_images_already_made() {
         vec![Step::Send(images(&[PNG]))],
     ])
     .await;
-    let (house, mut client) = house_at(&upstream).await;
+    let (host, mut client) = host_at(&upstream).await;
     let mut payload = ask("openai");
     payload["batchCount"] = json!(3);
     let running = client.call("imagegen:create-entry", payload).await;
@@ -124,7 +124,7 @@ async fn cancelling_an_entry_keeps_the_images_already_made() {
     client.event("imagegen:batch-started").await;
     asked(&mut client, &upstream, 2).await;
 
-    // One that waits has no job that could end.
+    // A waiting entry has no job that could end.
     let cancelled = client.call("imagegen:cancel-entry", json!({"id": waiting["id"]})).await;
     assert_eq!((&cancelled["status"], &cancelled["jobId"]), (&json!("cancelled"), &Value::Null));
     assert!(cancelled["finishedAt"].is_i64());
@@ -140,25 +140,25 @@ async fn cancelling_an_entry_keeps_the_images_already_made() {
     upstream.closed.recv().await.unwrap();
     let (made, _) = follow(&mut client, &next, &[0]).await;
 
-    // The end is the end: who asks again is told how it is.
+    // A finished entry stays finished: cancelling it again returns its state.
     for ended in [&running, &waiting, &next] {
         let before = entry(&mut client, &ended["id"]).await;
         assert_eq!(client.call("imagegen:cancel-entry", json!({"id": ended["id"]})).await, before);
     }
     let page = client.call("imagegen:list-images", json!({"entryId": running["id"]})).await;
-    assert_eq!(page["images"].as_array().unwrap().len(), 1, "the batch that was done stays");
-    assert_eq!((house_files(&house).len(), made.len()), (2, 1));
+    assert_eq!(page["images"].as_array().unwrap().len(), 1, "the finished batch stays");
+    assert_eq!((host_files(&host).len(), made.len()), (2, 1));
     let counts = client.call("imagegen:list-groups", Value::Null).await[0]["counts"].clone();
     assert_eq!(counts, json!({"queued": 0, "running": 0, "completed": 1, "failed": 0, "cancelled": 2}));
     assert_eq!(upstream.requests().len(), 3);
     assert_eq!(client.kept_events(), 0);
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
 async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
-    let house = new_house().await;
-    let mut client = Client::connect(house.port).await;
+    let host = new_host().await;
+    let mut client = Client::connect(host.port).await;
     let groups = client.call("imagegen:list-groups", Value::Null).await;
     let with = |name: &str, value: Value| {
         let mut payload = json!({"prompt": "x", "groupId": "default"});
@@ -179,20 +179,20 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         ("imagegen:create-group", json!(["x"]), "payload"),
         ("imagegen:list-entries", Value::Null, "groupId"),
         ("imagegen:list-entries", json!({"groupId": 1}), "groupId"),
-        ("imagegen:list-entries", json!({"groupId": "nobody"}), "groupId"),
+        ("imagegen:list-entries", json!({"groupId": "unknown"}), "groupId"),
         ("imagegen:list-entries", json!({"groupId": "default", "limit": 0}), "limit"),
         ("imagegen:list-entries", json!({"groupId": "default", "limit": 501}), "limit"),
-        ("imagegen:list-entries", json!({"groupId": "default", "before": "nobody"}), "before"),
+        ("imagegen:list-entries", json!({"groupId": "default", "before": "unknown"}), "before"),
         ("imagegen:cancel-entry", Value::Null, "id"),
         ("imagegen:cancel-entry", json!({"id": 7}), "id"),
         ("imagegen:cancel-entry", json!({"id": ""}), "id"),
-        ("imagegen:cancel-entry", json!({"id": "nobody"}), "id"),
+        ("imagegen:cancel-entry", json!({"id": "unknown"}), "id"),
         ("imagegen:cancel-entry", json!({"id": "x".repeat(129)}), "id"),
         ("imagegen:cancel-entry", json!([]), "payload"),
         ("imagegen:list-images", json!([]), "payload"),
-        ("imagegen:list-images", json!({"groupId": "nobody"}), "groupId"),
-        ("imagegen:list-images", json!({"entryId": "nobody"}), "entryId"),
-        ("imagegen:list-images", json!({"before": "nobody"}), "before"),
+        ("imagegen:list-images", json!({"groupId": "unknown"}), "groupId"),
+        ("imagegen:list-images", json!({"entryId": "unknown"}), "entryId"),
+        ("imagegen:list-images", json!({"before": "unknown"}), "before"),
         ("imagegen:list-images", json!({"query": 1}), "query"),
         ("imagegen:list-images", json!({"query": "x".repeat(1025)}), "query"),
         ("imagegen:list-images", json!({"from": "today"}), "from"),
@@ -204,8 +204,8 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
     for (name, values) in [
         ("prompt", vec![json!(""), json!(1), json!("x".repeat((32 << 10) + 1))]),
         ("negativePrompt", vec![json!(1), json!("x".repeat((32 << 10) + 1))]),
-        ("groupId", vec![json!("nobody"), json!(1)]),
-        ("provider", vec![json!("nobody"), json!(1), Value::Null]),
+        ("groupId", vec![json!("unknown"), json!(1)]),
+        ("provider", vec![json!("unknown"), json!(1), Value::Null]),
         ("model", vec![json!(""), json!("x".repeat(257))]),
         ("width", vec![json!(56), json!(65), json!(4104), json!("64"), json!(64.5)]),
         ("height", vec![json!(0), json!(-64), json!(100), json!(1e9)]),
@@ -229,14 +229,14 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         assert!(error["details"]["expected"].is_string() && error["details"]["got"].is_string(), "{error}");
     }
     assert_eq!(client.call("imagegen:list-groups", Value::Null).await, groups);
-    assert_eq!(client.kept_events(), 0, "a refused request is told to nobody");
-    house.close().await;
+    assert_eq!(client.kept_events(), 0, "a refused request emits nothing");
+    host.close().await;
 }
 
 #[tokio::test]
 async fn values_at_their_limits_are_accepted() {
-    let house = new_house().await;
-    let mut client = Client::connect(house.port).await;
+    let host = new_host().await;
+    let mut client = Client::connect(host.port).await;
     let params = json!({"x": "x".repeat((64 << 10) - 8)});
     assert_eq!(params.to_string().len(), 64 << 10);
     let payload = json!({"prompt": "x".repeat(32 << 10), "negativePrompt": "x".repeat(32 << 10), "width": 4096, "height": 64,
@@ -245,7 +245,7 @@ async fn values_at_their_limits_are_accepted() {
     let (made, _) = follow(&mut client, &queued, &[0]).await;
     assert_eq!(made[9]["seed"], 4_294_967_304_i64);
     client.call("imagegen:create-group", json!({"name": "x".repeat(1024)})).await;
-    house.close().await;
+    host.close().await;
 }
 
 #[tokio::test]
@@ -257,11 +257,11 @@ async fn a_full_queue_or_gallery_refuses_more() {
         vec![Step::Send(images(&[PNG]))],
     ])
     .await;
-    let house = house_with(|config| {
+    let host = host_with(|config| {
         (config.max_queued, config.max_groups, config.max_total_bytes) = (2, 2, 150);
     })
     .await;
-    let mut client = Client::connect(house.port).await;
+    let mut client = Client::connect(host.port).await;
     point_at(&mut client, "openai", &upstream.url).await;
     let first = client.call("imagegen:create-entry", ask("openai")).await;
     client.event("imagegen:job-created").await;
@@ -278,7 +278,7 @@ async fn a_full_queue_or_gallery_refuses_more() {
     let completed = client.event("imagegen:batch-completed").await;
     assert_eq!(completed["images"][0]["entryId"], first["id"]);
     assert_eq!(ended(&mut client).await["status"], "completed");
-    // 70 bytes are there, and 150 are allowed: the second image fits, the third does not.
+    // 70 bytes are used and 150 are allowed: the second image fits, the third does not.
     for status in ["completed", "failed"] {
         client.event("imagegen:job-created").await;
         client.event("imagegen:batch-started").await;
@@ -287,6 +287,6 @@ async fn a_full_queue_or_gallery_refuses_more() {
         }
         assert_eq!(ended(&mut client).await["status"], status);
     }
-    assert_eq!(house_files(&house).len(), 2);
-    house.close().await;
+    assert_eq!(host_files(&host).len(), 2);
+    host.close().await;
 }

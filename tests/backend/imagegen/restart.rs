@@ -1,4 +1,4 @@
-//! A job that is cut off is finished once after a restart.
+//! An interrupted job is finished once after a restart.
 
 use std::fs;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::setup::*;
 use crate::support::client::Client;
-use crate::support::house::House;
+use crate::support::host::Host;
 use crate::support::program::Program;
 use crate::support::upstream::{Step, Upstream};
 
@@ -37,7 +37,7 @@ async fn a_job_interrupted_by_a_kill_is_finished_once_after_the_restart() {
     client.event("imagegen:batch-started").await;
     asked(&mut client, &upstream, 2).await;
     program.kill();
-    // What a crash between a file and its row leaves, and what is not ours.
+    // A file without its row, as a crash leaves it, and a file that is not ours.
     let stray = "550e8400-e29b-41d4-a716-446655440000";
     for name in [format!("{stray}.png"), format!("{stray}.svg.tmp"), "notes.txt".to_owned()] {
         fs::write(data.join("images").join(name), "x").unwrap();
@@ -45,13 +45,13 @@ async fn a_job_interrupted_by_a_kill_is_finished_once_after_the_restart() {
 
     let program = Program::start(&data);
     let mut client = Client::connect(program.port).await;
-    // The worker waits at the upstream, so all that follows is heard.
+    // The worker waits for the upstream, so all that follows is received.
     asked(&mut client, &upstream, 3).await;
     let running = entry(&mut client, &queued["id"]).await;
     assert_eq!((&running["jobId"], &running["batchesDone"]), (&created["jobId"], &json!(1)));
     client.call("system:ping", Value::Null).await;
     while client.kept_events() > 0 {
-        // Those of the beginning, as far as this client was there already.
+        // The first ones, as far as this client was connected already.
         let kept = client.kept_events();
         client.event(if kept == 2 { "imagegen:job-created" } else { "imagegen:batch-started" }).await;
     }
@@ -71,8 +71,8 @@ async fn a_job_interrupted_by_a_kill_is_finished_once_after_the_restart() {
 
     let page = client.call("imagegen:list-images", Value::Null).await;
     made.reverse();
-    assert_eq!(page["images"], json!(made), "what was told is what is there, once");
-    assert_eq!(upstream.requests().len(), 4, "one batch was cut off, so one was asked for twice");
+    assert_eq!(page["images"], json!(made), "what was emitted is what is stored, once");
+    assert_eq!(upstream.requests().len(), 4, "one batch was interrupted, so one was requested twice");
     let names = files(&data);
     let found: Vec<String> = names
         .iter()
@@ -85,7 +85,7 @@ async fn a_job_interrupted_by_a_kill_is_finished_once_after_the_restart() {
     program.stop("-TERM");
 }
 
-/// Kills at moments that nobody chose: the built-in provider is so fast that most of its time goes into writing.
+/// Kills at arbitrary times: the built-in provider is so fast that most of its time is writing.
 #[tokio::test]
 async fn however_often_the_program_is_killed_each_batch_is_stored_once() {
     const BATCHES: i64 = 60;
@@ -119,7 +119,7 @@ async fn however_often_the_program_is_killed_each_batch_is_stored_once() {
     seeds.reverse();
     assert_eq!(seeds, (0..2 * BATCHES).collect::<Vec<_>>());
     let on_disk: Vec<String> = files(&data).iter().map(|name| name.replace(".svg", "")).collect();
-    assert_eq!(on_disk, ids(made), "each image has its file, and no file is nobody's");
+    assert_eq!(on_disk, ids(made), "each image has its file, and each file its image");
     drop(client);
     program.stop("-TERM");
 }
@@ -127,17 +127,17 @@ async fn however_often_the_program_is_killed_each_batch_is_stored_once() {
 #[tokio::test]
 async fn an_interrupted_job_continues_after_a_restart() {
     let mut upstream = Upstream::start(vec![vec![Step::Hold], vec![Step::Send(images(&[PNG]))]]).await;
-    let (house, mut client) = house_at(&upstream).await;
+    let (host, mut client) = host_at(&upstream).await;
     let queued = client.call("imagegen:create-entry", ask("openai")).await;
     client.event("imagegen:job-created").await;
     client.event("imagegen:batch-started").await;
     asked(&mut client, &upstream, 1).await;
     drop(client);
-    let folder = house.close().await;
+    let folder = host.close().await;
     upstream.closed.recv().await.unwrap();
-    let house = House::open(folder, |_, _| {}).await;
-    let mut client = Client::connect(house.port).await;
+    let host = Host::open(folder, |_, _| {}).await;
+    let mut client = Client::connect(host.port).await;
     while entry(&mut client, &queued["id"]).await["status"] != "completed" {}
-    assert_eq!(house_files(&house).len(), 1);
-    house.close().await;
+    assert_eq!(host_files(&host).len(), 1);
+    host.close().await;
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::client::Client;
-use crate::support::house::House;
+use crate::support::host::Host;
 use crate::support::upstream::{Upstream, status};
 
 pub(super) const TOKEN: &str = "sk-correct-horse-battery-staple";
@@ -18,16 +18,16 @@ pub(super) const TOKEN: &str = "sk-correct-horse-battery-staple";
 pub(super) const PNG: &str =
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
 
-pub(super) async fn house_with(adjust: impl FnOnce(&mut ImagegenConfig)) -> House {
-    House::open(tempfile::tempdir().unwrap(), |backend, _| {
+pub(super) async fn host_with(adjust: impl FnOnce(&mut ImagegenConfig)) -> Host {
+    Host::open(tempfile::tempdir().unwrap(), |backend, _| {
         backend.imagegen.retry_pause = Duration::from_millis(1);
         adjust(&mut backend.imagegen);
     })
     .await
 }
 
-pub(super) async fn new_house() -> House {
-    house_with(|_| {}).await
+pub(super) async fn new_host() -> Host {
+    host_with(|_| {}).await
 }
 
 pub(super) async fn point_at(client: &mut Client, provider: &str, url: &str) {
@@ -36,15 +36,15 @@ pub(super) async fn point_at(client: &mut Client, provider: &str, url: &str) {
     client.event("settings:changed").await;
 }
 
-/// A house whose `openai` is the upstream, and a client.
-pub(super) async fn house_at(upstream: &Upstream) -> (House, Client) {
-    let house = new_house().await;
-    let mut client = Client::connect(house.port).await;
+/// A host whose `openai` is the upstream, and a client.
+pub(super) async fn host_at(upstream: &Upstream) -> (Host, Client) {
+    let host = new_host().await;
+    let mut client = Client::connect(host.port).await;
     point_at(&mut client, "openai", &format!("{}/v1", upstream.url)).await;
-    (house, client)
+    (host, client)
 }
 
-/// An answer of OpenAI's with these images.
+/// An answer of OpenAI with these images.
 pub(super) fn images(texts: &[&str]) -> Vec<u8> {
     let data: Vec<Value> = texts.iter().map(|text| json!({"b64_json": text})).collect();
     ok(&json!({"created": 1, "data": data}))
@@ -58,7 +58,7 @@ pub(super) fn ask(provider: &str) -> Value {
     json!({"prompt": "A lake at dawn", "provider": provider})
 }
 
-/// The events of one job, in their order and no others: the images of each batch, and the job as it ended.
+/// The events of one job, in order and no others: the images of each batch, and the finished job.
 pub(super) async fn follow(client: &mut Client, entry: &Value, batches: &[i64]) -> (Vec<Value>, Value) {
     let created = client.event("imagegen:job-created").await;
     let job_id = &created["jobId"];
@@ -79,14 +79,14 @@ pub(super) async fn follow(client: &mut Client, entry: &Value, batches: &[i64]) 
     (all, ended)
 }
 
-/// The job of the next event, which must be a job's end.
+/// The job of the next event, which must be the end of a job.
 pub(super) async fn ended(client: &mut Client) -> Value {
     let mut completed = client.event("imagegen:job-completed").await;
     assert_eq!(completed["jobId"], completed["job"]["id"]);
     completed["job"].take()
 }
 
-/// Makes an entry of one batch that must fail: why.
+/// Creates an entry of one batch that must fail, and returns the error.
 pub(super) async fn failure(client: &mut Client, payload: Value) -> String {
     client.call("imagegen:create-entry", payload).await;
     client.event("imagegen:job-created").await;
@@ -96,7 +96,7 @@ pub(super) async fn failure(client: &mut Client, payload: Value) -> String {
     job["error"].as_str().unwrap().to_owned()
 }
 
-/// Waits until an upstream was asked so often. A batch is begun before it is asked for.
+/// Waits until an upstream has received this many requests. A batch starts before its request.
 pub(super) async fn asked(client: &mut Client, upstream: &Upstream, times: usize) {
     while upstream.requests().len() < times {
         client.call("system:ping", Value::Null).await;
@@ -125,11 +125,11 @@ pub(super) fn ids(images: &[Value]) -> Vec<String> {
     ids
 }
 
-pub(super) fn house_files(house: &House) -> Vec<String> {
-    files(&house.folder.path().join("data"))
+pub(super) fn host_files(host: &Host) -> Vec<String> {
+    files(&host.folder.path().join("data"))
 }
 
-/// An HTTP request's head and body.
+/// The head and body of the response to an HTTP request.
 pub(super) async fn http(port: u16, line: &str, headers: &str) -> (String, Vec<u8>) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");

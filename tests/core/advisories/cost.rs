@@ -19,7 +19,7 @@ use super::setup::*;
 use crate::support::frames::*;
 use crate::support::socket::{self, config, pipe, server, upgrade};
 
-/// CVE-2023-43669: input that was not complete was parsed again from its start on every read.
+/// CVE-2023-43669: incomplete input was parsed again from its start on every read.
 #[test]
 fn each_input_byte_is_read_once_however_small_the_reads() {
     for role in ENDS {
@@ -59,13 +59,13 @@ fn a_head_sent_byte_by_byte_costs_no_more_than_at_once() {
         })
         .bytes_total as usize
     };
-    // The first brings what the clients of a thread share.
+    // The first allocates what the clients of a thread share.
     cost(KIB);
     let (at_once, by_bytes) = (cost(64 * KIB), cost(1));
     assert!(by_bytes <= at_once + 2 * head.len(), "{by_bytes} bytes byte by byte, {at_once} at once");
 }
 
-/// CVE-2022-35922: memory was taken for the length that a frame's header announced.
+/// CVE-2022-35922: memory was allocated for the length that a frame's header announced.
 #[test]
 fn an_announced_length_allocates_nothing() {
     for role in ENDS {
@@ -78,7 +78,7 @@ fn an_announced_length_allocates_nothing() {
                 let what = format!("{role:?}, {length} bytes announced: {:?}", outcome.cost);
                 assert_eq!(outcome.violation, None, "{what}");
                 assert!(outcome.cost.bytes_total <= 128, "{what}");
-                // What comes is held, and at most as much again.
+                // What arrives is held, and at most twice its size is allocated.
                 let outcome = receive(&mut connection, &[b'x'; 100], 1);
                 assert!(outcome.cost.bytes_current <= 256, "{what}");
             }
@@ -99,8 +99,8 @@ fn an_announced_length_allocates_nothing() {
     assert!(cost.bytes_max <= 256 * KIB as u64, "{cost:?}");
 }
 
-/// The same class one layer up: a message that is read into values takes many times its own length. What this looks into is
-/// from a client that has not shown the token, and from a server that names a call in an error's details.
+/// The same class one layer up: a message that is parsed into values takes many times its own length. The messages here are
+/// from a client that has not sent the token, and from a server that names a call in an error's details.
 #[test]
 fn an_unauthenticated_client_costs_no_more_than_its_message() {
     let zeroes = "0,".repeat(500_000);
@@ -126,14 +126,14 @@ fn an_unauthenticated_client_costs_no_more_than_its_message() {
             let mut bytes = frame_to(Role::Client, FIN | TEXT, text.as_bytes());
             let mut caller = Caller::new(CallerLimits::default(), || [0; 4], NOW.at);
             let cost = measure(|| assert!(caller.handle_input(NOW, &mut bytes, &mut out).action.is_none()));
-            // The message is kept once, for what may be handed on of it.
+            // The message is kept once, because parts of it can be passed on.
             let allowed = text.len() + 4 * KIB;
             assert!(cost.bytes_total as usize <= allowed, "{cost:?} for {} bytes", text.len());
         }
     }
 }
 
-/// CVE-2020-35896: what a peer does not read was kept without limit.
+/// CVE-2020-35896: data that a peer does not read was kept without limit.
 #[test]
 fn a_client_that_never_reads_costs_a_bounded_amount() {
     let request =
@@ -148,7 +148,10 @@ fn a_client_that_never_reads_costs_a_bounded_amount() {
             run_on_pipes(async {
                 let server = server(config());
                 let mut near = upgraded(&server, 64 * KIB).await;
-                assert!(stalls(&mut near, flood).await, "it is not read from while it does not read");
+                assert!(
+                    stalls(&mut near, flood).await,
+                    "the server does not read from it while it does not read"
+                );
                 assert_eq!(server.client_count(), 1);
             });
         });
@@ -156,11 +159,11 @@ fn a_client_that_never_reads_costs_a_bounded_amount() {
     }
 }
 
-/// CVE-2020-35896, with what a client has not even asked for.
+/// CVE-2020-35896, with events that the client did not ask for.
 #[test]
 fn events_for_a_client_that_never_reads_stop_at_the_limit() {
-    let (left, mut leaves) = socket::calls();
-    let mut config = config().on_disconnection(left);
+    let (disconnected, mut disconnects) = socket::calls();
+    let mut config = config().on_disconnection(disconnected);
     config.limits.max_outbox_bytes = 256 * KIB;
     let event = Payload::from(json!("x".repeat(10_000)));
     let cost = measure(|| {
@@ -171,7 +174,7 @@ fn events_for_a_client_that_never_reads_stop_at_the_limit() {
                 server.emit("news", event.clone());
                 tokio::task::yield_now().await;
             }
-            leaves.next().await;
+            disconnects.next().await;
         });
     });
     assert!(cost.bytes_max <= 2 * MIB as u64, "{cost:?} for 10 MB of events");
@@ -186,7 +189,7 @@ fn a_server_that_never_reads_costs_a_bounded_amount() {
 
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
-    // On a thread of its own, whose memory is not the client's.
+    // On its own thread, so that its memory is not counted as the client's.
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a client comes");
         let mut head = Vec::new();
@@ -217,17 +220,17 @@ fn a_server_that_never_reads_costs_a_bounded_amount() {
             let options = ClientOptions { reconnect: false, ..ClientOptions::default() };
             let client =
                 Client::connect(&format!("ws://127.0.0.1:{port}"), options).await.expect("it connects");
-            // Nothing is awaited between the two, so the client's task has read nothing yet.
+            // There is no await between the two, so the client's task has read nothing yet.
             client.on_message("done", move |_| said(()));
             says.next().await;
         });
     });
-    drop(server.join().expect("the server is content"));
-    // 33 MB of pongs, of which the system holds some, and 1 MiB may wait.
+    drop(server.join().expect("the server accepts it"));
+    // 33 MB of pongs, of which the system buffers some, and 1 MiB can wait.
     assert!(cost.bytes_max <= 3 * MIB as u64, "{cost:?}");
 }
 
-/// CVE-2026-48779: each of many tiny fragments was kept in a box of its own, for a message that never ended.
+/// CVE-2026-48779: each of many tiny fragments was kept in its own allocation, for a message that never ended.
 #[test]
 fn fragments_of_one_byte_cost_one_byte_and_are_freed() {
     const FRAGMENTS: usize = 100_000;
@@ -238,9 +241,9 @@ fn fragments_of_one_byte_cost_one_byte_and_are_freed() {
             let fragments = frame_to(role, CONTINUATION, b"x").repeat(FRAGMENTS);
             let cost = receive(&mut connection, &fragments, usize::MAX).cost;
             assert!(cost.bytes_current as usize <= 2 * FRAGMENTS + KIB, "{role:?}: {cost:?}");
-            // While memory grows, the old and the new are both there.
+            // While a buffer grows, the old and the new one both exist.
             assert!(cost.bytes_max as usize <= 4 * FRAGMENTS, "{role:?}: {cost:?}");
-            // Without an end of its own the message ends at the limit, and all of it is given back.
+            // A message without an end fails at the limit, and all of it is freed.
             let held = connection.buffered_bytes();
             let outcome = receive(&mut connection, &fragments.repeat(2), usize::MAX);
             assert_eq!(outcome.violation, Some(Violation::TooBig));
@@ -250,7 +253,7 @@ fn fragments_of_one_byte_cost_one_byte_and_are_freed() {
     }
 }
 
-/// CVE-2026-65623: what had been put together was gone through again for each fragment.
+/// CVE-2026-65623: the assembled part was scanned again for each fragment.
 #[test]
 fn reassembly_is_linear_in_bytes_however_many_fragments() {
     for role in ENDS {
@@ -270,7 +273,7 @@ fn reassembly_is_linear_in_bytes_however_many_fragments() {
     }
 }
 
-/// The class of RUSTSEC-2026-0258: frames without content that continue what never ends.
+/// The class of RUSTSEC-2026-0258: empty continuation frames of a message that never ends.
 #[test]
 fn empty_continuations_without_end_cost_nothing() {
     const FRAMES: usize = 200_000;
@@ -285,7 +288,7 @@ fn empty_continuations_without_end_cost_nothing() {
     }
 }
 
-/// CVE-2026-33151: a message said how many parts would follow, and that was believed.
+/// CVE-2026-33151: a message declared how many parts would follow, and memory was allocated for them.
 #[test]
 fn counts_declared_in_a_message_allocate_nothing() {
     let mut session = session(|_| {});
@@ -306,7 +309,7 @@ fn counts_declared_in_a_message_allocate_nothing() {
             }
         });
         assert!(cost.bytes_total <= 2 * KIB as u64, "{text}: {cost:?}");
-        // Nothing is waited for: the next message is a message, and so is a binary one.
+        // No parts are awaited: the next message is a message of its own, also a binary one.
         for first in [FIN | TEXT, FIN | BINARY] {
             let mut next = frame_to(Role::Server, first, br#"{"type":"request","id":"2","channel":"c"}"#);
             let step = session.handle_input(NOW, &mut next, &mut out);
@@ -319,7 +322,7 @@ fn counts_declared_in_a_message_allocate_nothing() {
     }
 }
 
-/// Hash flooding: names that a peer chooses so that they collide in a table, or fill it.
+/// Hash flooding: a peer chooses names that collide in a table, or fill it.
 #[test]
 fn ids_and_channels_chosen_by_the_peer_fill_no_table() {
     let mut session = session(|_| {});
@@ -333,7 +336,7 @@ fn ids_and_channels_chosen_by_the_peer_fill_no_table() {
             other => panic!("{other:?}"),
         }
     };
-    // Ids may even be the same: they are kept in the requests, and looked up nowhere.
+    // Ids can even be equal: they are kept in the requests, and never looked up.
     let cost = measure(|| {
         for n in 0..10_000 {
             let request = request(n % 100, &mut session);
@@ -343,7 +346,7 @@ fn ids_and_channels_chosen_by_the_peer_fill_no_table() {
         }
     });
     assert!(cost.bytes_current <= 0 && cost.bytes_max <= 8 * KIB as u64, "{cost:?}");
-    // Channels that nobody serves, asked for on a server.
+    // Channels without a handler.
     let peak = |channels: usize| {
         measure(|| {
             run_on_pipes(async {
@@ -357,13 +360,13 @@ fn ids_and_channels_chosen_by_the_peer_fill_no_table() {
         })
         .bytes_max
     };
-    // The first brings what the clients of a thread share.
+    // The first allocates what the clients of a thread share.
     peak(1);
     let (few, many) = (peak(10), peak(2_000));
     assert!(many <= few + 16 * KIB as u64, "{many} bytes for 2 000 channels, {few} for 10");
     #[cfg(feature = "client")]
     {
-        // Answers that a client never asked for.
+        // Responses to requests that were never made.
         let mut caller = Caller::new(CallerLimits::default(), || [0; 4], NOW.at);
         let cost = measure(|| {
             for n in 0..10_000 {
@@ -375,7 +378,7 @@ fn ids_and_channels_chosen_by_the_peer_fill_no_table() {
         });
         assert_eq!((caller.pending(), cost.bytes_current), (0, 0));
     }
-    // Tables that exist are seeded anew in each: the standard library's own hasher, and no other.
+    // Every table uses the standard library's randomly seeded hasher.
     let rust = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "rs");
     for path in sources("src".as_ref()).into_iter().filter(rust) {
         let text = std::fs::read_to_string(&path).expect("a source is text");

@@ -9,12 +9,12 @@ use super::setup::*;
 use crate::support::frames::*;
 use crate::support::socket::{self, config, upgrade, with_pages};
 
-/// A head with more fields than a fixed table has places for: 101, where 100 are the most that hyper takes.
+/// A head with more fields than a fixed table has places for. hyper accepts at most 100.
 #[test]
 fn a_hundred_fields_pass_and_101_are_refused() {
     run(async {
         let (_server, port) = socket::start(config()).await;
-        // An upgrade has five.
+        // The upgrade itself has five.
         let with = |fields: usize| (5..fields).map(|n| format!("X-{n}: 1\r\n")).collect::<String>();
         for (fields, expected) in [(100, 101), (101, 431), (1_000, 431)] {
             let answer = answers(port, upgrade(&with(fields)).as_bytes()).await;
@@ -24,13 +24,13 @@ fn a_hundred_fields_pass_and_101_are_refused() {
     });
 }
 
-/// CVE-2026-45736: a close frame went out with bytes of memory that nobody had written to.
+/// CVE-2026-45736: a close frame was sent with uninitialised memory.
 #[test]
 fn a_close_frame_holds_a_code_and_a_reason_and_nothing_else() {
     const SECRET: [u8; 125] = [b'S'; 125];
     for role in ENDS {
         let far = if role == Role::Server { Role::Client } else { Role::Server };
-        // Whatever may be used again is full of what must not get out: the machine's buffers, and the caller's.
+        // All buffers that are reused, the machine's and the caller's, are full of bytes that must not be sent.
         let filled = || {
             let mut connection = end(role, 16 * MIB);
             for first in [FIN | PING, FIN | TEXT] {
@@ -59,7 +59,7 @@ fn a_close_frame_holds_a_code_and_a_reason_and_nothing_else() {
                 connection.close(CloseCode::Away, &reason, &mut out);
                 check(&mut out, Some(1001), &reason[..reason.len().min(room)]);
             }
-            // The answer to the other end's close repeats its code, and nothing of its reason.
+            // The answer to a close frame repeats its code, but not its reason.
             if length <= 123 {
                 for piece in [1, usize::MAX] {
                     let (mut connection, mut out) = filled();
@@ -115,7 +115,7 @@ fn lengths_near_2_to_63_neither_overflow_nor_take_memory() {
                         let expected = match length {
                             HALF.. => Some(Violation::Frame(FrameError::BadLength)),
                             _ if max_message_bytes < usize::MAX => Some(Violation::TooBig),
-                            // No message may be that long where a usize is shorter.
+                            // Where a usize is shorter, no message can be that long.
                             _ if usize::BITS < 64 => Some(Violation::TooBig),
                             _ => None,
                         };
@@ -130,7 +130,7 @@ fn lengths_near_2_to_63_neither_overflow_nor_take_memory() {
             assert_eq!(outcome.violation, Some(Violation::Frame(FrameError::ControlTooLong)));
         }
     }
-    // What an outbox asks of frames that it was given.
+    // The outbox computes with the lengths of its frames.
     let frames = [header_to(Role::Client, BINARY, HALF - 1), header_to(Role::Client, BINARY, HALF - 1)];
     let frames = frames.concat();
     for sent in 0..=frames.len() + 1 {
@@ -138,7 +138,7 @@ fn lengths_near_2_to_63_neither_overflow_nor_take_memory() {
     }
 }
 
-/// RUSTSEC-2021-0020, and requests that hide in the body of an upgrade: two parties that disagree on where a request
+/// RUSTSEC-2021-0020, and requests hidden in the body of an upgrade: two parties disagree on where a request
 /// ends.
 #[test]
 fn bytes_after_a_request_are_never_read_as_another_request() {
@@ -164,7 +164,7 @@ fn bytes_after_a_request_are_never_read_as_another_request() {
             ("Transfer-Encoding: xchunked\r\n", &chunked, "400"),
             ("Transfer-Encoding : chunked\r\n", &chunked, "400"),
             ("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n", &chunked, "400"),
-            // No body: what follows is frames, and no frame begins like this.
+            // An upgrade has no body: frames follow, and no frame begins like this.
             ("Content-Length: 0\r\n", hidden, "101"),
         ];
         for (fields, behind, expected) in upgrades {
@@ -172,7 +172,7 @@ fn bytes_after_a_request_are_never_read_as_another_request() {
             assert_eq!(status(&answer).to_string(), expected, "{fields}{answer}");
             assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{fields}{answer}");
         }
-        // Ordinary requests: one a connection, whatever they say about their length and about going on.
+        // Ordinary requests: one per connection, whatever they declare about their length and keep-alive.
         let served = if cfg!(feature = "pages") { 200 } else { 426 };
         for fields in [
             "Connection: keep-alive\r\n",
@@ -191,10 +191,10 @@ fn bytes_after_a_request_are_never_read_as_another_request() {
     });
 }
 
-/// Compressed messages, whose length says nothing about what becomes of them, need an extension that is never agreed on.
+/// A compressed message can expand to any size. Compression needs an extension, and none is ever agreed on.
 #[test]
 fn rsv1_is_refused_as_no_extension_is_agreed_on() {
-    // 10 MB of zeroes would be some 10 KB; what they are does not matter, as nobody unpacks them.
+    // 10 MB of zeroes would compress to 10 KB; the content does not matter, as it is never unpacked.
     let packed = vec![0_u8; 10 * KIB];
     for role in ENDS {
         for opcode in [CONTINUATION, TEXT, BINARY, CLOSE, PING, 10] {
@@ -219,7 +219,7 @@ fn rsv1_is_refused_as_no_extension_is_agreed_on() {
     });
     #[cfg(feature = "client")]
     {
-        // And our client takes no answer that turns one on.
+        // Our client accepts no response that turns one on.
         let key = "dGhlIHNhbXBsZSBub25jZQ==";
         let accept = handshake::accept_key(key.as_bytes());
         let mut headers: Vec<(&str, &[u8])> = vec![
@@ -237,8 +237,8 @@ fn rsv1_is_refused_as_no_extension_is_agreed_on() {
     }
 }
 
-/// CVE-2025-24964 and CVE-2026-25253: pages of other sites, and of names that were made to point here, talked to a server on
-/// localhost. A request without `Origin` is not a browser's: `Host` and token are asked of it all the same.
+/// CVE-2025-24964 and CVE-2026-25253: pages of other sites, and of names that were rebound, talked to a server on
+/// localhost. A request without `Origin` is not a browser's: `Host` and token are still checked.
 #[test]
 fn other_sites_and_rebound_names_are_refused() {
     let rules = AccessRules { loopback: true, ..AccessRules::default() };
@@ -266,7 +266,7 @@ fn other_sites_and_rebound_names_are_refused() {
     ] {
         let evil = ("origin", origin);
         assert_eq!(ask(&rules, &[here, evil]), Err(Refusal::Origin), "{origin}");
-        // A token that the page has got hold of does not change where it comes from.
+        // A token that the page has obtained does not change its origin.
         let token = ("authorization", "Bearer s3cret");
         assert_eq!(ask(&with_token, &[here, evil, token]), Err(Refusal::Origin), "{origin}");
         assert_eq!(ask(&rules, &[here, page, evil]), Err(Refusal::Origin), "{origin}, one of two");
@@ -297,7 +297,7 @@ fn other_sites_and_rebound_names_are_refused() {
             assert_eq!(status(&answers(port, request.as_bytes()).await), 403, "{path}");
         }
         let mut client = socket::Client::connect(port).await;
-        for channel in ["echo", "system:ping", "nobody"] {
+        for channel in ["echo", "system:ping", "unknown"] {
             assert_eq!(client.ask(channel, Value::Null).await["error"]["code"], "UNAUTHORIZED", "{channel}");
         }
     });

@@ -20,7 +20,7 @@ pub(super) const KIB: usize = 1 << 10;
 pub(super) const MIB: usize = 1 << 20;
 pub(super) const NOW: Now = Now { at: Millis(0), unix_ms: 0 };
 
-/// Both ends of a connection: what the one must bear from clients, the other must bear from servers.
+/// Both ends of a connection: both must withstand the same input.
 pub(super) const ENDS: [Role; 2] = [Role::Server, Role::Client];
 
 pub(super) fn end(role: Role, max_message_bytes: usize) -> Connection {
@@ -30,18 +30,18 @@ pub(super) fn end(role: Role, max_message_bytes: usize) -> Connection {
     }
 }
 
-/// What a connection did with bytes.
+/// What a connection did with its input.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// Calls of the machine.
     pub(super) steps: usize,
-    /// Bytes of the messages that came of it.
+    /// Bytes of the messages that it returned.
     pub(super) message_bytes: usize,
     pub(super) violation: Option<Violation>,
     pub(super) cost: AllocationInfo,
 }
 
-/// Gives bytes to a connection in pieces, each byte once. A machine that wants to see a byte again fails here.
+/// Gives bytes to a connection in pieces, each byte once. A machine that does not consume a byte fails here.
 pub(super) fn receive(connection: &mut Connection, bytes: &[u8], piece: usize) -> Outcome {
     let mut bytes = bytes.to_vec();
     let mut outcome = Outcome::default();
@@ -52,7 +52,7 @@ pub(super) fn receive(connection: &mut Connection, bytes: &[u8], piece: usize) -
             while used < piece.len() {
                 out.clear();
                 let received = connection.receive(&mut piece[used..], &mut out);
-                assert!(received.consumed > 0, "no progress: the byte is wanted again");
+                assert!(received.consumed > 0, "no progress: the byte was not consumed");
                 used += received.consumed;
                 outcome.steps += 1;
                 match received.event {
@@ -75,21 +75,21 @@ pub(super) fn session(change: impl FnOnce(&mut Rules)) -> Session {
     Session::new(Arc::new(rules), Uuid::from_random([7; 16]), authenticated, NOW.at)
 }
 
-/// Runs something on this thread alone, whose allocations are then all of them.
+/// Runs a future on this thread only, so that all of its allocations are counted.
 pub(super) fn run<T>(future: impl Future<Output = T>) -> T {
     Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
 }
 
-/// The same for what stays in memory: the clock goes on only when nobody has anything to do.
+/// The same for futures without sockets, under a paused clock: time passes only when every task waits.
 pub(super) fn run_on_pipes<T>(future: impl Future<Output = T>) -> T {
     let mut builder = Builder::new_current_thread();
     builder.enable_time().start_paused(true).build().expect("a runtime").block_on(future)
 }
 
-/// What a server answers on a connection of its own until the connection ends or nothing more comes.
+/// The response on a new connection, until the connection ends or nothing more arrives.
 pub(super) async fn answers(port: u16, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server listens");
-    // The server may have seen enough before it is all sent.
+    // The server can close before everything is sent.
     let _ = stream.write_all(request).await;
     let _ = stream.shutdown().await;
     let mut answer = Vec::new();
@@ -101,7 +101,7 @@ pub(super) fn status(answer: &str) -> u16 {
     answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
 }
 
-/// A client's end of a pipe whose upgrade was answered and whose `server:connected` was taken.
+/// A client's end of a pipe, after the upgrade and `server:connected`.
 pub(super) async fn upgraded(server: &Server, pipe_bytes: usize) -> DuplexStream {
     let mut near = pipe(server, pipe_bytes);
     near.write_all(upgrade("").as_bytes()).await.expect("the server reads");
@@ -113,8 +113,8 @@ pub(super) async fn upgraded(server: &Server, pipe_bytes: usize) -> DuplexStream
     near
 }
 
-/// Writes until the other end takes no more. `false` if it took everything.
+/// Writes until the other end stops reading. `false` if it read everything.
 pub(super) async fn stalls(near: &mut DuplexStream, bytes: &[u8]) -> bool {
-    // On a paused clock the time is over once nobody has anything to do.
+    // Under a paused clock, the timeout fires once every task waits.
     tokio::time::timeout(Duration::from_millis(1), near.write_all(bytes)).await.is_err()
 }

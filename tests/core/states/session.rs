@@ -119,7 +119,7 @@ impl Walk {
             "close frame" => self.receive(&frame(FIN | CLOSE, &1000_u16.to_be_bytes())),
             "violation of RFC 6455 or a limit" => self.receive(&frame(FIN | CONTINUATION, b"")),
             "Session::answer" => {
-                let request = self.request.take().expect("a request came while it was open");
+                let request = self.request.take().expect("a request was received while it was open");
                 self.session.answer(LATER, request, Ok(Payload::none()), &mut self.out);
             }
             "Session::close" => self.session.close(LATER.at, CloseCode::Normal, "", &mut self.out),

@@ -64,7 +64,7 @@ fn a_violation_closes_at_once_with_its_code() {
         ),
     ];
     check(&Rules::default(), |pair| {
-        // Only to get its network: each case has a connection of its own.
+        // Only the network is used: each case has its own connection.
         let network = pair.network();
         for (what, bytes, code) in &cases {
             let mut pair = connected(&Rules::default(), network);
@@ -91,7 +91,7 @@ fn valid_input_next_to_each_violation_passes() {
             pair.request("1", "echo", Some(&payload));
             assert_eq!(pair.response().payload(), Some(payload.as_str()));
         }
-        // Half a character may wait for its other half.
+        // Half a character can wait for its other half.
         pair.send_raw(&frame(TEXT, b"{\"type\":\"request\",\"channel\":\"echo\",\"id\":\"\xe2\x82"));
         assert_eq!(pair.closed(), None);
         pair.send_raw(&frame(FIN | CONTINUATION, b"\xac\"}"));
@@ -155,7 +155,7 @@ fn a_silent_client_is_pinged_every_30_seconds_and_stays_if_it_answers() {
         assert_eq!(pair.pings(), 121);
         assert_alive(pair);
         pair.advance(29_999 * MS);
-        assert_eq!(pair.pings(), 121, "a message is a sign of life too");
+        assert_eq!(pair.pings(), 121, "a message counts as activity too");
     });
 }
 

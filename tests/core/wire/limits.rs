@@ -46,13 +46,13 @@ fn every_data_message_counts_and_nothing_else() {
         pair.send_binary(b"\xff");
         pair.send(r#"{"type":"event","channel":"c"}"#);
         pair.request("1", "echo", None);
-        pair.request("2", "nobody", None);
+        pair.request("2", "unknown", None);
         let fragments =
             [frame(TEXT, b"{"), frame(CONTINUATION, b""), frame(FIN | CONTINUATION, b"}")].concat();
         pair.send_raw(&fragments);
         assert_eq!(pair.session.remaining(switchboard::protocol::time::Millis(pair.now_ms())), 0);
         assert!(pair.responses().iter().all(|response| response.code() != "RATE_LIMITED"));
-        // What cannot be read cannot be named.
+        // An unreadable message has no id to repeat.
         for (message, details) in [
             (&b"not JSON"[..], json!({ "retryAfterMs": 1000 })),
             (b"\xff", json!({ "retryAfterMs": 1000 })),
@@ -94,7 +94,7 @@ fn before_authentication_every_request_but_auth_is_unauthorized() {
         assert_eq!((response.id(), response.payload()), ("4", Some(r#"{"authenticated":true}"#)));
         assert_eq!(pair.authenticated(), 1);
         assert_alive(pair);
-        // Again is fine, and changes nothing; a wrong token is still wrong.
+        // Authenticating again succeeds and changes nothing; a wrong token is still refused.
         pair.request("5", r"\u0061uth", Some(r#"{"token":"\u00733cret"}"#));
         assert_eq!(pair.response().code(), "");
         pair.request("6", "auth", Some(r#"{"token":"other"}"#));
@@ -147,7 +147,7 @@ fn a_message_passes_up_to_its_limit_and_the_next_byte_closes_with_1009() {
         assert_closed(pair, 1009);
     });
     check(&rules, |pair| {
-        // The sum counts, and is known from the header alone.
+        // The sum of the fragments counts, and is known from the header alone.
         pair.send_raw(&frame(TEXT, &[b' '; 500]));
         pair.send_raw(&frame(FIN | CONTINUATION, &[b' '; 501])[..8]);
         assert_closed(pair, 1009);
@@ -201,7 +201,7 @@ fn an_announced_length_allocates_nothing_in_a_session() {
     });
 }
 
-/// Sends bytes again and again, and answers the most memory that was held between two of them.
+/// Sends the same bytes many times, and returns the most memory that was held between two of them.
 fn peak_bytes(pair: &mut Pair, bytes: &[u8], times: usize) -> usize {
     let sendings = (0..times).map(|_| {
         pair.send_raw(bytes);
@@ -246,10 +246,10 @@ fn reading_pauses_at_the_most_requests_in_flight_until_one_ends() {
         assert_eq!(pair.session.in_flight(), 256);
         pair.request("after", "echo", None);
         pair.request("later", "slow", None);
-        assert_eq!(pair.responses().len(), 0, "what is not read is not answered");
+        assert_eq!(pair.responses().len(), 0, "requests that are not read are not answered");
         pair.finish("17", Ok(Payload::none()));
         assert_eq!(ids(&pair.responses()), ["17", "after"]);
-        assert_eq!(pair.session.in_flight(), 256, "the place was taken again");
+        assert_eq!(pair.session.in_flight(), 256, "the place was occupied again");
         pair.advance(seconds(30));
         let responses = pair.responses();
         assert_eq!(responses.len(), 256);

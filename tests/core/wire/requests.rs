@@ -1,4 +1,4 @@
-//! Requests and their responses, what is no request, errors and deadlines of handlers.
+//! Requests and their responses, messages that are not requests, errors and deadlines of handlers.
 
 use serde_json::{Value, json};
 use switchboard::protocol::error::{ErrorCode, WireError};
@@ -65,7 +65,7 @@ fn id_and_channel_are_returned_as_the_client_wrote_them() {
             assert_eq!(response.payload(), Some(r#""\ud800""#));
         }
         pair.send(r#"{"type":"request","id":"1","channel":"\ud800"}"#);
-        let request = pair.take_request().expect("it is for the router to say that there is no such channel");
+        let request = pair.take_request().expect("the router refuses unknown channels");
         assert_eq!(request.channel(), None);
         pair.answer(request, Ok(Payload::none()));
         assert_eq!(pair.response().channel(), r"\ud800");
@@ -243,7 +243,7 @@ fn names_pass_up_to_their_limits_in_bytes() {
 fn nesting_passes_up_to_depth_128() {
     check(&Rules::default(), |pair| {
         for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
-            // The envelope is the first of them.
+            // The envelope counts as one level.
             for (depth, passes) in [(127, true), (128, false)] {
                 let payload = format!("{}1{}", open.repeat(depth), close.repeat(depth));
                 pair.request("deep", "echo", Some(&payload));

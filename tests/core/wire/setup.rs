@@ -13,7 +13,7 @@ pub(super) fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Runs a script on every network on which time is exact. `server:connected` has come already.
+/// Runs a script on every network with exact time. `server:connected` was received before.
 pub(super) fn check(rules: &Rules, script: impl Fn(&mut Pair)) {
     for network in Network::exact() {
         let mut pair = connected(rules, network);
@@ -35,7 +35,7 @@ pub(super) fn rules(change: impl FnOnce(&mut Rules)) -> Rules {
     rules
 }
 
-/// The connection has survived what came before.
+/// The connection still works.
 pub(super) fn assert_alive(pair: &mut Pair) {
     pair.request("alive", "echo", Some("1"));
     let response = pair.response();
@@ -43,7 +43,7 @@ pub(super) fn assert_alive(pair: &mut Pair) {
     assert_eq!(pair.closed(), None);
 }
 
-/// Nothing more comes, whatever the client still sends.
+/// Nothing more is received, whatever the client sends.
 pub(super) fn assert_closed(pair: &mut Pair, code: u16) {
     assert_eq!(pair.closed().map(|(code, _)| code), Some(code));
     pair.messages();

@@ -1,4 +1,4 @@
-//! A server with its backend, in a folder of its own.
+//! A server with its backend, in its own folder.
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use switchboard::backend::{Backend, BackendConfig, register_all};
 use switchboard::{Config, Server};
 use tempfile::TempDir;
 
-pub struct House {
+pub struct Host {
     pub server: Server,
     pub backend: Backend,
     pub port: u16,
     pub folder: TempDir,
 }
 
-impl House {
-    /// Opens the data of an earlier house, or lays them down, with a configuration that is adjusted first.
-    pub async fn open(folder: TempDir, adjust: impl FnOnce(&mut BackendConfig, &mut Config)) -> House {
+impl Host {
+    /// Opens the data of an earlier host, or creates them, after adjusting the configuration.
+    pub async fn open(folder: TempDir, adjust: impl FnOnce(&mut BackendConfig, &mut Config)) -> Host {
         let mut backend = BackendConfig::new(folder.path().join("data"));
         let mut config = Config::default().port(0);
         config.limits.rate_max_requests = u32::MAX;
@@ -26,15 +26,15 @@ impl House {
         let server = Server::new(config);
         register_all(&server, &backend);
         let port = server.start().await.unwrap();
-        House { server, backend, port, folder }
+        Host { server, backend, port, folder }
     }
 
-    /// A new house with the usual configuration.
-    pub async fn new() -> House {
-        House::open(tempfile::tempdir().unwrap(), |_, _| {}).await
+    /// A new host with the usual configuration.
+    pub async fn new() -> Host {
+        Host::open(tempfile::tempdir().unwrap(), |_, _| {}).await
     }
 
-    /// Stops the server, closes the database, and leaves the folder to the next.
+    /// Stops the server, closes the database, and returns the folder for the next host.
     pub async fn close(self) -> TempDir {
         self.server.stop().await;
         self.backend.close().await;
