@@ -24,7 +24,7 @@ pub const ROOMS: [Room; 7] = [
         name: "core, all its features",
         features: &["pages", "client"],
         parts: &CORE,
-        budget: Some(5_000),
+        budget: Some(4_900),
     },
     Room {
         name: "what strangers' bytes reach before authentication",
