@@ -158,14 +158,14 @@ pub(super) struct Finish {
 
 /// An answer, collected from its chunks.
 #[derive(Debug, Default)]
-pub(super) struct Answer {
+pub(super) struct ChatAnswer {
     pub(super) text: String,
     pub(super) tools: Vec<ToolUse>,
     /// Length of all chunks so far, thinking included.
     bytes: usize,
 }
 
-impl Answer {
+impl ChatAnswer {
     /// Adds a chunk.
     ///
     /// # Errors
@@ -250,14 +250,14 @@ mod tests {
 
     #[test]
     fn an_answer_has_a_longest_length_and_a_most_tools() {
-        let mut answer = Answer::default();
+        let mut answer = ChatAnswer::default();
         assert!(answer.add(&Chunk::Text("123".to_owned()), 4).is_ok());
         assert!(answer.add(&Chunk::Thinking("4".to_owned()), 4).is_ok());
         assert!(answer.add(&Chunk::Thinking("5".to_owned()), 4).is_err());
         assert_eq!(answer.text, "123");
         // Even empty tool calls take memory, so their number is limited.
         let tool = Chunk::ToolUse(ToolUse { id: String::new(), name: String::new(), input: String::new() });
-        let mut answer = Answer::default();
+        let mut answer = ChatAnswer::default();
         assert!((0..MAX_TOOLS).all(|_| answer.add(&tool, 4).is_ok()));
         assert!(answer.add(&tool, 4).is_err());
     }

@@ -20,9 +20,9 @@ use crate::server::RequestContext;
 use super::super::analytics::{AiCall, Recorder};
 use super::super::{chat, credentials, settings};
 use super::config::AiConfig;
-use super::exchange::{Answer, ChatRequest, Chunk, Failure, Finish, Message, Usage};
+use super::exchange::{ChatAnswer, ChatRequest, Chunk, Failure, Finish, Message, Usage};
 use super::models::{self, Model};
-use super::providers::{self, AiProvider, PROVIDERS, Source};
+use super::providers::{self, AiProvider, Engine, PROVIDERS};
 use super::upstream::Upstream;
 
 /// How long a provider's list of models is kept.
@@ -63,7 +63,7 @@ struct CallRecord<'a> {
 }
 
 impl CallRecord<'_> {
-    fn succeed(mut self, answer: &Answer, finish: &Finish) {
+    fn succeed(mut self, answer: &ChatAnswer, finish: &Finish) {
         let cost_usd = models::cost_usd(self.provider, self.model, finish.usage);
         let tools = answer.tools.iter().map(|tool| tool.name.clone()).collect();
         self.answered = Some((finish.usage.unwrap_or_default(), cost_usd, tools));
@@ -179,18 +179,18 @@ impl Ai {
         provider: &'static AiProvider,
         request: &ChatRequest,
         mut on_chunk: impl FnMut(&Chunk) + Send,
-    ) -> Result<(Answer, Finish), WireError> {
-        let dialect = match provider.source {
-            Source::BuiltIn(generate) => {
+    ) -> Result<(ChatAnswer, Finish), WireError> {
+        let dialect = match provider.engine {
+            Engine::BuiltIn(generate) => {
                 let (chunks, finish) = generate(request);
-                let mut answer = Answer::default();
+                let mut answer = ChatAnswer::default();
                 for chunk in &chunks {
                     answer.add(chunk, usize::MAX).map_err(wire)?;
                     on_chunk(chunk);
                 }
                 return Ok((answer, finish));
             }
-            Source::Network(dialect) => dialect,
+            Engine::Network(dialect) => dialect,
         };
         let name = provider.name;
         let access = self.access(name).await?.ok_or_else(|| WireError::new(no_key(name)))?;
@@ -221,7 +221,7 @@ impl Ai {
 
     /// Returns the provider's own list; `None` if it has none, or needs a key and has none.
     async fn list(&self, provider: &'static AiProvider) -> Result<Option<Vec<Model>>, WireError> {
-        let Source::Network(dialect) = provider.source else { return Ok(None) };
+        let Engine::Network(dialect) = provider.engine else { return Ok(None) };
         let name = provider.name;
         let Some(access) = self.access(name).await? else { return Ok(None) };
         if let Some(list) = self.lists.lock().unwrap_or_else(PoisonError::into_inner).get(name)
@@ -240,9 +240,9 @@ impl Ai {
 
     pub(super) async fn has_credentials(&self, payload: &Payload) -> Result<Payload, WireError> {
         let provider = read_provider(&Fields::decode(payload)?)?;
-        let has = match provider.source {
-            Source::BuiltIn(_) => true,
-            Source::Network(_) => self.key(provider.name).await?.is_some(),
+        let has = match provider.engine {
+            Engine::BuiltIn(_) => true,
+            Engine::Network(_) => self.key(provider.name).await?.is_some(),
         };
         Ok(Payload::from(Value::Bool(has)))
     }
@@ -312,7 +312,7 @@ fn stored_exchange(
     provider: &str,
     request: &ChatRequest,
     user_message: Option<chat::Content>,
-    answer: &Answer,
+    answer: &ChatAnswer,
     finish: &Finish,
 ) -> Vec<chat::NewMessage> {
     let question = user_message.map(|content| chat::NewMessage::new("user", content));
@@ -329,7 +329,7 @@ fn response(
     request_id: &str,
     provider: &str,
     request: &ChatRequest,
-    answer: &Answer,
+    answer: &ChatAnswer,
     finish: &Finish,
     took: Duration,
 ) -> Payload {

@@ -9,11 +9,11 @@ use super::{anthropic, echo, openai};
 pub(super) struct AiProvider {
     /// The name on the wire.
     pub(super) name: &'static str,
-    pub(super) source: Source,
+    pub(super) engine: Engine,
 }
 
-/// Where a provider's answers come from.
-pub(super) enum Source {
+/// What produces the answers of a provider.
+pub(super) enum Engine {
     /// This program, without a key.
     BuiltIn(fn(&ChatRequest) -> (Vec<Chunk>, Finish)),
     /// A server with this API.
@@ -22,9 +22,9 @@ pub(super) enum Source {
 
 /// All providers, in the order in which models are listed.
 pub(super) static PROVIDERS: [AiProvider; 3] = [
-    AiProvider { name: "anthropic", source: Source::Network(&anthropic::DIALECT) },
-    AiProvider { name: "openai", source: Source::Network(&openai::DIALECT) },
-    AiProvider { name: "echo", source: Source::BuiltIn(echo::answer) },
+    AiProvider { name: "anthropic", engine: Engine::Network(&anthropic::DIALECT) },
+    AiProvider { name: "openai", engine: Engine::Network(&openai::DIALECT) },
+    AiProvider { name: "echo", engine: Engine::BuiltIn(echo::answer) },
 ];
 
 /// Returns the names of all providers.
@@ -47,8 +47,8 @@ mod tests {
         let types = include_str!("types.d.ts");
         assert!(types.contains(&format!("export type AiProvider = {listed};")), "{listed}");
         let settings = include_str!("../settings/types.d.ts");
-        for AiProvider { name, source, .. } in &PROVIDERS {
-            let is_network = matches!(source, Source::Network(_));
+        for AiProvider { name, engine, .. } in &PROVIDERS {
+            let is_network = matches!(engine, Engine::Network(_));
             assert_eq!(settings.contains(&format!("\"ai.{name}.baseUrl\": string;")), is_network, "{name}");
         }
     }

@@ -12,7 +12,7 @@ use crate::backend::shared::provider::{Access, check_status, retry_pause, unreac
 
 use super::config::AiConfig;
 use super::dialect::{Dialect, StreamReader, Target};
-use super::exchange::{Answer, ChatRequest, Chunk, Failure, Finish};
+use super::exchange::{ChatAnswer, ChatRequest, Chunk, Failure, Finish};
 use super::models::{self, Model};
 use super::sse::{Decoder, SseLimits};
 
@@ -37,7 +37,7 @@ impl Upstream<'_> {
         &self,
         request: &ChatRequest,
         mut on_chunk: impl FnMut(&Chunk) + Send,
-    ) -> Result<(Answer, Finish), Failure> {
+    ) -> Result<(ChatAnswer, Finish), Failure> {
         let mut retries = 0;
         loop {
             let mut has_started = false;
@@ -83,7 +83,7 @@ impl Upstream<'_> {
         &self,
         request: &ChatRequest,
         mut on_chunk: impl FnMut(&Chunk) + Send,
-    ) -> Result<(Answer, Finish), Failure> {
+    ) -> Result<(ChatAnswer, Finish), Failure> {
         let (config, dialect) = (self.config, self.dialect);
         let max_output = models::find(self.name, &request.model).and_then(|model| model.max_output);
         let body = (dialect.request)(request, Target { host: self.access.host, max_output });
@@ -96,7 +96,7 @@ impl Upstream<'_> {
             http::send(outgoing, timeouts, config.max_response_bytes).await.map_err(unreachable)?;
         check_status(&mut response).await?;
 
-        let mut answer = Answer::default();
+        let mut answer = ChatAnswer::default();
         let mut take = |chunks: &mut Vec<Chunk>| {
             chunks.drain(..).try_for_each(|chunk| {
                 answer.add(&chunk, config.max_answer_bytes)?;

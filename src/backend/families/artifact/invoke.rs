@@ -37,21 +37,21 @@ pub(super) async fn invoke(
     let wide = ArtifactLimits { max_timeout: Duration::MAX, ..artifacts.config().limits.clone() };
     let manifest = Manifest::decode(installed.manifest.as_bytes(), &wide)?;
     check_input(&manifest, input)?;
-    let mut invocation = Invocation { recorder, id: &id, started: Instant::now(), failed: true };
+    let mut record = InvocationRecord { recorder, id: &id, started: Instant::now(), failed: true };
     let result = run(artifacts, manifest, lease, input).await;
-    invocation.failed = result.is_err();
+    record.failed = result.is_err();
     result
 }
 
 /// Records an invocation for the statistics when it ends. One that is dropped because its client left counts as failed.
-struct Invocation<'a> {
+struct InvocationRecord<'a> {
     recorder: &'a Recorder,
     id: &'a str,
     started: Instant,
     failed: bool,
 }
 
-impl Drop for Invocation<'_> {
+impl Drop for InvocationRecord<'_> {
     fn drop(&mut self) {
         self.recorder.artifact_call(self.id, self.started.elapsed(), self.failed);
     }

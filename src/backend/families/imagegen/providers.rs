@@ -11,11 +11,11 @@ pub(super) struct ImageProvider {
     pub(super) name: &'static str,
     /// The model of an entry that names none; `None` for whichever the provider has loaded.
     pub(super) default_model: Option<&'static str>,
-    pub(super) source: Source,
+    pub(super) engine: Engine,
 }
 
-/// Where a provider's images come from.
-pub(super) enum Source {
+/// What produces the images of a provider.
+pub(super) enum Engine {
     /// This program. The number is the seed of a batch that has none.
     BuiltIn(fn(&Batch, u32) -> Vec<GeneratedImage>),
     /// A server with this API.
@@ -27,14 +27,14 @@ pub(super) static PROVIDERS: [ImageProvider; 3] = [
     ImageProvider {
         name: "openai",
         default_model: Some("gpt-image-1"),
-        source: Source::Network(&openai::DIALECT),
+        engine: Engine::Network(&openai::DIALECT),
     },
     ImageProvider {
         name: "automatic1111",
         default_model: None,
-        source: Source::Network(&automatic1111::DIALECT),
+        engine: Engine::Network(&automatic1111::DIALECT),
     },
-    ImageProvider { name: "pattern", default_model: None, source: Source::BuiltIn(pattern::generate) },
+    ImageProvider { name: "pattern", default_model: None, engine: Engine::BuiltIn(pattern::generate) },
 ];
 
 /// Returns the names of all providers.
@@ -57,8 +57,8 @@ mod tests {
         let types = include_str!("types.d.ts");
         assert!(types.contains(&format!("export type ImageProvider = {listed};")), "{listed}");
         let settings = include_str!("../settings/types.d.ts");
-        for ImageProvider { name, source, .. } in &PROVIDERS {
-            let is_network = matches!(source, Source::Network(_));
+        for ImageProvider { name, engine, .. } in &PROVIDERS {
+            let is_network = matches!(engine, Engine::Network(_));
             assert_eq!(
                 settings.contains(&format!("\"imagegen.{name}.baseUrl\": string;")),
                 is_network,

@@ -22,7 +22,7 @@ use super::config::ImagegenConfig;
 use super::files::Folder;
 use super::job::{Batch, GeneratedImage};
 use super::picture::Format;
-use super::providers::{self, Source};
+use super::providers::{self, Engine};
 use super::store::{self, StoredImage, Task};
 use super::upstream::Upstream;
 
@@ -174,9 +174,9 @@ impl Worker {
         let Some(provider) = providers::find(&task.provider) else {
             return Err(JobError::Failed(format!("unknown provider {:?}", task.provider)));
         };
-        let dialect = match provider.source {
-            Source::BuiltIn(draw) => return Ok(draw(batch, getrandom::u32().unwrap_or_default())),
-            Source::Network(dialect) => dialect,
+        let dialect = match provider.engine {
+            Engine::BuiltIn(draw) => return Ok(draw(batch, getrandom::u32().unwrap_or_default())),
+            Engine::Network(dialect) => dialect,
         };
         let name = provider.name;
         let base_url = settings::text(&self.db, &format!("imagegen.{name}.baseUrl")).await?;
