@@ -40,3 +40,18 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
 pub(crate) fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }
+
+/// Returns a builder of folders that only the current user can access (0700).
+#[cfg(unix)]
+pub(crate) fn private_folder() -> fs::DirBuilder {
+    use std::os::unix::fs::DirBuilderExt;
+    let mut builder = fs::DirBuilder::new();
+    builder.mode(0o700);
+    builder
+}
+
+/// Returns a builder of folders.
+#[cfg(not(unix))]
+pub(crate) fn private_folder() -> fs::DirBuilder {
+    fs::DirBuilder::new()
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::backend::shared::files::sync_folder;
+use crate::backend::shared::files::{private_folder, sync_folder};
 
 use super::plan::{MANIFEST_NAME, PlannedFile};
 
@@ -132,7 +132,7 @@ impl Copier {
         for (end, _) in path.match_indices('/') {
             let folder = self.to.join(path.get(..end).unwrap_or_default());
             if !self.folders.contains(&folder) {
-                create_private(&folder)?;
+                private_folder().create(&folder)?;
                 self.folders.insert(folder);
             }
         }
@@ -156,14 +156,6 @@ fn create_file(folder: &Path, file: &PlannedFile) -> io::Result<fs::File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, if file.executable { 0o700 } else { 0o600 });
     options.open(folder.join(&file.path))
-}
-
-/// Creates a folder that only the current user can access (0700).
-pub(super) fn create_private(folder: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
 }
 
 #[cfg(test)]

@@ -95,12 +95,10 @@ struct Staged {
 
 #[cfg(unix)]
 fn stage(artifacts: &Artifacts, source: &str, stop: Arc<AtomicBool>) -> Result<Staged, WireError> {
-    use std::os::unix::fs::DirBuilderExt;
-
-    use super::copy::{Copier, create_private};
+    use super::copy::Copier;
     use super::program::check_system_program;
     use super::source;
-    use crate::backend::shared::files::sync_folder;
+    use crate::backend::shared::files::{private_folder, sync_folder};
 
     let config = artifacts.config();
     let limits = &config.limits;
@@ -112,13 +110,13 @@ fn stage(artifacts: &Artifacts, source: &str, stop: Arc<AtomicBool>) -> Result<S
     check_system_program(&manifest.program)?;
 
     artifacts.db().emit("artifact:progress", progress(&manifest.id, "0"));
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.folder)?;
+    private_folder().recursive(true).create(&config.folder)?;
     config.folder.parent().map_or(Ok(()), sync_folder)?;
     let uuid = Uuid::v4();
     let new = artifacts.lease(&format!(".new.{uuid}"));
     // Deleted unless it is renamed below.
     new.doom();
-    create_private(&new.path())?;
+    private_folder().create(new.path())?;
     let (id, db) = (manifest.id.clone(), artifacts.db().clone());
     let report = move |done: f64| {
         db.emit("artifact:progress", progress(&id, &format!("{:.3}", done.clamp(0.0, 0.999))));

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::backend::shared::encode::Object;
+use crate::backend::shared::files::private_folder;
 use crate::protocol::error::{ErrorCode, WireError};
 use crate::protocol::payload::Payload;
 use crate::protocol::uuid::Uuid;
 
 use super::config::ArtifactLimits;
-use super::copy::create_private;
 use super::folders::{Artifacts, Lease};
 use super::manifest::Manifest;
 use super::process::{self, Completed, Exit, Launch};
@@ -41,7 +41,7 @@ pub(super) async fn run(
         .ok_or_else(|| WireError::new(format!("{}: its program does not exist any more", manifest.id)))?;
     let scratch = artifacts.lease(&format!(".run.{}", Uuid::v4()));
     scratch.doom();
-    create_private(&scratch.path())?;
+    private_folder().create(scratch.path())?;
     let launch = Launch {
         program,
         arguments: manifest.arguments,

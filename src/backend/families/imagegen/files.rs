@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::backend::shared::files::{restrict, sync_folder};
+use crate::backend::shared::files::{private_folder, restrict, sync_folder};
 
 use super::picture::Format;
 
@@ -93,10 +93,7 @@ impl Folder {
 
     /// Creates the folder, for this user alone (0700), unless it exists.
     fn create(&self) -> io::Result<()> {
-        let mut builder = fs::DirBuilder::new();
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        match builder.create(&self.0) {
+        match private_folder().create(&self.0) {
             Ok(()) => self.0.parent().map_or(Ok(()), sync_folder),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
