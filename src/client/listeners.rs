@@ -100,12 +100,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listeners_are_called_in_order_whatever_they_do() {
+    fn callbacks_are_called_in_order_whatever_they_do() {
         let listeners = Listeners::default();
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let note = |word: &'static str| {
+        let note = |name: &'static str| {
             let seen = seen.clone();
-            move |event: &Event| seen.lock().unwrap().push(format!("{word} {}", event.channel))
+            move |event: &Event| seen.lock().unwrap().push(format!("{name} {}", event.channel))
         };
         let everything = listeners.add("*", note("all"));
         let first = listeners.add("a", note("first"));
@@ -119,18 +119,18 @@ mod tests {
         *slot.lock().unwrap() = Some(once);
         let _panics = listeners.add("a", |_| std::panic::resume_unwind(Box::new("on purpose")));
         let _last = listeners.add("a", note("last"));
-        let tell = |channel: &str| {
+        let notify = |channel: &str| {
             listeners.notify(&Event { channel: channel.to_owned(), payload: Payload::none() });
             std::mem::take(&mut *seen.lock().unwrap())
         };
-        assert_eq!(tell("a"), ["first a", "last a", "all a"]);
+        assert_eq!(notify("a"), ["first a", "last a", "all a"]);
         assert!(slot.lock().unwrap().is_none());
         first.unsubscribe();
-        assert_eq!(tell("a"), ["last a", "all a"]);
+        assert_eq!(notify("a"), ["last a", "all a"]);
         listeners.remove_all("a");
-        assert_eq!(tell("a"), ["all a"]);
+        assert_eq!(notify("a"), ["all a"]);
         everything.unsubscribe();
-        assert!(tell("b").is_empty());
+        assert!(notify("b").is_empty());
         assert!(listeners.lock().callbacks.is_empty());
     }
 }

@@ -20,15 +20,15 @@ use super::uuid::Uuid;
 pub struct CallerLimits {
     /// Largest message accepted, in bytes. A larger one closes the connection with 1009.
     ///
-    /// Default 16 MiB, what a server sends at most unless told otherwise.
+    /// Default 16 MiB, the default limit of a server too.
     pub max_message_bytes: usize,
     /// Silence after which the server is pinged.
     ///
     /// Default 30 s.
     pub ping_interval: Duration,
-    /// Silence, pongs included, after which the connection counts as lost.
+    /// Silence, without pongs either, after which the connection counts as lost.
     ///
-    /// Default 75 s: two pings were not answered.
+    /// Default 75 s: two pings without an answer.
     pub idle_timeout: Duration,
     /// How long the server may take to answer a close frame. Then the connection is cut.
     ///
@@ -81,7 +81,7 @@ pub enum Incoming {
     Response {
         /// The id that [`Caller::call`] was given.
         id: Uuid,
-        /// The payload, or why there is none.
+        /// The payload, or the server's error.
         result: Result<Payload, WireError>,
     },
     /// An event of the server.
@@ -314,7 +314,7 @@ mod tests {
         step.action
     }
 
-    /// Which call an answer belongs to, and what it says.
+    /// The call that an answer belongs to, and its content.
     fn answer(incoming: Option<Incoming>) -> Option<(Uuid, String)> {
         match incoming? {
             Incoming::Response { id, result: Ok(payload) } => {

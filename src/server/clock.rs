@@ -1,4 +1,4 @@
-//! The clocks. Out: the time for deadlines, which never goes back, and Unix time, which is only shown.
+//! The clocks. Out: the time for deadlines, which never goes back, and Unix time, which only messages contain.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -15,34 +15,34 @@ pub type ClientId = Uuid;
 ///
 /// ```
 /// use switchboard::Config;
-/// let mut config = Config::default().port(0).on_connection(|id| println!("{id} is here"));
+/// let mut config = Config::default().port(0).on_connection(|id| println!("{id} connected"));
 /// config.limits.rate_max_requests = 1000;
 /// ```
 #[derive(Clone)]
 pub struct Config {
     /// The host to listen on: a name or an address. Every address that a name resolves to is bound.
     ///
-    /// Default `localhost`. Other machines reach an address that is not loopback, so that needs a
+    /// Default `localhost`. An address that is not loopback can be reached from other machines, so it needs a
     /// [`token`](Config::token) or [`insecure`](Config::insecure).
     pub host: String,
     /// The port; 0 lets the system choose one.
     ///
     /// Default 3001.
     pub port: u16,
-    /// How many ports are tried, each one higher than the last, while they are taken.
+    /// How many ports are tried, in ascending order, while they are in use.
     ///
     /// Default 10, as in the specification.
     pub max_port_attempts: u16,
-    /// Hosts, without port, that requests may name in `Host` besides those that the bind allows.
+    /// Hosts, without port, that are accepted in `Host` besides those that the address allows.
     ///
-    /// Default none. On loopback: `localhost`, its subdomains and loopback addresses are allowed.
+    /// Default none. On loopback, `localhost`, its subdomains and loopback addresses are always allowed.
     pub allow_hosts: Vec<String>,
-    /// Origins, like `https://app.example`, whose pages may connect besides those that the bind allows. `*` is any:
-    /// then every page a user opens may talk to this server.
+    /// Origins, like `https://app.example`, whose pages may connect besides those that the address allows. With `*` every
+    /// page that a user opens can use this server.
     ///
-    /// Default none. On loopback: loopback origins are allowed. Elsewhere: the server's own pages.
+    /// Default none. On loopback, loopback origins are always allowed; elsewhere, the server's own pages.
     pub allow_origins: Vec<String>,
-    /// The token that clients must show before they may do anything.
+    /// The token that clients must send before anything else.
     ///
     /// Default none.
     pub token: Option<String>,
@@ -50,16 +50,16 @@ pub struct Config {
     ///
     /// Default false.
     pub insecure: bool,
-    /// Most clients at the same time. More get 503.
+    /// Most clients at the same time. Further ones get 503.
     ///
     /// Default 10 000.
     pub max_connections: usize,
-    /// Most connections whose HTTP request has not been answered yet. At the limit the next one on each address waits
-    /// until one is done; the system's queue holds the others meanwhile.
+    /// Most connections whose HTTP request has not been answered yet. At the limit, the next one on each address waits
+    /// until one is done, and the others wait in the system's queue.
     ///
     /// Default 1 024.
     pub max_handshakes: usize,
-    /// How long a connection may take from its first byte to the answer of its HTTP request. Then it is cut.
+    /// How long a connection may take from its first byte to the response to its HTTP request. Then it is cut.
     ///
     /// Default 10 s.
     pub handshake_timeout: Duration,
@@ -67,8 +67,8 @@ pub struct Config {
     ///
     /// Default 16 KiB; nginx takes 8 KiB a line, hyper 400 KiB.
     pub max_head_bytes: usize,
-    /// Most pages of [`Server::on_get`](super::Server::on_get) that are answered at the same time, each in memory until it is
-    /// sent. The next ones wait for `handshake_timeout`, then get 503.
+    /// Most pages of [`Server::on_get`](super::Server::on_get) that are answered at the same time. Each is in memory until it
+    /// is sent. Further requests wait for `handshake_timeout`, then get 503.
     ///
     /// Default 32; a browser opens 6 connections to a server.
     #[cfg(feature = "pages")]
@@ -83,13 +83,12 @@ pub struct Config {
     /// Default false.
     #[cfg(feature = "pages")]
     pub serve_health: bool,
-    /// Serves `/metrics` in the text format of Prometheus; to those who show the token, if there is one.
+    /// Serves `/metrics` in the text format of Prometheus. If there is a token, requests must send it.
     ///
     /// Default false.
     #[cfg(feature = "pages")]
     pub serve_metrics: bool,
-    /// Serves the console at `/`: a page that shows the server alive, for whoever can reach it. It asks for the token, if
-    /// there is one.
+    /// Serves the console at `/`: a status page, visible to anyone who can connect. It asks for the token, if there is one.
     ///
     /// Default false.
     #[cfg(feature = "pages")]
@@ -105,31 +104,32 @@ pub struct Config {
     pub on_connection: Option<Callback<ClientId>>,
     /// Called once for each client that `on_connection` was called with. It must not block.
     pub on_disconnection: Option<Callback<ClientId>>,
-    /// Called with each failure that no client is told the cause of. It must not block.
+    /// Called with each failure that is not reported to any client. It must not block.
     pub on_error: Option<Callback<ServerError>>,
 }
 
 /// A function that the server calls. A panic in it is contained, and reported to `on_error`.
 pub type Callback<T> = Arc<dyn Fn(T) + Send + Sync>;
 
-/// A failure that no client is told the cause of.
+/// A failure that is not reported to any client.
 #[derive(Debug)]
 pub enum ServerError {
-    /// A handler panicked. Its client got `HANDLER_ERROR` `Internal error`; nobody else notices.
+    /// A handler panicked. Its client got `HANDLER_ERROR` `Internal error`; no other client is affected.
     HandlerPanicked {
         /// The channel of the request.
         channel: String,
     },
-    /// A callback of [`Config`] panicked.
+    /// A callback of [`Config`], or an observer, panicked.
     CallbackPanicked,
-    /// An event is longer than `max_message_bytes`. It was not sent to anyone.
+    /// An event is longer than `max_message_bytes`. It was not sent.
     EventTooBig {
         /// The event's channel.
         channel: String,
         /// Its length.
         bytes: usize,
     },
-    /// A connection could not be accepted, as when file descriptors run out. Accepting goes on after a pause.
+    /// A connection could not be accepted, for example because file descriptors ran out. The server tries again after a
+    /// pause.
     Accept(io::Error),
 }
 
@@ -205,7 +205,7 @@ impl Config {
         self
     }
 
-    /// The same settings with a token that clients must show.
+    /// The same settings with a token that clients must send.
     ///
     /// ```
     /// let config = switchboard::Config::default().token("a long random text");
@@ -238,7 +238,7 @@ impl Config {
         self
     }
 
-    /// The same settings with a function that is called with each failure that no client is told the cause of.
+    /// The same settings with a function that is called with each failure that is not reported to any client.
     ///
     /// ```
     /// let config = switchboard::Config::default().on_error(|error| eprintln!("{error}"));
@@ -249,23 +249,23 @@ impl Config {
         self
     }
 
-    /// Whether what the settings say can be meant.
+    /// Rejects settings that cannot work.
     pub(super) fn check(&self) -> io::Result<()> {
-        let wrong = |message: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, message.to_owned()));
+        let invalid = |message: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, message.to_owned()));
         if self.token.as_deref() == Some("") {
-            return wrong("the token is empty");
+            return invalid("the token is empty");
         }
         if self.max_port_attempts == 0 {
-            return wrong("max_port_attempts is 0, at least 1 is needed");
+            return invalid("max_port_attempts is 0, at least 1 is needed");
         }
         if self.limits.max_in_flight == 0 {
-            return wrong("max_in_flight is 0, at least 1 is needed");
+            return invalid("max_in_flight is 0, at least 1 is needed");
         }
         if self.max_handshakes == 0 {
-            return wrong("max_handshakes is 0, at least 1 is needed");
+            return invalid("max_handshakes is 0, at least 1 is needed");
         }
         if self.max_head_bytes < 8 << 10 {
-            return wrong("max_head_bytes is less than 8 KiB");
+            return invalid("max_head_bytes is less than 8 KiB");
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Counters. In: what each client's task has counted. Out: [`Stats`], and the same as text for Prometheus.
+//! Counters. In: the counts of each client's task. Out: [`Stats`], and the same as text for Prometheus.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +15,7 @@ pub(super) struct Metrics {
     errors: [AtomicU64; 7],
 }
 
-/// What a server has done since it was made.
+/// The counters of a server since it was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -23,7 +23,7 @@ pub struct Stats {
     pub uptime_ms: u64,
     /// Clients that are connected now.
     pub clients: usize,
-    /// Clients that have ever connected.
+    /// Clients that have connected, in total.
     pub connections: u64,
     /// Messages received.
     pub requests: u64,

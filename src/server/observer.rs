@@ -45,7 +45,7 @@ pub trait Observer: Send + Sync {
     /// each message of a client except a successful `auth`.
     fn completed(&self, _request: &Completed<'_>) {}
 
-    /// Something failed that no client is told the cause of. Called before [`Config::on_error`](super::Config::on_error).
+    /// A failure that is not reported to any client. Called before [`Config::on_error`](super::Config::on_error).
     /// A panic in this call is ignored.
     fn failed(&self, _error: &ServerError) {}
 }

@@ -76,12 +76,8 @@ struct PageRoute {
     handler: Box<dyn Fn(String) -> PageFuture + Send + Sync>,
 }
 
-/// A page of the server's own.
-struct BuiltIn {
-    path: &'static str,
-    is_on: fn(&Config) -> bool,
-    body: BuiltInBody,
-}
+/// A built-in page: its path, whether it is turned on, and what it contains.
+type BuiltIn = (&'static str, fn(&Config) -> bool, BuiltInBody);
 
 enum BuiltInBody {
     /// The type and the content.
@@ -93,25 +89,24 @@ enum BuiltInBody {
 const TEXT: &str = "text/plain; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
-const BUILT_IN: [BuiltIn; 7] = {
-    use BuiltInBody::{Console, File, Metrics};
-    const fn row(path: &'static str, is_on: fn(&Config) -> bool, body: BuiltInBody) -> BuiltIn {
-        BuiltIn { path, is_on, body }
-    }
-    [
-        row("/", |config| config.serve_console, Console),
-        row("/healthz", |config| config.serve_health, File(TEXT, "ok")),
-        row("/metrics", |config| config.serve_metrics, Metrics),
-        row(
-            "/client.js",
-            |config| config.serve_client || config.serve_console,
-            File(JAVASCRIPT, include_str!("../web/client.js")),
-        ),
-        row("/client.d.ts", |config| config.serve_client, File(TEXT, include_str!("../web/client.d.ts"))),
-        row("/react.js", |config| config.serve_client, File(JAVASCRIPT, include_str!("../web/react.js"))),
-        row("/react.d.ts", |config| config.serve_client, File(TEXT, include_str!("../web/react.d.ts"))),
-    ]
-};
+const BUILT_IN: [BuiltIn; 7] = [
+    ("/", |config| config.serve_console, BuiltInBody::Console),
+    ("/healthz", |config| config.serve_health, BuiltInBody::File(TEXT, "ok")),
+    ("/metrics", |config| config.serve_metrics, BuiltInBody::Metrics),
+    ("/client.js", |config| config.serve_client || config.serve_console, CLIENT),
+    (
+        "/client.d.ts",
+        |config| config.serve_client,
+        BuiltInBody::File(TEXT, include_str!("../web/client.d.ts")),
+    ),
+    (
+        "/react.js",
+        |config| config.serve_client,
+        BuiltInBody::File(JAVASCRIPT, include_str!("../web/react.js")),
+    ),
+    ("/react.d.ts", |config| config.serve_client, BuiltInBody::File(TEXT, include_str!("../web/react.d.ts"))),
+];
+const CLIENT: BuiltInBody = BuiltInBody::File(JAVASCRIPT, include_str!("../web/client.js"));
 
 /// The pages of a server.
 pub(super) struct Pages {
@@ -151,7 +146,8 @@ impl Pages {
         if let Some(route) = matching.max_by_key(|route| route.prefix.len()) {
             return Some(Found::Handler(route.clone()));
         }
-        BUILT_IN.iter().find(|page| page.path == path && (page.is_on)(&self.config)).map(Found::BuiltIn)
+        let is_at = |(at, is_on, _): &&BuiltIn| *at == path && is_on(&self.config);
+        BUILT_IN.iter().find(is_at).map(Found::BuiltIn)
     }
 
     /// Answers a request that is not an upgrade: with a page whose handler is to be called, or with a response.
@@ -174,7 +170,7 @@ impl Pages {
             (Ok(()), Some(Found::Handler(route))) if handshake::may_see(head, rules) => {
                 return Ok(PageCall::new(route, head, path));
             }
-            (Ok(()), Some(Found::BuiltIn(page))) => match page.body {
+            (Ok(()), Some(Found::BuiltIn((_, _, body)))) => match body {
                 BuiltInBody::File(kind, content) => typed(kind, content),
                 BuiltInBody::Console => console(),
                 BuiltInBody::Metrics if handshake::is_authorized(head, rules.token) => {

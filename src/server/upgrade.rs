@@ -77,7 +77,7 @@ where
         let parts = connection.into_parts();
         let (io, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
         let answer = encode_head(&switch_protocols(&accepted));
-        tokio::spawn(Driver::new(shared.clone(), ticket, io, early, answer, accepted.authenticated));
+        tokio::spawn(Driver::new(shared.clone(), ticket, io, early, answer, &accepted));
     }
 }
 
@@ -90,7 +90,7 @@ pub(super) fn answer_embedded<B>(shared: &Arc<Shared>, request: &mut Request<B>,
         tokio::spawn(async move {
             if let Ok(upgraded) = upgraded.await {
                 let io = TokioIo::new(upgraded);
-                Driver::new(shared, ticket, io, Vec::new(), Vec::new(), accepted.authenticated).await;
+                Driver::new(shared, ticket, io, Vec::new(), Vec::new(), &accepted).await;
             }
         });
     }

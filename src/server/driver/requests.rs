@@ -27,6 +27,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         }
         let backlog = self.backlog();
         let (mut input, start) = (std::mem::take(&mut backlog.input), backlog.input_at);
+        debug_assert!(start <= input.len(), "only input that was read is handled");
         let used = self.handle_input(turn, input.get_mut(start..).unwrap_or_default());
         let backlog = self.backlog();
         if start + used < input.len() {
@@ -79,6 +80,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             && self.session.wants_input()
         {
             turn.frames -= 1;
+            debug_assert!(used <= input.len(), "a step uses only its input");
             let rest = input.get_mut(used..).unwrap_or_default();
             let step = self.session.handle_input(turn.now, rest, turn.out);
             used += step.consumed;

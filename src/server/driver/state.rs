@@ -8,6 +8,7 @@ use std::task::{Context, Waker};
 use tokio::time::Sleep;
 
 use crate::protocol::connection::CloseCode;
+use crate::protocol::handshake::Accepted;
 use crate::protocol::outbox::Outbox;
 use crate::protocol::session::Session;
 use crate::protocol::time::{Millis, Now};
@@ -103,12 +104,12 @@ impl<Io> Driver<Io> {
         io: Io,
         early: Vec<u8>,
         answer: Vec<u8>,
-        authenticated: bool,
+        accepted: &Accepted,
     ) -> Driver<Io> {
         let now = shared.clock.now();
         let id = Uuid::v4();
         let (observers, rules) = (shared.observers(), shared.rules.clone());
-        let mut session = Session::new(rules.clone(), id, authenticated, now.at);
+        let mut session = Session::new(rules.clone(), id, accepted.authenticated, now.at);
         if observers.want_requests() {
             session.keep_errors();
         }
