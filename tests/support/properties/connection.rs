@@ -89,7 +89,8 @@ impl Scene {
                 self.feed(&mut connection, piece, &mut run, &mut position, &mut last_step_at);
             }
             if closes {
-                connection.close(CloseCode::Away, "going", &mut run.out);
+                // Longer than a close frame can hold, and of two-byte characters.
+                connection.close(CloseCode::Away, &"é".repeat(100), &mut run.out);
                 connection.close(CloseCode::Error, "once is enough", &mut run.out);
             }
         }

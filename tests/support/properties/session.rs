@@ -55,6 +55,7 @@ struct Harness {
     now: Now,
     /// Reads the same bytes with the connection machine alone, to know the messages.
     shadow: Connection,
+    keeps_errors: bool,
     /// Bytes that the client sent and the session has not read.
     wire: Vec<u8>,
     /// How many bytes are read at once; 0 for all.
@@ -106,6 +107,7 @@ impl Harness {
             session: Session::new(rules.clone(), id, authenticated, START),
             id,
             shadow: Connection::server(rules.limits.max_message_bytes),
+            keeps_errors: setup & 4 == 0,
             rules,
             now,
             wire: Vec::new(),
@@ -128,6 +130,9 @@ impl Harness {
             answered: 0,
             dropped: 0,
         };
+        if harness.keeps_errors {
+            harness.session.keep_errors();
+        }
         let mut out = Vec::new();
         harness.session.open(now, &mut out);
         let payload = serde_json::json!({ "clientId": id.to_string(), "serverTime": EPOCH });

@@ -43,6 +43,7 @@ impl Harness {
                 other => panic!("unexpected frame: {other:?}"),
             });
         }
+        let mut last_code = None;
         for message in &heard {
             if let Heard::Message(text) = message
                 && let Some(error) = Envelope::decode(text).expect("our messages decode").error
@@ -51,7 +52,13 @@ impl Harness {
                     serde_json::from_str(&member(error, "code").expect("a code")).expect("JSON");
                 let code = code.as_str().and_then(ErrorCode::from_wire).expect("a code of the closed set");
                 self.errors[code as usize] += 1;
+                last_code = Some(code);
             }
+        }
+        let kept = self.session.take_error().map(|error| error.code);
+        match self.keeps_errors {
+            true => assert!(last_code.is_none() || kept == last_code, "{kept:?} is kept of {heard:?}"),
+            false => assert_eq!(kept, None),
         }
         heard
     }
