@@ -27,7 +27,10 @@ pub enum ErrorCode {
 impl ErrorCode {
     /// All codes, in the order of the specification. `code as usize` is the index.
     pub const ALL: [ErrorCode; 7] = {
-        use ErrorCode::*;
+        use ErrorCode::{
+            ConnectionClosed, HandlerError, InvalidMessage, RateLimited, Timeout, Unauthorized,
+            UnknownChannel,
+        };
         [UnknownChannel, HandlerError, Timeout, ConnectionClosed, InvalidMessage, RateLimited, Unauthorized]
     };
 
