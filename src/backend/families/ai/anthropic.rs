@@ -319,8 +319,8 @@ mod tests {
         for events in [&[][..], &[START], &[START, "{"], &[START, "\u{0}"]] {
             assert!(!read(events).1.unwrap_err().transient);
         }
-        for odd in ["null", "[]", "7", r#"{"type":7}"#, r#"{"type":"content_block_delta"}"#] {
-            assert!(read(&[odd, STOP]).1.is_ok(), "{odd}");
+        for unknown in ["null", "[]", "7", r#"{"type":7}"#, r#"{"type":"content_block_delta"}"#] {
+            assert!(read(&[unknown, STOP]).1.is_ok(), "{unknown}");
         }
     }
 

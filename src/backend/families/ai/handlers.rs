@@ -157,8 +157,8 @@ impl Ai {
             started,
             answered: None,
         };
-        let asked = self.ask(provider, &request, |chunk| on_chunk(&request_id, chunk));
-        let (answer, finish) = match timeout(self.config.max_duration, asked).await {
+        let asking = self.ask(provider, &request, |chunk| on_chunk(&request_id, chunk));
+        let (answer, finish) = match timeout(self.config.max_duration, asking).await {
             Ok(answered) => answered?,
             Err(_) => {
                 let limit = self.config.max_duration.as_millis();

@@ -192,9 +192,9 @@ mod tests {
             r#"{"data":[{"id":"claude-opus-5","display_name":"Opus!","max_input_tokens":5},{"id":"new"},{"id":7},{"id":""}]}"#,
         )
         .unwrap();
-        let shown: Vec<String> = list.iter().map(Model::to_json).collect();
+        let listed: Vec<String> = list.iter().map(Model::to_json).collect();
         assert_eq!(
-            shown,
+            listed,
             [
                 r#"{"id":"claude-opus-5","provider":"anthropic","name":"Opus!","contextWindow":5,"maxOutput":128000,"inputUsdPerMTok":5.0,"outputUsdPerMTok":25.0}"#,
                 r#"{"id":"new","provider":"anthropic","name":"new","contextWindow":null,"maxOutput":null,"inputUsdPerMTok":null,"outputUsdPerMTok":null}"#,

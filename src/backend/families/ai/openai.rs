@@ -133,8 +133,8 @@ impl CompletionStream {
             }
         }
         let calls = delta.get("tool_calls").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        for (place, call) in (0..).zip(calls) {
-            self.extend_tool(count(call, "index").unwrap_or(place), call)?;
+        for (position, call) in (0..).zip(calls) {
+            self.extend_tool(count(call, "index").unwrap_or(position), call)?;
         }
         Ok(())
     }
@@ -326,10 +326,10 @@ mod tests {
         for events in [&[][..], &[HELLO], &[HELLO, "{"], &[HELLO, "DONE"]] {
             assert!(!read(events).1.unwrap_err().transient);
         }
-        for odd in
+        for unknown in
             ["null", "[]", "7", r#"{"choices":{}}"#, r#"{"choices":[7]}"#, r#"{"choices":[{"delta":[]}]}"#]
         {
-            assert!(read(&[odd, "[DONE]"]).1.is_ok(), "{odd}");
+            assert!(read(&[unknown, "[DONE]"]).1.is_ok(), "{unknown}");
         }
     }
 

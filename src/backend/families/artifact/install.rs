@@ -54,8 +54,8 @@ async fn install_whole(
     if stop.load(Ordering::Relaxed) {
         return Err(cancelled());
     }
-    let (own, asked, stopped) = (artifacts.clone(), source.clone(), stop.clone());
-    let staged = spawn_blocking(move || stage(&own, &asked, stopped));
+    let (handle, name, stopped) = (artifacts.clone(), source.clone(), stop.clone());
+    let staged = spawn_blocking(move || stage(&handle, &name, stopped));
     let staged = staged.await.map_err(|_| stopping())??;
     let folder = staged.folder.name().to_owned();
     let written = if stop.load(Ordering::Relaxed) {

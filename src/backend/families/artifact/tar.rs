@@ -352,9 +352,9 @@ impl Header {
             return Err(TarError::NotTar);
         }
         let sum: u64 = block.iter().map(|byte| u64::from(*byte)).sum();
-        let own: u64 = part(148, 156).iter().map(|byte| u64::from(*byte)).sum();
+        let checksum_bytes: u64 = part(148, 156).iter().map(|byte| u64::from(*byte)).sum();
         // The checksum is computed as if its own field held spaces.
-        if octal(part(148, 156)) != Ok(sum - own + 8 * u64::from(b' ')) {
+        if octal(part(148, 156)) != Ok(sum - checksum_bytes + 8 * u64::from(b' ')) {
             return Err(TarError::NotTar);
         }
         // GNU's format has other fields in place of the ustar prefix.

@@ -71,8 +71,8 @@ mod tests {
 
     #[test]
     fn a_request_has_the_members_that_the_api_requires() {
-        let mut asked = batch();
-        let body = value(&request_json(&asked, Host::Own));
+        let mut entry_batch = batch();
+        let body = value(&request_json(&entry_batch, Host::Own));
         for (name, expected) in [
             ("prompt", json!("a lake")),
             ("negative_prompt", json!("people")),
@@ -87,26 +87,26 @@ mod tests {
             assert_eq!(body[name], expected, "{name}");
         }
         assert!(body.get("override_settings").is_none());
-        asked.model = Some("xl".to_owned());
-        (asked.seed, asked.params) =
+        entry_batch.model = Some("xl".to_owned());
+        (entry_batch.seed, entry_batch.params) =
             (None, r#"{"override_settings":{"CLIP_stop_at_last_layers":2}}"#.to_owned());
-        let body = value(&request_json(&asked, Host::Own));
+        let body = value(&request_json(&entry_batch, Host::Own));
         let settings = json!({"CLIP_stop_at_last_layers": 2, "sd_model_checkpoint": "xl"});
         assert_eq!((&body["seed"], &body["override_settings"]), (&json!(-1), &settings));
     }
 
     #[test]
     fn seeds_come_from_the_info_or_are_counted() {
-        let asked = batch();
+        let entry_batch = batch();
         let seeds = |images: Value, info: Value| -> Result<Vec<Option<i64>>, Failure> {
             let response = json!({"images": images, "parameters": {}, "info": info}).to_string();
-            Ok(read(&response, &asked, 100)?.iter().map(|image| image.seed).collect())
+            Ok(read(&response, &entry_batch, 100)?.iter().map(|image| image.seed).collect())
         };
         let two = json!([JPEG, format!("data:image/jpeg;base64,{JPEG}")]);
         assert_eq!(seeds(two.clone(), json!("{\"all_seeds\":[5,9]}")), Ok(vec![Some(5), Some(9)]));
         assert_eq!(seeds(two.clone(), json!("{\"all_seeds\":[5]}")), Ok(vec![Some(5), Some(42)]));
-        for odd in [Value::Null, json!("{"), json!({"all_seeds": [1, 2]}), json!("{\"all_seeds\":7}")] {
-            assert_eq!(seeds(two.clone(), odd), Ok(vec![Some(41), Some(42)]));
+        for unusable in [Value::Null, json!("{"), json!({"all_seeds": [1, 2]}), json!("{\"all_seeds\":7}")] {
+            assert_eq!(seeds(two.clone(), unusable), Ok(vec![Some(41), Some(42)]));
         }
         let grid = json!(["grid", JPEG, JPEG, "mask"]);
         let info = json!("{\"index_of_first_image\":1,\"all_seeds\":[1,2]}");

@@ -160,8 +160,8 @@ mod tests {
 
     #[test]
     fn files_are_written_together_or_not_at_all() {
-        let place = tempfile::tempdir().unwrap();
-        let folder = Folder::beside(&place.path().join("switchboard.db"));
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::beside(&temporary.path().join("switchboard.db"));
         assert_eq!(folder.list().unwrap(), []);
         folder.write(&[(ID, Format::Png, b"png")]).unwrap();
         let other = "550e8400-e29b-41d4-a716-446655440001";

@@ -128,8 +128,8 @@ pub(super) async fn page(db: &Db, folder: &Folder, id: &str, max_bytes: usize) -
     if !files::is_id(id) {
         return None;
     }
-    let asked = id.to_owned();
-    let mime_type = db.read(move |view| store::mime_type(view, &asked)).await.ok()??;
+    let image = id.to_owned();
+    let mime_type = db.read(move |view| store::mime_type(view, &image)).await.ok()??;
     let format = Format::from_mime_type(&mime_type)?;
     let path = folder.path_of(id, format);
     let bytes = tokio::task::spawn_blocking(move || files::read(&path, max_bytes)).await.ok()??;

@@ -52,8 +52,8 @@ mod tests {
 
     #[test]
     fn a_request_has_the_members_that_the_api_requires() {
-        let mut asked = Batch { model: Some(MODEL.to_owned()), ..batch() };
-        let body = value(&request_json(&asked, Host::Own));
+        let mut entry_batch = Batch { model: Some(MODEL.to_owned()), ..batch() };
+        let body = value(&request_json(&entry_batch, Host::Own));
         assert_eq!(body["model"], "gpt-image-1");
         assert_eq!((&body["prompt"], &body["quality"]), (&json!("a lake"), &json!("high")));
         assert_eq!((&body["n"], &body["size"]), (&json!(2), &json!("1536x1024")));
@@ -65,18 +65,18 @@ mod tests {
             ("flux", Host::Compatible, true),
             ("a-newer-model", Host::Own, false),
         ] {
-            asked.model = Some(model.to_owned());
-            let body = value(&request_json(&asked, host));
+            entry_batch.model = Some(model.to_owned());
+            let body = value(&request_json(&entry_batch, host));
             assert_eq!(body.get("response_format").is_some(), has_format, "{model} {host:?}");
         }
     }
 
     #[test]
     fn a_response_must_have_as_many_images_as_the_batch() {
-        let asked = batch();
+        let entry_batch = batch();
         let read_images = |images: &[&str]| {
             let data: Vec<Value> = images.iter().map(|text| json!({"b64_json": text})).collect();
-            read(&json!({"created": 1, "data": data}).to_string(), &asked, 100)
+            read(&json!({"created": 1, "data": data}).to_string(), &entry_batch, 100)
         };
         assert_eq!(read_images(&[JPEG, JPEG]).unwrap().len(), 2);
         for wrong in [&[][..], &[JPEG], &[JPEG, JPEG, JPEG], &[JPEG, "!"], &[JPEG, "AAAA"]] {
@@ -90,10 +90,11 @@ mod tests {
             r#"{"data":[7,8]}"#,
             r#"{"data":[{"url":"https://a"},{"url":"https://b"}]}"#,
         ] {
-            assert!(read(wrong, &asked, 100).is_err(), "{wrong}");
+            assert!(read(wrong, &entry_batch, 100).is_err(), "{wrong}");
         }
         assert!(
-            read(&json!({"data": [{"b64_json": JPEG}, {"b64_json": JPEG}]}).to_string(), &asked, 5).is_err()
+            read(&json!({"data": [{"b64_json": JPEG}, {"b64_json": JPEG}]}).to_string(), &entry_batch, 5)
+                .is_err()
         );
     }
 }

@@ -107,11 +107,11 @@ mod tests {
 
     #[test]
     fn the_seeds_of_a_batch_are_consecutive() {
-        let asked = batch();
-        let seeds: Vec<_> = generate(&asked, 9).iter().map(|image| image.seed).collect();
+        let entry_batch = batch();
+        let seeds: Vec<_> = generate(&entry_batch, 9).iter().map(|image| image.seed).collect();
         assert_eq!(seeds, [Some(41), Some(42)]);
         let seeds: Vec<_> =
-            generate(&Batch { seed: None, ..asked }, 9).iter().map(|image| image.seed).collect();
+            generate(&Batch { seed: None, ..entry_batch }, 9).iter().map(|image| image.seed).collect();
         assert_eq!(seeds, [Some(9), Some(10)]);
     }
 

@@ -228,11 +228,11 @@ impl Worker {
     async fn sweep(&self) {
         let folder = self.folder.clone();
         let Ok(Ok(found)) = tokio::task::spawn_blocking(move || folder.list()).await else { return };
-        for some in found.chunks(SWEPT_AT_ONCE) {
-            let ids = some.iter().map(|(id, _)| id.clone()).collect();
+        for files in found.chunks(SWEPT_AT_ONCE) {
+            let ids = files.iter().map(|(id, _)| id.clone()).collect();
             let Ok(unknown) = self.db.read(move |view| store::unknown(view, ids)).await else { return };
             let is_orphan = |(id, name): &&(String, String)| unknown.contains(id) || name.ends_with(".tmp");
-            let orphans: Vec<String> = some.iter().filter(is_orphan).map(|(_, name)| name.clone()).collect();
+            let orphans: Vec<String> = files.iter().filter(is_orphan).map(|(_, name)| name.clone()).collect();
             let folder = self.folder.clone();
             let swept =
                 tokio::task::spawn_blocking(move || orphans.iter().for_each(|name| folder.remove_name(name)));
