@@ -1,4 +1,4 @@
-//! Connecting: from an address to a connection whose upgrade was answered. In: an address and a token. Out: a byte stream,
+//! Connecting: from an address to a connection whose upgrade was answered. Input: an address and a token. Output: a byte stream,
 //! with the bytes that the server sent after its answer.
 
 use std::fmt;

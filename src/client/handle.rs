@@ -1,4 +1,4 @@
-//! The handles of a client. In: calls and subscriptions from any thread. Out: commands to the client's task.
+//! The handles of a client. Input: calls and subscriptions from any thread. Output: commands to the client's task.
 
 use std::fmt;
 use std::io;

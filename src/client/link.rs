@@ -1,4 +1,4 @@
-//! The client's task: one connection after another until it is stopped. In: commands, bytes, time. Out: bytes, answers,
+//! The client's task: one connection after another until it is stopped. Input: commands, bytes, time. Output: bytes, answers,
 //! events. The [`Caller`] decides what the bytes mean.
 
 use std::collections::{HashMap, VecDeque};

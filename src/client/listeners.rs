@@ -1,4 +1,4 @@
-//! Callbacks by channel. In: subscriptions from any thread, events from the client's task. A panic in one callback does not
+//! Callbacks by channel. Input: subscriptions from any thread, events from the client's task. A panic in one callback does not
 //! affect the others.
 
 use std::collections::HashMap;

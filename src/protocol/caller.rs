@@ -1,4 +1,4 @@
-//! The client's end of a connection, the mirror of [`session`](super::session). In: calls, bytes, time. Out: answers,
+//! The client's end of a connection, the mirror of [`session`](super::session). Input: calls, bytes, time. Output: answers,
 //! events, and the bytes to send. Never waits, and never reconnects: a new connection is a new caller.
 
 use std::collections::HashMap;

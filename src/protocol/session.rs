@@ -1,5 +1,5 @@
-//! The session machine: the server's end of one client, from `server:connected` to the close frame. In: bytes, results of
-//! handlers, time. Out: requests for the router, and the bytes to send. Never calls a handler, never waits.
+//! The session machine: the server's end of one client, from `server:connected` to the close frame. Input: bytes, results of
+//! handlers, time. Output: requests for the router, and the bytes to send. Never calls a handler, never waits.
 //!
 //! | input | `Unauthenticated` | `Open` | `Closing` | `Finished` |
 //! |---|---|---|---|---|
@@ -381,10 +381,8 @@ impl<H> Session<H> {
             }
             self.connection.write_text(out, &pieces);
         }
-        if let Err(error) = result
-            && self.keeps_errors
-        {
-            self.last_error = Some(Box::new(error));
+        if self.keeps_errors {
+            self.last_error = result.err().map(Box::new);
         }
     }
 
@@ -515,6 +513,8 @@ impl<H> Session<H> {
             let error = WireError::with_code(ErrorCode::ConnectionClosed, "Server stopping");
             self.answer(now, parked.request, Err(error), out);
         }
+        // The observers of these are notified when their handlers are dropped.
+        self.last_error = None;
         self.close(now.at, CloseCode::Away, "server stopping", out);
     }
 }

@@ -1,4 +1,4 @@
-//! The clocks. Out: the time for deadlines, which never goes back, and Unix time, which only messages contain.
+//! The clocks. Output: the time for deadlines, which never goes back, and Unix time, which only messages contain.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

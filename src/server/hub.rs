@@ -1,4 +1,4 @@
-//! The connected clients, and the mailbox of each. In: events, wakes of handlers. Out: what a client's task finds when it
+//! The connected clients, and the mailbox of each. Input: events, wakes of handlers. Output: what a client's task finds when it
 //! wakes. The hub never writes to a socket. `S` is what handlers reach through their client: the server.
 
 use std::collections::HashMap;

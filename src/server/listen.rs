@@ -1,4 +1,4 @@
-//! Listening: every address of the host on one port, and the accept loops. In: the configuration. Out: connections for
+//! Listening: every address of the host on one port, and the accept loops. Input: the configuration. Output: connections for
 //! `upgrade`.
 
 use std::io;

@@ -1,4 +1,4 @@
-//! Counters. In: the counts of each client's task. Out: [`Stats`], and the same as text for Prometheus.
+//! Counters. Input: the counts of each client's task. Output: [`Stats`], and the same as text for Prometheus.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

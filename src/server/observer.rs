@@ -1,5 +1,5 @@
-//! Notifications about what clients do: [`Observer`], and the list of those that a client's task calls. In: what the task
-//! has seen. Out: calls; a panic in one is contained and reported.
+//! Notifications about what clients do: [`Observer`], and the list of those that a client's task calls. Input: what the task
+//! has seen. Output: calls; a panic in one is contained and reported.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

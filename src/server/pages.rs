@@ -1,5 +1,5 @@
 //! Ordinary HTTP (feature `pages`): the pages of [`Server::on_get`](super::Server::on_get), and the built-in ones that the
-//! configuration turns on. In: the head of a request. Out: a response, after the same checks of `Host`, `Origin` and
+//! configuration turns on. Input: the head of a request. Output: a response, after the same checks of `Host`, `Origin` and
 //! token as for an upgrade.
 //!
 //! A page is held in memory while it is sent, so [`Config::max_pages`](super::Config::max_pages) limits how many are

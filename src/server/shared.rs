@@ -1,4 +1,4 @@
-//! What the parts of a server share. In: registrations, events, and questions from any thread. Out: frames in the clients'
+//! What the parts of a server share. Input: registrations, events, and questions from any thread. Output: frames in the clients'
 //! mailboxes. Here are the handles: [`Server`] for the embedder, [`RequestContext`] for a handler.
 
 use std::fmt;

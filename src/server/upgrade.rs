@@ -1,4 +1,4 @@
-//! The HTTP phase of a connection, on hyper. In: a connection. Out: a driver for it, or an ordinary response.
+//! The HTTP phase of a connection, on hyper. Input: a connection. Output: a driver for it, or an ordinary response.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -152,3 +152,20 @@ async fn observers_see_requests_that_stopping_the_server_aborts() {
     assert_eq!(reports.next().await, format!("{} disconnected", client.id));
     assert_eq!(reports.drain(), 0, "clients connected before are not observed");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_aborted_by_stop_is_reported_once_if_the_client_answers() {
+    let server = server(config());
+    let (report, mut reports) = calls();
+    server.observe(Arc::new(Witness(report)));
+    let (_gate, mut began) = waiting(&server, "wait");
+    let mut client = Client::through_pipe(&server, 64 << 10).await;
+    assert_eq!(reports.next().await, format!("{} connected", client.id));
+    client.send("1", "wait", Value::Null).await;
+    began.next().await;
+    let ((), code) = tokio::join!(server.stop(), client.close_code());
+    assert_eq!(code, 1001);
+    assert!(reports.next().await.starts_with("wait CONNECTION_CLOSED"));
+    assert_eq!(reports.next().await, format!("{} disconnected", client.id));
+    assert_eq!(reports.drain(), 0, "each request ends once");
+}

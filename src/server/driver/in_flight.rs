@@ -1,4 +1,4 @@
-//! A handler that waits. In: polls, and wakes from whatever it waits for. Out: its result.
+//! A handler that waits. Input: polls, and wakes from whatever it waits for. Output: its result.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

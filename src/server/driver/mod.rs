@@ -1,4 +1,4 @@
-//! One client's task. In: a socket, the client's mailbox, a clock. Out: calls of handlers, and bytes. The
+//! One client's task. Input: a socket, the client's mailbox, a clock. Output: calls of handlers, and bytes. The
 //! [`Session`](crate::protocol::session::Session) decides what the bytes mean; the driver only transports them.
 //!
 //! While bytes wait for the client nothing is read from it, so that its requests cannot pile up answers. An idle client

@@ -1,4 +1,4 @@
-//! What comes from a client. In: bytes, and wakes of handlers that wait. Out: calls of handlers, and their answers.
+//! What comes from a client. Input: bytes, and wakes of handlers that wait. Output: calls of handlers, and their answers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;

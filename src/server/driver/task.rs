@@ -1,4 +1,4 @@
-//! The run loop of a client's task. In: wakes. Out: everything that can be done without waiting, and an alarm for the next
+//! The run loop of a client's task. Input: wakes. Output: everything that can be done without waiting, and an alarm for the next
 //! deadline.
 
 use std::cell::Cell;
