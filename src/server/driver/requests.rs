@@ -1,4 +1,4 @@
-//! What comes from a client. Input: bytes, and wakes of handlers that wait. Output: calls of handlers, and their answers.
+//! Receiving from a client. Input: bytes, and wakes of handlers that wait. Output: calls of handlers, and their answers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;

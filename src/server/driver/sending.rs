@@ -1,4 +1,4 @@
-//! What goes to a client. Input: answers and events, as frames. Output: writes; the outbox keeps what the socket does not take.
+//! Sending to a client. Input: answers and events, as frames. Output: writes; the outbox keeps what the socket does not take.
 
 use std::pin::Pin;
 use std::sync::atomic::Ordering;

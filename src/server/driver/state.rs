@@ -27,7 +27,7 @@ pub(in super::super) struct Driver<Io> {
     pub(super) client: Arc<Client>,
     pub(super) stage: Stage,
     pub(super) backlog: Option<Box<Backlog>>,
-    /// How much of what waits is answers to what was read last. Nothing more is read until it is sent, so it has its own
+    /// The waiting bytes that answer the input read last. Nothing more is read until they are sent, so they have their own
     /// limit: `WRITE_BYTES` and one message.
     pub(super) answer_bytes: usize,
     pub(super) waker: Option<Waker>,
