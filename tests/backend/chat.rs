@@ -3,17 +3,12 @@
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::client::Client;
+use crate::support::client::{Client, pluck};
 use crate::support::host::Host;
 
 /// A host whose pages of results end early.
 async fn small(folder: TempDir) -> Host {
     Host::open(folder, |backend, _| backend.db.max_page_bytes = 100_000).await
-}
-
-/// The values of one member in a list of objects.
-fn pluck<'a>(list: &'a Value, member: &str) -> Vec<&'a Value> {
-    list.as_array().unwrap().iter().map(|object| &object[member]).collect()
 }
 
 #[tokio::test]
@@ -237,5 +232,81 @@ async fn concurrent_clients_lose_nothing_and_see_changes_in_one_order() {
     let page = witness.call("chat:get-messages", json!({"chatId": chat["id"], "limit": 500})).await;
     assert_eq!(page["messages"], json!(told));
     assert_eq!(witness.call("chat:get", json!({"id": chat["id"]})).await["messageCount"], 400);
+    host.close().await;
+}
+
+#[tokio::test]
+async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
+    let host = Host::new().await;
+    let mut client = Client::connect(host.port).await;
+    let chat = client.call("chat:create", json!({"title": "kept"})).await;
+    let id = &chat["id"];
+    let message = |change: Value| {
+        let mut message = json!({"chatId": id, "role": "user", "content": "x"});
+        for (name, value) in change.as_object().unwrap() {
+            message[name] = value.clone();
+        }
+        message
+    };
+    for (channel, payload, path) in [
+        ("chat:list", json!([]), "payload"),
+        ("chat:list", json!({"limit": 0}), "limit"),
+        ("chat:list", json!({"limit": 501}), "limit"),
+        ("chat:list", json!({"limit": "5"}), "limit"),
+        ("chat:list", json!({"limit": null}), "limit"),
+        ("chat:list", json!({"before": "unknown"}), "before"),
+        ("chat:create", json!({"title": ""}), "title"),
+        ("chat:create", json!({"title": "x".repeat(1025)}), "title"),
+        ("chat:create", json!({"systemPrompt": 5}), "systemPrompt"),
+        ("chat:create", json!({"systemPrompt": "x".repeat((64 << 10) + 1)}), "systemPrompt"),
+        ("chat:get", json!({}), "id"),
+        ("chat:get", Value::Null, "id"),
+        ("chat:get", json!({"id": 7}), "id"),
+        ("chat:update", json!({"id": "unknown", "title": "x"}), "id"),
+        ("chat:update", json!({"id": id, "title": null}), "title"),
+        ("chat:delete", json!("x"), "payload"),
+        ("chat:get-messages", json!({"chatId": "unknown"}), "chatId"),
+        ("chat:get-messages", json!({"chatId": id, "before": "unknown"}), "before"),
+        ("chat:add-message", message(json!({"chatId": "unknown"})), "chatId"),
+        ("chat:add-message", message(json!({"role": "boss"})), "role"),
+        ("chat:add-message", message(json!({"content": null})), "content"),
+        ("chat:add-message", message(json!({"content": ["x"]})), "content[0]"),
+        (
+            "chat:add-message",
+            message(json!({"content": [{"type": "text"}, {"text": "x"}]})),
+            "content[1].type",
+        ),
+        ("chat:add-message", message(json!({"content": "x".repeat((1 << 20) + 1)})), "content"),
+        ("chat:add-message", message(json!({"usage": {"inputTokens": 1}})), "usage.outputTokens"),
+        (
+            "chat:add-message",
+            message(json!({"usage": {"inputTokens": -1, "outputTokens": 0}})),
+            "usage.inputTokens",
+        ),
+        ("chat:add-message", message(json!({"metadata": []})), "metadata"),
+        ("chat:add-message", message(json!({"metadata": {"x": "x".repeat(64 << 10)}})), "metadata"),
+        ("chat:search", json!({}), "query"),
+        ("chat:search", json!({"query": "x", "limit": 101}), "limit"),
+        ("chat:search", json!({"query": "x", "chatId": "unknown"}), "chatId"),
+    ] {
+        client.refuse_member(channel, payload, path).await;
+    }
+    assert_eq!(client.call("chat:list", Value::Null).await, json!([chat]));
+    client.event("chat:created").await;
+    assert_eq!(client.kept_events(), 0, "a refused request emits nothing");
+    host.close().await;
+}
+
+#[tokio::test]
+async fn values_at_their_limits_are_accepted() {
+    let host = Host::new().await;
+    let mut client = Client::connect(host.port).await;
+    let given = json!({"title": "x".repeat(1024), "systemPrompt": "x".repeat(64 << 10)});
+    let chat = client.call("chat:create", given).await;
+    let metadata = json!({"x": "x".repeat((64 << 10) - 8)});
+    assert_eq!(metadata.to_string().len(), 64 << 10);
+    let given =
+        json!({"chatId": chat["id"], "role": "tool", "content": "x".repeat(1 << 20), "metadata": metadata});
+    client.call("chat:add-message", given).await;
     host.close().await;
 }

@@ -91,8 +91,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         ),
         ("credentials:set", json!({"key": [TOKEN], "token": TOKEN}), "key"),
     ] {
-        let error = client.refuse(channel, payload).await;
-        assert_eq!((&error["code"], &error["details"]["path"]), (&json!("HANDLER_ERROR"), &json!(path)));
+        let error = client.refuse_member(channel, payload, path).await;
         assert!(!error.to_string().contains(TOKEN), "{error}");
     }
     assert_eq!(client.call("credentials:list", Value::Null).await, json!([]));

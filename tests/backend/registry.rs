@@ -1,125 +1,12 @@
-//! What holds for all channels: their list, their limits, payloads that are refused, and the family `system`.
+//! What holds for all channels: their list, their documentation, restarts, a closed database; and the family `system`.
 
 use serde_json::{Value, json};
 use switchboard::backend::registry::{Channel, Direction};
 use switchboard::backend::{Backend, BackendConfig, channels, register_all};
 use switchboard::{Config, Server};
 
-use crate::support::client::Client;
+use crate::support::client::{Client, pluck};
 use crate::support::host::Host;
-
-/// The values of one member in a list of objects.
-fn pluck<'a>(list: &'a Value, member: &str) -> Vec<&'a Value> {
-    list.as_array().unwrap().iter().map(|object| &object[member]).collect()
-}
-
-#[tokio::test]
-async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
-    let host = Host::new().await;
-    let mut client = Client::connect(host.port).await;
-    let chat = client.call("chat:create", json!({"title": "kept"})).await;
-    let id = &chat["id"];
-    let before = client.call("settings:get-all", Value::Null).await;
-    let message = |change: Value| {
-        let mut message = json!({"chatId": id, "role": "user", "content": "x"});
-        for (name, value) in change.as_object().unwrap() {
-            message[name] = value.clone();
-        }
-        message
-    };
-    let many: Value =
-        (0..1011).map(|n| (format!("k{n}"), json!(n))).collect::<serde_json::Map<_, _>>().into();
-    for (channel, payload, path) in [
-        ("chat:list", json!([]), "payload"),
-        ("chat:list", json!({"limit": 0}), "limit"),
-        ("chat:list", json!({"limit": 501}), "limit"),
-        ("chat:list", json!({"limit": "5"}), "limit"),
-        ("chat:list", json!({"limit": null}), "limit"),
-        ("chat:list", json!({"before": "unknown"}), "before"),
-        ("chat:create", json!({"title": ""}), "title"),
-        ("chat:create", json!({"title": "x".repeat(1025)}), "title"),
-        ("chat:create", json!({"systemPrompt": 5}), "systemPrompt"),
-        ("chat:create", json!({"systemPrompt": "x".repeat((64 << 10) + 1)}), "systemPrompt"),
-        ("chat:get", json!({}), "id"),
-        ("chat:get", Value::Null, "id"),
-        ("chat:get", json!({"id": 7}), "id"),
-        ("chat:update", json!({"id": "unknown", "title": "x"}), "id"),
-        ("chat:update", json!({"id": id, "title": null}), "title"),
-        ("chat:delete", json!("x"), "payload"),
-        ("chat:get-messages", json!({"chatId": "unknown"}), "chatId"),
-        ("chat:get-messages", json!({"chatId": id, "before": "unknown"}), "before"),
-        ("chat:add-message", message(json!({"chatId": "unknown"})), "chatId"),
-        ("chat:add-message", message(json!({"role": "boss"})), "role"),
-        ("chat:add-message", message(json!({"content": null})), "content"),
-        ("chat:add-message", message(json!({"content": ["x"]})), "content[0]"),
-        (
-            "chat:add-message",
-            message(json!({"content": [{"type": "text"}, {"text": "x"}]})),
-            "content[1].type",
-        ),
-        ("chat:add-message", message(json!({"content": "x".repeat((1 << 20) + 1)})), "content"),
-        ("chat:add-message", message(json!({"usage": {"inputTokens": 1}})), "usage.outputTokens"),
-        (
-            "chat:add-message",
-            message(json!({"usage": {"inputTokens": -1, "outputTokens": 0}})),
-            "usage.inputTokens",
-        ),
-        ("chat:add-message", message(json!({"metadata": []})), "metadata"),
-        ("chat:add-message", message(json!({"metadata": {"x": "x".repeat(64 << 10)}})), "metadata"),
-        ("chat:search", json!({}), "query"),
-        ("chat:search", json!({"query": "x", "limit": 101}), "limit"),
-        ("chat:search", json!({"query": "x", "chatId": "unknown"}), "chatId"),
-        ("settings:get", json!({}), "key"),
-        ("settings:set", json!({"key": "theme"}), "value"),
-        ("settings:set", json!({"key": "theme", "value": "pink"}), "value"),
-        ("settings:set", json!({"key": "", "value": 1}), "key"),
-        ("settings:set", json!({"key": "k".repeat(257), "value": 1}), "key"),
-        ("settings:set", json!({"key": "x", "value": "x".repeat(64 << 10)}), "value"),
-        ("settings:update", json!({"x": 1, "theme": "pink"}), "theme"),
-        ("settings:update", json!({"x": 1, "": 2}), "payload"),
-        ("settings:update", many, "payload"),
-        ("settings:reset", json!({"key": 1}), "key"),
-    ] {
-        let error = client.refuse(channel, payload).await;
-        assert_eq!(error["code"], "HANDLER_ERROR", "{channel}: {error}");
-        assert_eq!(error["details"]["path"], path, "{channel}: {error}");
-        assert!(error["details"]["expected"].is_string() && error["details"]["got"].is_string(), "{error}");
-    }
-    assert_eq!(client.call("settings:get-all", Value::Null).await, before);
-    assert_eq!(client.call("chat:list", Value::Null).await, json!([chat]));
-    client.event("chat:created").await;
-    assert_eq!(client.kept_events(), 0, "a refused request emits nothing");
-    host.close().await;
-}
-
-#[tokio::test]
-async fn values_at_their_limits_are_accepted() {
-    let host = Host::new().await;
-    let mut client = Client::connect(host.port).await;
-    let given = json!({"title": "x".repeat(1024), "systemPrompt": "x".repeat(64 << 10)});
-    let chat = client.call("chat:create", given).await;
-    let metadata = json!({"x": "x".repeat((64 << 10) - 8)});
-    assert_eq!(metadata.to_string().len(), 64 << 10);
-    let given =
-        json!({"chatId": chat["id"], "role": "tool", "content": "x".repeat(1 << 20), "metadata": metadata});
-    client.call("chat:add-message", given).await;
-    let value = json!("x".repeat((64 << 10) - 2));
-    client.call("settings:set", json!({"key": "k".repeat(256), "value": value})).await;
-    assert_eq!(client.call("settings:get", json!({"key": "k".repeat(256)})).await, value);
-    let keys = |count: u32| -> Value {
-        (0..count).map(|n| (format!("k{n}"), json!(n))).collect::<serde_json::Map<_, _>>().into()
-    };
-    client.call("settings:update", keys(999)).await;
-    // The next one is too many, whatever known keys are set.
-    let error = client.refuse("settings:update", keys(1000)).await;
-    assert!(error["details"]["got"].as_str().unwrap().starts_with("1001 keys and "), "{error}");
-    client.call("settings:set", json!({"key": "theme", "value": "dark"})).await;
-    client.refuse("settings:set", json!({"key": "one.more", "value": 1})).await;
-    // So many are refused before any is tried, because trying would delay other clients.
-    let error = client.refuse("settings:update", keys(2000)).await;
-    assert_eq!(error["details"]["got"], "2000 keys");
-    host.close().await;
-}
 
 #[tokio::test]
 async fn chats_and_settings_survive_a_restart() {

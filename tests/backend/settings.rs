@@ -36,3 +36,51 @@ async fn a_changed_setting_is_emitted_once_to_every_client() {
     assert_eq!(b.kept_events(), 0);
     host.close().await;
 }
+
+/// An object with this many keys.
+fn keys(count: u32) -> Value {
+    (0..count).map(|n| (format!("k{n}"), json!(n))).collect::<serde_json::Map<_, _>>().into()
+}
+
+#[tokio::test]
+async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
+    let host = Host::new().await;
+    let mut client = Client::connect(host.port).await;
+    let before = client.call("settings:get-all", Value::Null).await;
+    for (channel, payload, path) in [
+        ("settings:get", json!({}), "key"),
+        ("settings:set", json!({"key": "theme"}), "value"),
+        ("settings:set", json!({"key": "theme", "value": "pink"}), "value"),
+        ("settings:set", json!({"key": "", "value": 1}), "key"),
+        ("settings:set", json!({"key": "k".repeat(257), "value": 1}), "key"),
+        ("settings:set", json!({"key": "x", "value": "x".repeat(64 << 10)}), "value"),
+        ("settings:update", json!({"x": 1, "theme": "pink"}), "theme"),
+        ("settings:update", json!({"x": 1, "": 2}), "payload"),
+        ("settings:update", keys(1011), "payload"),
+        ("settings:reset", json!({"key": 1}), "key"),
+    ] {
+        client.refuse_member(channel, payload, path).await;
+    }
+    assert_eq!(client.call("settings:get-all", Value::Null).await, before);
+    assert_eq!(client.kept_events(), 0, "a refused request emits nothing");
+    host.close().await;
+}
+
+#[tokio::test]
+async fn values_at_their_limits_are_accepted() {
+    let host = Host::new().await;
+    let mut client = Client::connect(host.port).await;
+    let value = json!("x".repeat((64 << 10) - 2));
+    client.call("settings:set", json!({"key": "k".repeat(256), "value": value})).await;
+    assert_eq!(client.call("settings:get", json!({"key": "k".repeat(256)})).await, value);
+    client.call("settings:update", keys(999)).await;
+    // The next one is too many, whatever known keys are set.
+    let error = client.refuse("settings:update", keys(1000)).await;
+    assert!(error["details"]["got"].as_str().unwrap().starts_with("1001 keys and "), "{error}");
+    client.call("settings:set", json!({"key": "theme", "value": "dark"})).await;
+    client.refuse("settings:set", json!({"key": "one.more", "value": 1})).await;
+    // So many are refused before any is tried, because trying would delay other clients.
+    let error = client.refuse("settings:update", keys(2000)).await;
+    assert_eq!(error["details"]["got"], "2000 keys");
+    host.close().await;
+}

@@ -57,6 +57,16 @@ impl Client {
         response["error"].clone()
     }
 
+    /// A request that must fail because of one member of its payload. Returns the error.
+    pub async fn refuse_member(&mut self, channel: &str, payload: Value, path: &str) -> Value {
+        let sent: String = payload.to_string().chars().take(80).collect();
+        let error = self.refuse(channel, payload).await;
+        assert_eq!(error["code"], "HANDLER_ERROR", "{channel} {sent}: {error}");
+        assert_eq!(error["details"]["path"], path, "{channel} {sent}: {error}");
+        assert!(error["details"]["expected"].is_string() && error["details"]["got"].is_string(), "{error}");
+        error
+    }
+
     /// The payload of the next event, which must be on this channel.
     pub async fn event(&mut self, channel: &str) -> Value {
         match self.events.pop_front() {
@@ -82,4 +92,9 @@ impl Client {
     pub fn kept_events(&self) -> usize {
         self.events.len()
     }
+}
+
+/// The values of one member in a list of objects.
+pub fn pluck<'a>(list: &'a Value, member: &str) -> Vec<&'a Value> {
+    list.as_array().unwrap().iter().map(|object| &object[member]).collect()
 }

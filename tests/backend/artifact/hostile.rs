@@ -327,10 +327,7 @@ async fn payloads_and_manifests_of_the_wrong_shape_are_refused_by_member() {
         wrong.push(("artifact:install", json!({"source": name}), path));
     }
     for (channel, payload, path) in wrong {
-        let error = shop.client.refuse(channel, payload.clone()).await;
-        assert_eq!(error["code"], "HANDLER_ERROR", "{channel} {payload}: {error}");
-        assert_eq!(error["details"]["path"], path, "{channel} {payload}: {error}");
-        assert!(error["details"]["expected"].is_string() && error["details"]["got"].is_string(), "{error}");
+        shop.client.refuse_member(channel, payload, path).await;
     }
     assert_eq!(shop.client.call("artifact:list", Value::Null).await, before);
     assert_eq!(shop.client.kept_events(), 0, "a refused request emits nothing");

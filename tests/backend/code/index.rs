@@ -38,11 +38,11 @@ async fn a_session_includes_the_transcripts_of_its_subagents() {
                 "message": {"model": "small", "content": [{"type": "text", "text": "Found"}]}}).to_string(),
         ])
         .write("-tmp/two.jsonl", &[user("u1", None, 60, "Hello")]);
-    let mut host = Reader::new(agent.folder).await;
+    let mut reader = Reader::new(agent.folder).await;
 
-    let sessions = host.call("code:list-sessions", Value::Null).await;
+    let sessions = reader.call("code:list-sessions", Value::Null).await;
     assert_eq!(pluck(&sessions, "id"), ["two", "one"], "last updated first");
-    let one = host.session("one").await;
+    let one = reader.session("one").await;
     assert_eq!(
         one,
         json!({"id": "one", "project": "-home-me-work", "cwd": "/home/me/work", "title": "Fix the parser",
@@ -50,11 +50,11 @@ async fn a_session_includes_the_transcripts_of_its_subagents() {
             "updatedAt": NOON + 6000, "skippedLines": 1})
     );
     assert_eq!(sessions[1], one);
-    let of_project = host.call("code:list-sessions", json!({"project": "-tmp", "limit": 1})).await;
+    let of_project = reader.call("code:list-sessions", json!({"project": "-tmp", "limit": 1})).await;
     assert_eq!(pluck(&of_project, "id"), ["two"]);
-    assert_eq!(host.session("none").await, Value::Null);
+    assert_eq!(reader.session("none").await, Value::Null);
 
-    let page = host.call("code:get-transcript", json!({"sessionId": "one"})).await;
+    let page = reader.call("code:get-transcript", json!({"sessionId": "one"})).await;
     assert_eq!(pluck(&page["entries"], "id"), ["m0", "u1", "g2", "g1", "a1", "t1", "s1", "a2"]);
     // Lines that are not shown are skipped.
     let parents = ["null", "null", "null", "null", "u1", "a1", "t1", "s1"];
@@ -71,7 +71,7 @@ async fn a_session_includes_the_transcripts_of_its_subagents() {
     let sidechains = pluck(&page["entries"], "sidechain");
     assert_eq!(sidechains, ["null", "null", "true", "true", "null", "null", "null", "null"]);
     assert_eq!((&page["total"], &page["hasMore"]), (&json!(8), &json!(false)));
-    host.close().await;
+    reader.close().await;
 }
 
 #[tokio::test]
@@ -89,19 +89,19 @@ async fn titles_of_users_precede_those_of_models_summaries_and_prompts() {
                 user("u3", None, 3, "Third"),
             ],
         );
-    let mut host = Reader::new(agent.folder).await;
-    assert_eq!(host.session("a").await["title"], "Of the other session");
-    assert_eq!(host.session("b").await["title"], "Third");
-    append(host.host.folder.path(), "p/b.jsonl", "{\"type\":\"ai-title\",\"aiTitle\":\"By a model\"}\n");
-    assert_eq!(host.session("b").await["title"], "By a model");
-    append(host.host.folder.path(), "p/b.jsonl", "{\"type\":\"custom-title\",\"customTitle\":\"Mine\"}\n");
+    let mut reader = Reader::new(agent.folder).await;
+    assert_eq!(reader.session("a").await["title"], "Of the other session");
+    assert_eq!(reader.session("b").await["title"], "Third");
+    append(reader.host.folder.path(), "p/b.jsonl", "{\"type\":\"ai-title\",\"aiTitle\":\"By a model\"}\n");
+    assert_eq!(reader.session("b").await["title"], "By a model");
+    append(reader.host.folder.path(), "p/b.jsonl", "{\"type\":\"custom-title\",\"customTitle\":\"Mine\"}\n");
     append(
-        host.host.folder.path(),
+        reader.host.folder.path(),
         "p/b.jsonl",
         "{\"type\":\"ai-title\",\"aiTitle\":\"By a model again\"}\n",
     );
-    assert_eq!(host.session("b").await["title"], "Mine");
-    host.close().await;
+    assert_eq!(reader.session("b").await["title"], "Mine");
+    reader.close().await;
 }
 
 #[tokio::test]
@@ -128,31 +128,31 @@ async fn unusable_lines_are_counted_and_stop_nothing() {
     let mut bytes = fs::read(projects(agent.folder.path()).join(path)).unwrap();
     bytes.extend_from_slice(b"{\"type\":\"user\",\"uuid\":\"h\xff\"}\r\n");
     fs::write(projects(agent.folder.path()).join(path), &bytes).unwrap();
-    let mut host = Reader::open(agent.folder, |config| config.code.limits.max_line_bytes = 50_000).await;
-    let page = host.call("code:get-transcript", json!({"sessionId": "s"})).await;
+    let mut reader = Reader::open(agent.folder, |config| config.code.limits.max_line_bytes = 50_000).await;
+    let page = reader.call("code:get-transcript", json!({"sessionId": "s"})).await;
     assert_eq!(pluck(&page["entries"], "id"), ["a", "b", "c", "e", "g"]);
     assert_eq!(pluck(&page["entries"], "parentId"), ["null", "a", "null", "null", "e"]);
-    assert_eq!(host.session("s").await["skippedLines"], 4);
+    assert_eq!(reader.session("s").await["skippedLines"], 4);
 
     // An incomplete line is not counted.
     let line = user("i", Some("g"), 6, "in pieces");
     let (start, end) = line.split_at(40);
-    append(host.host.folder.path(), path, start);
-    assert_eq!(host.session("s").await["messageCount"], 5);
-    append(host.host.folder.path(), path, end);
-    assert_eq!(host.session("s").await["messageCount"], 6, "whole, though its end of line is missing");
-    append(host.host.folder.path(), path, &format!("\n{}\n", user("j", Some("i"), 7, "next")));
-    assert_eq!(host.page(json!({"sessionId": "s", "after": "g"})).await, ["i", "j"]);
+    append(reader.host.folder.path(), path, start);
+    assert_eq!(reader.session("s").await["messageCount"], 5);
+    append(reader.host.folder.path(), path, end);
+    assert_eq!(reader.session("s").await["messageCount"], 6, "whole, though its end of line is missing");
+    append(reader.host.folder.path(), path, &format!("\n{}\n", user("j", Some("i"), 7, "next")));
+    assert_eq!(reader.page(json!({"sessionId": "s", "after": "g"})).await, ["i", "j"]);
     // A line that is too long is neither held while it is written nor read again.
-    append(host.host.folder.path(), path, &"y".repeat(60_000));
-    host.session("s").await;
-    append(host.host.folder.path(), path, &"y".repeat(60_000));
-    host.session("s").await;
-    append(host.host.folder.path(), path, &format!("\n{}\n", user("k", Some("j"), 8, "behind it")));
-    let session = host.session("s").await;
+    append(reader.host.folder.path(), path, &"y".repeat(60_000));
+    reader.session("s").await;
+    append(reader.host.folder.path(), path, &"y".repeat(60_000));
+    reader.session("s").await;
+    append(reader.host.folder.path(), path, &format!("\n{}\n", user("k", Some("j"), 8, "behind it")));
+    let session = reader.session("s").await;
     assert_eq!((&session["messageCount"], &session["skippedLines"]), (&json!(8), &json!(5)));
-    assert_eq!(host.page(json!({"sessionId": "s", "after": "j"})).await, ["k"]);
-    host.close().await;
+    assert_eq!(reader.page(json!({"sessionId": "s", "after": "j"})).await, ["k"]);
+    reader.close().await;
 }
 
 /// What can be read besides the lines: the samples at the start and before the last position, before and after a scan.
@@ -164,30 +164,33 @@ async fn only_new_lines_are_read_also_after_a_restart() {
     let lines: Vec<String> =
         (0..2000).map(|n| user(&format!("e{n}"), None, 1, &"word ".repeat(50))).collect();
     agent.write("p/long.jsonl", &lines).write("p/other.jsonl", &[user("o", None, 1, "other")]);
-    let mut host = Reader::new(agent.folder).await;
-    assert_eq!(host.session("long").await["messageCount"], 2000);
-    let first = host.stats();
+    let mut reader = Reader::new(agent.folder).await;
+    assert_eq!(reader.session("long").await["messageCount"], 2000);
+    let first = reader.stats();
     assert_eq!(first.files_read, 2);
 
-    host.session("long").await;
-    let unchanged = host.stats();
+    reader.session("long").await;
+    let unchanged = reader.stats();
     assert_eq!((unchanged.files_read, unchanged.bytes_read), (first.files_read, first.bytes_read));
     assert!(unchanged.scans > first.scans);
 
     let line = format!("{}\n", user("new", Some("e1999"), 2, "appended needle"));
-    append(host.host.folder.path(), "p/long.jsonl", &line);
-    assert_eq!(host.session("long").await["messageCount"], 2001);
-    let grown = host.stats();
+    append(reader.host.folder.path(), "p/long.jsonl", &line);
+    assert_eq!(reader.session("long").await["messageCount"], 2001);
+    let grown = reader.stats();
     assert_eq!(grown.files_read, first.files_read + 1);
     let read = grown.bytes_read - first.bytes_read;
     assert!((line.len() as u64..=line.len() as u64 + MARKS).contains(&read), "{read} bytes");
 
-    let folder = host.close().await;
-    let mut host = Reader::new(folder).await;
-    assert_eq!(host.session("long").await["messageCount"], 2001);
-    assert_eq!(host.call("code:search-transcript", json!({"query": "appended"})).await[0]["entryId"], "new");
-    assert_eq!((host.stats().files_read, host.stats().bytes_read), (0, 0));
-    host.close().await;
+    let folder = reader.close().await;
+    let mut reader = Reader::new(folder).await;
+    assert_eq!(reader.session("long").await["messageCount"], 2001);
+    assert_eq!(
+        reader.call("code:search-transcript", json!({"query": "appended"})).await[0]["entryId"],
+        "new"
+    );
+    assert_eq!((reader.stats().files_read, reader.stats().bytes_read), (0, 0));
+    reader.close().await;
 }
 
 #[tokio::test]
@@ -195,45 +198,45 @@ async fn truncated_replaced_and_removed_files_are_detected() {
     let agent = Agent::new();
     let lines: Vec<String> = (0..600).map(|n| user(&format!("e{n}"), None, 1, "old")).collect();
     agent.write("p/s.jsonl", &lines).write("p/t.jsonl", &[user("t", None, 1, "stays")]);
-    let mut host = Reader::new(agent.folder).await;
-    assert_eq!(host.session("s").await["messageCount"], 600);
+    let mut reader = Reader::new(agent.folder).await;
+    assert_eq!(reader.session("s").await["messageCount"], 600);
 
-    let path = projects(host.host.folder.path()).join("p/s.jsonl");
-    write_lines(host.host.folder.path(), "p/s.jsonl", &lines[..3]);
-    assert_eq!(host.session("s").await["messageCount"], 3);
+    let path = projects(reader.host.folder.path()).join("p/s.jsonl");
+    write_lines(reader.host.folder.path(), "p/s.jsonl", &lines[..3]);
+    assert_eq!(reader.session("s").await["messageCount"], 3);
 
     // The same size with other content.
     let replaced: Vec<String> = (0..3).map(|n| user(&format!("f{n}"), None, 1, "new")).collect();
     assert_eq!(replaced.concat().len(), lines[..3].concat().len());
-    write_lines(host.host.folder.path(), "p/s.jsonl", &replaced);
+    write_lines(reader.host.folder.path(), "p/s.jsonl", &replaced);
     fs::File::open(&path)
         .unwrap()
         .set_modified(std::time::SystemTime::now() + Duration::from_secs(5))
         .unwrap();
-    assert_eq!(host.page(json!({"sessionId": "s"})).await, ["f0", "f1", "f2"]);
+    assert_eq!(reader.page(json!({"sessionId": "s"})).await, ["f0", "f1", "f2"]);
 
     // Longer than before, in the same place on the disk.
     let longer: Vec<String> = (0..5).map(|n| user(&format!("g{n}"), None, 1, "new")).collect();
-    write_lines(host.host.folder.path(), "p/s.jsonl", &longer);
-    assert_eq!(host.page(json!({"sessionId": "s"})).await, ["g0", "g1", "g2", "g3", "g4"]);
+    write_lines(reader.host.folder.path(), "p/s.jsonl", &longer);
+    assert_eq!(reader.page(json!({"sessionId": "s"})).await, ["g0", "g1", "g2", "g3", "g4"]);
 
     // Another file under the same name.
-    write_lines(host.host.folder.path(), "p/new.tmp", &[lines[..2].to_vec(), longer.clone()].concat());
-    fs::rename(projects(host.host.folder.path()).join("p/new.tmp"), &path).unwrap();
-    assert_eq!(host.session("s").await["messageCount"], 7);
-    let found = host.call("code:search-transcript", json!({"query": "old", "limit": 100})).await;
+    write_lines(reader.host.folder.path(), "p/new.tmp", &[lines[..2].to_vec(), longer.clone()].concat());
+    fs::rename(projects(reader.host.folder.path()).join("p/new.tmp"), &path).unwrap();
+    assert_eq!(reader.session("s").await["messageCount"], 7);
+    let found = reader.call("code:search-transcript", json!({"query": "old", "limit": 100})).await;
     assert_eq!(found.as_array().unwrap().len(), 2, "the rest of the old text is no longer found");
 
     fs::remove_file(&path).unwrap();
-    assert_eq!(host.session("s").await, Value::Null);
-    assert_eq!(host.call("code:search-transcript", json!({"query": "new"})).await, json!([]));
-    assert_eq!(pluck(&host.call("code:list-sessions", Value::Null).await, "id"), ["t"]);
+    assert_eq!(reader.session("s").await, Value::Null);
+    assert_eq!(reader.call("code:search-transcript", json!({"query": "new"})).await, json!([]));
+    assert_eq!(pluck(&reader.call("code:list-sessions", Value::Null).await, "id"), ["t"]);
 
     // A folder that is missing for a while deletes nothing.
-    let root = projects(host.host.folder.path());
+    let root = projects(reader.host.folder.path());
     fs::rename(&root, root.with_extension("away")).unwrap();
-    assert_eq!(pluck(&host.call("code:list-sessions", Value::Null).await, "id"), ["t"]);
-    host.close().await;
+    assert_eq!(pluck(&reader.call("code:list-sessions", Value::Null).await, "id"), ["t"]);
+    reader.close().await;
 }
 
 #[tokio::test]
@@ -241,18 +244,18 @@ async fn a_session_survives_in_a_copy_of_its_transcript() {
     let agent = Agent::new();
     let lines = [user("u1", None, 1, "Hello"), assistant("a1", Some("u1"), 2, "World")];
     agent.write("old/s.jsonl", &lines).write("old/t.jsonl", &[user("v1", None, 1, "Another")]);
-    let mut host = Reader::new(agent.folder).await;
-    assert_eq!(host.session("s").await["project"], "old");
-    let folder = host.host.folder.path().to_owned();
+    let mut reader = Reader::new(agent.folder).await;
+    assert_eq!(reader.session("s").await["project"], "old");
+    let folder = reader.host.folder.path().to_owned();
     write_lines(&folder, "new/s.jsonl", &lines);
-    assert_eq!(host.page(json!({"sessionId": "s"})).await, ["u1", "a1"]);
+    assert_eq!(reader.page(json!({"sessionId": "s"})).await, ["u1", "a1"]);
     fs::remove_dir_all(projects(&folder).join("old")).unwrap();
-    assert_eq!(host.page(json!({"sessionId": "s"})).await, ["u1", "a1"]);
-    let session = host.session("s").await;
+    assert_eq!(reader.page(json!({"sessionId": "s"})).await, ["u1", "a1"]);
+    let session = reader.session("s").await;
     assert_eq!((&session["project"], &session["messageCount"]), (&json!("new"), &json!(2)));
     assert_eq!((&session["title"], &session["model"]), (&json!("Hello"), &json!("model-1")));
-    assert_eq!(host.session("t").await, Value::Null);
-    host.close().await;
+    assert_eq!(reader.session("t").await, Value::Null);
+    reader.close().await;
 }
 
 #[tokio::test]
@@ -261,19 +264,19 @@ async fn a_long_scan_does_not_delay_requests() {
     let lines: Vec<String> =
         (0..6_000).map(|n| user(&format!("e{n}"), None, 1, "some words to index")).collect();
     agent.write("p/s.jsonl", &lines);
-    let mut host =
+    let mut reader =
         Reader::open(agent.folder, |config| config.code.limits.scan_wait = Duration::from_millis(1)).await;
     // A part exists, and grows.
     let mut counts = Vec::new();
     while counts.last() != Some(&6_000) {
-        let count = host.session("s").await["messageCount"].as_u64().unwrap_or(0);
+        let count = reader.session("s").await["messageCount"].as_u64().unwrap_or(0);
         assert!(counts.last().is_none_or(|last| *last <= count));
         counts.push(count);
-        host.call("chat:create", json!({})).await;
+        reader.call("chat:create", json!({})).await;
     }
     assert!(counts.len() > 2, "{counts:?}");
-    assert_eq!(host.stats().files_read, 1);
-    host.close().await;
+    assert_eq!(reader.stats().files_read, 1);
+    reader.close().await;
 }
 
 #[cfg(unix)]
@@ -288,19 +291,19 @@ async fn links_and_pipes_are_not_read_as_transcripts() {
     std::os::unix::fs::symlink(outside.path(), root.join("q")).unwrap();
     let made = std::process::Command::new("mkfifo").arg(root.join("p/pipe.jsonl")).status();
     assert!(made.is_ok_and(|status| status.success()));
-    let mut host = Reader::new(agent.folder).await;
-    assert_eq!(pluck(&host.call("code:list-sessions", Value::Null).await, "id"), ["s"]);
-    host.close().await;
+    let mut reader = Reader::new(agent.folder).await;
+    assert_eq!(pluck(&reader.call("code:list-sessions", Value::Null).await, "id"), ["s"]);
+    reader.close().await;
 }
 
 #[tokio::test]
 async fn without_a_folder_there_are_no_sessions() {
     let agent = Agent::new();
-    let mut host = Reader::open(agent.folder, |config| config.code.code_dir = None).await;
-    assert_eq!(host.call("code:list-sessions", Value::Null).await, json!([]));
-    assert_eq!(host.session("s").await, Value::Null);
-    assert_eq!(host.call("code:search-transcript", json!({"query": "x"})).await, json!([]));
-    host.close().await;
+    let mut reader = Reader::open(agent.folder, |config| config.code.code_dir = None).await;
+    assert_eq!(reader.call("code:list-sessions", Value::Null).await, json!([]));
+    assert_eq!(reader.session("s").await, Value::Null);
+    assert_eq!(reader.call("code:search-transcript", json!({"query": "x"})).await, json!([]));
+    reader.close().await;
 }
 
 #[tokio::test]

@@ -22,8 +22,8 @@ async fn files_are_restored_as_they_were_before_a_prompt() {
                 "gone.rs": backup(Some("cc@v1"))}), false),
             json!({"type": "file-history-delta", "messageId": "u3", "trackingPath": "src/a.rs", "backup": backup(Some("aa@v1"))}).to_string(),
         ]);
-    let mut host = Reader::new(agent.folder).await;
-    let points = host.call("code:list-restore-points", json!({"sessionId": "s"})).await;
+    let mut reader = Reader::new(agent.folder).await;
+    let points = reader.call("code:list-restore-points", json!({"sessionId": "s"})).await;
     assert_eq!(pluck(&points, "label"), ["Restore point", "Second", "First change"]);
     assert_eq!(pluck(&points, "entryId"), ["null", "u2", "u1"]);
     assert_eq!(
@@ -33,11 +33,11 @@ async fn files_are_restored_as_they_were_before_a_prompt() {
             {"path": "src/a.rs", "size": 7, "sha1": sha1("newer a")},
         ])
     );
-    assert_eq!(host.session("s").await["restorePointCount"], 3);
+    assert_eq!(reader.session("s").await["restorePointCount"], 3);
 
     let restore = json!({"restorePointId": points[1]["id"], "targetDir": "before/second"});
-    let result = host.call("code:restore", restore.clone()).await;
-    let target = host.host.folder.path().canonicalize().unwrap().join("data/restored/before/second");
+    let result = reader.call("code:restore", restore.clone()).await;
+    let target = reader.host.folder.path().canonicalize().unwrap().join("data/restored/before/second");
     assert_eq!(result["restorePointId"], points[1]["id"]);
     assert_eq!(result["targetDir"], json!(target));
     assert_eq!(result["restored"], json!(["b.rs", "src/a.rs"]));
@@ -47,25 +47,25 @@ async fn files_are_restored_as_they_were_before_a_prompt() {
 
     // Existing files stay, unless `overwrite` is set.
     fs::write(target.join("b.rs"), "mine").unwrap();
-    let result = host.call("code:restore", restore.clone()).await;
+    let result = reader.call("code:restore", restore.clone()).await;
     assert_eq!(result["restored"], json!([]));
     assert_eq!(result["skipped"][0], json!({"path": "/home/me/work/b.rs", "reason": "it exists"}));
     assert_eq!(content("b.rs"), "mine");
     let mut overwrite = restore.clone();
     overwrite["overwrite"] = json!(true);
-    let result = host.call("code:restore", overwrite).await;
+    let result = reader.call("code:restore", overwrite).await;
     assert_eq!(result["restored"], json!(["b.rs", "src/a.rs"]));
     assert_eq!(content("b.rs"), "old b");
     let names: Vec<_> = fs::read_dir(&target).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "no temporary file is left: {names:?}");
 
     let ids = pluck(&points, "id");
-    let folder = host.close().await;
+    let folder = reader.close().await;
     fs::remove_dir_all(folder.path().join("data")).unwrap();
-    let mut host = Reader::new(folder).await;
-    let again = host.call("code:list-restore-points", json!({"sessionId": "s"})).await;
+    let mut reader = Reader::new(folder).await;
+    let again = reader.call("code:list-restore-points", json!({"sessionId": "s"})).await;
     assert_eq!((pluck(&again, "id"), &again), (ids, &points), "a rebuilt index has the same ids");
-    host.close().await;
+    reader.close().await;
 }
 
 fn sha1(content: &str) -> String {
@@ -109,23 +109,23 @@ async fn nothing_is_written_outside_of_the_restore_root() {
             ),
         ],
     );
-    let mut host =
+    let mut reader =
         Reader::open(agent.folder, |config| config.code.limits.max_restore_file_bytes = 1999).await;
-    let points = host.call("code:list-restore-points", json!({"sessionId": "s"})).await;
+    let points = reader.call("code:list-restore-points", json!({"sessionId": "s"})).await;
     let id = &points[0]["id"];
     let listed = pluck(&points[0]["files"], "path");
     for path in ["from-outside", "from-link", "from-folder", "large"] {
         assert!(!listed.contains(&path.to_owned()), "{path}");
     }
 
-    let root = host.host.folder.path().join("data/restored");
+    let root = reader.host.folder.path().join("data/restored");
     fs::create_dir_all(root.join("t/folder")).unwrap();
     symlink(outside.path(), root.join("t/linked")).unwrap();
     symlink(outside.path().join("victim"), root.join("t/file-link")).unwrap();
     symlink(outside.path(), root.join("out")).unwrap();
     for overwrite in [false, true] {
         let restore = json!({"restorePointId": id, "targetDir": "t", "overwrite": overwrite});
-        let result = host.call("code:restore", restore).await;
+        let result = reader.call("code:restore", restore).await;
         assert_eq!(result["restored"], json!(["good.txt"]), "{result}");
         assert_eq!(result["skipped"].as_array().unwrap().len(), 12, "{result}");
         fs::remove_file(root.join("t/good.txt")).unwrap();
@@ -145,15 +145,15 @@ async fn nothing_is_written_outside_of_the_restore_root() {
         "t/file-link",
     ] {
         let restore = json!({"restorePointId": id, "targetDir": target, "overwrite": true});
-        let error = host.client.refuse("code:restore", restore).await;
+        let error = reader.client.refuse("code:restore", restore).await;
         assert_eq!(error["details"]["path"], "targetDir", "{target}: {error}");
     }
     let names: Vec<_> =
         fs::read_dir(outside.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["victim"]);
     assert_eq!(fs::read_to_string(outside.path().join("victim")).unwrap(), "untouched");
-    assert!(!host.host.folder.path().join("data/evil").exists());
-    host.close().await;
+    assert!(!reader.host.folder.path().join("data/evil").exists());
+    reader.close().await;
 }
 
 #[tokio::test]
@@ -163,11 +163,11 @@ async fn the_total_size_of_restored_files_is_limited() {
         "p/s.jsonl",
         &[snapshot("u1", json!({"a": backup(Some("aa@v1")), "b": backup(Some("bb@v1"))}), false)],
     );
-    let mut host = Reader::open(agent.folder, |config| config.code.limits.max_restore_bytes = 1000).await;
-    let points = host.call("code:list-restore-points", json!({"sessionId": "s"})).await;
+    let mut reader = Reader::open(agent.folder, |config| config.code.limits.max_restore_bytes = 1000).await;
+    let points = reader.call("code:list-restore-points", json!({"sessionId": "s"})).await;
     let restore = json!({"restorePointId": points[0]["id"], "targetDir": "t"});
-    let result = host.call("code:restore", restore).await;
+    let result = reader.call("code:restore", restore).await;
     assert_eq!(result["restored"], json!(["a"]));
     assert_eq!(result["skipped"], json!([{"path": "b", "reason": "all files together are too large"}]));
-    host.close().await;
+    reader.close().await;
 }

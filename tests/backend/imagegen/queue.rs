@@ -219,14 +219,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         cases.extend(values.into_iter().map(|value| ("imagegen:create-entry", with(name, value), name)));
     }
     for (channel, payload, path) in cases {
-        let shown: String = payload.to_string().chars().take(80).collect();
-        let error = client.refuse(channel, payload).await;
-        assert_eq!(
-            (&error["code"], &error["details"]["path"]),
-            (&json!("HANDLER_ERROR"), &json!(path)),
-            "{channel} {shown}"
-        );
-        assert!(error["details"]["expected"].is_string() && error["details"]["got"].is_string(), "{error}");
+        client.refuse_member(channel, payload, path).await;
     }
     assert_eq!(client.call("imagegen:list-groups", Value::Null).await, groups);
     assert_eq!(client.kept_events(), 0, "a refused request emits nothing");
