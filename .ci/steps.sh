@@ -142,7 +142,7 @@ step_server() {
     data=$(mktemp -d)
     target/release/switchboard serve --port 0 --data-dir "$data" >"$data/stdout" &
     # shellcheck disable=SC2064
-    trap "kill $! 2>/dev/null; rm -r '$data'" EXIT
+    trap "kill $! 2>/dev/null || true; rm -r '$data'" EXIT
     for _ in $(seq 100); do
         grep -q listening "$data/stdout" && break
         sleep 0.1
