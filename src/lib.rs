@@ -32,7 +32,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `pages` (default) | HTTP pages beside the WebSocket: [`Config::serve_console`] and others, `Server::on_get`; no dependency |
+//! | `pages` (default) | HTTP pages beside the WebSocket: `Config::serve_console` and others, `Server::on_get`; no dependency |
 //! | `client` | the client in Rust |
 //! | `backend` | the channels on SQLite, providers of models and images, and the `switchboard` command; includes the other two |
 //!
@@ -126,6 +126,12 @@
 //!     }
 //! }
 //! ```
+//!
+#![cfg_attr(feature = "client", doc = "[`client::Client`]: crate::client::Client")]
+#![cfg_attr(not(feature = "client"), doc = "[`client::Client`]: crate::guide::clients#rust")]
+#![cfg_attr(feature = "backend", doc = "[`backend::register_all`]: crate::backend::register_all")]
+#![cfg_attr(not(feature = "backend"), doc = "[`backend::register_all`]: crate::guide::channels")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![warn(clippy::print_stdout, unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::panic, clippy::unreachable, clippy::unwrap_used))]
