@@ -513,8 +513,6 @@ impl<H> Session<H> {
             let error = WireError::with_code(ErrorCode::ConnectionClosed, "Server stopping");
             self.answer(now, parked.request, Err(error), out);
         }
-        // The observers of these are notified when their handlers are dropped.
-        self.last_error = None;
         self.close(now.at, CloseCode::Away, "server stopping", out);
     }
 }

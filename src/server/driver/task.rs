@@ -150,6 +150,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         if stop {
             self.deliver_events(turn);
             self.session.shut_down(turn.now, turn.out);
+            // The observers were notified when the handlers were dropped.
+            self.session.take_error();
         }
         Progress::Some
     }
