@@ -1,4 +1,4 @@
-//! The configuration of the backend: the database's folder and limits, and one part for each family that has settings.
+//! The configuration of the backend: the folder and the limits of the database, and one part for each family that has settings.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::families::code::CodeConfig;
 use super::families::imagegen::ImagegenConfig;
 use super::shared::db::DbLimits;
 
-/// Where the backend keeps its data, and how much.
+/// Configuration of the backend.
 ///
 /// ```
 /// use switchboard::backend::BackendConfig;
@@ -21,7 +21,7 @@ use super::shared::db::DbLimits;
 /// ```
 #[derive(Debug, Clone)]
 pub struct BackendConfig {
-    /// The folder of the database. Made if it is not there, for this user alone (0700).
+    /// The folder of the database. It is created if it does not exist, for the current user only (0700).
     pub data_dir: PathBuf,
     /// How often `server:heartbeat` is sent.
     ///
@@ -29,20 +29,20 @@ pub struct BackendConfig {
     pub heartbeat_interval: Duration,
     /// The limits of the database.
     pub db: DbLimits,
-    /// How the family `ai` speaks to providers.
+    /// Keys and limits of the family `ai`.
     pub ai: AiConfig,
-    /// How the family `imagegen` works.
+    /// Keys and limits of the family `imagegen`.
     pub imagegen: ImagegenConfig,
-    /// The transcripts of coding sessions, and where their backups may be put back.
+    /// The folder of the transcripts of coding sessions, and where their backups can be restored.
     pub code: CodeConfig,
-    /// Whether and from where artifacts are installed and run.
+    /// From where artifacts can be installed, and whether they can run.
     pub artifact: ArtifactConfig,
-    /// What is recorded for statistics, and when it is written.
+    /// Whether statistics are recorded, and when they are written.
     pub analytics: AnalyticsConfig,
 }
 
 impl BackendConfig {
-    /// The defaults, for a folder.
+    /// Returns the defaults for a folder.
     pub fn new(data_dir: impl Into<PathBuf>) -> BackendConfig {
         let data_dir = data_dir.into();
         BackendConfig {

@@ -30,22 +30,22 @@ impl Backend {
         Backend { db, code, artifacts, analytics, config, tasks: Mutex::default() }
     }
 
-    /// The database, for registering families one by one.
+    /// Returns the database, for registering families one by one.
     pub fn db(&self) -> &Db {
         &self.db
     }
 
-    /// The index of the transcripts.
+    /// Returns the index of the transcripts.
     pub fn code(&self) -> &Code {
         &self.code
     }
 
-    /// The installed artifacts.
+    /// Returns the installed artifacts.
     pub fn artifacts(&self) -> &Artifacts {
         &self.artifacts
     }
 
-    /// The statistics.
+    /// Returns the statistics.
     pub fn analytics(&self) -> &Analytics {
         &self.analytics
     }

@@ -6,12 +6,12 @@ use super::families::{ai, analytics, artifact, chat, code, credentials, imagegen
 use super::shared::registry::{self, Channel};
 use super::state::Backend;
 
-/// All that the rest of the backend knows of a family.
+/// What the rest of the backend knows about a family.
 struct Family {
     channels: &'static [Channel],
     /// The types that the channels name, in TypeScript.
     types: &'static str,
-    /// The tables that the family has added, each with the version of the database that it makes.
+    /// The tables of the family, each with the version of the database that first had them.
     tables: &'static [(usize, &'static str)],
     /// Registers the handlers, and starts the tasks of the family.
     register: fn(&Server, &Backend),
@@ -91,25 +91,25 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
-/// The versions of the tables, oldest first. A released one is never changed.
+/// Returns the versions of the tables, oldest first. A released version never changes.
 pub(super) fn migrations() -> Vec<&'static str> {
     let mut versions: Vec<_> = FAMILIES.iter().flat_map(|family| family.tables).collect();
     versions.sort_unstable_by_key(|(version, _)| version);
     versions.into_iter().map(|(_, tables)| *tables).collect()
 }
 
-/// Every channel, family by family.
+/// Returns every channel, family by family.
 pub fn channels() -> Vec<Channel> {
     FAMILIES.iter().flat_map(|family| family.channels).copied().collect()
 }
 
-/// Every channel and its types in TypeScript, as `src/web/client.d.ts` has them.
+/// Returns every channel with its types in TypeScript, as in `src/web/client.d.ts`.
 pub fn typescript() -> String {
     let types: Vec<&str> = FAMILIES.iter().map(|family| family.types).collect();
     registry::typescript(&types, &channels())
 }
 
-/// Every channel in Markdown, as the pages of the families have them.
+/// Returns every channel as Markdown tables, as on the pages of the families.
 pub fn markdown() -> String {
     registry::markdown(&channels())
 }

@@ -148,7 +148,7 @@ export interface Chat {
 
 export type Role = "user" | "assistant" | "system" | "tool";
 
-/** Kept as it came. */
+/** Stored unchanged. */
 export interface ContentBlock {
   type: string;
   [member: string]: unknown;
@@ -169,14 +169,14 @@ export interface Message extends CreateMessageInput {
   createdAt: number;
 }
 
-/** Oldest first; `nextBefore` is the `before` of the page that comes before this one. */
+/** Oldest first; `nextBefore` is the `before` of the preceding page. */
 export interface MessagePage {
   messages: Message[];
   hasMore: boolean;
   nextBefore: string | null;
 }
 
-/** `snippet` is HTML: hits in `<mark>`, everything else escaped. */
+/** `snippet` is HTML: hits are in `<mark>`, everything else is escaped. */
 export interface SearchResult {
   chatId: string;
   chatTitle: string;
@@ -256,7 +256,7 @@ export interface Session {
   skippedLines: number;
 }
 
-/** Either `before` or `after`, which are ids of entries. */
+/** Either `before` or `after`, each the id of an entry. */
 export interface TranscriptQuery {
   sessionId: string;
   limit?: number;
@@ -265,7 +265,7 @@ export interface TranscriptQuery {
   roles?: Role[];
 }
 
-/** `sidechain` marks what a subagent said or was told. An entry that is too long to send has one block `{type: "too_long", bytes}`. */
+/** `sidechain` marks the entries of a subagent. An entry that is too long to send has one block `{type: "too_long", bytes}`. */
 export interface TranscriptEntry {
   id: string;
   sessionId: string;
@@ -279,8 +279,8 @@ export interface TranscriptEntry {
 }
 
 /**
- * Oldest first. `total` counts the entries of these roles; `hasMore` tells of more in the direction of the query;
- * `nextBefore` and `nextAfter` are the `before` and `after` of the pages around this one, null where there are none.
+ * Oldest first. `total` counts the entries of these roles; `hasMore` says whether there are more in the direction of the query;
+ * `nextBefore` and `nextAfter` are the `before` and `after` of the adjacent pages, or null.
  */
 export interface TranscriptPage {
   entries: TranscriptEntry[];
@@ -290,7 +290,7 @@ export interface TranscriptPage {
   nextAfter: string | null;
 }
 
-/** `snippet` is HTML: hits in `<mark>`, everything else escaped. */
+/** `snippet` is HTML: hits are in `<mark>`, everything else is escaped. */
 export interface TranscriptSearchResult {
   sessionId: string;
   entryId: string;
@@ -300,7 +300,7 @@ export interface TranscriptSearchResult {
   createdAt: number;
 }
 
-/** Files as they were before the prompt `entryId`; those whose backup is there. */
+/** The files as they were before the prompt `entryId`, if their backup exists. */
 export interface RestorePoint {
   id: string;
   sessionId: string;
@@ -414,7 +414,7 @@ export interface GalleryPage {
   nextBefore: string | null;
 }
 
-/** One flat object. Keys that are not listed belong to the frontend and hold any JSON. */
+/** One flat object. Keys that are not listed belong to the frontend; their values can be any JSON. */
 export interface Settings {
   "ai.anthropic.baseUrl": string;
   "ai.defaultModel": string | null;
@@ -429,7 +429,7 @@ export interface Settings {
   [key: string]: unknown;
 }
 
-/** What is shown of a credential: never its token. */
+/** The public part of a credential, without its token. */
 export interface Credential {
   exists: boolean;
   metadata: Record<string, unknown> | null;
@@ -463,13 +463,13 @@ export interface Artifact extends ArtifactMetadata {
   files: { path: string, size: number }[];
 }
 
-/** `from` and `to` are in Unix ms, `to` not included. Answers are made of the whole hours (UTC) that a range touches. */
+/** `from` and `to` are Unix ms; `to` is exclusive. Results cover every hour (UTC) that the range touches, as a whole. */
 export type TimeRange = "24h" | "7d" | "30d" | "90d" | "all" | { from: number, to: number };
 
-/** In UTC; weeks begin on Monday. */
+/** In UTC; weeks start on Monday. */
 export type Granularity = "hour" | "day" | "week" | "month";
 
-/** A bucket without data is there with zeros. */
+/** A bucket without data has zeros. */
 export interface TimeSeriesData {
   granularity: Granularity;
   buckets: { start: number, values: Record<string, number> }[];
@@ -487,18 +487,18 @@ export interface LifetimeTotals {
   images: number;
   artifactCalls: number;
   sessions: number;
-  /** The hour of the first record; null before there is one. */
+  /** The hour of the first record; null if there is no record. */
   since: number | null;
 }
 
-/** The most expensive first. A call whose cost is not known counts as free. */
+/** Most expensive first. A call whose cost is not known counts as free. */
 export interface CostSummary {
   totalUsd: number;
   byProvider: { provider: string, usd: number, calls: number }[];
   byModel: { provider: string, model: string, usd: number, calls: number, inputTokens: number, outputTokens: number }[];
 }
 
-/** The most frequent first; `recent`, at most 50, the newest first. */
+/** Most frequent first; in `recent` the newest first, at most 50. */
 export interface ErrorSummary {
   total: number;
   byCode: { code: string, count: number }[];
@@ -506,7 +506,7 @@ export interface ErrorSummary {
   recent: { code: string, channel: string, message: string, at: number }[];
 }
 
-/** The most used first; `share` is that of all calls, from 0 to 1. */
+/** Most used first; `share` is the share of all calls, from 0 to 1. */
 export interface ModelUsageData {
   models: {
     provider: string;
@@ -520,12 +520,12 @@ export interface ModelUsageData {
   }[];
 }
 
-/** The most used first; `meanMs` is null for tools of models, which run elsewhere. */
+/** Most used first; `meanMs` is null for tools of models, which run elsewhere. */
 export interface ToolUsageData {
   tools: { tool: string, source: "ai" | "artifact", calls: number, errors: number, meanMs: number | null }[];
 }
 
-/** Sessions count where they began; those that go on have no time yet. `day` is like `2026-11-23`. */
+/** A session counts in the hour in which it started, and has no duration before it ends. `day` is like `2026-11-23`. */
 export interface SessionStats {
   sessions: number;
   totalMs: number;
@@ -544,7 +544,7 @@ export interface DashboardData {
   requests: TimeSeriesData;
 }
 
-/** A line of the registry. Types are written as in TypeScript; `-` is none. */
+/** An entry of the registry. Types are written in TypeScript; `-` means none. */
 export interface Channel {
   channel: string;
   direction: "Request" | "Event";
@@ -566,21 +566,21 @@ export interface Stats {
 
 /** The payload and the response of every request channel. Channels of your own are added by declaration merging. */
 export interface Channels {
-  /** List chats, last updated first: 1..=500 of them, 50 by default, those behind the chat `before`. */
+  /** List chats, last updated first: 1..=500 of them, 50 by default, those after the chat `before`. */
   "chat:list": { payload: { limit?: number, before?: string }; response: Chat[] };
-  /** Create a chat, titled "New Chat" unless said otherwise. */
+  /** Create a chat; the default title is "New Chat". */
   "chat:create": { payload: { title?: string, systemPrompt?: string | null }; response: Chat };
   /** Get a chat. */
   "chat:get": { payload: { id: string }; response: Chat | null };
-  /** Change what is given of a chat. */
+  /** Change the given fields of a chat. */
   "chat:update": { payload: { id: string, title?: string, systemPrompt?: string | null }; response: Chat };
-  /** Delete a chat with its messages; answers whether it was there. */
+  /** Delete a chat with its messages and return whether it existed. */
   "chat:delete": { payload: { id: string }; response: boolean };
-  /** Get the last messages, or those just before the message `before`: 1..=500, 50 by default, oldest first. */
+  /** Get the last messages, or those just before the message `before`, oldest first: 1..=500 of them, 50 by default. */
   "chat:get-messages": { payload: { chatId: string, limit?: number, before?: string }; response: MessagePage };
   /** Add a message, which moves its chat to the top of the list. */
   "chat:add-message": { payload: CreateMessageInput; response: Message };
-  /** Search the messages' text, best first: 1..=100 results, 20 by default. */
+  /** Search the text of messages, best match first: 1..=100 results, 20 by default. */
   "chat:search": { payload: { query: string, limit?: number, chatId?: string }; response: SearchResult[] };
   /** Send a request to a model and return its answer. With `chatId` the last user message and the answer are stored in that chat. */
   "ai:chat": { payload: ChatRequest; response: ChatResponse };
@@ -590,17 +590,17 @@ export interface Channels {
   "ai:models": { payload: { provider?: AiProvider }; response: ModelConfig[] };
   /** Return whether there is a key for a provider; always true for one that needs none. */
   "ai:has-credentials": { payload: { provider: AiProvider }; response: boolean };
-  /** List coding sessions, of one project or of all, last updated first: 1..=500 of them, 50 by default. */
+  /** List coding sessions of one project or of all, last updated first: 1..=500 of them, 50 by default. */
   "code:list-sessions": { payload: { project?: string, limit?: number }; response: Session[] };
   /** Get a coding session. */
   "code:get-session": { payload: { id: string }; response: Session | null };
-  /** Get the last entries of a session, or those just before or after an entry: 1..=500, 100 by default, oldest first. */
+  /** Get the last entries of a session, or those just before or after an entry, oldest first: 1..=500 of them, 100 by default. */
   "code:get-transcript": { payload: TranscriptQuery; response: TranscriptPage };
-  /** Search the entries' text, best first: 1..=100 results, 20 by default. */
+  /** Search the text of entries, best match first: 1..=100 results, 20 by default. */
   "code:search-transcript": { payload: { query: string, sessionId?: string, limit?: number }; response: TranscriptSearchResult[] };
-  /** List the states of files that a session has backed up, newest first. */
+  /** List the restore points of a session, newest first: the files that it backed up. */
   "code:list-restore-points": { payload: { sessionId: string }; response: RestorePoint[] };
-  /** Put the files of a restore point into a folder below the restore root; those that exist are skipped unless told otherwise. */
+  /** Copy the files of a restore point to a folder below the restore root; existing files are skipped unless `overwrite` is set. */
   "code:restore": { payload: { restorePointId: string, targetDir: string, overwrite?: boolean }; response: RestoreResult };
   /** List the groups of the queue, oldest first; the group `default` always exists. */
   "imagegen:list-groups": { payload: undefined; response: QueueGroup[] };
@@ -614,23 +614,23 @@ export interface Channels {
   "imagegen:cancel-entry": { payload: { id: string }; response: QueueEntry };
   /** List images, newest first: 1..=500 of them, 50 by default, those older than the image `before`. */
   "imagegen:list-images": { payload: GalleryFilters; response: GalleryPage };
-  /** Get every setting: what is set, and the defaults of what is not. */
+  /** Get every setting: the value that was set, or the default. */
   "settings:get-all": { payload: undefined; response: Settings };
-  /** Get one setting; null for a key that is not set and has no default. */
+  /** Get one setting; null if it is not set and has no default. */
   "settings:get": { payload: { key: string }; response: unknown };
   /** Set one setting. */
   "settings:set": { payload: { key: string, value: unknown }; response: undefined };
-  /** Set several settings, all or none. */
+  /** Set several settings, all of them or none. */
   "settings:update": { payload: Partial<Settings>; response: Settings };
-  /** Set one setting, or all, back to the default; keys without a default are removed. */
+  /** Reset one setting, or all, to the default; keys without a default are removed. */
   "settings:reset": { payload: { key?: string }; response: Settings };
-  /** List the keys of the credentials, in order. */
+  /** List the keys of the credentials, sorted. */
   "credentials:list": { payload: undefined; response: string[] };
-  /** Get whether there is a credential, and its metadata; never the token. */
+  /** Get whether a credential exists, and its metadata; never its token. */
   "credentials:get": { payload: { key: string }; response: Credential };
-  /** Store a credential, in place of one that is there; the token is sealed on the disk. */
+  /** Store or replace a credential; its token is encrypted on disk. */
   "credentials:set": { payload: { key: string, token: string, metadata?: Record<string, unknown> }; response: undefined };
-  /** Delete a credential; answers whether it was there. */
+  /** Delete a credential and return whether it existed. */
   "credentials:delete": { payload: { key: string }; response: boolean };
   /** List the installed artifacts, by id. */
   "artifact:list": { payload: undefined; response: ArtifactMetadata[] };
@@ -646,37 +646,37 @@ export interface Channels {
   "artifact:disable": { payload: { id: string }; response: undefined };
   /** Remove an artifact and return whether it existed; runs in progress continue. */
   "artifact:remove": { payload: { id: string }; response: boolean };
-  /** Get an overview; of the last 30 days, by day, unless told otherwise. `totals` are those of the lifetime. */
+  /** Get an overview, by default of the last 30 days and by day. `totals` are always those of the lifetime. */
   "analytics:dashboard": { payload: { timeRange?: TimeRange, granularity?: Granularity }; response: DashboardData };
-  /** Get what was ever counted. */
+  /** Get the totals since the first record. */
   "analytics:lifetime-totals": { payload: undefined; response: LifetimeTotals };
   /** Get costs by provider and model. */
   "analytics:cost-summary": { payload: { timeRange: TimeRange }; response: CostSummary };
-  /** Get costs over time, a series a provider, in USD. */
+  /** Get costs over time in USD, one series per provider. */
   "analytics:cost-timeseries": { payload: { timeRange: TimeRange, granularity: Granularity }; response: TimeSeriesData };
   /** Get errors by code and channel. */
   "analytics:error-summary": { payload: { timeRange: TimeRange }; response: ErrorSummary };
-  /** Get errors over time, a series a code. */
+  /** Get errors over time, one series per code. */
   "analytics:error-timeseries": { payload: { timeRange: TimeRange, granularity: Granularity }; response: TimeSeriesData };
   /** Get tokens over time: `input`, `output`, `cacheRead`, `cacheWrite`. */
   "analytics:token-timeseries": { payload: { timeRange: TimeRange, granularity: Granularity }; response: TimeSeriesData };
-  /** Get models by calls. */
+  /** Get the calls of each model, most used first. */
   "analytics:model-usage": { payload: { timeRange: TimeRange }; response: ModelUsageData };
   /** Get images over time: `images`, `batches`, `failed`. */
   "analytics:imagegen-timeseries": { payload: { timeRange: TimeRange, granularity: Granularity }; response: TimeSeriesData };
-  /** Get artifacts and tools of models by calls. */
+  /** Get the calls of artifacts and of tools of models, most used first. */
   "analytics:tool-usage": { payload: { timeRange: TimeRange }; response: ToolUsageData };
-  /** Get how long clients stayed. */
+  /** Get the number and the duration of sessions. */
   "analytics:session-stats": { payload: { timeRange: TimeRange }; response: SessionStats };
-  /** Roll up raw rows now; answers do not change. */
+  /** Roll up raw rows now; this changes no totals. */
   "analytics:run-aggregation": { payload: undefined; response: { aggregated: number } };
-  /** Delete raw rows older than `analytics.retentionDays` now, rolled up first; totals do not change. */
+  /** Roll up raw rows, then delete those older than `analytics.retentionDays`; this changes no totals. */
   "analytics:run-cleanup": { payload: undefined; response: { deleted: number } };
   /** Get the server's time. */
   "system:ping": { payload: undefined; response: { timestamp: number } };
   /** List the channels of this server. */
   "system:channels": { payload: undefined; response: Channel[] };
-  /** Get what the server has done since its start. */
+  /** Get the counters of the server since its start. */
   "system:stats": { payload: undefined; response: Stats };
 }
 
@@ -716,10 +716,10 @@ export interface Events extends ConnectionEvents {
   "artifact:progress": { id: string, progress: number };
   /** An artifact was removed. */
   "artifact:removed": { id: string };
-  /** The connection is ready; the first message. */
+  /** The first message: the connection is ready. */
   "server:connected": { clientId: string, serverTime: number };
-  /** The server lives; every 30 s. */
+  /** Heartbeat, every 30 s. */
   "server:heartbeat": { timestamp: number };
-  /** The server stops; the connection closes with 1001. */
+  /** The server is stopping; the connection closes with 1001. */
   "server:shutdown": { reason: string };
 }

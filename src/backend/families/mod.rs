@@ -1,5 +1,5 @@
 //! The families of channels: a folder each, with its channels and handlers in `channels.rs`, its tables in `tables.sql` and its
-//! types in `types.d.ts`. A family uses of a sibling only what the docs of that sibling offer.
+//! types in `types.d.ts`. A family uses only those items of a sibling that the sibling's docs name.
 
 pub mod ai;
 pub mod analytics;

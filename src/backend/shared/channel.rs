@@ -31,13 +31,13 @@ pub(crate) enum Handler<S: 'static> {
     Write(fn(&mut Change<'_>, &Fields<'_>) -> Result<Payload, WireError>),
     /// Does anything else.
     Own(Own<S>),
-    /// The same, with its own deadline.
+    /// Does anything else, with its own deadline.
     OwnWithin(fn(&S) -> Duration, Own<S>),
 }
 
 type Own<S> = fn(S, Payload, RequestContext) -> Answer;
 
-/// The response of a handler, once it is there.
+/// A handler at work.
 pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Payload, WireError>> + Send>>;
 
 impl<S> Row<S> {
@@ -65,7 +65,7 @@ impl<S> Row<S> {
     }
 }
 
-/// Returns what the registry says of the rows. `N` is their number.
+/// Returns the registry entries of rows. `N` is their number.
 pub(crate) const fn channels<S, const N: usize>(rows: &[Row<S>]) -> [Channel; N] {
     assert!(rows.len() == N);
     let none = Channel {
@@ -88,7 +88,7 @@ pub(crate) const fn channels<S, const N: usize>(rows: &[Row<S>]) -> [Channel; N]
 /// Registers the handlers of a family.
 ///
 /// # Panics
-/// When a row reads or writes, and there is no database.
+/// When a row reads or writes and `db` is `None`.
 pub(crate) fn register<S>(server: &Server, db: Option<&Db>, state: &S, rows: &[Row<S>])
 where
     S: Clone + Send + Sync + 'static,

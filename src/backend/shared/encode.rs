@@ -1,11 +1,11 @@
-//! JSON objects with parts that are JSON already. What a client has stored goes back to it as it came: member order
-//! and numbers of any size survive, which they would not as a `Value`.
+//! Writing JSON objects whose parts can be JSON text. What a client has stored is returned unchanged: the order of members and
+//! numbers of any size are kept, which a `Value` would not do.
 
 use std::fmt::Write;
 
 use crate::protocol::json;
 
-/// What most objects take.
+/// Enough for most objects.
 const USUAL_BYTES: usize = 256;
 
 /// An object that is being written, member by member.
@@ -60,28 +60,28 @@ impl Object {
         self.raw(name, if value { "true" } else { "false" })
     }
 
-    /// Adds what is JSON already.
+    /// Adds JSON text.
     pub(crate) fn raw(mut self, name: &str, json: &str) -> Object {
         self.name(name);
         self.0.push_str(json);
         self
     }
 
-    /// The text of the object.
+    /// Returns the text of the object.
     pub(crate) fn finish(mut self) -> String {
         self.0.push('}');
         self.0
     }
 }
 
-/// A JSON string.
+/// Returns a text as a JSON string.
 pub(crate) fn quoted(text: &str) -> String {
     let mut json = String::with_capacity(text.len() + 2);
     json::write_string(&mut json, text);
     json
 }
 
-/// A JSON array of what is JSON already.
+/// Returns a JSON array of elements that are JSON text.
 pub(crate) fn array(elements: &[String]) -> String {
     ["[", &elements.join(","), "]"].concat()
 }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_stand_in_the_order_they_were_added_with_their_strings_escaped() {
+    fn members_keep_their_order_and_strings_are_escaped() {
         let object = Object::new().text("a\"", "\n").integer("b", -1).boolean("c", true).raw("d", "[1.50]");
         assert_eq!(object.finish(), r#"{"a\"":"\n","b":-1,"c":true,"d":[1.50]}"#);
         assert_eq!(Object::new().finish(), "{}");

@@ -1,9 +1,10 @@
-//! Files and folders for the current user alone, and folders that survive a crash.
+//! Files and folders that only the current user can access, and names of files that survive a crash.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::Path;
 
+/// Removes the rights of other users, if they have any.
 #[cfg(unix)]
 pub(crate) fn close_to_others(path: &Path, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -13,29 +14,30 @@ pub(crate) fn close_to_others(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
+/// Does nothing: there is no mode to set.
 #[cfg(not(unix))]
 pub(crate) fn close_to_others(_: &Path, _: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Has a file made for this user alone.
+/// Restricts a new file to the current user (0600).
 #[cfg(unix)]
 pub(crate) fn restrict(options: &mut OpenOptions) {
     use std::os::unix::fs::OpenOptionsExt;
     options.mode(0o600);
 }
 
-/// Has a file made for this user alone.
+/// Does nothing: there is no mode to set.
 #[cfg(not(unix))]
 pub(crate) fn restrict(_: &mut OpenOptions) {}
 
-/// Has the names in a folder survive a crash.
+/// Syncs a folder, so that the names in it survive a crash.
 #[cfg(unix)]
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Has the names in a folder survive a crash.
+/// Does nothing: folders cannot be synced.
 #[cfg(not(unix))]
 pub(crate) fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())

@@ -1,5 +1,5 @@
-//! A small HTTP/1.1 client. In: a request. Out: the head of the response, then its body as it arrives. One connection a
-//! request; no redirects, which could carry a key elsewhere; no compression.
+//! A small HTTP/1.1 client. In: a request. Out: the head of the response, then its body as it arrives. Each request has its own
+//! connection. Redirects are not followed, because they could send a key to another server. There is no compression.
 //!
 //! Dropping a [`Response`], or the future that waits for one, closes the connection.
 
@@ -22,21 +22,21 @@ use crate::client::tls;
 
 /// Longest head of a response, in bytes.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// How much of a failed response is read.
+/// How much of the body of an error response is read, in bytes.
 const MAX_ERROR_BYTES: usize = 16 << 10;
 
-/// Why there is no response, or no more of it.
+/// Why there is no response, or only a part of it.
 #[derive(Debug)]
 pub(crate) enum HttpError {
-    /// The address cannot be meant.
+    /// The URL is not valid.
     Url(&'static str),
-    /// There is no connection.
+    /// The connection could not be opened.
     Connect(io::Error),
-    /// Something took longer than allowed.
+    /// Something took longer than its limit.
     Timeout { what: &'static str, limit: Duration },
-    /// More came than is allowed.
+    /// The response is longer than its limit.
     TooLong { max: usize },
-    /// The connection ended too early, or what came is no HTTP.
+    /// The connection ended too early, or the response is not HTTP.
     Broken(hyper::Error),
 }
 
@@ -63,12 +63,12 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// The address of a path below a base URL.
+    /// Returns the address of a path below a base URL.
     ///
     /// # Errors
-    /// When the base is no `http` or `https` URL with a host, or has a user, a password or a query.
+    /// When the base is not an `http` or `https` URL with a host, or has a user, a password or a query.
     pub(crate) fn new(base_url: &str, path: &str) -> Result<Endpoint, HttpError> {
-        let uri: Uri = base_url.parse().map_err(|_| HttpError::Url("it is no URL"))?;
+        let uri: Uri = base_url.parse().map_err(|_| HttpError::Url("not a URL"))?;
         let secure = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
@@ -91,7 +91,7 @@ impl Endpoint {
         })
     }
 
-    /// Whether nobody between here and there can read along: TLS, or this machine.
+    /// Whether no third party can read the request: it uses TLS, or stays on this machine.
     pub(crate) fn is_private(&self) -> bool {
         let is_loopback =
             |host: &str| host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
@@ -102,7 +102,7 @@ impl Endpoint {
     }
 }
 
-/// What is sent. Headers may hold a key, so it does not show itself.
+/// A request. It has no `Debug`, because headers can hold a key.
 pub(crate) struct Outgoing {
     pub(crate) method: Method,
     pub(crate) endpoint: Endpoint,
@@ -110,18 +110,18 @@ pub(crate) struct Outgoing {
     pub(crate) body: String,
 }
 
-/// How long things may take.
+/// Limits of time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timeouts {
-    /// Until the connection stands, TLS included.
+    /// Until the connection is open, TLS included.
     pub(crate) connect: Duration,
-    /// Until the head of the response is there.
+    /// Until the head of the response has arrived.
     pub(crate) head: Duration,
     /// Between two pieces of the body.
     pub(crate) idle: Duration,
 }
 
-/// A response whose body is still to be read.
+/// A response whose body has not been read yet.
 pub(crate) struct Response {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -129,11 +129,11 @@ pub(crate) struct Response {
     idle: Duration,
     left: usize,
     max_bytes: usize,
-    /// Drives the connection; ended with this.
+    /// Drives the connection; aborted when the response is dropped.
     _driver: JoinSet<()>,
 }
 
-/// Sends a request and waits for the head of its response, whose body may have `max_bytes`.
+/// Sends a request and waits for the head of the response. Its body can have at most `max_bytes`.
 ///
 /// # Errors
 /// When there is no connection or no response in time.
@@ -165,7 +165,7 @@ async fn exchange(
     timeouts: Timeouts,
     max_bytes: usize,
 ) -> Result<Response, HttpError> {
-    let answered = async {
+    let response = async {
         let mut builder = http1::Builder::new();
         let (mut sender, connection) = builder
             .max_buf_size(MAX_HEAD_BYTES)
@@ -174,7 +174,7 @@ async fn exchange(
             .map_err(HttpError::Broken)?;
         let mut driver = JoinSet::new();
         driver.spawn(async move {
-            // Its error reaches whoever reads the response.
+            // The reader of the response gets the error.
             let _ = connection.await;
         });
         let mut message = Request::new(request.body);
@@ -183,17 +183,17 @@ async fn exchange(
             .endpoint
             .path
             .parse()
-            .map_err(|_| HttpError::Url("its path cannot stand in a request"))?;
+            .map_err(|_| HttpError::Url("its path is not valid in a request"))?;
         let host = HeaderValue::try_from(&request.endpoint.authority)
-            .map_err(|_| HttpError::Url("its host cannot stand in a request"))?;
+            .map_err(|_| HttpError::Url("its host is not valid in a request"))?;
         message.headers_mut().insert(header::HOST, host);
         message.headers_mut().extend(request.headers);
         let response = sender.send_request(message).await.map_err(HttpError::Broken)?;
         Ok((response, driver))
     };
     let limit = timeouts.head;
-    let answered = timeout(limit, answered).await;
-    let (response, driver) = answered.map_err(|_| HttpError::Timeout { what: "no response", limit })??;
+    let response = timeout(limit, response).await;
+    let (response, driver) = response.map_err(|_| HttpError::Timeout { what: "no response", limit })??;
     let (head, body) = response.into_parts();
     Ok(Response {
         status: head.status,
@@ -207,7 +207,7 @@ async fn exchange(
 }
 
 impl Response {
-    /// The next piece of the body; `None` at its end.
+    /// Returns the next piece of the body; `None` at its end.
     ///
     /// # Errors
     /// When it is too long, too slow, or cut off.
@@ -228,7 +228,7 @@ impl Response {
         }
     }
 
-    /// The whole body.
+    /// Returns the whole body.
     ///
     /// # Errors
     /// As [`next`](Response::next).
@@ -240,7 +240,7 @@ impl Response {
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// The beginning of the body, as far as it comes.
+    /// Returns the start of the body, as far as it arrives.
     pub(crate) async fn error_body(&mut self) -> String {
         let mut body = Vec::new();
         while let Ok(Some(piece)) = self.next().await {
@@ -253,7 +253,7 @@ impl Response {
         String::from_utf8_lossy(&body).into_owned()
     }
 
-    /// A header's text; empty if it is not there.
+    /// Returns the text of a header; empty if there is none.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
@@ -306,9 +306,9 @@ mod tests {
         }
     }
 
-    /// Ten minutes pass in no time: the clock is tokio's, and stands still while anything can be done.
+    /// Takes no real time: tokio's clock is paused and advances only when all tasks are waiting.
     #[tokio::test(start_paused = true)]
-    async fn silence_in_mid_answer_ends_after_the_idle_timeout() {
+    async fn a_response_that_stalls_ends_after_the_idle_timeout() {
         let (near, mut far) = tokio::io::duplex(1 << 16);
         let server = tokio::spawn(async move {
             read_request(&mut far).await;
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_never_answers_is_given_up() {
+    async fn a_server_that_never_answers_is_a_timeout() {
         let (near, _far) = tokio::io::duplex(1 << 16);
         let started = Instant::now();
         let error = exchange(near, request(), TIMEOUTS, 100).await.err().unwrap();
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_may_be_so_long_and_no_longer() {
+    async fn a_body_cannot_be_longer_than_its_limit() {
         for (max, fits) in [(4, true), (3, false)] {
             let (near, mut far) = tokio::io::duplex(1 << 16);
             let server = tokio::spawn(async move {

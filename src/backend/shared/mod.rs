@@ -1,4 +1,4 @@
-//! What the families share.
+//! What the families share. None of it knows a family.
 
 pub(crate) mod channel;
 pub(crate) mod clock;

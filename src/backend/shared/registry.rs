@@ -1,19 +1,19 @@
-//! The channel registry as data. Each family declares its channels beside its handlers; whatever lists channels (the
-//! command line, `system:channels`, the types of the client in JavaScript) reads these declarations.
+//! The channel registry as data. Each family declares its channels with their handlers. Everything that lists channels reads
+//! these declarations: the command line, `system:channels`, and the types of the JavaScript client.
 
 use super::encode::Object;
 
-/// Which way a channel's messages go.
+/// The direction of a channel's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// A client asks, the server answers.
+    /// A client sends a request, the server a response.
     Request,
-    /// The server tells clients, unasked.
+    /// The server sends events to clients.
     Event,
 }
 
 impl Direction {
-    /// The word of the specification's tables.
+    /// Returns the word that the tables of the specification use.
     pub fn as_str(self) -> &'static str {
         match self {
             Direction::Request => "Request",
@@ -22,25 +22,25 @@ impl Direction {
     }
 }
 
-/// What is known of a channel (specification, "Channel Registry"). Types are written as in TypeScript; `-` is none.
+/// A channel (specification, "Channel Registry"). Types are written in TypeScript; `-` means none.
 #[derive(Debug, Clone, Copy)]
 pub struct Channel {
     /// The name on the wire.
     pub name: &'static str,
-    /// Which way its messages go.
+    /// The direction of its messages.
     pub direction: Direction,
     /// The type of the payload.
     pub payload: &'static str,
-    /// The type of the response's payload; `-` for events and for responses without one.
+    /// The type of the payload of the response; `-` for events and for responses without a payload.
     pub response: &'static str,
-    /// What it does, in one line.
+    /// A description in one line.
     pub description: &'static str,
-    /// A payload that fits, as JSON; empty for none.
+    /// An example of a payload, as JSON; empty for none.
     pub example: &'static str,
 }
 
 impl Channel {
-    /// The channel as `system:channels` shows it:
+    /// Returns the channel as `system:channels` lists it:
     /// `{channel, direction, payload, response, description, example?}`.
     pub fn to_json(&self) -> String {
         let object = Object::new()
@@ -56,7 +56,7 @@ impl Channel {
     }
 }
 
-/// The registry for TypeScript: the named types of the families, then the interfaces `Channels` (payload and response of
+/// Returns the registry in TypeScript: the named types of the families, then the interfaces `Channels` (payload and response of
 /// every request channel) and `Events` (payload of every event).
 pub fn typescript(types: &[&str], channels: &[Channel]) -> String {
     let or_undefined = |name: &'static str| if name == "-" { "undefined" } else { name };
@@ -88,7 +88,7 @@ export interface Events extends ConnectionEvents {{
     )
 }
 
-/// The registry as tables in Markdown: requests, then events. A table without rows is left out.
+/// Returns the registry as Markdown tables: requests, then events. A table without rows is left out.
 pub fn markdown(channels: &[Channel]) -> String {
     let code = |text: &str| match text {
         "-" => String::new(),

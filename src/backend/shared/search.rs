@@ -1,8 +1,8 @@
-//! Full text search, for every family whose texts FTS5 indexes. In: what a person typed, and the snippet of a hit. Out: a
-//! query that means these words and nothing else, and HTML in which nothing but the marks is markup.
+//! Full-text search with FTS5. In: the text that a person typed, and the snippet of a hit. Out: a query for these words, without
+//! any operators, and HTML in which only the marks are markup.
 
-/// A person's words as an FTS5 query: all of them, the last one perhaps not typed to its end. Quoted, every word is
-/// only a word, whatever it contains.
+/// Returns an FTS5 query for all words of a text; the last word matches as a prefix. Quoting removes the special meaning of
+/// characters.
 pub(crate) fn match_expression(query: &str) -> String {
     let words = query.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     let mut quoted: Vec<String> = words.map(|word| format!("\"{}\"", word.replace('"', "\"\""))).collect();
@@ -12,9 +12,9 @@ pub(crate) fn match_expression(query: &str) -> String {
     quoted.join(" ")
 }
 
-/// The start of a query: the table `best (seq, score)` of the hits of `?1` in an index, at most `?3`, the best first, and of
-/// the same the newest. With `?2` only those among the rows that `within` selects. Snippets cost most, so they are made
-/// of what is left after that.
+/// Returns the start of a query: the table `best (seq, score)` with at most `?3` hits of `?1` in an index, best first, then
+/// newest first. If `?2` is set, only the rows that `within` selects are searched. Snippets are expensive, so callers make them
+/// for the rows of this table only.
 pub(crate) fn best_hits(index: &str, within: &str) -> String {
     format!(
         "WITH best AS MATERIALIZED (
@@ -24,13 +24,13 @@ pub(crate) fn best_hits(index: &str, within: &str) -> String {
     )
 }
 
-/// What FTS5 puts before a hit. It and its pendant are characters that are not for interchange, so that nobody has a use for them.
+/// What FTS5 puts before a hit. Both marks are Unicode noncharacters, which do not occur in interchanged text.
 pub(crate) const MARK_START: char = '\u{fdd0}';
-/// What FTS5 puts behind a hit.
+/// What FTS5 puts after a hit.
 pub(crate) const MARK_END: char = '\u{fdd1}';
 
-/// A snippet as HTML: hits in `<mark>`, everything else as plain text. The marks are balanced even if the message has
-/// such characters of its own.
+/// Returns a snippet as HTML: hits in `<mark>`, everything else escaped. The marks are balanced even if the text itself contains
+/// these characters.
 pub(crate) fn marked_html(snippet: &str) -> String {
     let mut html = String::with_capacity(snippet.len() + 16);
     let mut open = false;
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snippet_is_plain_text_but_for_its_marks() {
+    fn a_snippet_is_plain_text_except_for_its_marks() {
         for (snippet, html) in [
             ("a \u{fdd0}b\u{fdd1} c", "a <mark>b</mark> c"),
             ("<script>&'\"", "&lt;script&gt;&amp;&#39;&quot;"),

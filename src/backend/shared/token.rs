@@ -1,18 +1,18 @@
-//! Secrets.
+//! A secret that does not show itself in logs.
 
 use std::fmt;
 
-/// A secret on its way to whom it is for. It shows itself to nobody else.
+/// A secret: a key or token of a provider. Its `Debug` output does not contain it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// Takes a secret.
+    /// Wraps a secret.
     pub fn new(secret: impl Into<String>) -> Token {
         Token(secret.into())
     }
 
-    /// The secret itself. Where it goes is the caller's responsibility.
+    /// Returns the secret. The caller is responsible for where it goes.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -21,5 +21,15 @@ impl Token {
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_does_not_contain_the_secret() {
+        assert_eq!(format!("{:?}", Some(Token::new("s3cret"))), "Some(Token(..))");
     }
 }

@@ -1,5 +1,5 @@
-//! Reading a payload's members. In: the payload of a request. Out: values of the right type and size, or the error
-//! that says which member is wrong: `details: {path, expected, got}`.
+//! Reading the members of a payload. In: the payload of a request. Out: values of the right type and size, or an error that
+//! names the wrong member: `details: {path, expected, got}`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,20 +11,21 @@ use crate::protocol::payload::Payload;
 
 use super::encode::Object;
 
-/// Longest id that is looked up, in bytes.
+/// Longest id that is accepted, in bytes.
 const MAX_ID_BYTES: usize = 128;
 
-/// The members of an object. Each getter names the member, and what it may be.
+/// The members of an object. A method takes the name of a member and what it can be, and returns `None` if there is no such
+/// member. Its name starts with `required` if a missing member is an error.
 #[derive(Debug)]
 pub(crate) struct Fields<'a> {
-    /// What stands before a member's name in errors: empty, or `usage.`.
+    /// The prefix of a member's name in errors: empty, or for example `usage.`.
     prefix: String,
     members: BTreeMap<Cow<'a, str>, &'a str>,
 }
 
 impl<'a> Fields<'a> {
-    /// The members of a payload, which must be an object. No payload and `null` are an object without members. Of two
-    /// members with the same name the last counts.
+    /// Reads a payload, which must be an object. No payload, or `null`, counts as an object without members. Of two members with
+    /// the same name the last one counts.
     ///
     /// # Errors
     /// When the payload is anything else.
@@ -35,7 +36,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The members of an object that is not the payload itself. `path` names it in errors.
+    /// Reads an object that is not the payload itself. `path` names it in errors.
     ///
     /// # Errors
     /// When it is anything else.
@@ -61,7 +62,7 @@ impl<'a> Fields<'a> {
         Ok(Fields { prefix, members })
     }
 
-    /// Every member, by name, with its JSON text.
+    /// Returns every member with its JSON text, sorted by name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &'a str)> {
         self.members.iter().map(|(name, value)| (name.as_ref(), *value))
     }
@@ -71,7 +72,7 @@ impl<'a> Fields<'a> {
         self.members.contains_key(name)
     }
 
-    /// A member's JSON text.
+    /// Returns the JSON text of a member.
     ///
     /// # Errors
     /// When there is no such member.
@@ -79,7 +80,7 @@ impl<'a> Fields<'a> {
         self.members.get(name).copied().ok_or_else(|| self.wrong(name, "JSON value", "nothing"))
     }
 
-    /// A string whose length in bytes is in `bytes`.
+    /// Returns a string whose length in bytes is in `bytes`.
     ///
     /// # Errors
     /// When the member is something else.
@@ -98,7 +99,7 @@ impl<'a> Fields<'a> {
         Ok(Some(text.into_owned()))
     }
 
-    /// A string that must be there, as [`text`](Fields::text).
+    /// Returns a string, as [`text`](Fields::text) does.
     ///
     /// # Errors
     /// When the member is missing, or something else.
@@ -111,7 +112,7 @@ impl<'a> Fields<'a> {
         self.text(name, bytes.clone())?.ok_or_else(missing)
     }
 
-    /// An id, which need not be one that exists.
+    /// Returns an id. It is not checked whether anything has it.
     ///
     /// # Errors
     /// When the member is not a string.
@@ -119,7 +120,7 @@ impl<'a> Fields<'a> {
         self.text(name, 1..=MAX_ID_BYTES)
     }
 
-    /// An id that must be there.
+    /// Returns an id, as [`id`](Fields::id) does.
     ///
     /// # Errors
     /// When the member is missing, or not a string.
@@ -127,7 +128,7 @@ impl<'a> Fields<'a> {
         self.required_text(name, 1..=MAX_ID_BYTES)
     }
 
-    /// An integer in a range. `5.0` and `5e0` are integers, as in JavaScript.
+    /// Returns an integer in a range. `5.0` and `5e0` are integers, as in JavaScript.
     ///
     /// # Errors
     /// When the member is something else.
@@ -143,7 +144,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A number in a range.
+    /// Returns a number in a range.
     ///
     /// # Errors
     /// When the member is something else.
@@ -159,7 +160,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The strings of an array. How many there are is in `count`, the length in bytes of each in `bytes`.
+    /// Returns the strings of an array. Their number must be in `count`, the length of each, in bytes, in `bytes`.
     ///
     /// # Errors
     /// When the member, or one of its elements, is something else.
@@ -181,7 +182,7 @@ impl<'a> Fields<'a> {
             .map(Some)
     }
 
-    /// The objects of an array that must be there. How many there are is in `count`.
+    /// Returns the objects of an array. Their number must be in `count`.
     ///
     /// # Errors
     /// When the member is missing, or it or one of its elements is something else.
@@ -214,7 +215,7 @@ impl<'a> Fields<'a> {
         Ok(Some(elements))
     }
 
-    /// A string that is one of these.
+    /// Returns a string that is one of `words`.
     ///
     /// # Errors
     /// When the member is missing, or something else.
@@ -232,7 +233,7 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| self.wrong(name, &one_of(words), value.map_or("nothing", shortened)))
     }
 
-    /// A boolean.
+    /// Returns a boolean.
     ///
     /// # Errors
     /// When the member is something else.
@@ -245,7 +246,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// An array of at least one of these strings, without repetitions.
+    /// Returns the strings of an array that has one or more of `words`, each at most once.
     ///
     /// # Errors
     /// When the member is something else.
@@ -256,7 +257,7 @@ impl<'a> Fields<'a> {
     ) -> Result<Option<Vec<&'static str>>, WireError> {
         let Some(value) = self.members.get(name) else { return Ok(None) };
         let expected = format!("array of 1..={} different strings of {}", words.len(), one_of(words));
-        // All of them, each character escaped, and some white space.
+        // Enough for all words with every character escaped, and some white space.
         let longest = words.iter().map(|word| 6 * word.len() + 16).sum::<usize>() + 16;
         if kind_of(value) != "array" || value.len() > longest {
             return Err(self.wrong(name, &expected, shortened(value)));
@@ -276,7 +277,7 @@ impl<'a> Fields<'a> {
         Ok(Some(found))
     }
 
-    /// The members of an object inside this one.
+    /// Returns an object inside this one.
     ///
     /// # Errors
     /// When the member is not an object.
@@ -286,7 +287,7 @@ impl<'a> Fields<'a> {
         Fields::of(value, &path, format!("{path}.")).map(Some)
     }
 
-    /// The JSON text of an object of at most `max_bytes`.
+    /// Returns the JSON text of an object of at most `max_bytes`.
     ///
     /// # Errors
     /// When the member is something else, or longer.
@@ -300,19 +301,19 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The error for a member of this object.
+    /// Returns the error for a member of this object.
     pub(crate) fn wrong(&self, name: &str, expected: &str, got: &str) -> WireError {
         wrong(&format!("{}{name}", self.prefix), expected, got)
     }
 }
 
-/// The error for a payload of the wrong shape.
+/// Returns the error for a payload of the wrong shape.
 pub(crate) fn wrong(path: &str, expected: &str, got: &str) -> WireError {
     let details = Object::new().text("path", path).text("expected", expected).text("got", got).finish();
     WireError::new(format!("{path}: expected {expected}, got {got}")).details(Payload::trusted(details))
 }
 
-/// What sort of value a JSON text is.
+/// Returns the type of a JSON value.
 pub(crate) fn kind_of(json: &str) -> &'static str {
     match json.as_bytes().first() {
         Some(b'{') => "object",
@@ -325,14 +326,14 @@ pub(crate) fn kind_of(json: &str) -> &'static str {
     }
 }
 
-/// The integer that a JSON text is, if it is one that JavaScript holds exactly.
+/// Returns the integer that a JSON text is, if JavaScript can represent it exactly.
 pub(crate) fn integer_of(json: &str) -> Option<i64> {
     const MAX_SAFE: f64 = 9_007_199_254_740_991.0;
     let number: f64 = (kind_of(json) == "number").then(|| json.parse().ok())??;
     (number.fract() == 0.0 && number.abs() <= MAX_SAFE).then_some(number as i64)
 }
 
-/// The elements of an array, which is known to be JSON; if there are more than `max`, only `max + 1` of them.
+/// Returns the elements of an array that is known to be JSON; at most `max + 1` of them.
 fn elements_of(array: &str, max: usize) -> Vec<&str> {
     let inner = array.strip_prefix('[').and_then(|array| array.strip_suffix(']')).unwrap_or_default();
     let mut elements = Vec::new();
@@ -370,13 +371,13 @@ fn expected_text(bytes: &RangeInclusive<usize>) -> String {
     format!("string of {}..={} bytes", bytes.start(), bytes.end())
 }
 
-/// What is expected where one of these words is.
+/// Describes that one of these words is expected.
 pub(crate) fn one_of(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
     quoted.join(" | ")
 }
 
-/// A short value as it is, of a long one the sort.
+/// Returns a short value itself, and of a long one its type.
 pub(crate) fn shortened(json: &str) -> &str {
     if json.len() <= 40 { json } else { kind_of(json) }
 }
@@ -385,7 +386,7 @@ pub(crate) fn shortened(json: &str) -> &str {
 mod tests {
     use super::*;
 
-    /// What a getter's error says: path, expected, got.
+    /// Returns `path`, `expected` and `got` of an error.
     fn details(error: WireError) -> [String; 3] {
         let details = error.details.parse().unwrap();
         ["path", "expected", "got"].map(|name| details[name].as_str().unwrap().to_owned())

@@ -1,15 +1,15 @@
-//! Time in UTC as statistics cut it: hours, days, weeks from Monday, months of the calendar. In: Unix ms, from 1970 to the end
-//! of 9999. Out: spans of whole hours, and the buckets in them. Pure: the present is an argument.
+//! Time in UTC for statistics: hours, days, weeks from Monday, calendar months. In: Unix ms, from 1970 to the end of 9999. Out:
+//! spans of whole hours, and the buckets in them. Pure: the current time is an argument.
 
 pub(super) const HOUR_MS: i64 = 3_600_000;
 pub(super) const DAY_MS: i64 = 24 * HOUR_MS;
-/// The first moment of the year 10000: where time ends.
+/// The start of the year 10000: the end of the supported time.
 pub(super) const END_UNIX_MS: i64 = 253_402_300_800_000;
 
-/// The end of a year's months, in days from its beginning, when February has 28.
+/// The ends of the months of a common year, in days from its start.
 const MONTH_ENDS: [i64; 12] = [31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365];
 
-/// How long a bucket is.
+/// The length of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Granularity {
     Hour,
@@ -37,7 +37,7 @@ impl Granularity {
         Granularity::ALL.into_iter().find(|granularity| granularity.as_str() == name)
     }
 
-    /// Where the bucket begins that has this moment. Of the first week of 1970 that is before 1970.
+    /// Returns the start of the bucket that contains a time. For the first week of 1970 it is before 1970.
     pub(super) fn start(self, at: i64) -> i64 {
         match self {
             Granularity::Hour => at - at.rem_euclid(HOUR_MS),
@@ -54,7 +54,7 @@ impl Granularity {
         }
     }
 
-    /// Where the bucket ends that begins here.
+    /// Returns the end of the bucket that starts at a time.
     pub(super) fn end(self, start: i64) -> i64 {
         match self {
             Granularity::Hour => start + HOUR_MS,
@@ -68,7 +68,7 @@ impl Granularity {
     }
 }
 
-/// Whole hours: from the beginning of one to the end of another, which is not before it.
+/// A span of whole hours. Its end is not before its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) from: i64,
@@ -76,22 +76,22 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// All of time.
+    /// The whole supported time.
     pub(super) const EVER: Span = Span { from: 0, to: END_UNIX_MS };
 
-    /// The hours that have something of `from..to`.
+    /// Returns the hours that `from..to` touches.
     pub(super) fn around(from: i64, to: i64) -> Span {
         Span { from: Granularity::Hour.start(from), to: Granularity::Hour.start(to + HOUR_MS - 1) }
     }
 
-    /// The whole days in it; if there are none, an empty span at its beginning.
+    /// Returns the whole days in it; an empty span at its start if there are none.
     pub(super) fn whole_days(self) -> Span {
         let from = Granularity::Day.start(self.from + DAY_MS - 1);
         let to = Granularity::Day.start(self.to);
         if from < to { Span { from, to } } else { Span { from: self.from, to: self.from } }
     }
 
-    /// Where the buckets begin that have something of it; `None` if there are more than `max`.
+    /// Returns the starts of the buckets that it touches; `None` if there are more than `max`.
     pub(super) fn buckets(self, granularity: Granularity, max: usize) -> Option<Vec<i64>> {
         let mut starts = Vec::new();
         let mut start = granularity.start(self.from);
@@ -106,12 +106,12 @@ impl Span {
     }
 }
 
-/// The stretch of time that a client asks for.
+/// The range of time that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TimeRange {
-    /// So many hours back from now.
+    /// A number of hours before now.
     Last(i64),
-    /// From the first record to the last, the present included.
+    /// From the first record to the last, or to now.
     All,
     Between {
         from: i64,
@@ -120,7 +120,7 @@ pub(super) enum TimeRange {
 }
 
 impl TimeRange {
-    /// The ranges that have a name.
+    /// The ranges with a name.
     pub(super) const NAMED: [(&str, TimeRange); 5] = [
         ("24h", TimeRange::Last(24)),
         ("7d", TimeRange::Last(7 * 24)),
@@ -129,7 +129,7 @@ impl TimeRange {
         ("all", TimeRange::All),
     ];
 
-    /// The hours that it touches. `recorded` is those of the first and the last record, if there are any.
+    /// Returns the hours that it touches. `recorded` is the span from the first record to the last, if there are any.
     pub(super) fn span(self, now: i64, recorded: Option<Span>) -> Span {
         let now = now.clamp(0, END_UNIX_MS - 1);
         let present = Span::around(now, now + 1);
@@ -144,15 +144,15 @@ impl TimeRange {
     }
 }
 
-/// The day as `2026-11-23`.
+/// Returns the day in the form `2026-11-23`.
 pub(super) fn date(at: i64) -> String {
     let (year, month, day) = civil(at.div_euclid(DAY_MS));
     format!("{year:04}-{month:02}-{day:02}")
 }
 
-/// Year, month and day of the month, both from 1, of a day that is so many days behind the first of 1970.
+/// Returns year, month and day, both from 1, of a day that is a number of days after 1970-01-01.
 fn civil(day: i64) -> (i64, i64, i64) {
-    // 400 years have 146 097 days; the guess is a year off at most.
+    // 400 years have 146 097 days; the estimate is wrong by one year at most.
     let mut year = 1970 + (day * 400).div_euclid(146_097);
     while day < days_before(year) {
         year -= 1;
@@ -165,18 +165,18 @@ fn civil(day: i64) -> (i64, i64, i64) {
     (year, month, in_year - month_end(year, month - 1) + 1)
 }
 
-/// The first day of a month; month 13 is the next January.
+/// Returns the first day of a month; month 13 is the next January.
 fn first_day(year: i64, month: i64) -> i64 {
     days_before(year) + month_end(year, month - 1)
 }
 
-/// Days from the first of 1970 to the first of a year.
+/// Returns the days from 1970-01-01 to the first of a year.
 fn days_before(year: i64) -> i64 {
     let leap_days = |year: i64| year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
     (year - 1970) * 365 + leap_days(year - 1) - leap_days(1969)
 }
 
-/// Days from the beginning of a year to the end of a month.
+/// Returns the days from the start of a year to the end of a month.
 fn month_end(year: i64, month: i64) -> i64 {
     let is_leap = days_before(year + 1) - days_before(year) == 366;
     let index = usize::try_from(month - 1).ok();
@@ -188,7 +188,7 @@ fn month_end(year: i64, month: i64) -> i64 {
 mod tests {
     use super::*;
 
-    /// What `date -u -d DATE +%s` says of days around every rule of the calendar.
+    /// The output of `date -u -d DATE +%s` for days around every rule of the calendar.
     const DATES: [(&str, i64); 16] = [
         ("1970-01-01", 0),
         ("1970-12-31", 31_449_600),

@@ -11,7 +11,7 @@ use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::server::Server;
 
-use super::query::{self, Asked, Needs, Query, Source};
+use super::query::{self, Params, Query, QueryFn, Source};
 use super::upkeep::Analytics;
 
 const RANGE: &str = "{ timeRange: TimeRange }";
@@ -25,20 +25,20 @@ const ROWS: &[Row<Analytics>] = &[
         name: "analytics:dashboard",
         payload: "{ timeRange?: TimeRange, granularity?: Granularity }",
         response: "DashboardData",
-        description: "Get an overview; of the last 30 days, by day, unless told otherwise. `totals` are those of the lifetime",
+        description: "Get an overview, by default of the last 30 days and by day. `totals` are always those of the lifetime",
         example: SERIES_EXAMPLE,
         handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Needs::Neither, query::dashboard))
+            Box::pin(answer(analytics, payload, Params::Neither, query::dashboard))
         }),
     },
     Row {
         name: "analytics:lifetime-totals",
         payload: "-",
         response: "LifetimeTotals",
-        description: "Get what was ever counted",
+        description: "Get the totals since the first record",
         example: "",
         handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Needs::Nothing, query::lifetime_totals))
+            Box::pin(answer(analytics, payload, Params::Nothing, query::lifetime_totals))
         }),
     },
     Row {
@@ -48,17 +48,17 @@ const ROWS: &[Row<Analytics>] = &[
         description: "Get costs by provider and model",
         example: RANGE_EXAMPLE,
         handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Needs::Range, query::cost_summary))
+            Box::pin(answer(analytics, payload, Params::Range, query::cost_summary))
         }),
     },
     Row {
         name: "analytics:cost-timeseries",
         payload: SERIES,
         response: "TimeSeriesData",
-        description: "Get costs over time, a series a provider, in USD",
+        description: "Get costs over time in USD, one series per provider",
         example: SERIES_EXAMPLE,
         handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Needs::RangeAndGranularity, query::cost_timeseries))
+            Box::pin(answer(analytics, payload, Params::RangeAndGranularity, query::cost_timeseries))
         }),
     },
     Row {
@@ -68,17 +68,17 @@ const ROWS: &[Row<Analytics>] = &[
         description: "Get errors by code and channel",
         example: RANGE_EXAMPLE,
         handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Needs::Range, query::error_summary))
+            Box::pin(answer(analytics, payload, Params::Range, query::error_summary))
         }),
     },
     Row {
         name: "analytics:error-timeseries",
         payload: SERIES,
         response: "TimeSeriesData",
-        description: "Get errors over time, a series a code",
+        description: "Get errors over time, one series per code",
         example: SERIES_EXAMPLE,
         handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Needs::RangeAndGranularity, query::error_timeseries))
+            Box::pin(answer(analytics, payload, Params::RangeAndGranularity, query::error_timeseries))
         }),
     },
     Row {
@@ -88,17 +88,17 @@ const ROWS: &[Row<Analytics>] = &[
         description: "Get tokens over time: `input`, `output`, `cacheRead`, `cacheWrite`",
         example: SERIES_EXAMPLE,
         handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Needs::RangeAndGranularity, query::token_timeseries))
+            Box::pin(answer(analytics, payload, Params::RangeAndGranularity, query::token_timeseries))
         }),
     },
     Row {
         name: "analytics:model-usage",
         payload: RANGE,
         response: "ModelUsageData",
-        description: "Get models by calls",
+        description: "Get the calls of each model, most used first",
         example: RANGE_EXAMPLE,
         handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Needs::Range, query::model_usage))
+            Box::pin(answer(analytics, payload, Params::Range, query::model_usage))
         }),
     },
     Row {
@@ -108,34 +108,34 @@ const ROWS: &[Row<Analytics>] = &[
         description: "Get images over time: `images`, `batches`, `failed`",
         example: SERIES_EXAMPLE,
         handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Needs::RangeAndGranularity, query::imagegen_timeseries))
+            Box::pin(answer(analytics, payload, Params::RangeAndGranularity, query::imagegen_timeseries))
         }),
     },
     Row {
         name: "analytics:tool-usage",
         payload: RANGE,
         response: "ToolUsageData",
-        description: "Get artifacts and tools of models by calls",
+        description: "Get the calls of artifacts and of tools of models, most used first",
         example: RANGE_EXAMPLE,
         handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Needs::Range, query::tool_usage))
+            Box::pin(answer(analytics, payload, Params::Range, query::tool_usage))
         }),
     },
     Row {
         name: "analytics:session-stats",
         payload: RANGE,
         response: "SessionStats",
-        description: "Get how long clients stayed",
+        description: "Get the number and the duration of sessions",
         example: RANGE_EXAMPLE,
         handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Needs::Range, query::session_stats))
+            Box::pin(answer(analytics, payload, Params::Range, query::session_stats))
         }),
     },
     Row {
         name: "analytics:run-aggregation",
         payload: "-",
         response: "{ aggregated: number }",
-        description: "Roll up raw rows now; answers do not change",
+        description: "Roll up raw rows now; this changes no totals",
         example: "",
         handler: Own(|analytics, payload, _| Box::pin(run_aggregation(analytics, payload))),
     },
@@ -143,7 +143,7 @@ const ROWS: &[Row<Analytics>] = &[
         name: "analytics:run-cleanup",
         payload: "-",
         response: "{ deleted: number }",
-        description: "Delete raw rows older than `analytics.retentionDays` now, rolled up first; totals do not change",
+        description: "Roll up raw rows, then delete those older than `analytics.retentionDays`; this changes no totals",
         example: "",
         handler: Own(|analytics, payload, _| Box::pin(run_cleanup(analytics, payload))),
     },
@@ -169,10 +169,10 @@ pub fn register(server: &Server, analytics: &Analytics) {
 async fn answer(
     analytics: Analytics,
     payload: Payload,
-    needs: Needs,
-    query: Query,
+    needs: Params,
+    query: QueryFn,
 ) -> Result<Payload, WireError> {
-    let asked = Asked::read(&Fields::decode(&payload)?, needs)?;
+    let asked = Query::read(&Fields::decode(&payload)?, needs)?;
     // A database that is full can still answer from what it has.
     let _ = analytics.flush().await;
     let read = move |view: &View<'_>| query(&Source { connection: view.connection, now: unix_ms() }, asked);

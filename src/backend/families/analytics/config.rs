@@ -2,21 +2,21 @@
 
 use std::time::Duration;
 
-/// What is recorded, and when it is written.
+/// Configuration of the family: whether statistics are recorded, and when they are written.
 #[derive(Debug, Clone)]
 pub struct AnalyticsConfig {
-    /// Whether anything is recorded. What was recorded before is answered either way, rolled up and deleted when it is old.
+    /// Whether anything is recorded. Existing records can be queried in any case, and are rolled up and deleted when they are old.
     ///
     /// Default true; `--no-analytics` makes it false.
     pub record: bool,
-    /// How often records are written to the database. A crash loses those of so long; a stop loses none.
+    /// How often records are written to the database. A crash loses the records of one interval; a normal stop loses none.
     ///
-    /// Default 5 s. The shorter it is, the more raw rows there are until `analytics.retentionDays` have passed: one for each
-    /// channel that was used in the time.
+    /// Default 5 s. A shorter interval means more raw rows: one per interval for each channel that was used. They are deleted
+    /// after `analytics.retentionDays`.
     pub flush_interval: Duration,
-    /// How often raw rows are rolled up, and old ones deleted.
+    /// How often raw rows are rolled up and old ones deleted.
     ///
-    /// Default 5 min. Answers do not depend on it.
+    /// Default 5 min. It does not affect results.
     pub rollup_interval: Duration,
 }
 

@@ -6,20 +6,21 @@
 //!
 //! ```text
 //! requests, sessions ─► observer ─┐
-//! ai, imagegen, artifact ─► Recorder ─► sums in memory ─► raw rows ─► sums of hours and days ─► answers
-//!                                      (every 5 s, and            └─────────────────────────────────┘
-//!                                       before each answer)
+//! ai, imagegen, artifact ─► Recorder ─► sums in memory ─► raw rows ─► sums of hours and days ─► responses
+//!                                      (every 5 s, and            └───────────────────────────────────┘
+//!                                       before each response)
 //! ```
 //!
-//! Recording never waits and never fails: records of one hour, sort and name are added up in memory. What is added up is numbers and
-//! names; of errors the newest messages are kept too, what clients sent and providers said left out. Raw rows are rolled
-//! up, each once, and deleted when they are old; the sums stay. Every answer is made of whole hours in UTC, whether of raw
-//! rows or of sums, so rolling up and deleting change none.
+//! Recording never waits and never fails: records with the same hour, kind and names are added up in memory. Only numbers and
+//! names are recorded, and the newest error messages without the words of clients and providers. Each raw row is rolled up once,
+//! and deleted when it is old; the sums are kept. Every result covers whole hours in UTC, whether from raw rows or from sums, so
+//! rolling up and deleting do not change it.
 //!
-//! Used of other families: the number of days from `settings`.
+//! Uses of other families: the number of days to keep raw rows, from `settings`.
 //!
 //! What other families may use: `Recorder`, `AiCall`, `ImageBatch`. A handler gets a clone of the recorder from
-//! [`register_all`](crate::backend::register_all), and says what it did, failed calls too, with `ai_call`, `images` or `artifact_call`.
+//! [`register_all`](crate::backend::register_all), and records each call, failed ones too, with `ai_call`, `images` or
+//! `artifact_call`.
 
 mod calendar;
 mod channels;

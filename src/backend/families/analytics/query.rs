@@ -1,7 +1,7 @@
-//! Answers. In: the database, a range, the present. Out: the JSON of each channel.
+//! Queries. In: the database, a range, the current time. Out: the JSON of each channel.
 //!
-//! An answer is made of whole hours, always: of the sums of days where whole days are asked for, of hours at their edges, and of
-//! raw rows that are in neither yet. So it is the same before rows are rolled up and after, and after they are deleted.
+//! A result always covers whole hours. It adds the sums of whole days, the sums of hours at the edges, and the raw rows that are
+//! not rolled up yet. So it is the same before and after rows are rolled up, and after they are deleted.
 
 use std::collections::BTreeMap;
 
@@ -15,88 +15,88 @@ use super::store;
 use crate::backend::shared::encode::{Object, array, quoted};
 use crate::backend::shared::validate::{Fields, kind_of, one_of, shortened, wrong};
 
-/// Most buckets of one answer, and most days of `byDay`.
+/// Most buckets of one result, and most days of `byDay`.
 pub(super) const MAX_BUCKETS: usize = 10_000;
-/// What the dashboard shows unless told otherwise.
+/// The default range of the dashboard, and its granularity.
 const DASHBOARD_RANGE: TimeRange = TimeRange::Last(30 * 24);
 const DASHBOARD_GRANULARITY: Granularity = Granularity::Day;
 
-/// What a query is answered from.
+/// What a query reads from.
 pub(super) struct Source<'a> {
-    /// Inside a transaction: all that is read belongs together.
+    /// Inside a transaction: all reads see the same snapshot.
     pub(super) connection: &'a Connection,
-    /// The present, in Unix ms.
+    /// The current time, in Unix ms.
     pub(super) now: i64,
 }
 
-/// Sums by their names.
+/// Sums by name.
 type ByName = BTreeMap<(String, String), Sums>;
 
-/// What sums are kept apart by.
+/// How sums are grouped.
 #[derive(Clone, Copy)]
-struct By {
-    start: bool,
-    a: bool,
-    b: bool,
+struct GroupBy {
+    bucket: bool,
+    name: bool,
+    subname: bool,
 }
 
-impl By {
-    const START: By = By { start: true, a: false, b: false };
+impl GroupBy {
+    const BUCKET: GroupBy = GroupBy { bucket: true, name: false, subname: false };
 }
 
-/// Sums, where they begin, and their names, as far as they are kept apart by them.
-struct Point {
+/// Sums with the start of their bucket and their names, as far as they are grouped by them.
+struct Row {
     start: i64,
-    a: String,
-    b: String,
+    name: String,
+    subname: String,
     sums: Sums,
 }
 
-/// What a point adds to which series.
+/// What a row adds to which series.
 type Values = Vec<(String, i64)>;
 
-/// Whether the numbers of a series are whole, or billionths of a USD.
+/// Whether the numbers of a series are counts, or billionths of a USD.
 #[derive(Clone, Copy)]
 enum Unit {
     Count,
     NanoUsd,
 }
 
-/// How a channel is answered from the database.
-pub(super) type Query = fn(&Source<'_>, Asked) -> Result<String, WireError>;
+/// A query of a channel.
+pub(super) type QueryFn = fn(&Source<'_>, Query) -> Result<String, WireError>;
 
-/// What a channel needs to be told.
+/// The parameters that a channel requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Needs {
+pub(super) enum Params {
     Nothing,
     Range,
     RangeAndGranularity,
-    /// Either may be left out.
+    /// Both can be missing.
     Neither,
 }
 
-/// What a client asks for; what it need not say is the dashboard's.
+/// The parameters of a request, with the defaults of the dashboard.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct Query {
     range: TimeRange,
     granularity: Granularity,
 }
 
-impl Asked {
-    pub(super) fn read(fields: &Fields<'_>, needs: Needs) -> Result<Asked, WireError> {
-        let is_read = |name: &str, needed: bool| needed || needs == Needs::Neither && fields.has(name);
-        let mut asked = Asked { range: DASHBOARD_RANGE, granularity: DASHBOARD_GRANULARITY };
-        if is_read("timeRange", matches!(needs, Needs::Range | Needs::RangeAndGranularity)) {
+impl Query {
+    pub(super) fn read(fields: &Fields<'_>, needs: Params) -> Result<Query, WireError> {
+        let is_read = |name: &str, needed: bool| needed || needs == Params::Neither && fields.has(name);
+        let mut asked = Query { range: DASHBOARD_RANGE, granularity: DASHBOARD_GRANULARITY };
+        if is_read("timeRange", matches!(needs, Params::Range | Params::RangeAndGranularity)) {
             asked.range = time_range(fields)?;
         }
-        if is_read("granularity", needs == Needs::RangeAndGranularity) {
+        if is_read("granularity", needs == Params::RangeAndGranularity) {
             asked.granularity = granularity(fields)?;
         }
         Ok(asked)
     }
 }
 
-pub(super) fn dashboard(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+pub(super) fn dashboard(source: &Source<'_>, asked: Query) -> Result<String, WireError> {
     let cut = source.cut(asked)?;
     let dashboard = Object::new()
         .raw("totals", &source.totals()?)
@@ -108,47 +108,47 @@ pub(super) fn dashboard(source: &Source<'_>, asked: Asked) -> Result<String, Wir
     Ok(dashboard.finish())
 }
 
-pub(super) fn lifetime_totals(source: &Source<'_>, _: Asked) -> Result<String, WireError> {
+pub(super) fn lifetime_totals(source: &Source<'_>, _: Query) -> Result<String, WireError> {
     source.totals()
 }
 
-pub(super) fn cost_summary(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+pub(super) fn cost_summary(source: &Source<'_>, asked: Query) -> Result<String, WireError> {
     source.cost(source.span(asked.range)?)
 }
 
-pub(super) fn error_summary(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+pub(super) fn error_summary(source: &Source<'_>, asked: Query) -> Result<String, WireError> {
     source.errors(source.span(asked.range)?)
 }
 
-pub(super) fn model_usage(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+pub(super) fn model_usage(source: &Source<'_>, asked: Query) -> Result<String, WireError> {
     source.models(source.span(asked.range)?)
 }
 
-pub(super) fn tool_usage(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+pub(super) fn tool_usage(source: &Source<'_>, asked: Query) -> Result<String, WireError> {
     source.tools(source.span(asked.range)?)
 }
 
-pub(super) fn session_stats(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+pub(super) fn session_stats(source: &Source<'_>, asked: Query) -> Result<String, WireError> {
     source.sessions(source.span(asked.range)?)
 }
 
-pub(super) fn cost_timeseries(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+pub(super) fn cost_timeseries(source: &Source<'_>, asked: Query) -> Result<String, WireError> {
     source.costs(&source.cut(asked)?)
 }
 
-pub(super) fn error_timeseries(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+pub(super) fn error_timeseries(source: &Source<'_>, asked: Query) -> Result<String, WireError> {
     source.codes(&source.cut(asked)?)
 }
 
-pub(super) fn token_timeseries(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+pub(super) fn token_timeseries(source: &Source<'_>, asked: Query) -> Result<String, WireError> {
     source.tokens(&source.cut(asked)?)
 }
 
-pub(super) fn imagegen_timeseries(source: &Source<'_>, asked: Asked) -> Result<String, WireError> {
+pub(super) fn imagegen_timeseries(source: &Source<'_>, asked: Query) -> Result<String, WireError> {
     source.images(&source.cut(asked)?)
 }
 
-/// `timeRange`: one of the ranges that have a name, or `{from, to}`, half-open.
+/// Reads `timeRange`: a range with a name, or `{from, to}` with an exclusive end.
 fn time_range(fields: &Fields<'_>) -> Result<TimeRange, WireError> {
     let given = fields.required_json("timeRange").ok();
     if given.is_some_and(|given| kind_of(given) == "object")
@@ -182,24 +182,24 @@ fn granularity(fields: &Fields<'_>) -> Result<Granularity, WireError> {
     Granularity::from_name(name).ok_or_else(|| fields.wrong("granularity", "granularity", name))
 }
 
-/// A span, cut into buckets.
+/// A span, divided into buckets.
 struct Cut {
     span: Span,
     granularity: Granularity,
-    /// Where they begin.
+    /// The starts of the buckets.
     buckets: Vec<i64>,
 }
 
 impl Source<'_> {
-    /// The hours of a range.
+    /// Returns the hours of a range.
     fn span(&self, range: TimeRange) -> Result<Span, WireError> {
         let recorded = if range == TimeRange::All { self.recorded()? } else { None };
         Ok(range.span(self.now, recorded))
     }
 
-    /// The buckets of a range.
-    fn cut(&self, asked: Asked) -> Result<Cut, WireError> {
-        let Asked { range, granularity } = asked;
+    /// Returns the buckets of a range.
+    fn cut(&self, asked: Query) -> Result<Cut, WireError> {
+        let Query { range, granularity } = asked;
         let span = self.span(range)?;
         match span.buckets(granularity, MAX_BUCKETS) {
             Some(buckets) => Ok(Cut { span, granularity, buckets }),
@@ -210,7 +210,7 @@ impl Source<'_> {
         }
     }
 
-    /// The hours from the first record to the last.
+    /// Returns the hours from the first record to the last.
     fn recorded(&self) -> Result<Option<Span>, WireError> {
         let mut ends: Vec<i64> = Vec::new();
         let mut look = |sql: &str, kind: Option<Kind>| -> Result<(), WireError> {
@@ -223,7 +223,7 @@ impl Source<'_> {
             Ok(())
         };
         for kind in Kind::ALL {
-            // Two looks at the ends of an index.
+            // Two lookups at the ends of an index.
             look(
                 "SELECT (SELECT min(start) FROM analytics_hours WHERE kind = ?1),
                         (SELECT max(start) FROM analytics_hours WHERE kind = ?1)",
@@ -238,21 +238,21 @@ impl Source<'_> {
         Ok(first.zip(last).map(|(first, last)| Span::around(*first, *last + 1)))
     }
 
-    /// The sums of a span, by hours at its edges and by days between them; by hours throughout for buckets of an hour.
-    fn points(
+    /// Returns the sums of a span: from hours at its edges and days between them, or only from hours for buckets of an hour.
+    fn rows(
         &self,
         kind: Kind,
         span: Span,
         granularity: Granularity,
-        by: By,
-    ) -> Result<Vec<Point>, WireError> {
+        by: GroupBy,
+    ) -> Result<Vec<Row>, WireError> {
         let days = match granularity {
             Granularity::Hour => Span { from: span.from, to: span.from },
             _ => span.whole_days(),
         };
         let columns = Sums::COLUMNS.join(", ");
-        let start = if by.start { "start" } else { "0" };
-        let [a, b] = [(by.a, "a"), (by.b, "b")].map(|(by, table)| match by {
+        let start = if by.bucket { "start" } else { "0" };
+        let [a, b] = [(by.name, "a"), (by.subname, "b")].map(|(by, table)| match by {
             true => format!("{table}.name"),
             false => "''".to_owned(),
         });
@@ -273,25 +273,25 @@ impl Source<'_> {
             store::sums("sums.")
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
-        let mut rows = statement.query(params![kind as i64, span.from, days.from, days.to, span.to])?;
-        let mut points = Vec::new();
-        while let Some(row) = rows.next()? {
+        let mut found = statement.query(params![kind as i64, span.from, days.from, days.to, span.to])?;
+        let mut rows = Vec::new();
+        while let Some(row) = found.next()? {
             let mut values = [0; Sums::LEN];
             for (column, value) in values.iter_mut().enumerate() {
                 *value = row.get(column + 3)?;
             }
             let sums = Sums::from_values(values);
-            points.push(Point { start: row.get(0)?, a: row.get(1)?, b: row.get(2)?, sums });
+            rows.push(Row { start: row.get(0)?, name: row.get(1)?, subname: row.get(2)?, sums });
         }
-        Ok(points)
+        Ok(rows)
     }
 
-    /// The sums of a whole span.
+    /// Returns the sums of a span, without buckets.
     fn by_name(&self, kind: Kind, span: Span) -> Result<ByName, WireError> {
         let mut by_name = ByName::new();
-        let by = By { start: false, a: true, b: true };
-        for point in self.points(kind, span, Granularity::Day, by)? {
-            by_name.entry((point.a, point.b)).or_default().add(&point.sums);
+        let by = GroupBy { bucket: false, name: true, subname: true };
+        for row in self.rows(kind, span, Granularity::Day, by)? {
+            by_name.entry((row.name, row.subname)).or_default().add(&row.sums);
         }
         Ok(by_name)
     }
@@ -369,7 +369,7 @@ impl Source<'_> {
         Ok(summary.finish())
     }
 
-    /// The newest errors, newest first.
+    /// Returns the newest errors, newest first.
     fn recent_errors(&self, span: Span) -> Result<String, WireError> {
         let mut statement = self.connection.prepare_cached(
             "SELECT code, channel, message, at FROM analytics_errors WHERE at >= ? AND at < ?
@@ -424,8 +424,8 @@ impl Source<'_> {
 
     fn sessions(&self, span: Span) -> Result<String, WireError> {
         let mut days: BTreeMap<i64, Sums> = BTreeMap::new();
-        for point in self.points(Kind::Session, span, Granularity::Day, By::START)? {
-            days.entry(Granularity::Day.start(point.start)).or_default().add(&point.sums);
+        for row in self.rows(Kind::Session, span, Granularity::Day, GroupBy::BUCKET)? {
+            days.entry(Granularity::Day.start(row.start)).or_default().add(&row.sums);
         }
         let all = total(days.values());
         let shown = days.first_key_value().zip(days.last_key_value()).map(|((first, _), (last, _))| {
@@ -450,63 +450,60 @@ impl Source<'_> {
     }
 
     fn costs(&self, cut: &Cut) -> Result<String, WireError> {
-        let points =
-            self.points(Kind::Ai, cut.span, cut.granularity, By { start: true, a: true, b: false })?;
-        let values = |point: &Point| vec![(point.a.clone(), point.sums.nano_usd)];
-        Ok(series(&points, cut, &[], Unit::NanoUsd, values))
+        let rows = self.rows(
+            Kind::Ai,
+            cut.span,
+            cut.granularity,
+            GroupBy { bucket: true, name: true, subname: false },
+        )?;
+        let values = |row: &Row| vec![(row.name.clone(), row.sums.nano_usd)];
+        Ok(series(&rows, cut, &[], Unit::NanoUsd, values))
     }
 
     fn codes(&self, cut: &Cut) -> Result<String, WireError> {
-        let by = By { start: true, a: false, b: true };
-        let mut points = self.points(Kind::Request, cut.span, cut.granularity, by)?;
-        points.retain(|point| point.sums.failed > 0);
-        let values = |point: &Point| vec![(point.b.clone(), point.sums.failed)];
-        Ok(series(&points, cut, &[], Unit::Count, values))
+        let by = GroupBy { bucket: true, name: false, subname: true };
+        let mut rows = self.rows(Kind::Request, cut.span, cut.granularity, by)?;
+        rows.retain(|row| row.sums.failed > 0);
+        let values = |row: &Row| vec![(row.subname.clone(), row.sums.failed)];
+        Ok(series(&rows, cut, &[], Unit::Count, values))
     }
 
     fn tokens(&self, cut: &Cut) -> Result<String, WireError> {
-        let points = self.points(Kind::Ai, cut.span, cut.granularity, By::START)?;
+        let rows = self.rows(Kind::Ai, cut.span, cut.granularity, GroupBy::BUCKET)?;
         let names = ["input", "output", "cacheRead", "cacheWrite"];
-        let values = |point: &Point| {
-            let Sums { input, output, cache_read, cache_write, .. } = point.sums;
+        let values = |row: &Row| {
+            let Sums { input, output, cache_read, cache_write, .. } = row.sums;
             names.into_iter().map(str::to_owned).zip([input, output, cache_read, cache_write]).collect()
         };
-        Ok(series(&points, cut, &names, Unit::Count, values))
+        Ok(series(&rows, cut, &names, Unit::Count, values))
     }
 
     fn images(&self, cut: &Cut) -> Result<String, WireError> {
-        let points = self.points(Kind::Images, cut.span, cut.granularity, By::START)?;
+        let rows = self.rows(Kind::Images, cut.span, cut.granularity, GroupBy::BUCKET)?;
         let names = ["images", "batches", "failed"];
-        let values = |point: &Point| {
-            let Sums { extra, count, failed, .. } = point.sums;
+        let values = |row: &Row| {
+            let Sums { extra, count, failed, .. } = row.sums;
             names.into_iter().map(str::to_owned).zip([extra, count, failed]).collect()
         };
-        Ok(series(&points, cut, &names, Unit::Count, values))
+        Ok(series(&rows, cut, &names, Unit::Count, values))
     }
 
     fn requests(&self, cut: &Cut) -> Result<String, WireError> {
-        let points = self.points(Kind::Request, cut.span, cut.granularity, By::START)?;
+        let rows = self.rows(Kind::Request, cut.span, cut.granularity, GroupBy::BUCKET)?;
         let names = ["requests", "errors"];
-        let values = |point: &Point| {
-            names.into_iter().map(str::to_owned).zip([point.sums.count, point.sums.failed]).collect()
-        };
-        Ok(series(&points, cut, &names, Unit::Count, values))
+        let values =
+            |row: &Row| names.into_iter().map(str::to_owned).zip([row.sums.count, row.sums.failed]).collect();
+        Ok(series(&rows, cut, &names, Unit::Count, values))
     }
 }
 
-/// `TimeSeriesData`. The series are those named, then those that the points bring, in the order of their names.
-fn series(
-    points: &[Point],
-    cut: &Cut,
-    named: &[&str],
-    unit: Unit,
-    values: impl Fn(&Point) -> Values,
-) -> String {
+/// Returns `TimeSeriesData`. Its series are the named ones, then those that occur in the rows, sorted by name.
+fn series(rows: &[Row], cut: &Cut, named: &[&str], unit: Unit, values: impl Fn(&Row) -> Values) -> String {
     let mut by_bucket: BTreeMap<i64, BTreeMap<String, i64>> = BTreeMap::new();
     let mut total: BTreeMap<String, i64> = BTreeMap::new();
-    for point in points {
-        let bucket = by_bucket.entry(cut.granularity.start(point.start)).or_default();
-        for (name, value) in values(point) {
+    for row in rows {
+        let bucket = by_bucket.entry(cut.granularity.start(row.start)).or_default();
+        for (name, value) in values(row) {
             *total.entry(name.clone()).or_default() += value;
             *bucket.entry(name).or_default() += value;
         }
@@ -537,7 +534,7 @@ fn series(
         .finish()
 }
 
-/// The greatest first, those that are equal in the order of their names.
+/// Sorts by value, greatest first, then by name.
 fn ranked<K, V>(lines: impl Iterator<Item = (K, V)>, rank: impl Fn(&V) -> i64) -> Vec<(K, V)> {
     let mut lines: Vec<(K, V)> = lines.collect();
     lines.sort_by_key(|(_, value)| std::cmp::Reverse(rank(value)));

@@ -1,8 +1,8 @@
-//! What is recorded, until it is written. In: requests, sessions, calls of models and artifacts, images. Out: batches for the
-//! database. No file and no lock is waited for long: a record is a few additions to sums in memory.
+//! Records in memory, until they are written. In: requests, sessions, calls of models and artifacts, images. Out: batches for the
+//! database. Recording waits for no file, and for a lock only briefly: a record is a few additions.
 //!
-//! Records of the same hour, sort and names are added up at once, so nothing is ever lost for want of room: past a limit only
-//! the name is, and the record counts under [`OTHER`].
+//! Records with the same hour, kind and names are added up, so no record is lost. Beyond a limit only its name is lost, and it
+//! counts under [`OTHER`].
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -16,33 +16,33 @@ use crate::server::{ClientId, Completed, Observer, Visit};
 use super::calendar::{END_UNIX_MS, Granularity};
 use crate::backend::shared::clock::unix_ms;
 
-/// The channel of requests that no handler was called for.
+/// The channel of requests for which no handler was called.
 pub(super) const UNKNOWN: &str = "(unknown)";
-/// The name of what came when there were as many names as there may be.
+/// The name of records beyond the limit of names.
 pub(super) const OTHER: &str = "(other)";
-/// Errors whose message is kept between two writes, at most: the newest.
+/// Most error messages that are kept between two writes: the newest.
 pub(super) const MAX_RECENT_ERRORS: usize = 50;
-/// Longest message of an error that is kept, in bytes.
+/// Longest error message that is kept, in bytes.
 const MAX_MESSAGE_BYTES: usize = 200;
-/// Details of an error that are longer are not those of a payload of the wrong shape.
+/// Longer details of an error are not those of a payload of the wrong shape.
 const MAX_DETAILS_BYTES: usize = 4 << 10;
 /// Longest name, in bytes. A longer one is cut.
 const MAX_NAME_BYTES: usize = 256;
-/// Most channels that are told apart between two writes.
+/// Most channels that are distinguished between two writes.
 const MAX_CHANNELS: usize = 1_000;
-/// Most sums between two writes that have names of their own.
+/// Most sums with their own names between two writes.
 const MAX_SUMS: usize = 4_096;
-/// Tasks of clients seldom wait for each other when each counts in one of so many places.
+/// The number of shards, so that tasks of clients rarely contend.
 const SHARDS: usize = 16;
-/// What one record may say at most, so that sums stay far from the end of 64 bits: a billion tokens or images, ten thousand USD
-/// in billionths, 1000 days in µs. No call comes near.
+/// Upper bounds of one record, so that sums stay far below 2^63: a billion tokens or images, ten thousand USD in billionths,
+/// 1000 days in µs. Real calls are far below.
 const MAX_COUNT: i64 = 1_000_000_000;
 const MAX_NANO_USD: i64 = 10_000 * 1_000_000_000;
 const MAX_US: i64 = 1_000 * 86_400 * 1_000_000;
 
-/// What sort of record it is, and with it what `a`, `b` and the sums mean.
+/// The kind of a record, which defines the meaning of `a`, `b` and the sums.
 ///
-/// | sort | a | b | count | failed | extra | us |
+/// | kind | a | b | count | failed | extra | us |
 /// |---|---|---|---|---|---|---|
 /// | `Request` | channel | error's code, or empty | requests | those with a code | - | time of the handler |
 /// | `Ai` | provider | model | calls | failed ones | - | time to the whole answer |
@@ -51,7 +51,7 @@ const MAX_US: i64 = 1_000 * 86_400 * 1_000_000;
 /// | `Session` | - | - | sessions begun | - | sessions ended | their time |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    // The numbers stand in the database.
+    // The numbers are stored in the database.
     Request = 1,
     Ai = 2,
     Tool = 3,
@@ -73,17 +73,17 @@ pub(super) struct Sums {
     pub(super) output: i64,
     pub(super) cache_read: i64,
     pub(super) cache_write: i64,
-    /// Money is added in whole billionths of a USD, which do not drift as fractions do.
+    /// Money is added in integers, billionths of a USD, so there are no rounding errors.
     pub(super) nano_usd: i64,
     pub(super) us: i64,
-    /// The longest, not a sum.
+    /// A maximum, not a sum.
     pub(super) max_us: i64,
 }
 
 impl Sums {
-    /// How many there are.
+    /// The number of fields.
     pub(super) const LEN: usize = 10;
-    /// Their columns, in the order of [`values`](Sums::values).
+    /// The names of their columns, in the order of [`values`](Sums::values).
     pub(super) const COLUMNS: [&str; Sums::LEN] = [
         "count",
         "failed",
@@ -127,7 +127,7 @@ impl Sums {
     }
 }
 
-/// What records have in common that are added up.
+/// The key of records that are added up.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     hour: i64,
@@ -139,12 +139,12 @@ pub(super) struct Key {
 /// Records of one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fact {
-    /// The latest moment, in Unix ms.
+    /// The time of the latest record, in Unix ms.
     pub(super) at: i64,
     pub(super) sums: Sums,
 }
 
-/// An error that was answered.
+/// An error response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ErrorLine {
     pub(super) at: i64,
@@ -153,16 +153,16 @@ pub(super) struct ErrorLine {
     pub(super) message: String,
 }
 
-/// What is written at once.
+/// Records that are written together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Batch {
     pub(super) facts: BTreeMap<Key, Fact>,
-    /// In the order of their time, as far as one client's go.
+    /// Sorted by time for each client.
     pub(super) errors: VecDeque<ErrorLine>,
 }
 
 impl Batch {
-    /// Adds records of a moment.
+    /// Adds records of one time.
     pub(super) fn add(&mut self, at: i64, kind: Kind, a: &str, b: &str, sums: &Sums) {
         let at = at.clamp(0, END_UNIX_MS - 1);
         let key = |a: &str, b: &str| Key {
@@ -187,7 +187,7 @@ impl Batch {
         self.errors.push_back(line);
     }
 
-    /// Adds what another batch has.
+    /// Adds the records of another batch.
     pub(super) fn merge(&mut self, other: Batch) {
         for (key, fact) in other.facts {
             self.add(fact.at, key.kind, &key.a, &key.b, &fact.sums);
@@ -198,56 +198,56 @@ impl Batch {
     }
 }
 
-/// One call of a model.
+/// A call of a model.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AiCall<'a> {
-    /// Who runs the model.
+    /// The provider of the model.
     pub provider: &'a str,
     /// The model.
     pub model: &'a str,
-    /// Tokens read, those of a cache not among them.
+    /// Input tokens, without those of a cache.
     pub input_tokens: u64,
-    /// Tokens written.
+    /// Output tokens.
     pub output_tokens: u64,
     /// Tokens read from a cache.
     pub cache_read_tokens: u64,
     /// Tokens written to a cache.
     pub cache_write_tokens: u64,
-    /// What it has cost; `None` if nobody knows, which counts as nothing.
+    /// The cost; `None` if it is not known, which counts as 0.
     pub cost_usd: Option<f64>,
-    /// The time to the whole answer.
+    /// The time until the answer was complete.
     pub latency: Duration,
-    /// Whether there was no answer, or only a part of one.
+    /// Whether there was no answer, or an incomplete one.
     pub failed: bool,
-    /// The tools that the model wanted used, one name a use.
+    /// The tools that the model called, one name per call.
     pub tools: &'a [&'a str],
 }
 
-/// One batch of images.
+/// A batch of images.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ImageBatch<'a> {
-    /// Who made them.
+    /// The provider.
     pub provider: &'a str,
-    /// The model; empty if the provider has one alone.
+    /// The model; empty if the provider has only one.
     pub model: &'a str,
-    /// How many there are.
+    /// The number of fields.
     pub images: u64,
-    /// The time that they took.
+    /// The time that the batch took.
     pub took: Duration,
     /// Whether the batch failed.
     pub failed: bool,
 }
 
-/// Where other families say what they did. A clone is another handle to the same records. No call waits or fails, and nothing of
-/// a call's content is kept: names and numbers only.
+/// Records calls of other families. A clone is another handle to the same records. Its methods never wait or fail, and keep only
+/// names and numbers, no content of a call.
 #[derive(Clone, Default)]
 pub struct Recorder {
-    /// `None`: nothing is recorded.
+    /// `None` if nothing is recorded.
     pending: Option<Arc<Pending>>,
 }
 
 impl Recorder {
-    /// A recorder that records, unless it is not to.
+    /// Returns a recorder; without `record` it ignores everything.
     pub(super) fn new(enabled: bool) -> Recorder {
         Recorder { pending: enabled.then(Arc::default) }
     }
@@ -273,17 +273,17 @@ impl Recorder {
         }
     }
 
-    /// What a server tells of its clients; `None` if nothing is recorded.
+    /// Returns the observer of a server's clients; `None` if nothing is recorded.
     pub(super) fn observer(&self) -> Option<Arc<dyn Observer>> {
         self.pending.clone().map(|pending| pending as Arc<dyn Observer>)
     }
 
-    /// Takes out what was recorded.
+    /// Takes the records out.
     pub(super) fn drain(&self) -> Batch {
         self.pending.as_ref().map(|pending| pending.drain()).unwrap_or_default()
     }
 
-    /// Puts back what could not be written.
+    /// Puts back records that could not be written.
     pub(super) fn put_back(&self, batch: Batch) {
         if let Some(pending) = &self.pending {
             lock(&pending.rest).merge(batch);
@@ -297,7 +297,7 @@ impl fmt::Debug for Recorder {
     }
 }
 
-/// Records that wait to be written.
+/// Records that are not written yet.
 #[derive(Default)]
 pub(super) struct Pending {
     shards: [Mutex<Shard>; SHARDS],
@@ -307,13 +307,14 @@ pub(super) struct Pending {
 /// The requests of some clients.
 #[derive(Default)]
 struct Shard {
-    /// Of the present hour. The names stay when the counts are taken, so that a request on a known channel allocates nothing.
+    /// Counts of the current hour. The names are kept when the counts are taken, so a request on a known channel allocates
+    /// nothing.
     channels: HashMap<Box<str>, Counts>,
-    /// Of hours that have gone by, and errors.
+    /// Counts of earlier hours, and errors.
     batch: Batch,
 }
 
-/// The requests on a channel in an hour, by the place of their code in [`ErrorCode::ALL`]; the last are those without.
+/// The requests on a channel in an hour, by the index of their code in [`ErrorCode::ALL`]; the last ones succeeded.
 #[derive(Default)]
 struct Counts {
     hour: i64,
@@ -322,7 +323,7 @@ struct Counts {
 }
 
 impl Counts {
-    /// Counts a request. What was counted in an earlier hour goes to a batch.
+    /// Counts a request. Counts of an earlier hour are moved to a batch.
     fn add(&mut self, at: i64, channel: &str, code: Option<ErrorCode>, elapsed: Duration, batch: &mut Batch) {
         let hour = Granularity::Hour.start(at);
         if self.hour != hour {
@@ -417,13 +418,13 @@ impl Pending {
 }
 
 impl Observer for Pending {
-    /// A session counts where it began, from then on.
+    /// A session counts in the hour in which it started.
     fn connected(&self, visit: &Visit) {
         let at = moment(visit.connected_at_unix_ms);
         self.add(at, Kind::Session, "", "", Sums { count: 1, ..Sums::default() });
     }
 
-    /// Its time does so once it is known.
+    /// Its duration is added to the same hour when it ends.
     fn disconnected(&self, visit: &Visit) {
         let at = moment(visit.connected_at_unix_ms);
         self.add(at, Kind::Session, "", "", Sums { extra: 1, ..timed(visit.elapsed) });
@@ -442,12 +443,11 @@ impl Observer for Pending {
     }
 }
 
-/// What may be kept of an error's message: whatever a client sent or a provider said is left out, and with it every
-/// credential.
+/// Returns the part of an error message that is kept. It contains no words of clients or providers, and so no credentials.
 ///
-/// A constant of the program is kept whole. Of a payload of the wrong shape the member and what was expected, not what came. Of
-/// any other message what stands before its first quote, up to its first colon; behind that only numbers and words like
-/// `overloaded_error`, by which providers name what went wrong.
+/// A constant of the program is kept completely. For a payload of the wrong shape the member and the expected type are kept, not
+/// the value. Of any other message the text up to its first quote or colon is kept; after a colon only numbers and words like
+/// `overloaded_error`, which are error codes of providers.
 fn outline(error: &WireError) -> String {
     let text = match &error.message {
         Cow::Borrowed(constant) => (*constant).to_owned(),
@@ -457,7 +457,7 @@ fn outline(error: &WireError) -> String {
     shortened(&text, MAX_MESSAGE_BYTES).to_owned()
 }
 
-/// Which member of a payload was wrong, and what was expected.
+/// Returns which member of a payload was wrong, and what was expected.
 fn wrong_member(error: &WireError) -> Option<String> {
     let details = error.details.as_str().filter(|details| details.len() <= MAX_DETAILS_BYTES)?;
     let details: serde_json::Value = serde_json::from_str(details).ok()?;
@@ -483,7 +483,7 @@ fn own_words(message: &str) -> String {
     kept
 }
 
-/// The beginning of a text, cut between two characters.
+/// Returns the start of a text, cut between two characters.
 fn shortened(text: &str, max_bytes: usize) -> &str {
     let end = (0..=max_bytes.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     text.get(..end.unwrap_or_default()).unwrap_or_default()
@@ -493,9 +493,9 @@ fn count(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(MAX_COUNT).min(MAX_COUNT)
 }
 
-/// Nothing for what is no amount of money.
+/// Returns billionths of a USD; 0 for a number that is not an amount of money.
 fn nano_usd(usd: Option<f64>) -> i64 {
-    // A float that does not fit becomes the nearest integer that there is, NaN becomes 0.
+    // `as` saturates, and NaN becomes 0.
     ((usd.unwrap_or_default() * 1e9).round() as i64).clamp(0, MAX_NANO_USD)
 }
 

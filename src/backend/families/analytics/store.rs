@@ -1,11 +1,11 @@
-//! The family's tables. In: batches of records, the present. Out: raw rows, the sums of hours and days made of them, and room.
+//! The tables of the family. In: batches of records, the current time. Out: raw rows, and sums by hour and day.
 //!
 //! ```text
-//! batch ─► raw rows ─► roll_up (each row once) ─► hours, days, kept for ever
+//! batch ─► raw rows ─► roll_up (each row once) ─► hours, days, kept forever
 //!              └─────► clean_up: rows that are rolled up and old enough
 //! ```
 //!
-//! Every function is called inside a transaction: what it does happens whole or not at all.
+//! Every function is called inside a transaction, so it takes effect completely or not at all.
 
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
@@ -14,12 +14,12 @@ use crate::protocol::error::WireError;
 use super::calendar::{DAY_MS, HOUR_MS};
 use super::record::{Batch, Kind, OTHER, Sums};
 
-/// Most names of one role; what comes then counts as [`OTHER`]. Some are chosen by clients, who could fill the disk with them.
+/// Most names of one role; further ones count as [`OTHER`]. Clients choose some of them, and could fill the disk.
 const MAX_NAMES: i64 = 1_000;
-/// Most errors whose messages are kept: the newest.
+/// Most error messages that are kept: the newest.
 const MAX_ERRORS: i64 = 10_000;
 
-/// What a name names. The numbers stand in the database.
+/// What a name is the name of. The numbers are stored in the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Channel = 1,
@@ -68,7 +68,7 @@ pub(super) fn insert(connection: &Connection, batch: &Batch) -> Result<(), WireE
     Ok(())
 }
 
-/// The number of a name. One that is new when there are too many is [`OTHER`].
+/// Returns the number of a name. A new name beyond the limit is [`OTHER`].
 fn name(connection: &Connection, role: Role, name: &str) -> Result<i64, WireError> {
     let find = |name: &str| {
         connection
@@ -92,8 +92,8 @@ fn name(connection: &Connection, role: Role, name: &str) -> Result<i64, WireErro
     Ok(connection.last_insert_rowid())
 }
 
-/// Adds raw rows to the sums of their hours and days, each row once in its life, at most `max_rows` of them. Answers how many;
-/// fewer than `max_rows` means that none is left.
+/// Adds at most `max_rows` raw rows to the sums of their hours and days. Each row is added exactly once. Returns their number; if
+/// it is less than `max_rows`, no row is left.
 pub(super) fn roll_up(connection: &Connection, max_rows: i64) -> Result<i64, WireError> {
     let (from, to, rows): (i64, Option<i64>, i64) = connection
         .prepare_cached(
@@ -124,7 +124,7 @@ pub(super) fn roll_up(connection: &Connection, max_rows: i64) -> Result<i64, Wir
     Ok(rows)
 }
 
-/// The sums as a query selects them. `prefix` stands before each column.
+/// Returns the columns of the sums for a query, each with a prefix.
 pub(super) fn sums(prefix: &str) -> String {
     let sums = Sums::COLUMNS.into_iter().map(|column| match column {
         "max_us" => format!("max({prefix}max_us)"),
@@ -133,8 +133,8 @@ pub(super) fn sums(prefix: &str) -> String {
     sums.collect::<Vec<_>>().join(", ")
 }
 
-/// Deletes raw rows and errors of before a moment, rows that are not rolled up excepted, at most `max_rows` of each. Answers
-/// how many; fewer than `max_rows` means that none is left.
+/// Deletes raw rows and errors from before a time, at most `max_rows` of each, but no rows that are not rolled up yet. Returns
+/// their number; if it is less than `max_rows`, none is left.
 pub(super) fn clean_up(connection: &Connection, before: i64, max_rows: i64) -> Result<i64, WireError> {
     let rows = connection
         .prepare_cached(

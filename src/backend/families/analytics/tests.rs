@@ -1,4 +1,4 @@
-//! What is answered, in virtual time: shapes, and that they do not depend on what was rolled up and deleted meanwhile.
+//! Results in virtual time: their types, and that rolling up and deleting do not change them.
 
 use std::collections::BTreeMap;
 
@@ -10,24 +10,24 @@ use crate::protocol::payload::Payload;
 
 use super::calendar::{DAY_MS, END_UNIX_MS, Granularity, HOUR_MS};
 use super::channels::{CHANNELS, TABLES};
-use super::query::{self, Asked, MAX_BUCKETS, Needs, Query, Source};
+use super::query::{self, MAX_BUCKETS, Params, Query, QueryFn, Source};
 use super::record::{Batch, ErrorLine, Kind, MAX_RECENT_ERRORS, OTHER, Sums};
 use super::store;
 use crate::backend::shared::validate::Fields;
 
-fn query_of(channel: &str) -> (Needs, Query) {
+fn query_of(channel: &str) -> (Params, QueryFn) {
     match channel {
-        "analytics:dashboard" => (Needs::Neither, query::dashboard),
-        "analytics:lifetime-totals" => (Needs::Nothing, query::lifetime_totals),
-        "analytics:cost-summary" => (Needs::Range, query::cost_summary),
-        "analytics:cost-timeseries" => (Needs::RangeAndGranularity, query::cost_timeseries),
-        "analytics:error-summary" => (Needs::Range, query::error_summary),
-        "analytics:error-timeseries" => (Needs::RangeAndGranularity, query::error_timeseries),
-        "analytics:token-timeseries" => (Needs::RangeAndGranularity, query::token_timeseries),
-        "analytics:model-usage" => (Needs::Range, query::model_usage),
-        "analytics:imagegen-timeseries" => (Needs::RangeAndGranularity, query::imagegen_timeseries),
-        "analytics:tool-usage" => (Needs::Range, query::tool_usage),
-        "analytics:session-stats" => (Needs::Range, query::session_stats),
+        "analytics:dashboard" => (Params::Neither, query::dashboard),
+        "analytics:lifetime-totals" => (Params::Nothing, query::lifetime_totals),
+        "analytics:cost-summary" => (Params::Range, query::cost_summary),
+        "analytics:cost-timeseries" => (Params::RangeAndGranularity, query::cost_timeseries),
+        "analytics:error-summary" => (Params::Range, query::error_summary),
+        "analytics:error-timeseries" => (Params::RangeAndGranularity, query::error_timeseries),
+        "analytics:token-timeseries" => (Params::RangeAndGranularity, query::token_timeseries),
+        "analytics:model-usage" => (Params::Range, query::model_usage),
+        "analytics:imagegen-timeseries" => (Params::RangeAndGranularity, query::imagegen_timeseries),
+        "analytics:tool-usage" => (Params::Range, query::tool_usage),
+        "analytics:session-stats" => (Params::Range, query::session_stats),
         _ => panic!("{channel} has no query"),
     }
 }
@@ -40,16 +40,16 @@ fn queried_channels() -> impl Iterator<Item = &'static str> {
 /// A Thursday, 2026-10-01 00:00.
 const BASE: i64 = 1_790_812_800_000;
 
-struct Room {
+struct Database {
     connection: Connection,
     now: i64,
 }
 
-impl Room {
-    fn new() -> Room {
+impl Database {
+    fn new() -> Database {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(TABLES).unwrap();
-        Room { connection, now: BASE }
+        Database { connection, now: BASE }
     }
 
     fn insert(&self, batch: &Batch) {
@@ -60,7 +60,7 @@ impl Room {
         let (needs, query) = query_of(channel);
         let payload = Payload::from(payload.clone());
         let source = Source { connection: &self.connection, now: self.now };
-        let asked = Asked::read(&Fields::decode(&payload).unwrap(), needs);
+        let asked = Query::read(&Fields::decode(&payload).unwrap(), needs);
         let answered = asked.and_then(|asked| query(&source, asked));
         answered
             .map(|answer| serde_json::from_str(&answer).unwrap())
@@ -93,8 +93,8 @@ fn calls(count: i64, nano_usd: i64) -> Sums {
     Sums { count, nano_usd, us: 2_500_000 * count, max_us: 2_500_000, ..tokens }
 }
 
-/// A room with two days of everything.
-fn lived_in() -> Room {
+/// A database with two days of records of every kind.
+fn two_days() -> Database {
     let mut batch = Batch::default();
     let hour = |n: i64| BASE + n * HOUR_MS + 1234;
     for (at, channel, code, sums) in [
@@ -125,14 +125,14 @@ fn lived_in() -> Room {
     {
         batch.errors.push_back(ErrorLine { at, code, channel: channel.into(), message: "m".to_owned() });
     }
-    let room = Room { now: hour(50), ..Room::new() };
+    let room = Database { now: hour(50), ..Database::new() };
     room.insert(&batch);
     room
 }
 
 #[test]
-fn answers_have_the_shapes_of_the_registry() {
-    let room = lived_in();
+fn results_have_the_types_of_the_registry() {
+    let room = two_days();
     let all = json!({"timeRange": "all"});
     let totals = json!({
         "requests": 12, "errors": 7, "aiCalls": 4, "inputTokens": 400, "outputTokens": 40,
@@ -271,9 +271,9 @@ fn answers_have_the_shapes_of_the_registry() {
 }
 
 #[test]
-fn without_data_there_are_zeros_and_no_not_a_number() {
-    let room = Room { now: BASE + 5, ..Room::new() };
-    // Starts of buckets are the only numbers that are not zero.
+fn without_data_there_are_zeros_and_no_nan() {
+    let room = Database { now: BASE + 5, ..Database::new() };
+    // Only the starts of buckets are not zero.
     fn is_zero(value: &Value) -> bool {
         match value {
             Value::Array(elements) => elements.iter().all(is_zero),
@@ -286,7 +286,7 @@ fn without_data_there_are_zeros_and_no_not_a_number() {
         for channel in queried_channels() {
             let answer = room.ask(channel, json!({"timeRange": range, "granularity": "hour"}));
             assert!(is_zero(&answer), "{answer}");
-            // What is not a number would be null.
+            // NaN would be null.
             assert_eq!(
                 answer.to_string().matches("null").count(),
                 usize::from(answer.to_string().contains("since"))
@@ -305,8 +305,8 @@ fn without_data_there_are_zeros_and_no_not_a_number() {
 }
 
 #[test]
-fn a_range_has_the_hours_that_it_touches() {
-    let room = lived_in();
+fn a_range_covers_the_hours_that_it_touches() {
+    let room = two_days();
     let requests = |from: i64, to: i64| {
         let range = json!({"timeRange": {"from": from, "to": to}, "granularity": "hour"});
         let total = room.ask("analytics:dashboard", range.clone())["requests"]["total"]["requests"].clone();
@@ -324,7 +324,7 @@ fn a_range_has_the_hours_that_it_touches() {
 
 #[test]
 fn a_wrong_range_is_refused_with_its_path() {
-    let room = lived_in();
+    let room = two_days();
     let range = |range: Value| json!({"timeRange": range, "granularity": "hour"});
     let hours = |hours: i64| range(json!({"from": 0, "to": hours * HOUR_MS}));
     for (payload, path) in [
@@ -360,7 +360,7 @@ fn a_wrong_range_is_refused_with_its_path() {
     }
     assert!(room.answer("analytics:token-timeseries", &hours(MAX_BUCKETS as i64)).is_ok());
     assert!(room.answer("analytics:token-timeseries", &json!({"timeRange": "7d"})).is_err());
-    // A record of 1970 does not make an answer of all hours since.
+    // One record of 1970 does not lead to a result with all hours since.
     let mut batch = Batch::default();
     batch.add(0, Kind::Ai, "p", "m", &calls(1, 0));
     room.insert(&batch);
@@ -373,7 +373,7 @@ fn a_wrong_range_is_refused_with_its_path() {
 
 #[test]
 fn names_and_messages_have_limits() {
-    let room = Room::new();
+    let room = Database::new();
     for n in 0..12 {
         let mut batch = Batch::default();
         for m in 0..100 {
@@ -405,7 +405,7 @@ fn names_and_messages_have_limits() {
 
 #[test]
 fn a_raw_row_is_rolled_up_once_and_deleted_only_then() {
-    let room = lived_in();
+    let room = two_days();
     let rows = room.count("analytics_raw");
     assert_eq!(room.clean_up(END_UNIX_MS), 2, "the messages of errors alone");
     assert_eq!((room.roll_up(1), room.clean_up(END_UNIX_MS)), (1, 1));
@@ -413,7 +413,7 @@ fn a_raw_row_is_rolled_up_once_and_deleted_only_then() {
     assert_eq!(room.clean_up(BASE + 25 * HOUR_MS), rows - 1 - room.count("analytics_raw"));
     room.clean_up(END_UNIX_MS);
     assert_eq!(room.count("analytics_raw"), 0);
-    // The number of a row that was deleted is not used again.
+    // The number of a deleted row is not used again.
     room.insert(&{
         let mut batch = Batch::default();
         batch.add(BASE, Kind::Ai, "p", "m", &calls(1, 0));
@@ -423,7 +423,7 @@ fn a_raw_row_is_rolled_up_once_and_deleted_only_then() {
     assert_eq!(room.ask("analytics:lifetime-totals", Value::Null)["aiCalls"], 5);
 }
 
-/// Numbers that look random, the same for the same seed.
+/// Pseudo-random numbers from a seed.
 struct Random(u64);
 
 impl Random {
@@ -433,7 +433,7 @@ impl Random {
     }
 }
 
-/// One record of the reference: nothing is added up until somebody asks.
+/// One record of the reference implementation, which adds up at the time of a query.
 struct Record {
     at: i64,
     kind: Kind,
@@ -441,8 +441,8 @@ struct Record {
     sums: Sums,
 }
 
-/// All that can be asked, in words.
-fn all_answers(room: &Room, random_range: &Value) -> Vec<String> {
+/// Every query with its payload.
+fn all_answers(room: &Database, random_range: &Value) -> Vec<String> {
     let mut answers = Vec::new();
     for channel in queried_channels() {
         for (range, granularity) in
@@ -455,7 +455,7 @@ fn all_answers(room: &Room, random_range: &Value) -> Vec<String> {
     answers
 }
 
-/// The series that the records make, added up one by one.
+/// Returns the series of the records, added up one by one.
 fn reference(
     records: &[Record],
     kind: Kind,
@@ -476,10 +476,10 @@ fn reference(
 }
 
 #[test]
-fn answers_depend_on_the_records_alone() {
+fn results_depend_only_on_the_records() {
     for seed in 0..5 {
         let mut random = Random(seed);
-        let mut room = Room { now: BASE + 60 * DAY_MS, ..Room::new() };
+        let mut room = Database { now: BASE + 60 * DAY_MS, ..Database::new() };
         let mut records: Vec<Record> = Vec::new();
         let mut pending = Batch::default();
         for step in 0..24 {
@@ -488,7 +488,7 @@ fn answers_depend_on_the_records_alone() {
             match random.below(6) {
                 0..=2 => {
                     for _ in 0..random.below(20) {
-                        // Late ones, too: up to two months.
+                        // Late records too: up to two months.
                         let at = BASE + random.below(60 * DAY_MS);
                         let kind = Kind::ALL[random.below(5) as usize];
                         let mut values = [0; Sums::LEN];
@@ -502,7 +502,7 @@ fn answers_depend_on_the_records_alone() {
                 }
                 choice => {
                     let before = all_answers(&room, &range);
-                    // A crash before the end leaves nothing behind.
+                    // A crash before the commit leaves no rows.
                     let crashes = random.below(3) == 0;
                     room.connection.execute_batch("SAVEPOINT step").unwrap();
                     match choice {
@@ -527,7 +527,7 @@ fn answers_depend_on_the_records_alone() {
     }
 }
 
-fn check_against_reference(room: &Room, records: &[Record], random: &mut Random, seed: u64) {
+fn check_against_reference(room: &Database, records: &[Record], random: &mut Random, seed: u64) {
     for granularity in Granularity::ALL {
         let from = BASE + random.below(50 * DAY_MS);
         let to = from + 1 + random.below(20 * DAY_MS);

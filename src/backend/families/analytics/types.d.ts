@@ -1,10 +1,10 @@
-/** `from` and `to` are in Unix ms, `to` not included. Answers are made of the whole hours (UTC) that a range touches. */
+/** `from` and `to` are Unix ms; `to` is exclusive. Results cover every hour (UTC) that the range touches, as a whole. */
 export type TimeRange = "24h" | "7d" | "30d" | "90d" | "all" | { from: number, to: number };
 
-/** In UTC; weeks begin on Monday. */
+/** In UTC; weeks start on Monday. */
 export type Granularity = "hour" | "day" | "week" | "month";
 
-/** A bucket without data is there with zeros. */
+/** A bucket without data has zeros. */
 export interface TimeSeriesData {
   granularity: Granularity;
   buckets: { start: number, values: Record<string, number> }[];
@@ -22,18 +22,18 @@ export interface LifetimeTotals {
   images: number;
   artifactCalls: number;
   sessions: number;
-  /** The hour of the first record; null before there is one. */
+  /** The hour of the first record; null if there is no record. */
   since: number | null;
 }
 
-/** The most expensive first. A call whose cost is not known counts as free. */
+/** Most expensive first. A call whose cost is not known counts as free. */
 export interface CostSummary {
   totalUsd: number;
   byProvider: { provider: string, usd: number, calls: number }[];
   byModel: { provider: string, model: string, usd: number, calls: number, inputTokens: number, outputTokens: number }[];
 }
 
-/** The most frequent first; `recent`, at most 50, the newest first. */
+/** Most frequent first; in `recent` the newest first, at most 50. */
 export interface ErrorSummary {
   total: number;
   byCode: { code: string, count: number }[];
@@ -41,7 +41,7 @@ export interface ErrorSummary {
   recent: { code: string, channel: string, message: string, at: number }[];
 }
 
-/** The most used first; `share` is that of all calls, from 0 to 1. */
+/** Most used first; `share` is the share of all calls, from 0 to 1. */
 export interface ModelUsageData {
   models: {
     provider: string;
@@ -55,12 +55,12 @@ export interface ModelUsageData {
   }[];
 }
 
-/** The most used first; `meanMs` is null for tools of models, which run elsewhere. */
+/** Most used first; `meanMs` is null for tools of models, which run elsewhere. */
 export interface ToolUsageData {
   tools: { tool: string, source: "ai" | "artifact", calls: number, errors: number, meanMs: number | null }[];
 }
 
-/** Sessions count where they began; those that go on have no time yet. `day` is like `2026-11-23`. */
+/** A session counts in the hour in which it started, and has no duration before it ends. `day` is like `2026-11-23`. */
 export interface SessionStats {
   sessions: number;
   totalMs: number;

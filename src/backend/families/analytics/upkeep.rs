@@ -1,4 +1,4 @@
-//! Writing, rolling up and deleting records.
+//! Writing, rolling up and deleting records, periodically and on request.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,9 +13,9 @@ use super::config::AnalyticsConfig;
 use super::record::{Batch, Recorder};
 use super::store;
 
-/// Rows that are rolled up, or deleted, in one transaction: other writes have their turn in between.
+/// Rows that are rolled up or deleted in one transaction, so that other writes can run in between.
 const ROWS_AT_ONCE: i64 = 10_000;
-/// The setting that says how many days raw rows are kept.
+/// The setting with the number of days to keep raw rows.
 const RETENTION_SETTING: &str = "analytics.retentionDays";
 
 /// The records of a backend, in memory and in its database. A clone is another handle to the same ones.
@@ -27,12 +27,12 @@ pub struct Analytics {
 }
 
 impl Analytics {
-    /// The records in a database.
+    /// Returns the records in a database.
     pub fn new(db: Db, config: AnalyticsConfig) -> Analytics {
         Analytics { db, recorder: Recorder::new(config.record), config }
     }
 
-    /// Where to say what was done.
+    /// Returns the recorder for other families.
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
     }
@@ -41,12 +41,12 @@ impl Analytics {
         &self.db
     }
 
-    /// Writes what was recorded so far.
+    /// Writes the records in memory to the database.
     ///
     /// # Errors
-    /// When the database cannot write. Then what was recorded waits in memory for the next time.
+    /// When the database cannot write. The records stay in memory and are written the next time.
     pub async fn flush(&self) -> Result<(), WireError> {
-        // Drained by the writing thread, so that whoever flushes next waits for what this one writes.
+        // Drained on the writing thread, so that a concurrent flush also waits for these records.
         let drained = Arc::new(Mutex::new(Batch::default()));
         let (recorder, batch) = (self.recorder.clone(), drained.clone());
         let write = move |connection: &rusqlite::Connection| {
@@ -64,12 +64,12 @@ impl Analytics {
         self.db.write_background(write, done).await
     }
 
-    /// Rolls up raw rows, and answers how many.
+    /// Rolls up raw rows and returns their number.
     pub(super) async fn roll_up(&self) -> Result<i64, WireError> {
         self.repeat(|connection| store::roll_up(connection, ROWS_AT_ONCE)).await
     }
 
-    /// Rolls up raw rows and deletes those that are old. Answers how many were deleted.
+    /// Rolls up raw rows and deletes the old ones. Returns the number of deleted rows.
     pub(super) async fn clean_up(&self) -> Result<i64, WireError> {
         self.roll_up().await?;
         self.repeat(|connection| {
@@ -80,7 +80,7 @@ impl Analytics {
         .await
     }
 
-    /// Has the writing thread do something until it has done less than it may at once.
+    /// Repeats `step` until it handles fewer than `ROWS_AT_ONCE` rows. Returns the number of all rows.
     async fn repeat(
         &self,
         step: fn(&rusqlite::Connection) -> Result<i64, WireError>,
@@ -95,7 +95,7 @@ impl Analytics {
         }
     }
 
-    /// Writes, rolls up and deletes what is due, for ever. What fails is tried again the next time.
+    /// Writes, rolls up and deletes records forever. A failure is tried again at the next interval.
     pub(crate) async fn keep(self) {
         let at_least = Duration::from_millis(1);
         let mut flushes = tokio::time::interval(self.config.flush_interval.max(at_least));

@@ -1,4 +1,4 @@
-//! The chats.
+//! Chats: listing, creating, changing and deleting them.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -79,15 +79,15 @@ pub(super) fn delete(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Pay
     Ok(Payload::from(serde_json::Value::Bool(deleted > 0)))
 }
 
-/// Whether there is such a chat.
+/// Checks that a chat exists.
 ///
 /// # Errors
-/// When there is not.
+/// When it does not.
 pub(crate) fn has_chat(view: &View<'_>, chat_id: &str) -> Result<(), WireError> {
     chat_seq(view.connection, chat_id).map(drop)
 }
 
-/// `systemPrompt`: not given, or a text, or null for none.
+/// Reads `systemPrompt`: `None` if it is missing, `Some(None)` if it is null.
 fn system_prompt(fields: &Fields<'_>) -> Result<Option<Option<String>>, WireError> {
     if fields.has("systemPrompt") && fields.required_json("systemPrompt")? == "null" {
         return Ok(Some(None));

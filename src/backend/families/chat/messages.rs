@@ -1,4 +1,4 @@
-//! The messages of chats.
+//! Messages of chats: adding and listing them.
 
 use rusqlite::{OptionalExtension, Row, params};
 
@@ -22,7 +22,7 @@ const ROLES: [&str; 4] = ["user", "assistant", "system", "tool"];
 const MESSAGE_COLUMNS: &str = "messages.seq, messages.id, chats.id, role, text, blocks, provider, model, input_tokens, output_tokens, \
      metadata, messages.created_at";
 
-/// A page is the `limit` messages just before `before`; fewer if they would be too long to send.
+/// Returns the `limit` messages just before `before`; fewer if they would be too large to send.
 pub(super) fn get_messages(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
     let chat_id = fields.required_id("chatId")?;
     let limit = fields.integer("limit", 1..=500)?.unwrap_or(50);
@@ -65,37 +65,36 @@ pub(super) fn get_messages(view: &View<'_>, fields: &Fields<'_>) -> Result<Paylo
     Ok(Payload::trusted(page.finish()))
 }
 
-/// A message that is to be stored.
+/// A message to store.
 #[derive(Debug)]
 pub(crate) struct NewMessage {
     pub(crate) role: &'static str,
     pub(crate) content: Content,
     pub(crate) provider: Option<String>,
     pub(crate) model: Option<String>,
-    /// Tokens of input and output.
+    /// The numbers of input and output tokens.
     pub(crate) usage: Option<(i64, i64)>,
     pub(crate) metadata: Option<String>,
 }
 
 impl NewMessage {
-    /// A message without more.
+    /// Returns a message with nothing but a role and content.
     pub(crate) fn new(role: &'static str, content: Content) -> NewMessage {
         NewMessage { role, content, provider: None, model: None, usage: None, metadata: None }
     }
 }
 
-/// What a message says: its text for searching, and, unless it is a string, the blocks as they came.
+/// The content of a message: its text, which is searched, and its blocks as the client sent them, unless it is a string.
 #[derive(Debug)]
 pub(crate) struct Content {
     pub(crate) text: String,
     pub(crate) blocks: Option<String>,
 }
 
-/// Adds messages to a chat, which moves it to the top of the list, and tells everyone of each. The caller answers for their
-/// sizes.
+/// Adds messages to a chat, which moves it to the top of the list, and emits an event for each. The caller checks their sizes.
 ///
 /// # Errors
-/// When there is no such chat.
+/// When the chat does not exist.
 pub(crate) fn store(
     change: &mut Change<'_>,
     chat_id: &str,
@@ -165,10 +164,10 @@ fn insert(change: &mut Change<'_>, chat: i64, message: &NewMessage) -> Result<Pa
     Ok(message)
 }
 
-/// The member `content` of a message.
+/// Reads the member `content` of a message.
 ///
 /// # Errors
-/// When it is neither a string nor a list of blocks with a type, or too long.
+/// When it is not a string and not a list of blocks with a type, or is too long.
 pub(crate) fn content(fields: &Fields<'_>) -> Result<Content, WireError> {
     let value = fields.required_json("content")?;
     if kind_of(value) == "string" {

@@ -1,4 +1,4 @@
-//! Searching the messages.
+//! Search in messages.
 
 use rusqlite::params;
 
@@ -42,11 +42,11 @@ pub(super) fn search(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, Wi
             .text("messageId", row.get_ref(2)?.as_str()?)
             .text("role", row.get_ref(3)?.as_str()?)
             .text("snippet", &marked_html(row.get_ref(4)?.as_str()?))
-            // FTS5 counts downwards: the best match has the smallest rank.
+            // In FTS5 the best match has the smallest rank.
             .number("score", -row.get::<_, f64>(5)?)
             .integer("createdAt", row.get(6)?)
             .finish();
-        // A snippet has so many words, but each may be as long as a message.
+        // A snippet has a limited number of words, but each word can be as long as a message.
         bytes += result.len();
         if bytes > view.limits.max_page_bytes && !results.is_empty() {
             break;

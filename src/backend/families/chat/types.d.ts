@@ -9,7 +9,7 @@ export interface Chat {
 
 export type Role = "user" | "assistant" | "system" | "tool";
 
-/** Kept as it came. */
+/** Stored unchanged. */
 export interface ContentBlock {
   type: string;
   [member: string]: unknown;
@@ -30,14 +30,14 @@ export interface Message extends CreateMessageInput {
   createdAt: number;
 }
 
-/** Oldest first; `nextBefore` is the `before` of the page that comes before this one. */
+/** Oldest first; `nextBefore` is the `before` of the preceding page. */
 export interface MessagePage {
   messages: Message[];
   hasMore: boolean;
   nextBefore: string | null;
 }
 
-/** `snippet` is HTML: hits in `<mark>`, everything else escaped. */
+/** `snippet` is HTML: hits are in `<mark>`, everything else is escaped. */
 export interface SearchResult {
   chatId: string;
   chatTitle: string;

@@ -3,57 +3,57 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where the transcripts are, and where their backups may be put back.
+/// Configuration of the family: the folder of the transcripts, and where backups can be restored.
 #[derive(Debug, Clone)]
 pub struct CodeConfig {
-    /// The folder of the transcripts, one folder a project in it. Without one there are no sessions.
+    /// The folder of the transcripts, with one folder per project. Without it there are no sessions.
     ///
     /// Default none; the command reads `~/.claude/projects`. Backups are read from `file-history` beside it.
     pub code_dir: Option<PathBuf>,
-    /// The folder below which `code:restore` writes, and nowhere else. Made when it is needed, for this user alone.
+    /// The only folder to which `code:restore` writes. It is created when it is needed, for the current user only.
     ///
     /// Default `restored` in the folder of the database.
     pub restore_root: PathBuf,
-    /// The limits of reading and of putting back.
+    /// The limits of reading and restoring.
     pub limits: CodeLimits,
 }
 
 impl CodeConfig {
-    /// The defaults, beside a database.
+    /// Returns the defaults for the folder of a database.
     pub fn new(data_dir: impl Into<PathBuf>) -> CodeConfig {
         let restore_root = data_dir.into().join("restored");
         CodeConfig { code_dir: None, restore_root, limits: CodeLimits::default() }
     }
 }
 
-/// How much of the transcripts is read, and how much is put back.
+/// Limits of reading transcripts and of restoring files.
 #[derive(Debug, Clone)]
 pub struct CodeLimits {
-    /// How old the last look at the disk may be when a request is answered. With an older one it looks again first.
+    /// Greatest age of the last scan of the disk when a request is answered. If it is older, the request starts a scan first.
     ///
     /// Default 1 s.
     pub scan_interval: Duration,
-    /// How long a request waits for a scan. Then it is answered from what is indexed so far, and the scan goes on.
+    /// How long a request waits for a scan. After that it is answered from what is indexed so far, and the scan continues.
     ///
     /// Default 2 s.
     pub scan_wait: Duration,
-    /// Most transcripts that are followed, those of subagents included. The rest is not seen.
+    /// Most transcripts that are read, those of subagents included. The others are ignored.
     ///
     /// Default 100 000.
     pub max_files: usize,
     /// Longest line of a transcript, in bytes. A longer one is skipped and counted, and never held in memory.
     ///
-    /// Default 8 MiB: images stand in lines, and such a line still fits into a message.
+    /// Default 8 MiB: lines contain images, and a line of this length still fits into a message.
     pub max_line_bytes: usize,
-    /// How much of an entry's text is indexed, in bytes. Search does not see what is behind.
+    /// How much of an entry's text is indexed, in bytes. Search does not find what is after it.
     ///
-    /// Default 64 KiB: the output of tools may be long, and the index holds each text once.
+    /// Default 64 KiB: the output of tools can be long, and the index stores each text.
     pub max_indexed_text_bytes: usize,
-    /// Largest file that is put back, in bytes. A larger one is skipped, and is not listed in a restore point.
+    /// Largest file that is restored, in bytes. A larger one is skipped, and not listed in a restore point.
     ///
     /// Default 64 MiB.
     pub max_restore_file_bytes: u64,
-    /// Most bytes that one request puts back. What comes behind is skipped.
+    /// Most bytes that one request restores. The files after that are skipped.
     ///
     /// Default 1 GiB.
     pub max_restore_bytes: u64,

@@ -1,4 +1,4 @@
-//! The entries of a session.
+//! The entries of a session, as pages of results.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,13 +18,13 @@ use super::sessions::session_seq;
 use super::transcript::{self, Kind};
 
 const ROLES: [&str; 4] = ["user", "assistant", "system", "tool"];
-/// What stands around the files of a restore point, and around the content of an entry, at most.
+/// Upper bound for the JSON around the content of an entry, and around the files of a restore point, in bytes.
 pub(super) const FRAME_BYTES: usize = 512;
 
-/// Which entries a page is made of.
-struct Range {
+/// Which entries to return.
+struct Selection {
     session: i64,
-    /// `,user,tool,`, or nothing for all.
+    /// For example `,user,tool,`; `None` for all roles.
     roles: Option<String>,
     cursor: Option<(i64, i64)>,
     forward: bool,
@@ -46,20 +46,20 @@ pub(super) fn get_transcript(
     let forward = after.is_some();
     let cursor = match after.or(before) {
         None => None,
-        Some(id) => Some(place_of(view.connection, session, &id)?.ok_or_else(|| {
+        Some(id) => Some(position_of(view.connection, session, &id)?.ok_or_else(|| {
             let name = if forward { "after" } else { "before" };
             fields.wrong(name, "id of an entry in the session", "an unknown id")
         })?),
     };
-    let range = Range { session, roles, cursor, forward };
-    let page = read_page(view, &range, &session_id, limit, config)?;
+    let selection = Selection { session, roles, cursor, forward };
+    let page = read_page(view, &selection, &session_id, limit, config)?;
     let total: i64 = view
         .connection
         .prepare_cached(
             "SELECT count(*) FROM code_entries
              WHERE session = ?1 AND role IS NOT NULL AND (?2 IS NULL OR instr(?2, ',' || role || ',') > 0)",
         )?
-        .query_row(params![session, range.roles], |row| row.get(0))?;
+        .query_row(params![session, selection.roles], |row| row.get(0))?;
     let older = page.first.as_ref().filter(|first| first.has_more).map(|first| first.id.as_str());
     let newer = page.last.as_ref().filter(|last| last.has_more).map(|last| last.id.as_str());
     let has_more = if forward { newer.is_some() } else { older.is_some() };
@@ -68,30 +68,30 @@ pub(super) fn get_transcript(
     Ok(Payload::trusted(json.text_or_null("nextBefore", older).text_or_null("nextAfter", newer).finish()))
 }
 
-/// An end of a page.
-struct End {
+/// The first or last entry of a page.
+struct Edge {
     id: String,
     place: (i64, i64),
-    /// Whether there are entries beyond it.
+    /// Whether there are further entries on this side.
     has_more: bool,
 }
 
 #[derive(Default)]
 struct Page {
     entries: Vec<String>,
-    first: Option<End>,
-    last: Option<End>,
+    first: Option<Edge>,
+    last: Option<Edge>,
 }
 
-/// The entries of a page, oldest first; fewer than were asked for if they would be too long to send.
+/// Reads the entries of a page, oldest first; fewer than requested if they would be too large to send.
 fn read_page(
     view: &View<'_>,
-    range: &Range,
+    selection: &Selection,
     session_id: &str,
     limit: i64,
     config: &CodeConfig,
 ) -> Result<Page, WireError> {
-    let (than, order) = if range.forward { (">", "ASC") } else { ("<", "DESC") };
+    let (than, order) = if selection.forward { (">", "ASC") } else { ("<", "DESC") };
     let sql = format!(
         "SELECT e.id, e.position, e.seq, e.line_at, e.line_bytes, f.path, p.id, e.role, e.created_at
          FROM code_entries e JOIN code_files f ON f.seq = e.file LEFT JOIN code_entries p ON p.seq = e.parent
@@ -100,8 +100,8 @@ fn read_page(
          ORDER BY e.position {order}, e.seq {order} LIMIT ?5"
     );
     let mut statement = view.connection.prepare_cached(&sql)?;
-    let (position, seq) = range.cursor.unzip();
-    let mut rows = statement.query(params![range.session, range.roles, position, seq, limit])?;
+    let (position, seq) = selection.cursor.unzip();
+    let mut rows = statement.query(params![selection.session, selection.roles, position, seq, limit])?;
     let mut page = Page::default();
     let mut files = HashMap::new();
     let mut bytes = 0;
@@ -113,20 +113,20 @@ fn read_page(
         }
         page.entries.push(entry);
         let end = || {
-            Ok::<_, WireError>(End { id: row.get(0)?, place: (row.get(1)?, row.get(2)?), has_more: false })
+            Ok::<_, WireError>(Edge { id: row.get(0)?, place: (row.get(1)?, row.get(2)?), has_more: false })
         };
         if page.first.is_none() {
             page.first = Some(end()?);
         }
         page.last = Some(end()?);
     }
-    if !range.forward {
+    if !selection.forward {
         page.entries.reverse();
         std::mem::swap(&mut page.first, &mut page.last);
     }
     for (end, than) in [(&mut page.first, "<"), (&mut page.last, ">")] {
         if let Some(end) = end {
-            end.has_more = has_beyond(view.connection, range, end.place, than)?;
+            end.has_more = has_beyond(view.connection, selection, end.place, than)?;
         }
     }
     Ok(page)
@@ -134,7 +134,7 @@ fn read_page(
 
 fn has_beyond(
     connection: &Connection,
-    range: &Range,
+    selection: &Selection,
     (position, seq): (i64, i64),
     than: &str,
 ) -> Result<bool, WireError> {
@@ -144,10 +144,10 @@ fn has_beyond(
                  AND (position, seq) {than} (?3, ?4))"
     );
     let mut statement = connection.prepare_cached(&sql)?;
-    Ok(statement.query_row(params![range.session, range.roles, position, seq], |row| row.get(0))?)
+    Ok(statement.query_row(params![selection.session, selection.roles, position, seq], |row| row.get(0))?)
 }
 
-/// An entry, with its content as it stands in the transcript.
+/// Returns an entry, with its content as in the transcript.
 fn entry_json(
     row: &Row<'_>,
     session_id: &str,
@@ -170,7 +170,7 @@ fn entry_json(
     }
     let line = read_line(config, path, at.cast_unsigned(), length, files);
     let line = line.map_err(|error| WireError::new(format!("the transcript cannot be read: {error}")))?;
-    let changed = || WireError::new("the transcript has changed meanwhile: ask again");
+    let changed = || WireError::new("the transcript has changed during the request: try again");
     let line = transcript::decode(&line).map_err(|_| changed())?;
     let Kind::Entry(entry) = &line.kind else { return Err(changed()) };
     if line.id.as_ref() != Some(&id) {
@@ -209,8 +209,8 @@ fn read_line(
     scan::read_at(file, at, length)
 }
 
-/// Where an entry stands in its session.
-fn place_of(connection: &Connection, session: i64, id: &str) -> rusqlite::Result<Option<(i64, i64)>> {
+/// Returns the position of an entry in its session.
+fn position_of(connection: &Connection, session: i64, id: &str) -> rusqlite::Result<Option<(i64, i64)>> {
     let mut statement = connection.prepare_cached(
         "SELECT position, seq FROM code_entries WHERE id = ? AND session = ? AND role IS NOT NULL",
     )?;

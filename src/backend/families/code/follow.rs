@@ -1,10 +1,10 @@
-//! Keeping the index as fresh as a request needs it. In: a request that is about to read. Out: the same index, with what
-//! has been written to the transcripts up to a moment ago.
+//! Keeping the index up to date. In: a request that is about to read. Out: the same index, with what was recently written to the
+//! transcripts.
 //!
-//! Nothing is watched and nothing runs while nobody asks. A request that finds the last scan older than
-//! [`scan_interval`](super::config::CodeLimits::scan_interval) starts one, beside itself, and waits for it at most
-//! [`scan_wait`](super::config::CodeLimits::scan_wait): the first scan of years of transcripts goes on in the background, and each
-//! request sees what it has come to.
+//! There is no file watcher, and nothing runs between requests. If the last scan is older than
+//! [`scan_interval`](super::config::CodeLimits::scan_interval), a request starts a new one in its own task, and waits for it at
+//! most [`scan_wait`](super::config::CodeLimits::scan_wait). So the first scan of many transcripts continues in the background,
+//! and each request sees the current progress.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -22,18 +22,18 @@ use super::scan::{Batch, Found, Tail};
 use super::{index, scan};
 use crate::backend::shared::db::Db;
 
-/// What was read from the disk for the index since the start.
+/// How much was read from disk for the index since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CodeStats {
-    /// How often the folder was looked through.
+    /// The number of scans of the folder.
     pub scans: u64,
-    /// How many files were opened because they had changed.
+    /// The number of changed files that were read.
     pub files_read: u64,
-    /// How many bytes were read from them.
+    /// The number of bytes that were read from them.
     pub bytes_read: u64,
 }
 
-/// The index of the transcripts, and what keeps it fresh. A clone is another handle to the same one.
+/// The index of the transcripts. A clone is another handle to the same one.
 #[derive(Debug, Clone)]
 pub struct Code {
     shared: Arc<Shared>,
@@ -43,9 +43,9 @@ pub struct Code {
 struct Shared {
     db: Db,
     config: CodeConfig,
-    /// When the last scan ended. Held while one runs.
+    /// When the last scan ended. Locked while one runs.
     scanned_at: Arc<Mutex<Option<Instant>>>,
-    /// Held while files are put back.
+    /// Locked while files are restored.
     restoring: Arc<Mutex<()>>,
     scans: AtomicU64,
     files_read: AtomicU64,
@@ -53,7 +53,7 @@ struct Shared {
 }
 
 impl Code {
-    /// An index in a database. Nothing is read until somebody asks.
+    /// Returns the index in a database. Nothing is read until the first request.
     pub fn new(db: Db, config: CodeConfig) -> Code {
         Code {
             shared: Arc::new(Shared {
@@ -68,7 +68,7 @@ impl Code {
         }
     }
 
-    /// What was read from the disk since the start.
+    /// Returns how much was read from disk since the start.
     pub fn stats(&self) -> CodeStats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         CodeStats {
@@ -86,15 +86,15 @@ impl Code {
         &self.shared.db
     }
 
-    /// Waits until nobody else puts files back.
+    /// Waits until no other request restores files.
     pub(super) async fn restore_turn(&self) -> OwnedMutexGuard<()> {
         self.shared.restoring.clone().lock_owned().await
     }
 
-    /// Makes the index as fresh as the limits promise.
+    /// Updates the index if it is older than the limits allow.
     pub(super) async fn refresh(&self) {
         let limits = &self.config().limits;
-        // A request whose time is over goes on with what there is.
+        // After the time limit the request continues with the index as it is.
         let Ok(mut scanned_at) = timeout(limits.scan_wait, self.shared.scanned_at.clone().lock_owned()).await
         else {
             return;
@@ -103,9 +103,9 @@ impl Code {
             return;
         }
         let code = self.clone();
-        // In a task of its own, so that it goes on when the client leaves.
+        // In its own task, so that it continues when the client leaves.
         let scan = tokio::spawn(async move {
-            // It fails when the database is closed or full, which the request that reads or writes next will say.
+            // It fails if the database is closed or full. The next read or write reports that too.
             let _ = code.scan().await;
             *scanned_at = Some(Instant::now());
         });
@@ -122,13 +122,13 @@ impl Code {
         let found: HashSet<&str> = walk.found.iter().map(|found| found.path.as_str()).collect();
         let mut forgotten = HashSet::new();
         for path in known.keys().filter(|path| !found.contains(path.as_str())) {
-            // Of what is in a folder that cannot be read nobody knows whether it is gone.
+            // In a folder that cannot be read, a missing file is not known to be deleted.
             if walk.unreadable.iter().any(|unreadable| path.starts_with(unreadable.as_str())) {
                 continue;
             }
             let gone = path.clone();
             let mut beside = self.db().read(move |view| index::beside(view, &gone)).await?;
-            // What it said may stand in the others of its session too, so they are read again.
+            // Other files of its session can contain the same lines, so they are read again.
             beside.retain(|other| found.contains(other.as_str()));
             for path in beside.iter().chain([path]) {
                 self.forget(path).await?;
@@ -153,7 +153,7 @@ impl Code {
         }
     }
 
-    /// Reads what is new in a file. One that cannot be read is left for the next scan.
+    /// Reads the new lines of a file. A file that cannot be read is tried again in the next scan.
     async fn read_file(&self, folder: &Path, found: &Found) -> Result<(), WireError> {
         let path = found.path.clone();
         let before = self.db().read(move |view| index::progress(view, &path)).await?.unwrap_or_default();

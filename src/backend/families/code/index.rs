@@ -1,10 +1,9 @@
-//! The index of the transcripts. In: what was found on the disk and what its lines say. Out: tables, in which sessions,
-//! the tree of their entries, their texts for searching and their restore points stand. The lines themselves stay in
-//! their files: an entry knows where its line is.
+//! The index of the transcripts. In: the files found on disk, and the contents of their lines. Out: tables with sessions, the tree
+//! of their entries, the searchable texts and the restore points. The lines stay in their files: an entry has the position of
+//! its line.
 //!
-//! A batch of lines and how far the file was read with them are one transaction, so a scan that ends early goes on where
-//! it was. The parent of an entry is one that stands before it, and never one that is not shown, so that the tree has no
-//! circles whatever the lines say.
+//! A batch of lines and the read position after it are written in one transaction, so a scan that ends early is continued. The
+//! parent of an entry always precedes it and is always visible, so the tree has no cycles, whatever the lines contain.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,10 +21,10 @@ use crate::backend::shared::db::{Change, View};
 const MAX_DELETED_ROWS: i64 = 500;
 /// Most files that a restore point tracks.
 const MAX_TRACKED_FILES: usize = 10_000;
-/// The name that the program gives to answers that no model gave.
+/// The model name of answers that the program itself wrote.
 const NO_MODEL: &str = "<synthetic>";
 
-/// What each file looked like when it was read, by its path.
+/// Returns the stamp that each file had when it was read, by path.
 pub(super) fn known(view: &View<'_>) -> Result<HashMap<String, Stamp>, WireError> {
     let mut statement =
         view.connection.prepare_cached("SELECT path, size, modified_ns, inode FROM code_files")?;
@@ -33,7 +32,7 @@ pub(super) fn known(view: &View<'_>) -> Result<HashMap<String, Stamp>, WireError
     Ok(known.collect::<Result<_, _>>()?)
 }
 
-/// How far a file was read.
+/// Returns how far a file was read.
 pub(super) fn progress(view: &View<'_>, path: &str) -> Result<Option<Progress>, WireError> {
     let mut statement = view.connection.prepare_cached(
         "SELECT size, modified_ns, inode, read_to, inside_long_line, head, tail FROM code_files WHERE path = ?",
@@ -50,7 +49,7 @@ pub(super) fn progress(view: &View<'_>, path: &str) -> Result<Option<Progress>, 
     Ok(progress.optional()?)
 }
 
-/// The other files of a file's session. What several of them say is known of the one that was read first.
+/// Returns the other files of a file's session. Lines that several of them contain belong to the file that was read first.
 pub(super) fn beside(view: &View<'_>, path: &str) -> Result<Vec<String>, WireError> {
     let mut statement = view.connection.prepare_cached(
         "SELECT other.path FROM code_files file JOIN code_files other ON other.session = file.session
@@ -60,7 +59,7 @@ pub(super) fn beside(view: &View<'_>, path: &str) -> Result<Vec<String>, WireErr
     Ok(paths.collect::<Result<_, _>>()?)
 }
 
-/// A stamp in three columns.
+/// Reads a stamp from three columns.
 fn stamp(row: &Row<'_>, first: usize) -> rusqlite::Result<Stamp> {
     Ok(Stamp {
         size: row.get::<_, i64>(first)?.cast_unsigned(),
@@ -69,8 +68,8 @@ fn stamp(row: &Row<'_>, first: usize) -> rusqlite::Result<Stamp> {
     })
 }
 
-/// Deletes some of what a file has added, and, once nothing is left, the file, and a session that has no other. The
-/// answer is whether there is more to delete.
+/// Deletes a part of the rows of a file. When none is left, it deletes the file, and its session if it has no other file. The
+/// result says whether there is more to delete.
 pub(super) fn forget(change: &mut Change<'_>, path: &str) -> Result<Payload, WireError> {
     let connection = change.connection;
     let file: Option<(i64, Option<i64>, bool)> = connection
@@ -111,7 +110,7 @@ pub(super) fn forget(change: &mut Change<'_>, path: &str) -> Result<Payload, Wir
     Ok(Payload::from(serde_json::Value::Bool(has_more)))
 }
 
-/// Counts anew what a session has, after some of it was deleted.
+/// Recounts the entries and restore points of a session after rows were deleted.
 fn recount(connection: &Connection, session: i64) -> Result<(), WireError> {
     connection
         .prepare_cached(
@@ -127,7 +126,7 @@ fn recount(connection: &Connection, session: i64) -> Result<(), WireError> {
     Ok(())
 }
 
-/// What a batch changes of its session.
+/// The changes that a batch makes to its session.
 #[derive(Default)]
 struct Totals {
     messages: i64,
@@ -142,7 +141,7 @@ struct Totals {
     model: Option<String>,
 }
 
-/// Adds what the lines of a batch say.
+/// Adds the contents of a batch of lines.
 pub(super) fn add(change: &mut Change<'_>, found: &Found, batch: &Batch) -> Result<Payload, WireError> {
     let connection = change.connection;
     let mut place = place(connection, found, batch)?;
@@ -189,7 +188,7 @@ pub(super) fn add(change: &mut Change<'_>, found: &Found, batch: &Batch) -> Resu
     Ok(Payload::none())
 }
 
-/// Where a batch belongs.
+/// The file and session of a batch.
 struct Place {
     file: i64,
     session: Option<i64>,
@@ -198,14 +197,14 @@ struct Place {
 }
 
 impl Place {
-    /// When a line was written: as it says, or as one before it says, or when the file was.
+    /// When a line was written: its own time, else that of a preceding line, else that of the file.
     fn time_of(&self, item: &Item) -> i64 {
         let before = (self.position > 0).then_some(self.position);
         item.unix_ms.or(before).unwrap_or(self.found_at)
     }
 }
 
-/// Says how far the file was read, and finds the session, or makes both.
+/// Stores how far the file was read, and finds the session; creates both if they are new.
 fn place(connection: &Connection, found: &Found, batch: &Batch) -> Result<Place, WireError> {
     let Progress { stamp, offset, inside_long_line, head, tail } = &batch.progress;
     let found_at = stamp.modified_ns / 1_000_000;
@@ -294,7 +293,7 @@ fn add_item(
                 totals.prompt.clone_from(prompt);
             }
         }
-        // Said before, in this file or in another of the session.
+        // A repetition of a line in this file or in another one of the session.
         ItemKind::Entry { .. } | ItemKind::Bookkeeping => {}
         ItemKind::Summary { leaf_id, title } => add_summary(connection, place.file, leaf_id, title)?,
         ItemKind::CustomTitle(title) => totals.custom_title = Some(title.clone()),
@@ -307,7 +306,7 @@ fn add_item(
     Ok(())
 }
 
-/// Adds a place in the tree, and answers whether it was not there yet.
+/// Adds a node to the tree and returns whether it is new.
 fn add_node(
     connection: &Connection,
     session: i64,
@@ -345,7 +344,7 @@ fn add_node(
             text,
         ])?;
     if added > 0 && role.is_some() {
-        // Summaries stand in the files of later sessions too, and may be read before what they sum up.
+        // Files of later sessions contain summaries too, so a summary can be read before the session it is about.
         connection
             .prepare_cached(
                 "UPDATE code_sessions SET summary = coalesce(
@@ -372,7 +371,7 @@ fn add_summary(connection: &Connection, file: i64, leaf_id: &str, title: &str) -
     Ok(())
 }
 
-/// Adds backups to the restore point of their prompt, and answers how many restore points there are more.
+/// Adds backups to the restore point of their prompt, and returns how many restore points were created.
 fn add_backups(
     connection: &Connection,
     session: i64,
@@ -388,7 +387,7 @@ fn add_backups(
         &[&session, &backups.message_id],
     )?;
     let before = match (&own, backups.complete) {
-        // One more file of a prompt beside those that were tracked up to then.
+        // Another file of a prompt, in addition to those that were tracked before.
         (None, false) => files_of(
             "SELECT files FROM code_restore_points WHERE session = ? ORDER BY seq DESC LIMIT 1",
             &[&session],
@@ -398,7 +397,7 @@ fn add_backups(
     let mut files: BTreeMap<String, Option<String>> =
         before.and_then(|before| serde_json::from_str(&before).ok()).unwrap_or_default();
     files.extend(backups.files.clone());
-    // A prompt before which nothing had been changed has nothing to restore.
+    // Before this prompt nothing was changed, so there is nothing to restore.
     if files.is_empty() || files.len() > MAX_TRACKED_FILES {
         return Ok(0);
     }
@@ -426,14 +425,14 @@ fn session_id(connection: &Connection, session: i64) -> Result<String, WireError
     Ok(statement.query_row([session], |row| row.get(0))?)
 }
 
-/// The id of a restore point: a UUID made of its session and its prompt, so that it outlives the index. The prompt's own
-/// id would not do, for a session that continues another one has its lines too.
+/// Returns the id of a restore point: a UUID derived from its session and its prompt, so that it is the same when the index is
+/// rebuilt. The id of the prompt is not enough, because a session that continues another one repeats its lines.
 fn restore_point_id(session_id: &str, message_id: &str) -> String {
     let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, &[session_id, "\0", message_id].concat().into_bytes());
     let hex: Vec<String> = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     let hex = hex.concat();
     let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
-    // RFC 9562, 5.5: version 5, and one of the variant's four digits.
+    // RFC 9562, 5.5: version 5, and one of the four digits of the variant.
     let version = format!("5{}", part(13, 16));
     let variant = format!("a{}", part(17, 20));
     format!("{}-{}-{version}-{variant}-{}", part(0, 8), part(8, 12), part(20, 32))
@@ -444,7 +443,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_id_of_a_restore_point_is_a_uuid_that_its_session_and_prompt_decide() {
+    fn the_id_of_a_restore_point_is_derived_from_its_session_and_prompt() {
         let id = restore_point_id("s", "m");
         assert_eq!(id.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
         assert_eq!((id.get(14..15), id.get(19..20)), (Some("5"), Some("a")));

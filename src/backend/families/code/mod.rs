@@ -1,17 +1,17 @@
 #![doc = include_str!("README.md")]
 //! # How it works
 //!
-//! Sessions of a coding agent, read from the transcripts that it leaves on the disk (specification, "Code Channels"):
-//! searchable, and with the files that it had backed up put back where a client wants them.
+//! Sessions of a coding agent, read from the transcripts that it leaves on disk (specification, "Code Channels"). They can be
+//! searched, and the files that the agent backed up can be restored.
 //!
 //! ```text
 //! *.jsonl ─► scan ─► transcript ─► index (SQLite, FTS5) ◄─ follow ◄─ request
 //!    └────────────────── a page's lines ──────────────────────────────┘
 //! ```
 //!
-//! The transcripts are another program's and are never written to. The index says what is where; the lines of a page are
-//! read from the files when they are asked for. A changed file is read from where it was read to, an unchanged one not
-//! at all, not even after a restart.
+//! The transcripts belong to another program and are never written to. The index stores positions; the lines of a page are read
+//! from the files for each request. A file that has grown is read from the last position, an unchanged one not at all, not even
+//! after a restart.
 
 mod channels;
 mod config;

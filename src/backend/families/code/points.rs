@@ -1,5 +1,5 @@
-//! Restore points: which files a session has backed up, and putting them back. In: requests. Out: what the index and the
-//! backups on the disk say. What may be written where is decided by `restore`.
+//! Restore points: which files a session has backed up, and restoring them. In: requests. Out: what the index and the backups on
+//! disk contain. `restore` decides what is written where.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -19,10 +19,10 @@ use crate::backend::shared::encode::{Object, array, quoted};
 use crate::backend::shared::validate::{Fields, wrong};
 
 const MAX_TARGET_BYTES: usize = 1 << 10;
-/// Backups that are read between two writes to the index.
+/// Backups that are hashed between two writes to the index.
 const HASHES_AT_ONCE: usize = 64;
 
-/// A restore point as the index has it.
+/// A restore point in the index.
 struct RestorePoint {
     id: String,
     entry_id: Option<String>,
@@ -31,7 +31,7 @@ struct RestorePoint {
     files: BTreeMap<String, Option<String>>,
 }
 
-/// The size and the SHA-1 of backups, by name.
+/// The stamp and the SHA-1 of backups, by name.
 type Hashes = HashMap<String, (BackupStamp, String)>;
 
 pub(super) async fn list(code: Code, payload: Payload) -> Result<Payload, WireError> {
@@ -51,7 +51,7 @@ pub(super) async fn list(code: Code, payload: Payload) -> Result<Payload, WireEr
     Ok(Payload::trusted(array(&points)))
 }
 
-/// The restore points of a session, newest first; as many as can be sent.
+/// Returns the restore points of a session, newest first; as many as can be sent.
 fn read_points(view: &View<'_>, session: i64) -> Result<Vec<RestorePoint>, WireError> {
     let mut statement = view.connection.prepare_cached(
         "SELECT r.id, e.id, e.text, r.created_at, r.files FROM code_restore_points r
@@ -64,7 +64,7 @@ fn read_points(view: &View<'_>, session: i64) -> Result<Vec<RestorePoint>, WireE
     while let Some(row) = rows.next()? {
         let files: BTreeMap<String, Option<String>> =
             serde_json::from_str(row.get_ref(4)?.as_str()?).unwrap_or_default();
-        // A path may have to be escaped.
+        // Escapes can double the length of a path.
         bytes += FRAME_BYTES + files.keys().map(|path| 2 * path.len() + 100).sum::<usize>();
         if bytes > view.limits.max_page_bytes && !points.is_empty() {
             break;
@@ -89,7 +89,7 @@ fn read_hashes(connection: &Connection, session: i64) -> Result<Hashes, WireErro
     Ok(hashes.collect::<Result<_, _>>()?)
 }
 
-/// Sizes and hashes of the backups that are there. A backup is read once, and again when it has changed.
+/// Returns the sizes and hashes of existing backups. A backup is read once, and again after it has changed.
 async fn hash_backups(
     code: &Code,
     session_id: &str,
@@ -203,7 +203,7 @@ fn read_order(
         .optional()?
         .ok_or_else(|| fields.wrong("restorePointId", "id of a restore point", "an unknown id"))?;
     let backups = config.code_dir.as_ref().and_then(|dir| restore::backups_of(dir, &session_id));
-    let backups = backups.ok_or_else(|| WireError::new("there is no folder of backups"))?;
+    let backups = backups.ok_or_else(|| WireError::new("the folder of backups is not known"))?;
     let files = serde_json::from_str(&files)?;
     let CodeConfig { restore_root: root, limits, .. } = config;
     Ok((id, Order { root, target, backups, cwd, files, overwrite, limits }))

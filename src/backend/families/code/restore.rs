@@ -1,8 +1,8 @@
-//! Putting files back as they were. In: a restore point, whose files are named by the transcript, and a folder, which a
-//! client names. Out: copies of the backups below the restore root, and nowhere else.
+//! Restoring files. In: a restore point, whose files are named by the transcript, and a folder, which a client names. Out: copies
+//! of the backups below the restore root, and nowhere else.
 //!
-//! Neither name is trusted. A name is taken apart, and each part is checked: nothing absolute, no `..`, and no link on the
-//! way, be it one that stays inside. A file appears whole or not at all.
+//! Neither name is trusted. Each part of a name is checked: absolute names, `..` and links are refused, even a link that stays
+//! inside. A file is written completely or not at all.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -16,47 +16,47 @@ use crate::protocol::uuid::Uuid;
 
 use super::config::CodeLimits;
 
-/// Longest name of a file in a folder, in bytes, as most systems have it.
+/// Longest name of a file in a folder, in bytes, on most systems.
 const MAX_PART_BYTES: usize = 255;
 
-/// What to put back, and where.
+/// Which files to restore, and where.
 #[derive(Debug)]
 pub(super) struct Order {
-    /// All is written below it.
+    /// The restore root: nothing is written elsewhere.
     pub root: PathBuf,
-    /// The folder below it.
+    /// The folder below the root, as parts of its path.
     pub target: Vec<String>,
-    /// Where the backups of the session are.
+    /// The folder of the session's backups.
     pub backups: PathBuf,
-    /// The working directory of the session: files below it are put back below the target.
+    /// The working directory of the session: files below it are restored below the target.
     pub cwd: Option<String>,
-    /// Names of backups by the path of the file.
+    /// The names of the backups by the path of the file.
     pub files: BTreeMap<String, Option<String>>,
     pub overwrite: bool,
     pub limits: CodeLimits,
 }
 
-/// What became of an order.
+/// The result of an order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub target: PathBuf,
     pub restored: Vec<String>,
-    /// What was not, and why.
+    /// The files that were not restored, with the reasons.
     pub skipped: Vec<(String, String)>,
 }
 
-/// Where the backups of a session are, for a folder of transcripts.
+/// Returns the folder of a session's backups, which is beside the folder of the transcripts.
 pub(super) fn backups_of(code_dir: &Path, session_id: &str) -> Option<PathBuf> {
     let is_part = parts(session_id).is_ok_and(|parts| parts.len() == 1);
     code_dir.parent().filter(|_| is_part).map(|home| home.join("file-history").join(session_id))
 }
 
-/// The parts of a name that leads down and nowhere else, on any system.
+/// Splits a relative path that only leads down, on any system, into its parts.
 ///
 /// # Errors
 /// With what is wrong with it.
 pub(super) fn parts(name: &str) -> Result<Vec<&str>, &'static str> {
-    // Whoever wrote the name may have had backslashes between its parts.
+    // A name from Windows has backslashes between its parts.
     let parts: Vec<&str> = name.split(['/', '\\']).collect();
     for (index, part) in parts.iter().enumerate() {
         match *part {
@@ -64,7 +64,7 @@ pub(super) fn parts(name: &str) -> Result<Vec<&str>, &'static str> {
             "" => return Err("a name with an empty part"),
             "." | ".." => return Err("a name with . or .."),
             _ if part.len() > MAX_PART_BYTES => return Err("a name with a part that is too long"),
-            // A drive, or a stream of a file.
+            // A drive, or an alternate stream of a file.
             _ if part.contains([':', '\0']) => return Err("a name with a colon or a zero byte"),
             _ => {}
         }
@@ -72,7 +72,7 @@ pub(super) fn parts(name: &str) -> Result<Vec<&str>, &'static str> {
     Ok(parts)
 }
 
-/// The name that a tracked file has below its session's working directory.
+/// Returns the path of a tracked file relative to the working directory of its session.
 pub(super) fn relative<'a>(path: &'a str, cwd: Option<&str>) -> Result<Vec<&'a str>, &'static str> {
     let below = cwd.and_then(|cwd| path.strip_prefix(cwd.trim_end_matches(['/', '\\'])));
     match below.and_then(|below| below.strip_prefix(['/', '\\'])) {
@@ -81,10 +81,10 @@ pub(super) fn relative<'a>(path: &'a str, cwd: Option<&str>) -> Result<Vec<&'a s
     }
 }
 
-/// Puts files back. Each that cannot be is skipped, with the reason.
+/// Restores files. A file that cannot be restored is skipped, with the reason.
 ///
 /// # Errors
-/// When the folder cannot be made, or leads out of the restore root.
+/// When the folder cannot be created, or is outside of the restore root.
 pub(super) fn restore(order: &Order) -> io::Result<Outcome> {
     make_private(&order.root)?;
     let root = order.root.canonicalize()?;
@@ -93,7 +93,7 @@ pub(super) fn restore(order: &Order) -> io::Result<Outcome> {
     let mut outcome = Outcome { target: target.clone(), ..Outcome::default() };
     let mut room = order.limits.max_restore_bytes;
     for (path, backup) in &order.files {
-        // It was not there yet. What is there now is left alone.
+        // The file did not exist at that time. An existing one is left unchanged.
         let Some(backup) = backup else { continue };
         match restore_file(order, &root, &target, path, backup, &mut room) {
             Ok(name) => outcome.restored.push(name),
@@ -123,7 +123,7 @@ fn restore_file(
         return Err("all files together are too large".to_owned());
     }
     let folder = descend(target, folders).map_err(|error| error.to_string())?;
-    // A look back at the whole way, should somebody have put a link on it meanwhile.
+    // Check the whole path again, in case another process has put a link on it.
     let real = folder.canonicalize().map_err(|error| error.to_string())?;
     if !real.starts_with(root) {
         return Err("it would lie outside of the restore root".to_owned());
@@ -135,7 +135,7 @@ fn restore_file(
     Ok(parts.join("/"))
 }
 
-/// Whether a file may be put there.
+/// Checks that a file can be written at a path.
 fn check_place(file: &Path, overwrite: bool) -> Result<(), String> {
     match fs::symlink_metadata(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -149,11 +149,11 @@ fn check_place(file: &Path, overwrite: bool) -> Result<(), String> {
 
 const EXISTS: &str = "it exists";
 
-/// Writes a copy under a name of its own, and gives it the file's name.
+/// Writes a copy under a temporary name and renames it.
 fn put(source: File, size: u64, folder: &Path, file: &Path, overwrite: bool) -> Result<(), String> {
     let temporary = folder.join(format!(".switchboard-{}", Uuid::v4()));
     let done = copy(source, size, &temporary).and_then(|()| give_name(&temporary, file, overwrite));
-    // Gone already, if it was renamed.
+    // It no longer exists if it was renamed.
     let _ = fs::remove_file(&temporary);
     done.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => EXISTS.to_owned(),
@@ -165,7 +165,7 @@ fn give_name(temporary: &Path, file: &Path, overwrite: bool) -> io::Result<()> {
     if overwrite {
         return fs::rename(temporary, file);
     }
-    // Unlike a rename this does not replace what was put there meanwhile. Not every file system can do it.
+    // Unlike a rename, this never replaces a file that was created since. Some file systems have no hard links.
     match fs::hard_link(temporary, file) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => fs::rename(temporary, file),
         done => done,
@@ -186,7 +186,7 @@ fn copy(source: File, size: u64, to: &Path) -> io::Result<()> {
     copy.sync_all()
 }
 
-/// The folder below another one. What is missing is made; a link on the way is refused.
+/// Returns a folder below another one. Missing folders are created; a link on the path is refused.
 fn descend(from: &Path, parts: &[&str]) -> io::Result<PathBuf> {
     let mut folder = from.to_owned();
     for part in parts {
@@ -212,10 +212,10 @@ fn make_private(folder: &Path) -> io::Result<()> {
     builder.create(folder)
 }
 
-/// Opens a backup, which is a plain file with a plain name.
+/// Opens a backup, which must be a regular file in the folder itself.
 fn open_backup(backups: &Path, name: &str) -> io::Result<File> {
     let path = backup_path(backups, name)?;
-    // Not opened before it is known to be a file: to open a pipe would be to wait for who writes into it.
+    // Checked before it is opened: opening a pipe waits for a writer.
     if !fs::symlink_metadata(&path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
     }
@@ -229,14 +229,14 @@ fn backup_path(backups: &Path, name: &str) -> io::Result<PathBuf> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, "it has no name of a backup"))
 }
 
-/// What is known of a backup without reading it.
+/// The properties of a backup that change with its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BackupStamp {
     pub size: i64,
     pub modified_ns: i64,
 }
 
-/// The stamp of a backup; `None` if it is gone.
+/// Returns the stamp of a backup; `None` if it does not exist.
 pub(super) fn stamp(backups: &Path, name: &str) -> Option<BackupStamp> {
     let metadata = fs::symlink_metadata(backup_path(backups, name).ok()?).ok()?;
     let since = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
@@ -246,7 +246,7 @@ pub(super) fn stamp(backups: &Path, name: &str) -> Option<BackupStamp> {
     })
 }
 
-/// The SHA-1 of a backup, in hexadecimal digits.
+/// Returns the SHA-1 of a backup in hexadecimal; `None` if it cannot be read or is too large.
 pub(super) fn sha1(backups: &Path, name: &str, max_bytes: u64) -> Option<String> {
     let mut file = open_backup(backups, name).ok()?.take(max_bytes.saturating_add(1));
     let mut digest = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_that_lead_down_are_names() {
+    fn only_paths_that_lead_down_are_accepted() {
         for (name, expected) in [
             ("a", Some(1)),
             ("a/b.txt", Some(2)),
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tracked_file_is_named_below_the_working_directory() {
+    fn a_tracked_file_is_relative_to_the_working_directory() {
         let cwd = Some("/home/me/project");
         for (path, expected) in [
             ("src/a.rs", Some(vec!["src", "a.rs"])),
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_has_its_backups_beside_the_transcripts() {
+    fn backups_are_beside_the_transcripts() {
         let dir = Path::new("/home/me/.claude/projects");
         assert_eq!(backups_of(dir, "s"), Some(PathBuf::from("/home/me/.claude/file-history/s")));
         assert_eq!(backups_of(dir, ".."), None);

@@ -1,5 +1,5 @@
-//! The transcripts on the disk. In: a folder, and how far each file was read before. Out: which files there are, and the
-//! lines that were added to one, a batch at a time. Blocks, so it runs where it may; knows no database.
+//! The transcripts on disk. In: a folder, and how far each file was read before. Out: the list of files, and the new lines of a
+//! file, in batches. Its functions block. It does not use the database.
 //!
 //! ```text
 //! <folder>/<project>/<session>.jsonl                              a session
@@ -15,31 +15,31 @@ use std::time::UNIX_EPOCH;
 use super::config::CodeLimits;
 use super::transcript::{self, Backups, Kind, LineError, MAX_ID_BYTES, Splitter};
 
-/// How deep folders lie inside one another below a session's.
+/// Greatest depth of folders below a session's folder.
 const MAX_FOLDER_DEPTH: usize = 6;
-/// How much of a file's start, and of what stands before the place read last, is compared to know the file again.
+/// How much of a file's start, and how much before the last read position, is compared to recognise the file.
 const MARK_BYTES: usize = 256;
-/// What is read at once.
+/// Bytes that are read at once.
 const CHUNK_BYTES: usize = 64 << 10;
-/// Where a batch ends: with it the writing thread is busy for a few milliseconds.
+/// Limits of a batch. Writing one takes a few milliseconds of the writing thread.
 const MAX_BATCH_LINES: usize = 256;
 const MAX_BATCH_BYTES: u64 = 1 << 20;
 
 /// A transcript.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Its path in the folder.
+    /// Its path, relative to the folder.
     pub path: String,
     /// The name of the project's folder.
     pub project: String,
-    /// The session whose file it is, or in whose folder it lies. Older subagents say it in their lines.
+    /// The session of this file or of its folder. Transcripts of older subagents name it in their lines only.
     pub session_id: Option<String>,
-    /// Whether it is the session's own file.
+    /// Whether it is the main file of the session.
     pub is_main: bool,
     pub stamp: Stamp,
 }
 
-/// What changes when a file does.
+/// Properties that change when the file changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Stamp {
     pub size: u64,
@@ -65,15 +65,15 @@ fn inode(_: &Metadata) -> u64 {
     0
 }
 
-/// What a walk saw.
+/// The result of walking through the folder.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     pub found: Vec<Found>,
-    /// The beginnings of paths of which nothing can be said, because a folder could not be read.
+    /// The prefixes of paths in folders that could not be read.
     pub unreadable: Vec<String>,
 }
 
-/// Every transcript below a folder. Links are not followed.
+/// Finds every transcript below a folder. Links are not followed.
 pub(super) fn walk(folder: &Path, max_files: usize) -> Walk {
     let mut walk = Walk::default();
     let projects = list(folder, "", &mut walk);
@@ -82,7 +82,7 @@ pub(super) fn walk(folder: &Path, max_files: usize) -> Walk {
             walk_project(folder, &project, max_files, &mut walk);
         }
     }
-    // What a session's own file says of it comes before what its subagents say.
+    // Main files first: they know more about a session than the files of its subagents.
     walk.found.sort_by_key(|found| !found.is_main);
     walk
 }
@@ -157,7 +157,7 @@ enum Node {
     Other,
 }
 
-/// What stands in a folder, by name; names that are not UTF-8 left out.
+/// Lists a folder by name, without names that are not UTF-8.
 fn list(folder: &Path, path: &str, walk: &mut Walk) -> Vec<(String, Node)> {
     let Ok(entries) = fs::read_dir(folder) else {
         walk.unreadable.push(path.to_owned());
@@ -185,7 +185,7 @@ fn list(folder: &Path, path: &str, walk: &mut Walk) -> Vec<(String, Node)> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Progress {
     pub stamp: Stamp,
-    /// All before this was read. Whole lines, but for the inside of one that is too long.
+    /// Everything before this was read. It is the start of a line, or inside of a line that is too long.
     pub offset: u64,
     pub inside_long_line: bool,
     /// The first bytes of the file.
@@ -194,7 +194,7 @@ pub(super) struct Progress {
     pub tail: Vec<u8>,
 }
 
-/// What one line adds to the index.
+/// The content of one line that is indexed.
 #[derive(Debug)]
 pub(super) struct Item {
     pub at: u64,
@@ -218,18 +218,18 @@ pub(super) enum ItemKind {
     Unknown,
 }
 
-/// Lines that belong together, and how far the file was read with them.
+/// Several lines, and how far the file was read with them.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub items: Vec<Item>,
-    /// Lines of which nothing can be used.
+    /// The number of lines that could not be used.
     pub skipped: i64,
     pub progress: Progress,
     /// Whether this is the end of the file.
     pub is_last: bool,
 }
 
-/// A file that is being read from where it was read to before.
+/// A file that is read from the last read position.
 #[derive(Debug)]
 pub(super) struct Tail {
     file: File,
@@ -237,14 +237,14 @@ pub(super) struct Tail {
     progress: Progress,
     read_to: u64,
     limits: CodeLimits,
-    /// Whether it is another file than before, or was written anew: what is known of it is worth nothing.
+    /// Whether it is a new or rewritten file: what the index has of it is no longer valid.
     pub is_new: bool,
-    /// Bytes read so far.
+    /// Bytes that were read since this was last taken.
     pub bytes_read: u64,
 }
 
 impl Tail {
-    /// Opens a file.
+    /// Opens a file at its read position, or at its start if it is new or rewritten.
     pub(super) fn open(path: &Path, before: &Progress, limits: CodeLimits) -> io::Result<Tail> {
         let mut file = File::open(path)?;
         let metadata = file.metadata()?;
@@ -253,7 +253,7 @@ impl Tail {
         }
         let stamp = Stamp::of(&metadata);
         let mut bytes_read = 0;
-        // A file that has the same size and another time was written anew, and so was one that is shorter.
+        // A file with the same size and another time was rewritten, and so was one that is shorter.
         let may_have_grown =
             before.offset > 0 && stamp.inode == before.stamp.inode && stamp.size > before.stamp.size;
         let is_new = !(may_have_grown && is_known(&mut file, before, &mut bytes_read)?);
@@ -269,7 +269,7 @@ impl Tail {
         Ok(Tail { file, splitter, progress, read_to, limits, is_new, bytes_read })
     }
 
-    /// The next lines. What is read is what was there when the file was opened.
+    /// Returns the next lines, up to the size that the file had when it was opened.
     pub(super) fn next_batch(&mut self) -> io::Result<Batch> {
         let mut items = Vec::new();
         let mut skipped = 0;
@@ -295,7 +295,7 @@ impl Tail {
             });
         }
         if is_last {
-            // Without its end of line a line may still be whole: no beginning of an object is an object.
+            // A last line without a line feed can still be complete: a part of an object is not a valid object.
             let (at, rest) = self.splitter.rest();
             if let Ok(Some(item)) = item(at, rest, self.limits.max_indexed_text_bytes) {
                 items.push(item);
@@ -311,14 +311,14 @@ impl Tail {
         self.file.seek(SeekFrom::Start(self.read_to))?;
         let mut progress = progress.clone();
         if !is_last {
-            // Should this batch be the last for now, the file must look like one that has grown since.
+            // If this batch is the last one for now, the stamp must be one of a file that has grown since.
             progress.stamp.size = progress.offset;
         }
         Ok(Batch { items, skipped, progress, is_last })
     }
 }
 
-/// Whether a file begins as before, and has the same bytes before the place up to which it was read.
+/// Whether a file has the same start as before, and the same bytes before the read position.
 fn is_known(file: &mut File, before: &Progress, bytes_read: &mut u64) -> io::Result<bool> {
     let head = read_at(file, 0, before.head.len())?;
     let tail_at = before.offset.saturating_sub(before.tail.len() as u64);
@@ -327,7 +327,7 @@ fn is_known(file: &mut File, before: &Progress, bytes_read: &mut u64) -> io::Res
     Ok(head == before.head && tail == before.tail)
 }
 
-/// So many bytes from a place on, or as many as there are.
+/// Reads some bytes from a position on; fewer at the end of the file.
 pub(super) fn read_at(file: &mut File, at: u64, length: usize) -> io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(at))?;
     let mut bytes = Vec::new();
@@ -339,7 +339,7 @@ fn to_usize(size: u64) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX)
 }
 
-/// What a line adds to the index; nothing for an empty one.
+/// Decodes a line; `None` for an empty one.
 fn item(at: u64, bytes: &[u8], max_text_bytes: usize) -> Result<Option<Item>, LineError> {
     if bytes.trim_ascii().is_empty() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Searching the entries.
+//! Search in entries.
 
 use rusqlite::params;
 
@@ -47,11 +47,11 @@ pub(super) fn search_transcript(
             .text("entryId", row.get_ref(1)?.as_str()?)
             .text("role", row.get_ref(2)?.as_str()?)
             .text("snippet", &marked_html(row.get_ref(3)?.as_str()?))
-            // FTS5 counts downwards: the best match has the smallest rank.
+            // In FTS5 the best match has the smallest rank.
             .number("score", -row.get::<_, f64>(4)?)
             .integer("createdAt", row.get(5)?)
             .finish();
-        // A snippet has so many words, but what tools print may have long ones.
+        // A snippet has a limited number of words, but the output of tools can contain very long ones.
         bytes += result.len();
         if bytes > view.limits.max_page_bytes && !results.is_empty() {
             break;

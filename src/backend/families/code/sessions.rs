@@ -1,4 +1,4 @@
-//! The sessions.
+//! Sessions: listing them and getting one.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -12,8 +12,7 @@ use super::config::CodeConfig;
 
 const MAX_PROJECT_BYTES: usize = 255;
 
-/// A session that has nothing, not even a line that was skipped, is not shown: there are files with a summary of another
-/// session alone.
+/// A session without entries, restore points and skipped lines is not listed: some files have only a summary of another session.
 const SESSIONS: &str = "SELECT id, project, cwd, coalesce(custom_title, ai_title, summary, prompt, id), model, message_count,
          restore_point_count, coalesce(started_at, found_at), coalesce(updated_at, found_at) AS updated, skipped_lines
      FROM code_sessions WHERE message_count + restore_point_count + skipped_lines > 0";

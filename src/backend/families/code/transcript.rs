@@ -1,10 +1,10 @@
-//! The lines of a transcript. In: bytes of a JSONL file, and one line at a time. Out: what the line says, or why nothing
-//! of it can be used. Touches no file and never panics: the files belong to another program, which may be writing them
-//! at the moment, may have been killed in the middle of a line, and has a new type of line in every other version.
+//! The lines of a transcript. In: bytes of a JSONL file, and single lines. Out: the content of a line, or why it cannot be used.
+//! It reads no file and never panics: the files belong to another program, which can be writing at this moment, can have been
+//! killed in the middle of a line, and adds new types of lines in many versions.
 //!
-//! A line is an object with a `type`. `user`, `assistant` and `system` are what was said; `summary`, `custom-title` and
-//! `ai-title` name a session; `file-history-snapshot` and `file-history-delta` say which backups belong to a prompt. Lines
-//! with a `uuid` and a `parentUuid` form a tree, in which lines that are not shown stand between lines that are.
+//! A line is an object with a `type`. `user`, `assistant` and `system` are messages; `summary`, `custom-title` and `ai-title`
+//! name a session; `file-history-snapshot` and `file-history-delta` list the backups of a prompt. Lines with a `uuid` and a
+//! `parentUuid` form a tree, in which invisible lines can be between visible ones.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,16 @@ use serde_json::Value;
 
 use crate::protocol::json;
 
-/// Longest id that is kept, in bytes: longer ones could not be asked for.
+/// Longest id that is kept, in bytes: requests cannot contain longer ones.
 pub const MAX_ID_BYTES: usize = 128;
-/// Where a title ends, in bytes.
+/// Longest title, in bytes. A longer one is cut.
 const MAX_TITLE_BYTES: usize = 200;
-/// Longest working directory and name of a model that are kept, in bytes.
+/// Longest working directory, and longest name of a model, that are kept, in bytes.
 const MAX_NAME_BYTES: usize = 4 << 10;
-/// Most arrays and objects inside one another in an entry's content: as JSON may be nested in a message, less what is put
-/// around the content there.
+/// Deepest nesting of an entry's content: the limit for a message, minus what a response puts around the content.
 const MAX_CONTENT_DEPTH: usize = 100;
 
-/// Types that are known to have nothing to show. They hold the tree together, if they have a `uuid`.
+/// Known types without visible content. They are nodes of the tree if they have a `uuid`.
 const BOOKKEEPING: [&str; 12] = [
     "agent-name",
     "attachment",
@@ -38,31 +37,31 @@ const BOOKKEEPING: [&str; 12] = [
     "tag",
 ];
 
-/// A line that could be read.
+/// A decoded line.
 #[derive(Debug, PartialEq)]
 pub struct Line<'a> {
-    /// The session to which the line says it belongs. The name of the file knows better, if it is a session's.
+    /// The session that the line names. The name of a session's main file has priority.
     pub session_id: Option<String>,
     /// The working directory.
     pub cwd: Option<String>,
     /// When it was written, in Unix ms.
     pub at: Option<i64>,
-    /// Its place in the tree.
+    /// Its id in the tree.
     pub id: Option<String>,
-    /// What it answers or follows.
+    /// The id of the line that it answers or follows.
     pub parent_id: Option<String>,
     /// Whether it belongs to a subagent.
     pub sidechain: bool,
-    /// What it says.
+    /// Its content.
     pub kind: Kind<'a>,
 }
 
-/// What a line says.
+/// The content of a line.
 #[derive(Debug, PartialEq)]
 pub enum Kind<'a> {
-    /// Something to show.
+    /// A visible entry.
     Entry(Entry<'a>),
-    /// A title for the session, whichever it is, that has the entry `leaf_id`.
+    /// A title for the session that has the entry `leaf_id`, which can be another session.
     Summary {
         /// An entry of that session.
         leaf_id: String,
@@ -75,52 +74,52 @@ pub enum Kind<'a> {
     AiTitle(String),
     /// Backups of files, as they were before a prompt.
     Backups(Backups),
-    /// Of a type that has nothing to show. Only its place in the tree matters.
+    /// A known type without visible content. Only its position in the tree is used.
     Bookkeeping,
-    /// Of a type that nobody here knows. To be counted; its place in the tree matters too.
+    /// An unknown type. It is counted, and its position in the tree is used.
     Unknown,
 }
 
-/// What was said.
+/// A message.
 #[derive(Debug, PartialEq)]
 pub struct Entry<'a> {
-    /// `user`, `assistant`, `system`, or `tool` for a user's line that has results of tools alone.
+    /// `user`, `assistant`, `system`, or `tool` for a user's line with only results of tools.
     pub role: &'static str,
-    /// The model that said it.
+    /// The model that wrote it.
     pub model: Option<String>,
-    /// Tokens in and out.
+    /// The numbers of input and output tokens.
     pub usage: Option<(i64, i64)>,
-    /// Whether the program wrote it in the user's name.
+    /// Whether the program wrote it on behalf of the user.
     pub is_meta: bool,
     content: &'a str,
     blocks: Vec<Value>,
 }
 
-/// Which backups belong to a prompt.
+/// The backups of a prompt.
 #[derive(Debug, PartialEq)]
 pub struct Backups {
-    /// The prompt.
+    /// The id of the prompt.
     pub message_id: String,
-    /// Whether these are all files that were tracked then, or one more.
+    /// Whether these are all tracked files, or one more.
     pub complete: bool,
-    /// The names of the backups by the path of the file; `None` for a file that was not there yet.
+    /// The names of the backups by the path of the file; `None` for a file that did not exist.
     pub files: BTreeMap<String, Option<String>>,
 }
 
-/// Why nothing of a line can be used.
+/// Why a line cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineError {
     /// It is not UTF-8.
     NotUtf8,
-    /// It is not JSON, or no object with a `type`.
+    /// It is not JSON, or not an object with a `type`.
     NotJson,
-    /// It is of a known type and lacks what belongs to it, or has it in another form.
+    /// It has a known type, but a member is missing or has the wrong form.
     OddMembers,
-    /// Its content is nested too deeply to be sent on.
+    /// Its content is nested too deeply for a response.
     TooDeep,
 }
 
-/// What a line says.
+/// Decodes a line.
 ///
 /// # Errors
 /// When it cannot be used. The next line is not affected.
@@ -145,7 +144,7 @@ pub fn decode(line: &[u8]) -> Result<Line<'_>, LineError> {
         name if BOOKKEEPING.contains(&name) => Kind::Bookkeeping,
         _ => Kind::Unknown,
     };
-    // Where a conversation was compacted the tree begins anew, and says where it went on from.
+    // After a conversation was compacted a new tree starts, with a link to the line that it continues.
     let parent_id = match members.id("parentUuid")? {
         None => members.id("logicalParentUuid")?,
         parent_id => parent_id,
@@ -162,43 +161,42 @@ pub fn decode(line: &[u8]) -> Result<Line<'_>, LineError> {
 }
 
 impl Entry<'_> {
-    /// The content as an array of content blocks, each as it was written, but for halves of characters, which most
-    /// readers of JSON refuse.
+    /// Returns the content as an array of content blocks, unchanged except for lone surrogates, which most JSON parsers refuse.
     pub fn content_json(&self) -> String {
         let content = without_lone_surrogates(self.content);
         if content.starts_with('"') { format!(r#"[{{"type":"text","text":{content}}}]"#) } else { content }
     }
 
-    /// What search sees: everything that was said, thought, asked of tools and answered by them, up to so many bytes.
+    /// Returns the searchable text, cut to a number of bytes: texts, thinking, and the input and output of tools.
     pub fn text(&self, max_bytes: usize) -> String {
         let mut excerpt = Excerpt { text: String::new(), room: max_bytes };
         excerpt.add_blocks(&self.blocks);
         excerpt.text
     }
 
-    /// The first words, if a person said them: what a session without a title goes by.
+    /// Returns the first words if a person wrote them: the title of a session without another one.
     pub fn prompt(&self) -> Option<String> {
         let text = self.text(4 * MAX_TITLE_BYTES);
-        // Commands and their output are wrapped in tags.
+        // Commands and their output are in tags.
         let is_prompt = self.role == "user" && !self.is_meta && !text.trim_start().starts_with('<');
         title_of(&text).filter(|_| is_prompt)
     }
 }
 
-/// The first line of a text that says something, shortened.
+/// Returns the first line of a text that is not blank, shortened.
 pub fn title_of(text: &str) -> Option<String> {
     let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
     let title = cut(line, MAX_TITLE_BYTES);
     Some(if title.len() < line.len() { format!("{title}…") } else { title.to_owned() })
 }
 
-/// As much of a text as fits, cut between two characters.
+/// Returns the start of a text, cut between two characters.
 fn cut(text: &str, max_bytes: usize) -> &str {
     let end = (0..=max_bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
-/// The members of an object, as they stand in the text; of two with one name the last.
+/// The members of an object, as JSON text. Of two with the same name the last one counts.
 struct Members<'a>(BTreeMap<String, &'a str>);
 
 fn members(text: &str) -> Option<Members<'_>> {
@@ -210,7 +208,7 @@ fn members(text: &str) -> Option<Members<'_>> {
 }
 
 impl<'a> Members<'a> {
-    /// A member that is there and not null.
+    /// Returns a member that exists and is not null.
     fn get(&self, name: &str) -> Option<&'a str> {
         self.0.get(name).copied().filter(|value| *value != "null")
     }
@@ -227,7 +225,7 @@ impl<'a> Members<'a> {
         self.get(name) == Some("true")
     }
 
-    /// An id that may be missing, but is nothing else than an id.
+    /// Returns an id, which can be missing but must not be anything else.
     fn id(&self, name: &str) -> Result<Option<String>, LineError> {
         if self.get(name).is_none() {
             return Ok(None);
@@ -266,7 +264,7 @@ fn message<'a>(line: &Members<'a>, role: &'static str) -> Result<Entry<'a>, Line
     })
 }
 
-/// A line of the system has its text beside it, and many have none: durations, results of hooks.
+/// Reads the content of a system line, which many do not have: durations, results of hooks.
 fn system<'a>(line: &Members<'a>, has_id: bool) -> Result<Kind<'a>, LineError> {
     let Some(content) = line.get("content").filter(|content| has_id && *content != r#""""#) else {
         return Ok(Kind::Bookkeeping);
@@ -275,7 +273,7 @@ fn system<'a>(line: &Members<'a>, has_id: bool) -> Result<Kind<'a>, LineError> {
     Ok(Kind::Entry(Entry { role: "system", model: None, usage: None, is_meta: false, content, blocks }))
 }
 
-/// The blocks of a content, which is a text or an array of objects that say their type.
+/// Reads the blocks of a content, which is a text or an array of objects with a `type`.
 fn blocks(content: &str) -> Result<Vec<Value>, LineError> {
     if let Some(text) = json::string_content(content) {
         return Ok(vec![serde_json::json!({"type": "text", "text": unescape(text)})]);
@@ -322,7 +320,7 @@ fn backup_name(backup: &Members<'_>) -> Option<String> {
     backup.text("backupFileName").filter(|name| (1..=MAX_ID_BYTES).contains(&name.len()))
 }
 
-/// The texts of blocks, one below the other, up to a length. What is nested has the depth of a content that was accepted.
+/// Collects the texts of blocks, one per line, up to a length. The nesting was limited when the content was accepted.
 struct Excerpt {
     text: String,
     room: usize,
@@ -343,7 +341,7 @@ impl Excerpt {
     fn add_strings(&mut self, value: &Value) {
         match value {
             Value::String(part) => self.add(part),
-            // Blocks inside a block have images and ids beside their texts.
+            // Nested blocks have images and ids too.
             Value::Array(values) if values.iter().all(|value| value.get("type").is_some()) => {
                 self.add_blocks(values);
             }
@@ -358,13 +356,13 @@ impl Excerpt {
         for part in [between, part] {
             let fits = cut(part, self.room);
             self.text.push_str(fits);
-            // Behind a part that did not fit nothing else is added, though it might.
+            // After a part that did not fit nothing else is added.
             self.room = if fits.len() < part.len() { 0 } else { self.room - fits.len() };
         }
     }
 }
 
-/// Most arrays and objects inside one another in a text that is JSON.
+/// Returns the depth of nesting of JSON text.
 fn depth(json: &str) -> usize {
     let (mut deepest, mut open, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
     for byte in json.bytes() {
@@ -383,8 +381,8 @@ fn depth(json: &str) -> usize {
     deepest
 }
 
-/// What a string's content means. JavaScript cuts texts in the middle of a character and writes the half as an escape;
-/// such a half becomes a replacement character.
+/// Decodes the content of a JSON string. JavaScript can cut a text between two surrogates and writes the lone one as an escape;
+/// it becomes a replacement character.
 fn unescape(content: &str) -> String {
     match json::unescape(content) {
         Some(text) => text.into_owned(),
@@ -392,7 +390,7 @@ fn unescape(content: &str) -> String {
     }
 }
 
-/// The same JSON with a replacement character for each escaped half of a character.
+/// Returns the same JSON with a replacement character for each escaped lone surrogate.
 fn without_lone_surrogates(json: &str) -> String {
     let mut mended = String::with_capacity(json.len());
     let mut rest = json;
@@ -417,14 +415,14 @@ fn without_lone_surrogates(json: &str) -> String {
     mended
 }
 
-/// The value of the escape `\uXXXX` with which a text begins.
+/// Returns the value of the escape `\uXXXX` at the start of a text.
 fn code_unit(text: &str) -> Option<u16> {
     let digits = text.get(..6)?.strip_prefix("\\u")?;
-    // `from_str_radix` would take a sign.
+    // `from_str_radix` would accept a sign.
     digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
 }
 
-/// The Unix ms of a time like `2026-01-20T11:57:17.716Z` or `2026-01-20T11:57:17+01:00`.
+/// Returns the Unix ms of a time like `2026-01-20T11:57:17.716Z` or `2026-01-20T11:57:17+01:00`.
 fn unix_ms(text: &str) -> Option<i64> {
     let (date, time) = text.split_once('T')?;
     let [year, month, day] = numbers(date, '-')?;
@@ -448,14 +446,14 @@ fn unix_ms(text: &str) -> Option<i64> {
     if !fits || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    // Days of the civil calendar, years beginning in March, so that a leap day is the last of its year.
+    // Days of the civil calendar, with years that start in March, so that a leap day is the last day of its year.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
     let minutes = (days * 24 + hour) * 60 + minute - offset_minutes;
     Some((minutes * 60 + second) * 1000 + millis).filter(|unix_ms| *unix_ms >= 0)
 }
 
-/// As many numbers of at most four digits as are asked for, and no more.
+/// Reads exactly `N` numbers of at most four digits.
 fn numbers<const N: usize>(text: &str, separator: char) -> Option<[i64; N]> {
     let number = |part: &str| {
         let is_number = (1..=4).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -465,32 +463,32 @@ fn numbers<const N: usize>(text: &str, separator: char) -> Option<[i64; N]> {
     numbers.try_into().ok()
 }
 
-/// Cuts bytes into lines, however they come. Holds one line at most, and of one that is too long nothing.
+/// Splits a stream of bytes into lines. It buffers at most one line, and nothing of a line that is too long.
 #[derive(Debug)]
 pub struct Splitter {
     max_line_bytes: usize,
     line: Vec<u8>,
-    /// Where the line begins in the file.
+    /// The position of the line in the file.
     start: u64,
     is_too_long: bool,
 }
 
-/// What [`Splitter::feed`] shows.
+/// A line that [`Splitter::feed`] has found.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Piece<'a> {
-    /// Where the line begins in the file, or, if it was too long, where it ends.
+    /// The position of the line in the file or, if it was too long, of its end.
     pub at: u64,
-    /// The line without its end; `None` if it was too long.
+    /// The line without its line feed; `None` if it was too long.
     pub line: Option<&'a [u8]>,
 }
 
 impl Splitter {
-    /// Begins at a place of the file: at the start of a line, or inside one that is too long.
+    /// Starts at a position in the file: at the start of a line, or inside of one that is too long.
     pub fn new(at: u64, inside_long_line: bool, max_line_bytes: usize) -> Splitter {
         Splitter { max_line_bytes, line: Vec::new(), start: at, is_too_long: inside_long_line }
     }
 
-    /// Takes the next bytes, and shows each line that ends in them.
+    /// Takes the next bytes, and calls `each` with every line that ends in them.
     pub fn feed(&mut self, bytes: &[u8], mut show: impl FnMut(Piece<'_>)) {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (content, ends) = match part.strip_suffix(b"\n") {
@@ -521,18 +519,18 @@ impl Splitter {
         }
     }
 
-    /// The line that has not ended yet, and where it begins.
+    /// Returns the unfinished line and its position.
     pub fn rest(&self) -> (u64, &[u8]) {
         (self.start, &self.line)
     }
 
-    /// Takes the unfinished line as a whole one.
+    /// Treats the unfinished line as complete.
     pub fn take_rest(&mut self) {
         self.start += self.line.len() as u64;
         self.line.clear();
     }
 
-    /// Whether this is the inside of a line that is too long. Then all of it so far is behind [`rest`](Splitter::rest).
+    /// Whether the current line is too long. Then its bytes so far precede [`rest`](Splitter::rest).
     pub fn is_inside_long_line(&self) -> bool {
         self.is_too_long
     }

@@ -12,7 +12,7 @@ export interface Session {
   skippedLines: number;
 }
 
-/** Either `before` or `after`, which are ids of entries. */
+/** Either `before` or `after`, each the id of an entry. */
 export interface TranscriptQuery {
   sessionId: string;
   limit?: number;
@@ -21,7 +21,7 @@ export interface TranscriptQuery {
   roles?: Role[];
 }
 
-/** `sidechain` marks what a subagent said or was told. An entry that is too long to send has one block `{type: "too_long", bytes}`. */
+/** `sidechain` marks the entries of a subagent. An entry that is too long to send has one block `{type: "too_long", bytes}`. */
 export interface TranscriptEntry {
   id: string;
   sessionId: string;
@@ -35,8 +35,8 @@ export interface TranscriptEntry {
 }
 
 /**
- * Oldest first. `total` counts the entries of these roles; `hasMore` tells of more in the direction of the query;
- * `nextBefore` and `nextAfter` are the `before` and `after` of the pages around this one, null where there are none.
+ * Oldest first. `total` counts the entries of these roles; `hasMore` says whether there are more in the direction of the query;
+ * `nextBefore` and `nextAfter` are the `before` and `after` of the adjacent pages, or null.
  */
 export interface TranscriptPage {
   entries: TranscriptEntry[];
@@ -46,7 +46,7 @@ export interface TranscriptPage {
   nextAfter: string | null;
 }
 
-/** `snippet` is HTML: hits in `<mark>`, everything else escaped. */
+/** `snippet` is HTML: hits are in `<mark>`, everything else is escaped. */
 export interface TranscriptSearchResult {
   sessionId: string;
   entryId: string;
@@ -56,7 +56,7 @@ export interface TranscriptSearchResult {
   createdAt: number;
 }
 
-/** Files as they were before the prompt `entryId`; those whose backup is there. */
+/** The files as they were before the prompt `entryId`, if their backup exists. */
 export interface RestorePoint {
   id: string;
   sessionId: string;

@@ -1,14 +1,14 @@
 #![doc = include_str!("README.md")]
 //! # How it works
 //!
-//! Credentials (specification, "Credential Channels"): tokens that go in and never come out. In: a key, a token, metadata.
-//! Out: whether there is one, and its metadata; for the server's own use `token`.
+//! Credentials (specification, "Credential Channels"): tokens that clients can store and never read. In: a key, a token,
+//! metadata. Out: whether a credential exists, and its metadata. Only the server itself reads tokens, with `token`.
 //!
-//! A token is sealed with ChaCha20-Poly1305 under the 32 bytes of `switchboard.key`, which lies beside the database, with
-//! a fresh nonce for each seal and the credential's key as associated data: a copied database gives nothing away, and a
-//! sealed token that was moved to another key does not open. Keys and metadata are not sealed.
+//! A token is encrypted with ChaCha20-Poly1305. The encryption key is the 32 bytes of `switchboard.key`, beside the database.
+//! Each encryption has a new nonce, and the credential's key is the associated data. So a copied database reveals no token, and
+//! an encrypted token that was moved to another credential cannot be decrypted. Keys and metadata are not encrypted.
 //!
-//! The key file is made with the first credential. Once there are credentials it is never made again nor written over:
+//! The key file is created with the first credential. While there are credentials it is never created again or overwritten:
 //! without it, or with another one, tokens can be neither read nor added, and the error says so.
 //!
 //! What other families may use: `token` and [`Token`].

@@ -1,4 +1,4 @@
-//! Sealing tokens, and the key file.
+//! Encryption of tokens, and the key file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,19 +11,19 @@ use crate::backend::shared::token::Token;
 use crate::protocol::error::WireError;
 use crate::protocol::uuid::Uuid;
 
-/// The name of the key file in the database's folder.
+/// The name of the key file, in the folder of the database.
 pub const KEY_FILE_NAME: &str = "switchboard.key";
 
 const KEY_BYTES: usize = 32;
 
 pub(super) fn seal(cipher: &LessSafeKey, key: &str, token: &str) -> Result<Vec<u8>, WireError> {
-    // 96 random bits repeat with a chance of 2^-33 after 2^32 seals, which nobody makes by hand.
+    // After 2^32 encryptions, far more than a server does, the chance of a repeated nonce is 2^-33.
     let mut nonce = [0; NONCE_LEN];
     getrandom::fill(&mut nonce)?;
     let mut sealed = token.as_bytes().to_vec();
     cipher
         .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(key.as_bytes()), &mut sealed)
-        .map_err(|_| WireError::new("the token could not be sealed"))?;
+        .map_err(|_| WireError::new("the token could not be encrypted"))?;
     sealed.splice(0..0, nonce);
     Ok(sealed)
 }
@@ -36,7 +36,7 @@ pub(super) fn open(cipher: &LessSafeKey, key: &str, sealed: &[u8]) -> Option<Tok
     String::from_utf8(token.to_vec()).ok().map(Token::new)
 }
 
-/// The key in its file; `None` if there is no such file.
+/// Reads the key file; `None` if it does not exist.
 pub(super) fn read_key(path: &Path) -> Result<Option<LessSafeKey>, WireError> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -48,24 +48,24 @@ pub(super) fn read_key(path: &Path) -> Result<Option<LessSafeKey>, WireError> {
     let cipher = UnboundKey::new(&CHACHA20_POLY1305, &bytes).map_err(|_| {
         let seen = if bytes.len() > KEY_BYTES { "more".to_owned() } else { bytes.len().to_string() };
         WireError::new(format!(
-            "{}: expected {KEY_BYTES} bytes, got {seen}; it was left as it is",
+            "{}: expected {KEY_BYTES} bytes, got {seen}; it was left unchanged",
             path.display()
         ))
     })?;
     Ok(Some(LessSafeKey::new(cipher)))
 }
 
-/// Makes the key file. A crash leaves a whole one or none: it is written under another name, and renamed when it is on
-/// the disk. Only the thread that writes the database comes here, so nobody makes another one meanwhile.
+/// Creates the key file. It is written under another name and then renamed, so a crash leaves a complete file or none. Only
+/// the thread that writes to the database calls this, so there is no race.
 pub(super) fn make_key(path: &Path) -> Result<LessSafeKey, WireError> {
     let mut bytes = [0; KEY_BYTES];
     getrandom::fill(&mut bytes)?;
     let temporary = path.with_extension(format!("key.{}", Uuid::v4()));
     let made = write_key(&temporary, &bytes).and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = made.and_then(|()| path.parent().map_or(Ok(()), files::sync_folder)) {
-        // It may not even be there.
+        // It is possible that it was never created.
         let _ = fs::remove_file(&temporary);
-        return Err(WireError::new(format!("{}: cannot be made: {error}", path.display())));
+        return Err(WireError::new(format!("{}: cannot be created: {error}", path.display())));
     }
     read_key(path)?.ok_or_else(|| missing(path))
 }
@@ -86,14 +86,14 @@ fn unreadable(path: &Path, error: &io::Error) -> WireError {
 pub(super) fn missing(path: &Path) -> WireError {
     let path = path.display();
     WireError::new(format!(
-        "{path} is missing, and the credentials are sealed with it: restore it, or delete the credentials"
+        "{path} is missing, and the credentials are encrypted with it: restore it, or delete the credentials"
     ))
 }
 
 pub(super) fn other_key(path: &Path) -> WireError {
     let path = path.display();
     WireError::new(format!(
-        "{path} is not the key that the credentials are sealed with: restore the right one, or delete the credentials"
+        "{path} is not the key with which the credentials are encrypted: restore the right one, or delete the credentials"
     ))
 }
 
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_opens_under_its_own_key_and_name_alone() {
+    fn a_token_is_decrypted_only_with_its_own_key_and_name() {
         let sealed = seal(&cipher(1), "anthropic", "s3cret").unwrap();
         assert_eq!(open(&cipher(1), "anthropic", &sealed), Some(Token::new("s3cret")));
         assert_eq!(open(&cipher(2), "anthropic", &sealed), None);
@@ -117,11 +117,10 @@ mod tests {
             assert_eq!(open(&cipher(1), "anthropic", &changed), None, "byte {at}");
             assert_eq!(open(&cipher(1), "anthropic", &sealed[..at]), None, "cut at {at}");
         }
-        assert_ne!(seal(&cipher(1), "anthropic", "s3cret").unwrap(), sealed, "each seal has its own nonce");
-    }
-
-    #[test]
-    fn a_token_does_not_show_itself() {
-        assert_eq!(format!("{:?}", Some(Token::new("s3cret"))), "Some(Token(..))");
+        assert_ne!(
+            seal(&cipher(1), "anthropic", "s3cret").unwrap(),
+            sealed,
+            "each encryption has its own nonce"
+        );
     }
 }

@@ -17,13 +17,13 @@ use super::seal::{KEY_FILE_NAME, make_key, missing, open, other_key, read_key, s
 const MAX_KEY_BYTES: usize = 256;
 const MAX_TOKEN_BYTES: usize = 16 << 10;
 const MAX_METADATA_BYTES: usize = 64 << 10;
-/// Credentials, at most, so that `credentials:list` can always be answered.
+/// Most credentials, so that the response of `credentials:list` always fits into a message.
 const MAX_CREDENTIALS: i64 = 1000;
 
-/// The token of a credential, for use inside the server; `None` if there is none.
+/// Returns the token of a credential, for use inside the server; `None` if there is none.
 ///
 /// # Errors
-/// When the key file is missing, or not the one that the token was sealed with.
+/// When the key file is missing, or is not the one with which the token was encrypted.
 pub(crate) async fn token(db: &Db, key: &str) -> Result<Option<Token>, WireError> {
     let (key, path) = (key.to_owned(), key_path(db));
     db.read(move |view| {
@@ -107,8 +107,8 @@ fn announce(change: &mut Change<'_>, key: &str, exists: bool) {
     change.emit("credentials:changed", Payload::trusted(payload));
 }
 
-/// The key to seal with. It must open what is sealed already, or a restored key file would leave two sorts of
-/// credentials behind.
+/// Returns the key for encryption. It must decrypt a stored credential; otherwise, after a restored key file, the credentials
+/// would be encrypted with two keys.
 fn writing_key(connection: &Connection, path: &Path) -> Result<LessSafeKey, WireError> {
     let sample: Option<(String, Vec<u8>)> = connection
         .prepare_cached("SELECT key, sealed FROM credentials LIMIT 1")?

@@ -1,4 +1,4 @@
-/** What is shown of a credential: never its token. */
+/** The public part of a credential, without its token. */
 export interface Credential {
   exists: boolean;
   metadata: Record<string, unknown> | null;

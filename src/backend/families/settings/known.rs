@@ -1,4 +1,4 @@
-//! The known keys.
+//! The known keys, with their types and defaults.
 
 use crate::backend::shared::validate::{integer_of, one_of, shortened, wrong};
 use crate::protocol::error::WireError;
@@ -6,55 +6,55 @@ use crate::protocol::json;
 
 const MAX_VALUE_BYTES: usize = 64 << 10;
 
-/// What a known key may hold.
+/// The type of a known key.
 #[derive(Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum Type {
     OneOf(&'static [&'static str]),
-    /// A language tag, as `en` or `pt-BR`.
+    /// A language tag like `en` or `pt-BR`.
     Language,
-    /// A name, or null for the provider's own choice.
+    /// A name, or null if the provider chooses.
     NameOrNull,
     Name,
-    /// An `http` or `https` address.
+    /// An `http` or `https` URL.
     Url,
     Days,
 }
 
-/// The known keys, their types and their defaults.
-pub(super) const KNOWN: &[(&str, Kind, &str)] = &[
-    ("ai.anthropic.baseUrl", Kind::Url, r#""https://api.anthropic.com""#),
-    ("ai.defaultModel", Kind::NameOrNull, "null"),
-    ("ai.defaultProvider", Kind::Name, r#""anthropic""#),
-    ("ai.openai.baseUrl", Kind::Url, r#""https://api.openai.com/v1""#),
-    ("analytics.retentionDays", Kind::Days, "90"),
-    ("imagegen.automatic1111.baseUrl", Kind::Url, r#""http://127.0.0.1:7860""#),
-    ("imagegen.defaultProvider", Kind::OneOf(&["openai", "automatic1111", "pattern"]), r#""pattern""#),
-    ("imagegen.openai.baseUrl", Kind::Url, r#""https://api.openai.com/v1""#),
-    ("language", Kind::Language, r#""en""#),
-    ("theme", Kind::OneOf(&["system", "light", "dark"]), r#""system""#),
+/// The known keys with their types and defaults.
+pub(super) const KNOWN: &[(&str, Type, &str)] = &[
+    ("ai.anthropic.baseUrl", Type::Url, r#""https://api.anthropic.com""#),
+    ("ai.defaultModel", Type::NameOrNull, "null"),
+    ("ai.defaultProvider", Type::Name, r#""anthropic""#),
+    ("ai.openai.baseUrl", Type::Url, r#""https://api.openai.com/v1""#),
+    ("analytics.retentionDays", Type::Days, "90"),
+    ("imagegen.automatic1111.baseUrl", Type::Url, r#""http://127.0.0.1:7860""#),
+    ("imagegen.defaultProvider", Type::OneOf(&["openai", "automatic1111", "pattern"]), r#""pattern""#),
+    ("imagegen.openai.baseUrl", Type::Url, r#""https://api.openai.com/v1""#),
+    ("language", Type::Language, r#""en""#),
+    ("theme", Type::OneOf(&["system", "light", "dark"]), r#""system""#),
 ];
 
 pub(super) fn default_of(key: &str) -> Option<&'static str> {
     KNOWN.iter().find(|(known, ..)| *known == key).map(|(.., default)| *default)
 }
 
-fn kind_of_key(key: &str) -> Option<Kind> {
+fn type_of_key(key: &str) -> Option<Type> {
     if let Some((_, kind, _)) = KNOWN.iter().find(|(known, ..)| *known == key) {
         return Some(*kind);
     }
-    // Further providers have addresses too.
+    // Other providers have base URLs too.
     let provider = key.strip_suffix(".baseUrl")?;
     let named = provider.strip_prefix("ai.").or(provider.strip_prefix("imagegen."))?;
-    (!named.is_empty() && !named.contains('.')).then_some(Kind::Url)
+    (!named.is_empty() && !named.contains('.')).then_some(Type::Url)
 }
 
-/// Whether two JSON texts mean the same.
+/// Whether two JSON texts have the same value.
 pub(super) fn same(a: &str, b: &str) -> bool {
     let value = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();
     a == b || value(a).is_some_and(|a| Some(a) == value(b))
 }
 
-/// Whether a key may hold a value. `path` is what an error calls it.
+/// Checks that a value has the type of its key. `path` names it in errors.
 pub(super) fn check_value(key: &str, value: &str, path: &str) -> Result<(), WireError> {
     if value.len() > MAX_VALUE_BYTES {
         let got = format!("{} bytes", value.len());
@@ -62,16 +62,16 @@ pub(super) fn check_value(key: &str, value: &str, path: &str) -> Result<(), Wire
     }
     let text = json::string_content(value).and_then(json::unescape);
     let text = text.as_deref();
-    let (fits, expected) = match kind_of_key(key) {
+    let (fits, expected) = match type_of_key(key) {
         None => return Ok(()),
-        Some(Kind::OneOf(words)) => (text.is_some_and(|text| words.contains(&text)), one_of(words)),
-        Some(Kind::Language) => (text.is_some_and(is_language), "language tag like \"en\"".to_owned()),
-        Some(Kind::Name) => (text.is_some_and(is_name), "string of 1..=256 bytes".to_owned()),
-        Some(Kind::NameOrNull) => {
+        Some(Type::OneOf(words)) => (text.is_some_and(|text| words.contains(&text)), one_of(words)),
+        Some(Type::Language) => (text.is_some_and(is_language), "language tag like \"en\"".to_owned()),
+        Some(Type::Name) => (text.is_some_and(is_name), "string of 1..=256 bytes".to_owned()),
+        Some(Type::NameOrNull) => {
             (value == "null" || text.is_some_and(is_name), "string of 1..=256 bytes, or null".to_owned())
         }
-        Some(Kind::Url) => (text.is_some_and(is_url), "http:// or https:// URL".to_owned()),
-        Some(Kind::Days) => {
+        Some(Type::Url) => (text.is_some_and(is_url), "http:// or https:// URL".to_owned()),
+        Some(Type::Days) => {
             (integer_of(value).is_some_and(|days| (1..=3650).contains(&days)), "integer 1..=3650".to_owned())
         }
     };
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn every_known_key_stands_in_the_types() {
+    fn every_known_key_is_in_the_types() {
         for (key, ..) in KNOWN {
             let member = if key.contains('.') { format!("  \"{key}\": ") } else { format!("  {key}: ") };
             assert!(include_str!("types.d.ts").contains(&member), "{key}");
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn known_keys_have_types_and_other_keys_take_anything() {
+    fn known_keys_have_types_and_other_keys_accept_anything() {
         for (key, value, fits) in [
             ("theme", r#""dark""#, true),
             ("theme", r#""Dark""#, false),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_compared_by_what_they_mean() {
+    fn values_are_compared_by_meaning_not_by_text() {
         assert!(same(r#"{"a":1,"b":2}"#, r#"{ "b":2, "a":1 }"#));
         assert!(same(r#""\ud800""#, r#""\ud800""#));
         assert!(!same(r#""\ud800""#, r#""\ud801""#));

@@ -2,10 +2,10 @@
 //! # How it works
 //!
 //! Settings (specification, "Settings Channels"): one flat object of dotted keys. A known key has a default and a
-//! type; any other belongs to the frontend and is stored as it came.
+//! type; any other key belongs to the frontend, and its value is stored unchanged.
 //!
-//! Every key whose value really changes is told to everyone with `settings:changed {key, value}`, once it is on the
-//! disk; `value` is null for a key that is not set any more.
+//! When a value has changed and is on disk, `settings:changed {key, value}` is sent to every client. `value` is null for a key
+//! that is no longer set.
 //!
 //! What other families may use: `text`, `integer`.
 

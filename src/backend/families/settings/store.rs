@@ -14,20 +14,20 @@ use crate::protocol::payload::Payload;
 use super::known::{KNOWN, check_value, default_of, same};
 
 const MAX_KEY_BYTES: usize = 256;
-/// Keys that are not known, at most.
-const MAX_FOREIGN_KEYS: i64 = 1000;
-/// All values together, so that `settings:get-all` can always be answered.
+/// Most keys that are not known.
+const MAX_UNKNOWN_KEYS: i64 = 1000;
+/// Most bytes of all values together, so that the response of `settings:get-all` always fits into a message.
 const MAX_TOTAL_BYTES: i64 = 4 << 20;
 
-/// A setting that is a text, as [`text`] finds it.
+/// A setting that is a text; see [`text`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TextSetting {
     pub(crate) text: String,
-    /// Whether it is what it was before anybody set it.
+    /// Whether it has its default value.
     pub(crate) is_default: bool,
 }
 
-/// A setting that is a text: what is set, else the default; empty if it has neither.
+/// Returns a setting that is a text: its value, else the default, else an empty text.
 ///
 /// # Errors
 /// When the database cannot be read.
@@ -43,7 +43,7 @@ pub(crate) async fn text(db: &Db, key: &str) -> Result<TextSetting, WireError> {
     .await
 }
 
-/// A setting that is an integer: what is set, else the default.
+/// Returns a setting that is an integer: its value, else the default.
 ///
 /// # Errors
 /// When the database cannot be read.
@@ -71,9 +71,9 @@ pub(super) fn set(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Payloa
 }
 
 pub(super) fn update(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
-    // Before any is stored: other writes wait as long as this one takes.
+    // Checked before anything is stored, because other writes wait for this one.
     let given = fields.iter().count() as i64;
-    if given > MAX_FOREIGN_KEYS + KNOWN.len() as i64 {
+    if given > MAX_UNKNOWN_KEYS + KNOWN.len() as i64 {
         return Err(too_many(&format!("{given} keys")));
     }
     for (key, value) in fields.iter() {
@@ -106,7 +106,7 @@ pub(super) fn reset(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Payl
     all(change.connection)
 }
 
-/// Stores a value, and tells everyone if it is another one than before.
+/// Stores a value, and emits an event if it has changed.
 fn put(change: &mut Change<'_>, key: &str, value: &str, path: &str) -> Result<(), WireError> {
     check_value(key, value, path)?;
     let before = stored(change.connection, key)?;
@@ -131,29 +131,29 @@ fn announce(change: &mut Change<'_>, key: &str, value: &str) {
     change.emit("settings:changed", Payload::trusted(payload));
 }
 
-/// Whether what is stored now is within the limits.
+/// Checks that the stored settings are within the limits.
 fn check_total(connection: &Connection) -> Result<(), WireError> {
     let (keys, bytes): (i64, i64) = connection
         .prepare_cached("SELECT count(*), coalesce(sum(length(CAST(value AS BLOB))), 0) FROM settings")?
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let mut foreign = keys;
+    let mut unknown = keys;
     for (key, ..) in KNOWN {
-        foreign -= i64::from(stored(connection, key)?.is_some());
+        unknown -= i64::from(stored(connection, key)?.is_some());
     }
-    if foreign > MAX_FOREIGN_KEYS || bytes > MAX_TOTAL_BYTES {
-        return Err(too_many(&format!("{foreign} keys and {bytes} bytes")));
+    if unknown > MAX_UNKNOWN_KEYS || bytes > MAX_TOTAL_BYTES {
+        return Err(too_many(&format!("{unknown} keys and {bytes} bytes")));
     }
     Ok(())
 }
 
 fn too_many(got: &str) -> WireError {
     let expected = format!(
-        "settings of at most {MAX_FOREIGN_KEYS} keys that are not known and {MAX_TOTAL_BYTES} bytes in all"
+        "settings of at most {MAX_UNKNOWN_KEYS} keys that are not known and {MAX_TOTAL_BYTES} bytes in all"
     );
     wrong("payload", &expected, got)
 }
 
-/// Every setting, by key.
+/// Returns every setting, sorted by key.
 fn all(connection: &Connection) -> Result<Payload, WireError> {
     let mut settings: BTreeMap<String, String> =
         KNOWN.iter().map(|(key, _, default)| ((*key).to_owned(), (*default).to_owned())).collect();

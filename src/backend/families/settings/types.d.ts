@@ -1,4 +1,4 @@
-/** One flat object. Keys that are not listed belong to the frontend and hold any JSON. */
+/** One flat object. Keys that are not listed belong to the frontend; their values can be any JSON. */
 export interface Settings {
   "ai.anthropic.baseUrl": string;
   "ai.defaultModel": string | null;

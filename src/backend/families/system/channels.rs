@@ -34,7 +34,7 @@ const ROWS: &[Row<Payload>] = &[
         name: "system:stats",
         payload: "-",
         response: "Stats",
-        description: "Get what the server has done since its start",
+        description: "Get the counters of the server since its start",
         example: "",
         handler: Own(|_, payload, cx| {
             Box::pin(async move { Fields::decode(&payload).map(|_| stats(&cx.server())) })
@@ -43,10 +43,14 @@ const ROWS: &[Row<Payload>] = &[
     Row::event(
         "server:connected",
         "{ clientId: string, serverTime: number }",
-        "The connection is ready; the first message",
+        "The first message: the connection is ready",
     ),
-    Row::event("server:heartbeat", "{ timestamp: number }", "The server lives; every 30 s"),
-    Row::event("server:shutdown", "{ reason: string }", "The server stops; the connection closes with 1001"),
+    Row::event("server:heartbeat", "{ timestamp: number }", "Heartbeat, every 30 s"),
+    Row::event(
+        "server:shutdown",
+        "{ reason: string }",
+        "The server is stopping; the connection closes with 1001",
+    ),
 ];
 
 /// The channels of the family.

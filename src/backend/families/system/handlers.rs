@@ -1,4 +1,4 @@
-//! The handlers.
+//! The handlers and the heartbeat.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::protocol::error::ErrorCode;
 use crate::protocol::payload::Payload;
 use crate::server::Server;
 
-/// Tells every client the time, for ever.
+/// Sends the time to every client, forever.
 pub(crate) async fn beat(server: Server, interval: Duration) {
     let mut beats = tokio::time::interval(interval.max(Duration::from_millis(1)));
-    // The first tick is at once, when nobody has connected.
+    // The first tick is immediate, when no client has connected.
     beats.tick().await;
     loop {
         beats.tick().await;

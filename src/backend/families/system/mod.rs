@@ -1,7 +1,7 @@
 #![doc = include_str!("README.md")]
 //! # How it works
 //!
-//! The server about itself: `system:ping`, `system:channels`, `system:stats`, and `server:heartbeat`.
+//! Information about the server: `system:ping`, `system:channels`, `system:stats`, and `server:heartbeat`.
 
 mod channels;
 mod handlers;

@@ -1,4 +1,4 @@
-/** A line of the registry. Types are written as in TypeScript; `-` is none. */
+/** An entry of the registry. Types are written in TypeScript; `-` means none. */
 export interface Channel {
   channel: string;
   direction: "Request" | "Event";

@@ -18,26 +18,26 @@ use super::emitter::Emitter;
 use super::open::{self, OpenError};
 use super::write::{Change, Order, internal_error, write_loop};
 
-/// How large the database and what is read from it may get.
+/// Limits of the database.
 #[derive(Debug, Clone)]
 pub struct DbLimits {
-    /// Largest database file, in bytes. A write beyond it fails, and nothing of it is kept.
+    /// Largest database file, in bytes. A write that would exceed it fails and changes nothing.
     ///
     /// Default 16 GiB.
     pub max_database_bytes: u64,
-    /// Where a page of messages ends though its limit is not reached, in bytes. It has one message at least.
+    /// Size at which a page of results ends early, in bytes. It has at least one element.
     ///
-    /// Default 8 MiB: half of the largest message a server sends.
+    /// Default 8 MiB: half of the largest message that a server sends.
     pub max_page_bytes: usize,
-    /// Most writes that wait for the writing thread. The next handlers wait for a place.
+    /// Most writes that are queued for the writing thread. Further handlers wait.
     ///
     /// Default 1 024.
     pub max_queued_writes: usize,
-    /// Most reads at the same time. The next handlers wait.
+    /// Most reads at the same time. Further handlers wait.
     ///
     /// Default 4.
     pub max_readers: usize,
-    /// How long one read may take. Then it is given up with an error.
+    /// Longest time for one read. After it the read fails.
     ///
     /// Default 10 s.
     pub read_timeout: Duration,
@@ -72,20 +72,20 @@ struct Shared {
     emitter: Emitter,
 }
 
-/// What a handler that reads works with.
+/// The database as a handler that reads sees it.
 pub(crate) struct View<'a> {
-    /// The connection, inside a transaction: all that is read belongs together.
+    /// The connection, inside a transaction: all reads see the same snapshot.
     pub connection: &'a Connection,
     /// The limits of the database.
     pub limits: &'a DbLimits,
 }
 
 impl Db {
-    /// Opens the database in a folder, or makes it, and brings its tables up to date: version `n` is what the first
-    /// `n` migrations make. Folder and files are for this user alone (0700, 0600).
+    /// Opens the database in a folder, or creates it, and applies the missing migrations: version `n` of the tables is the result
+    /// of the first `n`. Only the current user can access the folder and its files (0700, 0600).
     ///
     /// # Errors
-    /// When the file is in use, damaged, of a newer version or not ours. Then nothing was written to it.
+    /// When the file is in use, damaged, of a newer version, or not a Switchboard database. It is left unchanged.
     pub fn open(folder: &Path, migrations: &[&str], limits: DbLimits) -> Result<Db, OpenError> {
         let opened = open::open(folder, migrations)?;
         let path = opened.path;
@@ -119,15 +119,14 @@ impl Db {
         Ok(Db { shared: Arc::new(shared) })
     }
 
-    /// The database file.
+    /// Returns the path of the database file.
     pub fn path(&self) -> &Path {
         &self.shared.path
     }
 
-    /// Finishes what waits, folds the write-ahead log into the file, and closes it. Whoever asks afterwards gets an
-    /// error.
+    /// Finishes the queued writes, merges the write-ahead log into the file, and closes it. Later reads and writes fail.
     pub async fn close(&self) {
-        // The last connection to close does the folding, so the readers go first.
+        // The last connection that closes merges the log, so the readers close first.
         let readers = self.shared.readers.clone();
         let count = u32::try_from(self.shared.limits.max_readers.max(1)).unwrap_or(u32::MAX);
         if let Ok(all) = readers.acquire_many(count).await {
@@ -141,25 +140,25 @@ impl Db {
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         }
         if let Some(held) = lock(&self.shared.lock).take() {
-            // A program that is being started has a copy of the handle for a moment, and would keep the lock with it.
+            // A child process that is just being started has a copy of the handle, which would keep the lock.
             let _ = held.unlock();
         }
     }
 
-    /// Makes events go to the clients of a server: those of writes, and those of [`emit`](Db::emit).
+    /// Sets the server that sends the events of writes to its clients.
     pub(crate) fn emit_to(&self, server: &Server) {
         self.shared.emitter.set(server);
     }
 
-    /// Sends an event at once. Events that belong to a change are emitted with [`Change::emit`].
+    /// Sends an event to every client now. Use [`Change::emit`] for an event that belongs to a write.
     pub(crate) fn emit(&self, channel: &'static str, payload: Payload) {
         self.shared.emitter.emit(channel, payload);
     }
 
-    /// Reads. The job runs on a thread where it may block.
+    /// Reads. The job runs on a thread where it can block.
     ///
     /// # Errors
-    /// What the job says, or that it took too long, or that the database is closed.
+    /// The error of the job, or that it took too long, or that the database is closed.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         job: impl FnOnce(&View<'_>) -> Result<T, WireError> + Send + 'static,
@@ -174,19 +173,18 @@ impl Db {
                 lock(&shared.idle_readers).push(connection);
                 result
             });
-            // It goes out with the result: given back in here, the next job could find this thread still busy, and start
-            // one more.
+            // The permit is released after this thread is idle again. Otherwise the next read could start one more thread.
             (result, permit)
         });
         let (result, _permit) = read.await.map_err(|_| closed())?;
         result
     }
 
-    /// Writes, all or nothing. The answer comes when it is on the disk, behind the events of this write. A write that
-    /// was queued is done even if nobody waits for its answer any more.
+    /// Writes, all or nothing. Returns when the change is on disk and its events have been emitted. A queued write is done even if
+    /// the caller stops waiting.
     ///
     /// # Errors
-    /// What the job says, or why the database could not write.
+    /// The error of the job, or why the database could not write.
     pub(crate) async fn write<T, F>(&self, job: F) -> Result<T, WireError>
     where
         T: Send + 'static,
@@ -198,11 +196,11 @@ impl Db {
         answered.await.map_err(|_| closed())?
     }
 
-    /// Writes what no client asked for, all or nothing. `done` is told on the writing thread whether it is on the disk, even if
-    /// nobody waits here any more.
+    /// Writes without a request, all or nothing. `done` is called on the writing thread with whether the change is on disk, even if
+    /// the caller stops waiting.
     ///
     /// # Errors
-    /// As [`write`](Db::write). If the database is closed, neither is called.
+    /// As [`write`](Db::write). If the database is closed, neither `job` nor `done` is called.
     pub(crate) async fn write_background(
         &self,
         job: impl FnOnce(&Connection) -> Result<(), WireError> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Where the events of writes go.
+//! Sending the events of writes.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,12 +8,12 @@ use crate::server::Server;
 
 type Emit = Arc<dyn Fn(&str, Payload) + Send + Sync>;
 
-/// Sends events to every client of a server, once there is one. It does not keep the server alive.
+/// Sends events to every client of a server, once one is set. It does not keep the server alive.
 #[derive(Clone, Default)]
 pub(super) struct Emitter(Arc<Mutex<Option<Emit>>>);
 
 impl Emitter {
-    /// Sets the server, in place of an earlier one.
+    /// Sets the server. It replaces an earlier one.
     pub(super) fn set(&self, server: &Server) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(server.emitter()));
     }

@@ -1,8 +1,8 @@
-//! The database. In: jobs from handlers. Out: their results, once what they changed is on the disk.
+//! The database. In: jobs from handlers. Out: their results, after their changes are on disk.
 //!
-//! One thread writes. It takes what has come together into one transaction, commits it with one sync, and only then
-//! answers; a job that fails is undone alone. What a write tells other clients is emitted by the same thread after the
-//! commit, so events come in the order of the changes. Reads run beside it, each on one snapshot.
+//! One thread writes. It runs all queued jobs in one transaction, commits it with one sync, and only then returns the results.
+//! A job that fails is rolled back alone. The same thread emits the events of a write after the commit, so events are in the
+//! order of the changes. Reads run in parallel, each on one snapshot.
 
 mod database;
 mod emitter;

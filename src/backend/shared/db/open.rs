@@ -1,5 +1,4 @@
-//! Opening the database file. Everything that speaks against a file is found before anything is written to it: a file
-//! that is refused is left as it was.
+//! Opening the database file. All checks come before the first write: a file that is refused is left unchanged.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -15,7 +14,7 @@ use super::super::files::{close_to_others, restrict, sync_folder};
 /// The name of the database file in its folder.
 pub const FILE_NAME: &str = "switchboard.db";
 const LOCK_NAME: &str = "switchboard.lock";
-/// SQLite's application id, `SwBd`: says whose file this is.
+/// SQLite's application id, `SwBd`: identifies a file of this program.
 const APPLICATION_ID: i32 = i32::from_be_bytes(*b"SwBd");
 /// The first bytes of every SQLite file.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -23,14 +22,14 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Why the database cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
-    /// A file or folder cannot be made, read or locked.
+    /// A file or folder cannot be created, read or locked.
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         error: io::Error,
     },
-    /// The folder holds other files, and other users can look into it. Take their rights away, or name another folder.
+    /// The folder holds other files and is open to other users. Remove their rights, or use another folder.
     FolderIsShared {
         /// The folder.
         path: PathBuf,
@@ -42,7 +41,7 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
-    /// The file is a database of another program, or no database.
+    /// The file is a database of another program, or not a database.
     NotOurs {
         /// The file.
         path: PathBuf,
@@ -60,14 +59,14 @@ pub enum OpenError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What SQLite found.
+        /// The problem that SQLite found.
         finding: String,
     },
     /// SQLite cannot work with the file.
     Sqlite {
         /// The file.
         path: PathBuf,
-        /// What SQLite says.
+        /// The error of SQLite.
         error: rusqlite::Error,
     },
 }
@@ -78,22 +77,22 @@ impl fmt::Display for OpenError {
             OpenError::Io { path, error } => write!(f, "{}: {error}", path.display()),
             OpenError::FolderIsShared { path, mode } => write!(
                 f,
-                "{} holds other files and is open to other users (mode {mode:o}): chmod 700 it, or name another folder",
+                "{} holds other files and is open to other users (mode {mode:o}): chmod 700 it, or use another folder",
                 path.display()
             ),
             OpenError::InUse { path } => write!(f, "{} is in use by another process", path.display()),
             OpenError::NotOurs { path } => {
-                write!(f, "{} is not a Switchboard database; it was left as it is", path.display())
+                write!(f, "{} is not a Switchboard database; it was left unchanged", path.display())
             }
             OpenError::Newer { path, version, known } => write!(
                 f,
-                "{} has tables of version {version}, this program knows up to {known}: start a newer one; \
-                 the file was left as it is",
+                "{} has tables of version {version}, this program supports up to {known}: start a newer one; \
+                 the file was left unchanged",
                 path.display()
             ),
             OpenError::Damaged { path, finding } => write!(
                 f,
-                "{} is damaged and was left as it is ({finding}): restore a copy, or try `sqlite3 {} .recover`",
+                "{} is damaged and was left unchanged ({finding}): restore a copy, or try `sqlite3 {} .recover`",
                 path.display(),
                 path.display()
             ),
@@ -104,23 +103,23 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// A database that was found in order.
+/// A database that passed all checks.
 pub(super) struct Opened {
     pub(super) writer: Connection,
     pub(super) path: PathBuf,
-    /// Locked as long as it is open.
+    /// Holds the lock while it is open.
     pub(super) lock: File,
 }
 
-/// Opens the database in a folder, or makes it, and brings its tables up to date. Version `n` of the tables is what the
-/// first `n` migrations make.
+/// Opens the database in a folder, or creates it, and applies the missing migrations. Version `n` of the tables is the result of
+/// the first `n`.
 pub(super) fn open(folder: &Path, migrations: &[&str]) -> Result<Opened, OpenError> {
     prepare_folder(folder).map_err(|refusal| refusal.unwrap_or_else(|error| io_error(folder, error)))?;
     let path = folder.join(FILE_NAME);
     let lock = lock(folder, &path)?;
     let new = create_file(&path).map_err(|error| io_error(&path, error))?;
     if new {
-        // So that the name of a new file survives a crash as its content does.
+        // The name of a new file must survive a crash, like its content.
         sync_folder(folder).map_err(|error| io_error(folder, error))?;
     }
     let sqlite = |error| sqlite_error(&path, error);
@@ -137,7 +136,7 @@ pub(super) fn open(folder: &Path, migrations: &[&str]) -> Result<Opened, OpenErr
     Ok(Opened { writer, path, lock })
 }
 
-/// A connection that changes nothing by being closed.
+/// Returns a connection that changes nothing when it is closed.
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(
         path,
@@ -146,18 +145,18 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
             | OpenFlags::SQLITE_OPEN_EXRESCODE,
     )?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    // Only a person at the sqlite3 command line can be in the way: other servers are kept out by the lock file.
+    // For a person who uses the sqlite3 command line: the lock file keeps other servers out.
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    // An answered write is on the disk, whatever happens to the machine.
+    // A write that was answered survives a power failure.
     connection.pragma_update(None, "synchronous", "FULL")?;
     Ok(connection)
 }
 
-/// A further connection, for reading.
+/// Returns another connection, for reading.
 pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect(path)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
@@ -165,7 +164,7 @@ pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// The version of the tables in a file that is ours, not damaged, and not too new.
+/// Returns the version of the tables, after checking that the file is ours, not damaged, and not too new.
 fn check(connection: &Connection, path: &Path, known: usize) -> Result<usize, OpenError> {
     let sqlite = |error| sqlite_error(path, error);
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
@@ -173,7 +172,7 @@ fn check(connection: &Connection, path: &Path, known: usize) -> Result<usize, Op
     let version = pragma("user_version").map_err(sqlite)?;
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(sqlite)?;
-    // A crash may come between the file's first page and its first table.
+    // A crash can happen between the file's first page and its first table.
     if application == 0 && version == 0 && tables == 0 {
         return Ok(0);
     }
@@ -192,7 +191,7 @@ fn check(connection: &Connection, path: &Path, known: usize) -> Result<usize, Op
     Ok(current)
 }
 
-/// Applies the migrations that the tables have not seen, all or none.
+/// Applies the missing migrations, all or none.
 fn migrate(connection: &mut Connection, version: usize, migrations: &[&str]) -> rusqlite::Result<()> {
     let missing = migrations.get(version..).unwrap_or_default();
     if missing.is_empty() {
@@ -214,7 +213,7 @@ fn check_magic(path: &Path) -> Result<(), OpenError> {
     if start == MAGIC { Ok(()) } else { Err(OpenError::NotOurs { path: path.to_owned() }) }
 }
 
-/// Keeps other processes out. The system lets go of the lock when this process ends, however it ends.
+/// Locks out other processes. The system releases the lock when this process ends, even after a crash.
 fn lock(folder: &Path, path: &Path) -> Result<File, OpenError> {
     let lock_path = folder.join(LOCK_NAME);
     let mut options = OpenOptions::new();
@@ -228,7 +227,7 @@ fn lock(folder: &Path, path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Makes the file unless it is there, for this user alone, and answers whether it did.
+/// Creates the file unless it exists, for the current user only, and returns whether it did.
 fn create_file(path: &Path) -> io::Result<bool> {
     let mut options = OpenOptions::new();
     options.create_new(true).write(true);
@@ -243,7 +242,7 @@ fn create_file(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// What SQLite says while a file is opened.
+/// Turns an error of SQLite into the reason why the file cannot be opened.
 pub(super) fn sqlite_error(path: &Path, error: rusqlite::Error) -> OpenError {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     match error.sqlite_error_code() {
@@ -258,8 +257,8 @@ fn io_error(path: &Path, error: io::Error) -> OpenError {
     OpenError::Io { path: path.to_owned(), error }
 }
 
-/// Makes the folder, for this user alone. One that is there already is closed to others if it is empty or holds our
-/// database; one that holds something else is somebody's, and is not touched.
+/// Creates the folder for the current user only. An existing folder is closed to other users if it is empty or holds our
+/// database. A folder with anything else has another purpose and is not changed.
 #[cfg(unix)]
 fn prepare_folder(folder: &Path) -> Result<(), Result<OpenError, io::Error>> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};

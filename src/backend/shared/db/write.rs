@@ -13,17 +13,17 @@ use super::emitter::Emitter;
 
 /// Most writes that share one transaction.
 const MAX_BATCH: usize = 256;
-/// Where a transaction ends, by the events that its writes have for everyone, in bytes. They go out at once, and a client
-/// for which more waits than its outbox holds (4 MiB) is closed, though it reads as fast as it can.
+/// Size of the events of one transaction at which it ends, in bytes. They are sent all at once, and even a client that reads fast
+/// is closed if more than its outbox holds (4 MiB) is queued.
 const MAX_BATCH_EVENT_BYTES: usize = 256 << 10;
 
-/// What the writing thread is asked to do.
+/// An order to the writing thread.
 pub(super) enum Order {
     Write(Box<dyn Job>),
     Close,
 }
 
-/// Where the result of a write goes.
+/// The sender of a write's result.
 type Answer<T> = oneshot::Sender<Result<T, WireError>>;
 
 impl Order {
@@ -50,17 +50,17 @@ impl Order {
     }
 }
 
-/// A write on its way through the writing thread.
+/// A queued write.
 pub(super) trait Job: Send {
-    /// Makes the changes; `false` asks to undo them.
+    /// Makes the changes. Returns whether to keep them.
     fn run(&mut self, connection: &Connection) -> bool;
-    /// How much it is going to tell everyone, in bytes.
+    /// Returns the size of its events, in bytes.
     fn event_bytes(&self) -> usize;
-    /// Tells what became of it; `Err` says why nothing of it is on the disk.
+    /// Emits the events and sends the result. `Err` is the reason why nothing is on disk.
     fn finish(self: Box<Self>, committed: Result<(), &str>, emitter: &Emitter);
 }
 
-/// What a handler that writes works with.
+/// The database as a handler that writes sees it.
 pub(crate) struct Change<'a> {
     /// The connection, inside a transaction.
     pub connection: &'a Connection,
@@ -70,7 +70,7 @@ pub(crate) struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// Tells every client, once the change is on the disk.
+    /// Sends an event to every client, after the change is on disk.
     pub(crate) fn emit(&mut self, channel: &'static str, payload: Payload) {
         self.events.push((channel, payload));
     }
@@ -112,7 +112,7 @@ where
             }
             (error, _) => error,
         };
-        // Nobody listens any more if the client has left. What it wrote stays.
+        // The receiver is dropped if the client has left. Its write is kept.
         let _ = self.answer.send(result);
     }
 }
@@ -148,7 +148,7 @@ where
     }
 }
 
-/// The writing thread.
+/// Runs the writing thread until the database is closed.
 pub(super) fn write_loop(connection: Connection, mut orders: mpsc::Receiver<Order>, emitter: &Emitter) {
     let mut closing = false;
     while !closing {
@@ -158,7 +158,7 @@ pub(super) fn write_loop(connection: Connection, mut orders: mpsc::Receiver<Orde
             match next {
                 Some(Order::Write(job)) => batch.push(job),
                 Some(Order::Close) => {
-                    // What was queued before is done, what comes later is refused.
+                    // Queued writes are done, later ones are refused.
                     orders.close();
                 }
                 None => break,
@@ -173,8 +173,7 @@ pub(super) fn write_loop(connection: Connection, mut orders: mpsc::Receiver<Orde
     }
 }
 
-/// Does the jobs in order, commits, and tells each what became of it. Those that have much to tell are committed a few at
-/// a time.
+/// Runs the jobs in order, commits, and finishes each of them. Jobs with large events are committed in smaller transactions.
 fn write_batch(connection: &Connection, jobs: Vec<Box<dyn Job>>, emitter: &Emitter) {
     let mut jobs = jobs.into_iter();
     while let Some(first) = jobs.next() {
@@ -198,7 +197,7 @@ fn write_batch(connection: &Connection, jobs: Vec<Box<dyn Job>>, emitter: &Emitt
             Ok(connection.execute_batch("COMMIT")?)
         })();
         if committed.is_err() && !connection.is_autocommit() {
-            // Should even this fail, the next BEGIN says so.
+            // If this fails too, the next BEGIN reports it.
             let _ = connection.execute_batch("ROLLBACK");
         }
         let committed = committed.map_err(|error: WireError| error.message);
@@ -212,15 +211,15 @@ fn write_batch(connection: &Connection, jobs: Vec<Box<dyn Job>>, emitter: &Emitt
     }
 }
 
-/// Does one job of several: if it fails, the others' changes stay.
+/// Runs one job of a transaction. If it fails, the changes of the other jobs are kept.
 ///
 /// # Errors
-/// When SQLite has undone the whole transaction, as it does when the disk is full.
+/// When SQLite has rolled back the whole transaction, as it does when the disk is full.
 fn run_alone(connection: &Connection, job: &mut dyn Job) -> Result<(), WireError> {
     connection.execute_batch("SAVEPOINT job")?;
     let keep = job.run(connection);
     if connection.is_autocommit() {
-        return Err(WireError::new("the disk is full or failing, and the whole transaction was undone"));
+        return Err(WireError::new("the disk is full or failing, and the whole transaction was rolled back"));
     }
     if !keep {
         connection.execute_batch("ROLLBACK TO job")?;
@@ -238,13 +237,13 @@ mod tests {
 
     use super::*;
 
-    /// A job that says what is done with it.
-    struct Told {
+    /// A job that logs its calls.
+    struct LoggedJob {
         event_bytes: usize,
         log: Arc<Mutex<String>>,
     }
 
-    impl Job for Told {
+    impl Job for LoggedJob {
         fn run(&mut self, connection: &Connection) -> bool {
             assert!(!connection.is_autocommit());
             self.log.lock().unwrap().push('r');
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_share_a_transaction_until_they_have_much_to_tell() {
+    fn writes_share_a_transaction_until_their_events_are_large() {
         const HALF: usize = MAX_BATCH_EVENT_BYTES / 2;
         for (event_bytes, expected) in [
             (&[0; 5][..], "rrrrrfffff"),
@@ -271,11 +270,11 @@ mod tests {
             (&[0, 9 * HALF, 9 * HALF], "rrffrf"),
         ] {
             let log = Arc::new(Mutex::new(String::new()));
-            let told = |event_bytes: &usize| -> Box<dyn Job> {
-                Box::new(Told { event_bytes: *event_bytes, log: log.clone() })
+            let job = |event_bytes: &usize| -> Box<dyn Job> {
+                Box::new(LoggedJob { event_bytes: *event_bytes, log: log.clone() })
             };
             let connection = Connection::open_in_memory().unwrap();
-            write_batch(&connection, event_bytes.iter().map(told).collect(), &Emitter::default());
+            write_batch(&connection, event_bytes.iter().map(job).collect(), &Emitter::default());
             assert_eq!(*log.lock().unwrap(), expected);
         }
     }

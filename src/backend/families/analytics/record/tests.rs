@@ -1,4 +1,4 @@
-//! What is added up, what is cut, and what is kept of an error.
+//! Sums, limits, and which part of an error message is kept.
 
 use crate::protocol::payload::Payload;
 
@@ -45,7 +45,7 @@ fn calls_are_added_up_by_hour_and_name() {
     let batch = pending.drain();
     let ai = Sums { us: 30_000, max_us: 3_000, ..Sums::default() };
     let ai = Sums { count: 11, failed: 1, input: 50, output: 70, cache_read: 10, cache_write: 20, ..ai };
-    // Ten times 0.1 is 1, which it is not in binary fractions.
+    // Ten times 0.1 is 1, unlike in binary floating point.
     assert_eq!(sums_of(&batch, Kind::Ai, "p", "m"), Sums { nano_usd: 1_000_000_000, ..ai });
     assert_eq!(sums_of(&batch, Kind::Tool, "ai", "t"), Sums { count: 20, ..Sums::default() });
     let artifact = Sums { count: 1, failed: 1, extra: 1, us: 1500, max_us: 1500, ..Sums::default() };
@@ -56,7 +56,7 @@ fn calls_are_added_up_by_hour_and_name() {
 }
 
 #[test]
-fn what_no_call_can_say_is_cut_to_what_sums_can_hold() {
+fn absurd_numbers_are_cut_so_that_sums_cannot_overflow() {
     let pending = Pending::default();
     for cost_usd in [Some(f64::NAN), Some(-1.0), Some(f64::NEG_INFINITY), None] {
         pending.add_ai_call(NOW, &AiCall { cost_usd, ..AiCall::default() });
@@ -81,7 +81,7 @@ fn what_no_call_can_say_is_cut_to_what_sums_can_hold() {
 }
 
 #[test]
-fn past_its_limits_a_record_loses_its_name_and_still_counts() {
+fn a_record_beyond_the_limits_loses_its_name_but_counts() {
     let mut batch = Batch::default();
     let one = Sums { count: 1, ..Sums::default() };
     for n in 0..MAX_SUMS + 10 {
@@ -114,7 +114,7 @@ fn requests_count_in_the_hour_in_which_they_ended() {
         (NOW + 1, None),
         (NOW + 2, Some(ErrorCode::Timeout)),
         (NOW + HOUR_MS, None),
-        // A clock that goes back.
+        // The clock is set back.
         (NOW, None),
     ] {
         shard.add(at, "c", code, Duration::from_micros(10));
@@ -132,7 +132,7 @@ fn requests_count_in_the_hour_in_which_they_ended() {
 }
 
 #[test]
-fn what_could_not_be_written_is_put_back_beside_what_came_meanwhile() {
+fn records_that_could_not_be_written_are_put_back() {
     let recorder = Recorder::new(true);
     let pending = recorder.pending.clone().unwrap();
     let line =
@@ -156,7 +156,7 @@ fn what_could_not_be_written_is_put_back_beside_what_came_meanwhile() {
 }
 
 #[test]
-fn of_an_error_is_kept_what_is_the_programs_own() {
+fn only_the_programs_own_words_of_an_error_are_kept() {
     let shape =
         |path: &str| crate::backend::shared::validate::wrong(path, "integer 1..=500", "\"sk-secret\"");
     for (error, kept) in [

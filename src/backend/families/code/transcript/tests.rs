@@ -1,4 +1,4 @@
-//! What is read of a transcript, however its lines are cut.
+//! Decoding of lines, and splitting, wherever the bytes are cut.
 
 use super::*;
 
