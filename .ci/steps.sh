@@ -212,7 +212,7 @@ step_kills() {
 ## soak: the release build under mixed load for SOAK_MINUTES (5)
 step_soak() {
     cargo build --locked --release --features backend
-    cargo run --locked --release --manifest-path tests/bench/Cargo.toml --target-dir target/bench --bin soak -- \
+    cargo run --locked --release --no-default-features --manifest-path tests/bench/Cargo.toml --bin soak -- \
         target/release/switchboard "${SOAK_MINUTES:-5}" 100
 }
 

@@ -57,7 +57,7 @@ tools_of_tests() {
     quietly $python/bin/python -m pip install --quiet websockets || true
     quietly npm install --no-save --no-audit --no-fund --prefix target/interop ws @copilotkit/aimock || true
     quietly npm ci --no-audit --no-fund --prefix tests/web || true
-    command_of chromium chromium || true
+    [ -n "${CHROMIUM:-}" ] || command_of chromium chromium || true
     command_of sqlite3 sqlite3 || true
     debian faketime || true
 }
