@@ -1,9 +1,9 @@
-//! Data goes round once: `protocol <- server, client <- backend <- main`. A room imports itself and the rooms to its left; server
-//! and client do not import each other; a family of the backend uses of another one only what the other's docs offer; no two
-//! files import each other in a circle, and no two folders; `mod.rs` and `lib.rs` only declare and re-export; `protocol/` knows no
-//! socket, no clock and no runtime; no room has more lines than its budget.
+//! The layout of the sources. Imports point in one direction: `protocol <- server, client <- backend <- main`. A room imports
+//! only itself and the rooms to its left; server and client do not import each other; a family of the backend uses of another
+//! one only what the other's docs offer. No two files import each other in a circle, and no two folders. `mod.rs` and `lib.rs`
+//! only declare and re-export. `protocol/` uses no socket, no clock and no runtime. No room has more lines than its budget.
 //!
-//! The sources are read as text, so a rule holds in tests and behind features too.
+//! The sources are read as text, so a rule also holds in tests and in code that a feature leaves out.
 //! `cargo test --test layers size -- --nocapture` prints the sizes.
 
 mod crate_map;

@@ -190,8 +190,8 @@ fn offer(text: &str) -> &str {
     &rest[..end.unwrap_or(rest.len())]
 }
 
-/// No file imports a file that, over however many others, imports it. `mod.rs` and `lib.rs` are files like any other. Of each
-/// file the shortest circle is reported.
+/// No file imports a file that imports it, directly or through others. `mod.rs` and `lib.rs` are files like any other. The
+/// shortest circle of each file is reported.
 fn check_file_cycles(imports: &[Import], crate_map: &CrateMap, report: &mut Vec<String>) {
     let mut edges: BTreeMap<(&str, &str), &Import> = BTreeMap::new();
     for import in imports {
@@ -207,8 +207,7 @@ fn check_file_cycles(imports: &[Import], crate_map: &CrateMap, report: &mut Vec<
     }
 }
 
-/// No folder imports a sibling, file or folder, that imports it. The `mod.rs` of the folder that contains both is on
-/// neither side.
+/// No folder imports a sibling, file or folder, that imports it. The `mod.rs` of the folder around them is on neither side.
 fn check_folder_cycles(imports: &[Import], crate_map: &CrateMap, report: &mut Vec<String>) {
     let mut folders: BTreeMap<Vec<&str>, BTreeMap<(&str, &str), &Import>> = BTreeMap::new();
     for import in imports {
@@ -231,7 +230,7 @@ fn check_folder_cycles(imports: &[Import], crate_map: &CrateMap, report: &mut Ve
     }
 }
 
-/// The shortest way along imports, both ends counted.
+/// The shortest path along imports, with both ends.
 fn way<'a>(
     edges: &BTreeMap<(&'a str, &'a str), &Import>,
     from: &'a str,

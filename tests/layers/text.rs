@@ -182,7 +182,7 @@ fn path_tree(
     let base = prefix.len();
     let text = |at: usize| tokens.get(at).map_or("", |token| token.text.as_str());
     let line = |at: usize| tokens.get(at).map_or(0, |token| token.line);
-    let begun = line(at);
+    let start = line(at);
     let mut is_glob = false;
     loop {
         match text(at) {
@@ -220,7 +220,7 @@ fn path_tree(
         at += 2;
     }
     let segments = prefix.clone();
-    paths.push(PathUse { line: begun, segments, name: name.filter(|_| in_use), module: module.to_owned() });
+    paths.push(PathUse { line: start, segments, name: name.filter(|_| in_use), module: module.to_owned() });
     prefix.truncate(base);
     at
 }
