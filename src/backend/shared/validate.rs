@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_some_of_those_that_are_known() {
+    fn words_are_known_and_different() {
         for (json, expected) in [
             (r#"["a"]"#, Some(vec!["a"])),
             (r#"[ "b","\u0061" ]"#, Some(vec!["b", "a"])),

@@ -84,7 +84,7 @@ pub fn register(server: &Server, code: &Code) {
 
 type ReadIndex = fn(&View<'_>, &Fields<'_>, &CodeConfig) -> Result<Payload, WireError>;
 
-/// Answers from the index, once it is fresh.
+/// Updates the index, then answers from it.
 async fn read(code: Code, payload: Payload, handler: ReadIndex) -> Result<Payload, WireError> {
     code.refresh().await;
     let config = code.config().clone();

@@ -118,36 +118,37 @@ impl Code {
         let max_files = self.config().limits.max_files;
         let start = folder.clone();
         let walk = tokio::task::spawn_blocking(move || scan::walk(&start, max_files)).await?;
-        let known = self.db().read(index::known).await?;
+        let known = self.db().read(index::stamps).await?;
         let found: HashSet<&str> = walk.found.iter().map(|found| found.path.as_str()).collect();
-        let mut forgotten = HashSet::new();
+        let mut deleted_files = HashSet::new();
         for path in known.keys().filter(|path| !found.contains(path.as_str())) {
             // In a folder that cannot be read, a missing file is not known to be deleted.
             if walk.unreadable.iter().any(|unreadable| path.starts_with(unreadable.as_str())) {
                 continue;
             }
-            let gone = path.clone();
-            let mut beside = self.db().read(move |view| index::beside(view, &gone)).await?;
+            let deleted = path.clone();
+            let mut same_session =
+                self.db().read(move |view| index::files_of_same_session(view, &deleted)).await?;
             // Other files of its session can contain the same lines, so they are read again.
-            beside.retain(|other| found.contains(other.as_str()));
-            for path in beside.iter().chain([path]) {
-                self.forget(path).await?;
+            same_session.retain(|other| found.contains(other.as_str()));
+            for path in same_session.iter().chain([path]) {
+                self.delete(path).await?;
             }
-            forgotten.extend(beside);
+            deleted_files.extend(same_session);
         }
         for found in &walk.found {
-            if forgotten.contains(&found.path) || known.get(&found.path) != Some(&found.stamp) {
+            if deleted_files.contains(&found.path) || known.get(&found.path) != Some(&found.stamp) {
                 self.read_file(&folder, found).await?;
             }
         }
         Ok(())
     }
 
-    async fn forget(&self, path: &str) -> Result<(), WireError> {
+    async fn delete(&self, path: &str) -> Result<(), WireError> {
         loop {
             let path = path.to_owned();
-            let more = self.db().write(move |change| index::forget(change, &path)).await?;
-            if more.as_str() != Some("true") {
+            let has_more = self.db().write(move |change| index::delete_part(change, &path)).await?;
+            if !has_more {
                 return Ok(());
             }
         }
@@ -162,7 +163,7 @@ impl Code {
         let Ok(mut tail) = opened else { return Ok(()) };
         self.shared.files_read.fetch_add(1, Ordering::Relaxed);
         if tail.is_new {
-            self.forget(&found.path).await?;
+            self.delete(&found.path).await?;
         }
         let found = Arc::new(found.clone());
         loop {
@@ -184,7 +185,6 @@ impl Code {
     }
 
     async fn add(&self, found: Arc<Found>, batch: Batch) -> Result<(), WireError> {
-        self.db().write(move |change| index::add(change, &found, &batch)).await?;
-        Ok(())
+        self.db().write(move |change| index::add(change, &found, &batch)).await
     }
 }

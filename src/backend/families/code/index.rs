@@ -11,7 +11,6 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::protocol::error::WireError;
-use crate::protocol::payload::Payload;
 
 use super::scan::{Batch, Found, Item, ItemKind, Progress, Stamp};
 use super::transcript::Backups;
@@ -25,11 +24,11 @@ const MAX_TRACKED_FILES: usize = 10_000;
 const NO_MODEL: &str = "<synthetic>";
 
 /// Returns the stamp that each file had when it was read, by path.
-pub(super) fn known(view: &View<'_>) -> Result<HashMap<String, Stamp>, WireError> {
+pub(super) fn stamps(view: &View<'_>) -> Result<HashMap<String, Stamp>, WireError> {
     let mut statement =
         view.connection.prepare_cached("SELECT path, size, modified_ns, inode FROM code_files")?;
-    let known = statement.query_map([], |row| Ok((row.get(0)?, stamp(row, 1)?)))?;
-    Ok(known.collect::<Result<_, _>>()?)
+    let stamps = statement.query_map([], |row| Ok((row.get(0)?, stamp(row, 1)?)))?;
+    Ok(stamps.collect::<Result<_, _>>()?)
 }
 
 /// Returns how far a file was read.
@@ -50,7 +49,7 @@ pub(super) fn progress(view: &View<'_>, path: &str) -> Result<Option<Progress>, 
 }
 
 /// Returns the other files of a file's session. Lines that several of them contain belong to the file that was read first.
-pub(super) fn beside(view: &View<'_>, path: &str) -> Result<Vec<String>, WireError> {
+pub(super) fn files_of_same_session(view: &View<'_>, path: &str) -> Result<Vec<String>, WireError> {
     let mut statement = view.connection.prepare_cached(
         "SELECT other.path FROM code_files file JOIN code_files other ON other.session = file.session
          WHERE file.path = ?1 AND other.path <> ?1",
@@ -70,15 +69,13 @@ fn stamp(row: &Row<'_>, first: usize) -> rusqlite::Result<Stamp> {
 
 /// Deletes a part of the rows of a file. When none is left, it deletes the file, and its session if it has no other file. The
 /// result says whether there is more to delete.
-pub(super) fn forget(change: &mut Change<'_>, path: &str) -> Result<Payload, WireError> {
+pub(super) fn delete_part(change: &mut Change<'_>, path: &str) -> Result<bool, WireError> {
     let connection = change.connection;
     let file: Option<(i64, Option<i64>, bool)> = connection
         .prepare_cached("SELECT seq, session, is_main FROM code_files WHERE path = ?")?
         .query_row([path], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
-    let Some((file, session, is_main)) = file else {
-        return Ok(Payload::from(serde_json::Value::Bool(false)));
-    };
+    let Some((file, session, is_main)) = file else { return Ok(false) };
     let deleted = connection
         .prepare_cached(
             "DELETE FROM code_entries WHERE seq IN (SELECT seq FROM code_entries WHERE file = ? LIMIT ?)",
@@ -107,7 +104,7 @@ pub(super) fn forget(change: &mut Change<'_>, path: &str) -> Result<Payload, Wir
                 .execute([session])?;
         }
     }
-    Ok(Payload::from(serde_json::Value::Bool(has_more)))
+    Ok(has_more)
 }
 
 /// Recounts the entries and restore points of a session after rows were deleted.
@@ -142,7 +139,7 @@ struct Totals {
 }
 
 /// Adds the contents of a batch of lines.
-pub(super) fn add(change: &mut Change<'_>, found: &Found, batch: &Batch) -> Result<Payload, WireError> {
+pub(super) fn add(change: &mut Change<'_>, found: &Found, batch: &Batch) -> Result<(), WireError> {
     let connection = change.connection;
     let mut place = place(connection, found, batch)?;
     let mut totals = Totals { skipped: batch.skipped, ..Totals::default() };
@@ -185,7 +182,7 @@ pub(super) fn add(change: &mut Change<'_>, found: &Found, batch: &Batch) -> Resu
                 totals.model,
             ])?;
     }
-    Ok(Payload::none())
+    Ok(())
 }
 
 /// The file and session of a batch.

@@ -137,7 +137,7 @@ fn keep_hashes(
     connection: &Connection,
     session_id: &str,
     hashes: &[(String, BackupStamp, String)],
-) -> Result<Payload, WireError> {
+) -> Result<(), WireError> {
     let mut statement = connection.prepare_cached(
         "INSERT OR REPLACE INTO code_backups (session, name, size, modified_ns, sha1)
          SELECT seq, ?2, ?3, ?4, ?5 FROM code_sessions WHERE id = ?1",
@@ -145,7 +145,7 @@ fn keep_hashes(
     for (name, stamp, sha1) in hashes {
         statement.execute(params![session_id, name, stamp.size, stamp.modified_ns, sha1])?;
     }
-    Ok(Payload::none())
+    Ok(())
 }
 
 fn point_json(point: &RestorePoint, session_id: &str, hashes: &Hashes) -> String {

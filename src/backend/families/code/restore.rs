@@ -12,6 +12,7 @@ use std::time::UNIX_EPOCH;
 
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 
+use crate::backend::shared::files::private_folder;
 use crate::protocol::uuid::Uuid;
 
 use super::config::CodeLimits;
@@ -86,7 +87,7 @@ pub(super) fn relative<'a>(path: &'a str, cwd: Option<&str>) -> Result<Vec<&'a s
 /// # Errors
 /// When the folder cannot be created, or is outside of the restore root.
 pub(super) fn restore(order: &Order) -> io::Result<Outcome> {
-    make_private(&order.root)?;
+    private_folder().recursive(true).create(&order.root)?;
     let root = order.root.canonicalize()?;
     let target_parts: Vec<&str> = order.target.iter().map(String::as_str).collect();
     let target = descend(&root, &target_parts)?;
@@ -141,7 +142,7 @@ fn check_place(file: &Path, overwrite: bool) -> Result<(), String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error.to_string()),
         Ok(metadata) if metadata.is_symlink() => Err("a link is in its place".to_owned()),
-        Ok(metadata) if !metadata.is_file() => Err("something else than a file is in its place".to_owned()),
+        Ok(metadata) if !metadata.is_file() => Err("something other than a file is in its place".to_owned()),
         Ok(_) if overwrite => Ok(()),
         Ok(_) => Err(EXISTS.to_owned()),
     }
@@ -194,22 +195,16 @@ fn descend(from: &Path, parts: &[&str]) -> io::Result<PathBuf> {
         match fs::symlink_metadata(&folder) {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => {
-                let what = format!("{part:?} on the way is a link or no folder");
+                let what = format!("{part:?} on the path is a link or not a folder");
                 return Err(io::Error::new(io::ErrorKind::NotADirectory, what));
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make_private(&folder)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                private_folder().recursive(true).create(&folder)?
+            }
             Err(error) => return Err(error),
         }
     }
     Ok(folder)
-}
-
-fn make_private(folder: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
 }
 
 /// Opens a backup, which must be a regular file in the folder itself.
@@ -217,7 +212,7 @@ fn open_backup(backups: &Path, name: &str) -> io::Result<File> {
     let path = backup_path(backups, name)?;
     // Checked before it is opened: opening a pipe waits for a writer.
     if !fs::symlink_metadata(&path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
     File::open(path)
 }
@@ -226,7 +221,7 @@ fn backup_path(backups: &Path, name: &str) -> io::Result<PathBuf> {
     if parts(name).is_ok_and(|parts| parts.len() == 1) && fs::symlink_metadata(backups)?.is_dir() {
         return Ok(backups.join(name));
     }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, "it has no name of a backup"))
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "its name is not that of a backup"))
 }
 
 /// The properties of a backup that change with its content.

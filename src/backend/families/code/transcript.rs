@@ -392,11 +392,11 @@ fn unescape(content: &str) -> String {
 
 /// Returns the same JSON with a replacement character for each escaped lone surrogate.
 fn without_lone_surrogates(json: &str) -> String {
-    let mut mended = String::with_capacity(json.len());
+    let mut repaired = String::with_capacity(json.len());
     let mut rest = json;
     while let Some(at) = rest.find('\\') {
         let (before, escape) = rest.split_at(at);
-        mended.push_str(before);
+        repaired.push_str(before);
         let low = escape.get(6..).and_then(code_unit).is_some_and(|unit| (0xdc00..=0xdfff).contains(&unit));
         let length = match code_unit(escape) {
             Some(0xd800..=0xdbff) if low => 12,
@@ -404,15 +404,15 @@ fn without_lone_surrogates(json: &str) -> String {
             Some(_) => 6,
             None => escape.chars().take(2).map(char::len_utf8).sum(),
         };
-        let (kept, behind) = match length {
+        let (kept, after) = match length {
             0 => ("\\ufffd", escape.get(6..)),
             length => (escape.get(..length).unwrap_or(escape), escape.get(length..)),
         };
-        mended.push_str(kept);
-        rest = behind.unwrap_or_default();
+        repaired.push_str(kept);
+        rest = after.unwrap_or_default();
     }
-    mended.push_str(rest);
-    mended
+    repaired.push_str(rest);
+    repaired
 }
 
 /// Returns the value of the escape `\uXXXX` at the start of a text.

@@ -57,7 +57,7 @@ pub(super) fn read_key(path: &Path) -> Result<Option<LessSafeKey>, WireError> {
 
 /// Creates the key file. It is written under another name and then renamed, so a crash leaves a complete file or none. Only
 /// the thread that writes to the database calls this, so there is no race.
-pub(super) fn make_key(path: &Path) -> Result<LessSafeKey, WireError> {
+pub(super) fn create_key(path: &Path) -> Result<LessSafeKey, WireError> {
     let mut bytes = [0; KEY_BYTES];
     getrandom::fill(&mut bytes)?;
     let temporary = path.with_extension(format!("key.{}", Uuid::v4()));

@@ -12,7 +12,7 @@ use crate::backend::shared::validate::{Fields, wrong};
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 
-use super::seal::{KEY_FILE_NAME, make_key, missing, open, other_key, read_key, seal};
+use super::seal::{KEY_FILE_NAME, create_key, missing, open, other_key, read_key, seal};
 
 const MAX_KEY_BYTES: usize = 256;
 const MAX_TOKEN_BYTES: usize = 16 << 10;
@@ -120,6 +120,6 @@ fn writing_key(connection: &Connection, path: &Path) -> Result<LessSafeKey, Wire
             open(&cipher, &key, &sealed).map(|_| cipher).ok_or_else(|| other_key(path))
         }
         (None, Some(_)) => Err(missing(path)),
-        (None, None) => make_key(path),
+        (None, None) => create_key(path),
     }
 }

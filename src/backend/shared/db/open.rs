@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::super::files::{close_to_others, restrict, sync_folder};
+use super::super::files::{close_to_others, private_folder, restrict, sync_folder};
 
 /// The name of the database file in its folder.
 pub const FILE_NAME: &str = "switchboard.db";
@@ -261,8 +261,8 @@ fn io_error(path: &Path, error: io::Error) -> OpenError {
 /// database. A folder with anything else has another purpose and is not changed.
 #[cfg(unix)]
 fn prepare_folder(folder: &Path) -> Result<(), Result<OpenError, io::Error>> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(Err)?;
+    use std::os::unix::fs::PermissionsExt;
+    private_folder().recursive(true).create(folder).map_err(Err)?;
     let mode = fs::metadata(folder).map_err(Err)?.permissions().mode() & 0o7777;
     if mode & 0o077 == 0 {
         return Ok(());
@@ -276,5 +276,5 @@ fn prepare_folder(folder: &Path) -> Result<(), Result<OpenError, io::Error>> {
 
 #[cfg(not(unix))]
 fn prepare_folder(folder: &Path) -> Result<(), Result<OpenError, io::Error>> {
-    fs::create_dir_all(folder).map_err(Err)
+    private_folder().recursive(true).create(folder).map_err(Err)
 }

@@ -85,13 +85,13 @@ fn a_text_is_cut_between_characters() {
 
 #[test]
 fn halves_of_characters_are_replaced_and_whole_ones_stay() {
-    for (json, mended) in [
+    for (json, repaired) in [
         (r#""\ud83d\ude00""#, r#""\ud83d\ude00""#),
         (r#""\ud83d""#, r#""\ufffd""#),
         (r#""\ude00\ud83d\ud83d\ude00x""#, r#""\ufffd\ufffd\ud83d\ude00x""#),
         (r#""\\ud83d \n""#, r#""\\ud83d \n""#),
     ] {
-        assert_eq!(without_lone_surrogates(json), mended);
+        assert_eq!(without_lone_surrogates(json), repaired);
     }
     let line = r#"{"type":"user","uuid":"a","message":{"content":[{"type":"text","text":"cut \ud83d"}]}}"#;
     assert_eq!(entry(line).text(100), "cut \u{fffd}");
