@@ -205,3 +205,19 @@ async fn the_registry_lists_every_channel_and_every_request_has_a_handler() {
     }
     host.close().await;
 }
+
+/// The handlers of the server have the database, and the database emits to the server: neither keeps the other alive.
+#[tokio::test]
+async fn a_dropped_backend_releases_its_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = Backend::open(BackendConfig::new(folder.path())).unwrap();
+    let server = Server::new(Config::default());
+    register_all(&server, &backend);
+    drop((server, backend));
+    let started = std::time::Instant::now();
+    // The tasks of the backend end when the runtime polls them next.
+    while let Err(error) = Backend::open(BackendConfig::new(folder.path())) {
+        assert!(started.elapsed() < std::time::Duration::from_secs(10), "{error}");
+        tokio::task::yield_now().await;
+    }
+}
