@@ -1,6 +1,6 @@
 //! Files and folders that only the current user can access, and names of files that survive a crash.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::Path;
 
@@ -34,7 +34,7 @@ pub(crate) fn restrict(_: &mut OpenOptions) {}
 /// Syncs a folder, so that the names in it survive a crash.
 #[cfg(unix)]
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    fs::File::open(folder)?.sync_all()
 }
 
 /// Does nothing: folders cannot be synced.
