@@ -13,7 +13,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, and takes `server:connected`.
+    /// Connects, and reads `server:connected`.
     pub async fn connect(port: u16) -> Client {
         Client { socket: socket::Client::connect(port).await, last_id: 0, events: VecDeque::new() }
     }

@@ -114,7 +114,7 @@ pub struct Client<Io = TcpStream> {
 }
 
 impl Client {
-    /// Connects, and takes `server:connected`.
+    /// Connects, and reads `server:connected`.
     pub async fn connect(port: u16) -> Client {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server listens");
         Client::on(stream).await
