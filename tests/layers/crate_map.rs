@@ -35,7 +35,7 @@ pub struct Import {
 pub struct CrateMap {
     /// By module.
     pub files: BTreeMap<String, File>,
-    /// What a `use` calls by another path: (module, name) to that path. The name `*` stands for all names.
+    /// What a `use` calls by another path: (module, name) to that path. The name `*` means all names.
     aliases: BTreeMap<(String, String), Vec<String>>,
 }
 

@@ -436,11 +436,11 @@ impl Pair {
         if let Network::Slow(_) = self.network {
             let mut rest = bytes.as_slice();
             while !rest.is_empty() {
-                let (piece, behind) = rest.split_at(self.network.piece(rest.len(), &mut self.rng));
+                let (piece, later) = rest.split_at(self.network.piece(rest.len(), &mut self.rng));
                 let arrival = (self.now_ms + self.rng.below(51)).max(pipe.last_arrival);
                 pipe.last_arrival = arrival;
                 pipe.pieces.push_back((arrival, piece.to_vec()));
-                rest = behind;
+                rest = later;
             }
         } else if !bytes.is_empty() {
             pipe.pieces.push_back((self.now_ms, bytes));
@@ -467,9 +467,9 @@ impl Pair {
                 Network::Slow(_) => rest.len(),
                 network => network.piece(rest.len(), &mut self.rng),
             };
-            let (piece, behind) = rest.split_at_mut(length);
+            let (piece, later) = rest.split_at_mut(length);
             read(self, piece);
-            rest = behind;
+            rest = later;
         }
     }
 

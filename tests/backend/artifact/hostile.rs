@@ -179,7 +179,7 @@ async fn hostile_archives_are_refused_and_leave_no_files() {
     let link = link.into_inner().unwrap();
     let empty = |name: &str, sort| header(name, sort, 0, b"");
     for (name, parts, got) in [
-        ("a link and a file behind it", vec![&sound[..], &link], "a link"),
+        ("a link and a file after it", vec![&sound[..], &link], "a link"),
         ("a hard link", vec![&sound, &empty("x", EntryType::Link)], "a link"),
         ("a device", vec![&sound, device.as_bytes(), &end], "something other"),
         ("a pipe", vec![&sound, &empty("x", EntryType::Fifo), &end], "something other"),
@@ -223,7 +223,7 @@ async fn hostile_archives_are_refused_and_leave_no_files() {
         ),
         ("no end", vec![&sound], "truncated"),
         ("half a header", vec![&sound, &sound[..100]], "truncated"),
-        ("another archive behind it", vec![&sound, &end, &sound, &end], "after its end"),
+        ("another archive after it", vec![&sound, &end, &sound, &end], "after its end"),
         (
             "no archive",
             vec![b"PK\x03\x04 is something else, and longer than a block".repeat(20).leak()],

@@ -148,7 +148,7 @@ async fn unusable_lines_are_counted_and_stop_nothing() {
     reader.session("s").await;
     append(reader.host.folder.path(), path, &"y".repeat(60_000));
     reader.session("s").await;
-    append(reader.host.folder.path(), path, &format!("\n{}\n", user("k", Some("j"), 8, "behind it")));
+    append(reader.host.folder.path(), path, &format!("\n{}\n", user("k", Some("j"), 8, "after it")));
     let session = reader.session("s").await;
     assert_eq!((&session["messageCount"], &session["skippedLines"]), (&json!(8), &json!(5)));
     assert_eq!(reader.page(json!({"sessionId": "s", "after": "j"})).await, ["k"]);

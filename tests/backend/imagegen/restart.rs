@@ -30,7 +30,7 @@ async fn a_job_interrupted_by_a_kill_is_finished_once_after_the_restart() {
     point_at(&mut client, "openai", &upstream.url).await;
     let payload = json!({"prompt": "x", "provider": "openai", "batchSize": 2, "batchCount": 3});
     let queued = client.call("imagegen:create-entry", payload).await;
-    let behind = client.call("imagegen:create-entry", ask("pattern")).await;
+    let next = client.call("imagegen:create-entry", ask("pattern")).await;
     let created = client.event("imagegen:job-created").await;
     client.event("imagegen:batch-started").await;
     let kept = client.event("imagegen:batch-completed").await["images"].clone();
@@ -67,7 +67,7 @@ async fn a_job_interrupted_by_a_kill_is_finished_once_after_the_restart() {
     }
     let job = ended(&mut client).await;
     assert_eq!((&job["status"], &job["startedAt"]), (&json!("completed"), &created["job"]["startedAt"]));
-    made.extend(follow(&mut client, &behind, &[0]).await.0);
+    made.extend(follow(&mut client, &next, &[0]).await.0);
 
     let page = client.call("imagegen:list-images", Value::Null).await;
     made.reverse();

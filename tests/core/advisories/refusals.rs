@@ -111,7 +111,7 @@ fn lengths_near_2_to_63_neither_overflow_nor_take_memory() {
                         let mut bytes = header_to(role, first, length);
                         bytes.extend_from_slice(&[b'x'; 1_000]);
                         let outcome = receive(&mut connection, &bytes, piece);
-                        let what = format!("{role:?}, {length} behind {held}, {max_message_bytes} allowed");
+                        let what = format!("{role:?}, {length} after {held}, {max_message_bytes} allowed");
                         let expected = match length {
                             HALF.. => Some(Violation::Frame(FrameError::BadLength)),
                             _ if max_message_bytes < usize::MAX => Some(Violation::TooBig),
@@ -167,8 +167,8 @@ fn bytes_after_a_request_are_never_read_as_another_request() {
             // An upgrade has no body: frames follow, and no frame begins like this.
             ("Content-Length: 0\r\n", hidden, "101"),
         ];
-        for (fields, behind, expected) in upgrades {
-            let answer = answers(port, (upgrade(fields) + behind).as_bytes()).await;
+        for (fields, early, expected) in upgrades {
+            let answer = answers(port, (upgrade(fields) + early).as_bytes()).await;
             assert_eq!(status(&answer).to_string(), expected, "{fields}{answer}");
             assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{fields}{answer}");
         }
