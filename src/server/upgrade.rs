@@ -71,9 +71,12 @@ where
     if done.is_err() && !patience.is_zero() {
         done = tokio::time::timeout(patience, served).await;
     }
-    // A client that is too slow, or does not speak HTTP, has had its response from hyper, or gets none.
+    // A client that is too slow, or does not speak HTTP, has had its response from hyper, or gets none. One that has left
+    // ends hyper's part with another error than the service's.
     let upgrade = outcome.lock().unwrap_or_else(PoisonError::into_inner).upgrade.take();
-    if let (Ok(_), Some((accepted, ticket))) = (done, upgrade) {
+    if let (Ok(Err(error)), Some((accepted, ticket))) = (done, upgrade)
+        && error.is_user()
+    {
         let parts = connection.into_parts();
         let (io, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
         let answer = encode_head(&switch_protocols(&accepted));
@@ -180,15 +183,24 @@ mod tests {
     use std::task::{Context, Poll};
 
     use tokio::io::ReadBuf;
-    use tokio::sync::mpsc::{self, UnboundedSender};
+    use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
     use super::super::{Config, Server};
     use super::*;
+
+    const UPGRADE: &[u8] =
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
     /// A client that sends one request, and records each write of the server.
     struct Silent {
         request: &'static [u8],
         writes: UnboundedSender<Vec<u8>>,
+        /// Whether nothing can follow the request.
+        ends: bool,
+        /// Most bytes that it takes at a time.
+        room: usize,
+        is_full: bool,
     }
 
     impl AsyncRead for Silent {
@@ -199,14 +211,24 @@ mod tests {
         ) -> Poll<io::Result<()>> {
             let request = std::mem::take(&mut self.request);
             buffer.put_slice(request);
-            if request.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) }
+            if request.is_empty() && !self.ends { Poll::Pending } else { Poll::Ready(Ok(())) }
         }
     }
 
     impl AsyncWrite for Silent {
-        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-            self.writes.send(bytes.to_vec()).expect("the test receives it");
-            Poll::Ready(Ok(bytes.len()))
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            if std::mem::take(&mut self.is_full) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let count = bytes.len().min(self.room);
+            self.is_full = count < bytes.len();
+            self.writes.send(bytes.iter().take(count).copied().collect()).expect("the test receives it");
+            Poll::Ready(Ok(count))
         }
 
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -218,23 +240,45 @@ mod tests {
         }
     }
 
-    async fn first_write(request: &'static [u8]) -> String {
+    async fn served(request: &'static [u8], ends: bool, room: usize) -> (Server, UnboundedReceiver<Vec<u8>>) {
         let server = Server::new(Config::default());
-        let (writes, mut seen) = mpsc::unbounded_channel();
-        serve(server.shared.clone(), Silent { request, writes }, true).await;
+        let (writes, seen) = mpsc::unbounded_channel();
+        let client = Silent { request, writes, ends, room, is_full: false };
+        serve(server.shared.clone(), client, true).await;
+        (server, seen)
+    }
+
+    async fn first_write(request: &'static [u8]) -> String {
+        let (_server, mut seen) = served(request, false, usize::MAX).await;
         String::from_utf8_lossy(&seen.recv().await.expect("an answer")).into_owned()
     }
 
     #[tokio::test]
     async fn the_answer_to_an_upgrade_and_the_first_event_are_one_write() {
-        let written = first_write(
-            b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-        )
-        .await;
+        let written = first_write(UPGRADE).await;
         let (head, event) = written.split_once("\r\n\r\n").expect("a head");
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         assert!(event.contains("server:connected"), "{event}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_the_socket_takes_in_pieces_arrives_whole() {
+        for room in [1, 50, 200] {
+            let (_server, mut seen) = served(UPGRADE, false, room).await;
+            let mut written = Vec::new();
+            while !written.ends_with(b"}") {
+                written.extend(seen.recv().await.expect("the rest of the answer"));
+            }
+            let written = String::from_utf8_lossy(&written);
+            assert!(written.starts_with("HTTP/1.1 101 ") && written.contains("serverTime"), "{written}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_ended_before_its_answer_never_connects() {
+        let (server, mut seen) = served(UPGRADE, true, usize::MAX).await;
+        assert_eq!(seen.recv().await, None);
+        assert_eq!(server.stats().connections, 0);
     }
 
     #[tokio::test]
