@@ -132,8 +132,15 @@ step_test() {
     cargo test --all-features
 }
 
-## core: the tests of the core without optional features
-step_core() { cargo test --locked --no-default-features; }
+## core: the tests of the core with each smaller set of features
+step_core() {
+    for features in "${feature_sets[@]}"; do
+        [ "$features" != --all-features ] || continue
+        echo "tests ${features:-with default features}"
+        # shellcheck disable=SC2086
+        cargo test --locked $features
+    done
+}
 
 ## server: the server builds, starts, reports that it is healthy and stops, as the README shows
 step_server() {
