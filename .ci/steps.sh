@@ -208,7 +208,7 @@ step_miri() {
 }
 
 ## worlds: ten thousand simulated worlds
-step_worlds() { SIMULATION_SEEDS=10000 cargo test --locked --profile fast --test simulation -- --nocapture; }
+step_worlds() { SIMULATION_SEEDS=10000 cargo test --locked --profile fast --features client --test simulation -- --nocapture; }
 
 ## kills: the server is killed two hundred times; every answered write is on disk
 step_kills() {

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_the_machine_does_not_have_is_skipped_unless_it_is_the_only_one() {
+    async fn an_address_that_cannot_be_bound_is_skipped_unless_it_is_the_only_one() {
         // TEST-NET-1 (RFC 5737): no machine has it.
         let foreign = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
         assert_eq!(bind_all(&[foreign, BOTH[0]], 0).await.unwrap().listeners.len(), 1);

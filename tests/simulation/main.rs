@@ -6,8 +6,8 @@
 //! no other client; the outbox stays within its limit; no rate window lets more requests pass; silence ends a connection at its
 //! deadline; each connect callback has one disconnect callback, and no handler outlives its client.
 //!
-//! `SIMULATION_SEEDS=10000 cargo test --profile fast --test simulation` runs that many worlds, `SIMULATION_SEED=7` one, and
-//! prints it with `-- --nocapture`.
+//! `SIMULATION_SEEDS=10000 cargo test --profile fast --features client --test simulation` runs that many worlds,
+//! `SIMULATION_SEED=7` one, and prints it with `-- --nocapture`.
 
 mod client;
 #[path = "../support/mod.rs"]
@@ -98,7 +98,7 @@ fn run(seed: u64, traced: bool) -> Counts {
     }
     if let Err(panic) = played {
         eprintln!(
-            "this was world {seed}; to see it: SIMULATION_SEED={seed} cargo test --test simulation -- --nocapture"
+            "this was world {seed}; to see it: SIMULATION_SEED={seed} cargo test --features client --test simulation -- --nocapture"
         );
         resume_unwind(panic);
     }
