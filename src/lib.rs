@@ -19,12 +19,13 @@
 //!
 //! # async fn run() -> std::io::Result<()> {
 //! let server = Server::new(Config::default().port(3001));
-//! server.on_request("double", |payload: Payload, _cx: RequestContext| async move {
+//! server.on_request("double", |payload: Payload, cx: RequestContext| async move {
 //!     let number = payload.parse()?.as_f64().ok_or(HandlerError::new("expected a number"))?;
+//!     cx.server().emit("doubled", json!(number)); // to every client
 //!     Ok(json!(number * 2.0))
 //! });
 //! let port = server.start().await?;
-//! server.emit("server:ready", json!({ "port": port }));
+//! println!("ws://localhost:{port}");
 //! # Ok(()) }
 //! ```
 //!

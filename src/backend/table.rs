@@ -1,4 +1,4 @@
-//! The table of families. To add a family: its folder in `families/`, and one entry here.
+//! The table of families. To add a family: its folder in `families/`, one entry here, and what `src/docs/architecture.md` lists.
 
 use crate::server::Server;
 
