@@ -82,7 +82,7 @@ pub(super) fn check_exposure(config: &Config, addresses: &[SocketAddr]) -> io::R
         Some(address) if config.token.is_none() && !config.insecure => Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
             format!(
-                "{} is reachable from other machines: set a token, or allow it with `insecure`",
+                "{} is reachable from other machines: set a token, or allow it with `insecure` (`--insecure`)",
                 address.ip()
             ),
         )),

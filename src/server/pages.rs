@@ -1,6 +1,7 @@
 //! Ordinary HTTP (feature `pages`): the pages of [`Server::on_get`](super::Server::on_get), and the built-in ones that the
 //! configuration turns on. Input: the head of a request. Output: a response, after the same checks of `Host`, `Origin` and
-//! token as for an upgrade.
+//! token as for an upgrade. Built-in pages check `Host` only, and `/metrics` the token; they send no CORS header, so a browser
+//! does not let another site read them.
 //!
 //! A page is held in memory while it is sent, so [`Config::max_pages`](super::Config::max_pages) limits how many are
 //! answered at a time, and [`Config::page_timeout`](super::Config::page_timeout) how long each takes.
