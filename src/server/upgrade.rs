@@ -43,10 +43,11 @@ where
     let outcome = Mutex::new(Outcome::default());
     let service = service_fn(|request| {
         let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        let (answer, upgrade) = decide(&shared, &request, loopback);
         // hyper writes nothing for an error: the driver sends the 101 in one write with `server:connected`.
-        let answer = if upgrade.is_some() { Err("upgraded") } else { Ok(answer) };
-        outcome.upgrade = upgrade;
+        let answer = decide(&shared, &request, loopback).map_err(|upgrade| {
+            outcome.upgrade = Some(upgrade);
+            "upgraded"
+        });
         #[cfg(feature = "pages")]
         if let Ok(Answer::Page(_)) = &answer {
             // Once for its handler, once for sending it.
@@ -86,8 +87,8 @@ where
 
 /// Answers a request of the embedder's own hyper server, and upgrades it if possible.
 pub(super) fn answer_embedded<B>(shared: &Arc<Shared>, request: &mut Request<B>, loopback: bool) -> Answer {
-    let (answer, upgrade) = decide(shared, request, loopback);
-    if let Some((accepted, ticket)) = upgrade {
+    decide(shared, request, loopback).unwrap_or_else(|(accepted, ticket)| {
+        let response = switch_protocols(&accepted);
         let upgraded = hyper::upgrade::on(request);
         let shared = shared.clone();
         tokio::spawn(async move {
@@ -96,16 +97,16 @@ pub(super) fn answer_embedded<B>(shared: &Arc<Shared>, request: &mut Request<B>,
                 Driver::new(shared, ticket, io, Vec::new(), Vec::new(), &accepted).await;
             }
         });
-    }
-    answer
+        Answer::Ready(response)
+    })
 }
 
-/// The answer to a request, and what is needed to upgrade it.
+/// The answer to a request, or `Err` if it is to be upgraded.
 fn decide<B>(
     shared: &Arc<Shared>,
     request: &Request<B>,
     loopback: bool,
-) -> (Answer, Option<(Accepted, Ticket)>) {
+) -> Result<Answer, (Accepted, Ticket)> {
     let head = Head {
         method: request.method().as_str(),
         http_1_1: request.version() == Version::HTTP_11,
@@ -121,15 +122,13 @@ fn decide<B>(
     };
     let refused = match handshake::check(&head, &rules) {
         Ok(accepted) => match shared.ticket() {
-            Some(ticket) => {
-                return (Answer::Ready(switch_protocols(&accepted)), Some((accepted, ticket)));
-            }
+            Some(ticket) => return Err((accepted, ticket)),
             None => text(StatusCode::SERVICE_UNAVAILABLE, "Too many clients"),
         },
         #[cfg(feature = "pages")]
         Err(Refusal::NotAnUpgrade) => {
             match shared.pages.answer(&head, request.uri().path(), &rules, || shared.stats()) {
-                Ok(call) => return (Answer::Page(call), None),
+                Ok(call) => return Ok(Answer::Page(call)),
                 Err(response) => *response,
             }
         }
@@ -139,7 +138,7 @@ fn decide<B>(
         }
         Err(refusal) => refuse(refusal),
     };
-    (Answer::Ready(refused), None)
+    Ok(Answer::Ready(refused))
 }
 
 /// Completes an answer: calls the handler of a page.
