@@ -1,6 +1,14 @@
 //! Full-text search with FTS5. In: the text that a person typed, and the snippet of a hit. Out: a query for these words, without
 //! any operators, and HTML in which only the marks are markup.
 
+use rusqlite::{Params, Row};
+
+use crate::protocol::error::WireError;
+use crate::protocol::payload::Payload;
+
+use super::db::View;
+use super::encode::array;
+
 /// Returns an FTS5 query for all words of a text; the last word matches as a prefix. Quoting removes the special meaning of
 /// characters.
 pub(crate) fn match_expression(query: &str) -> String {
@@ -22,6 +30,30 @@ pub(crate) fn best_hits(index: &str, within: &str) -> String {
              WHERE {index} MATCH ?1 AND (?2 IS NULL OR rowid IN ({within}))
              ORDER BY rank, rowid DESC LIMIT ?3)"
     )
+}
+
+/// Runs a search, and returns its hits as an array, each encoded by `hit`. It ends early at
+/// [`DbLimits::max_page_bytes`](super::db::DbLimits::max_page_bytes): a snippet has a limited number of words, but a word can be
+/// as long as the text.
+pub(crate) fn page_of_hits(
+    view: &View<'_>,
+    sql: &str,
+    params: impl Params,
+    hit: impl Fn(&Row<'_>) -> Result<String, WireError>,
+) -> Result<Payload, WireError> {
+    let mut statement = view.connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut hits = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        let hit = hit(row)?;
+        bytes += hit.len();
+        if bytes > view.limits.max_page_bytes && !hits.is_empty() {
+            break;
+        }
+        hits.push(hit);
+    }
+    Ok(Payload::trusted(array(&hits)))
 }
 
 /// What FTS5 puts before a hit. Both marks are Unicode noncharacters, which do not occur in interchanged text.

@@ -3,8 +3,10 @@
 use rusqlite::params;
 
 use crate::backend::shared::db::View;
-use crate::backend::shared::encode::{Object, array};
-use crate::backend::shared::search::{MARK_END, MARK_START, best_hits, marked_html, match_expression};
+use crate::backend::shared::encode::Object;
+use crate::backend::shared::search::{
+    MARK_END, MARK_START, best_hits, marked_html, match_expression, page_of_hits,
+};
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
@@ -31,12 +33,8 @@ pub(super) fn search(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, Wi
              JOIN messages ON messages.seq = best.seq JOIN chats ON chats.seq = chat
          ORDER BY score, best.seq DESC"
     );
-    let mut statement = view.connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![query, chat, limit])?;
-    let mut results = Vec::new();
-    let mut bytes = 0;
-    while let Some(row) = rows.next()? {
-        let result = Object::new()
+    page_of_hits(view, &sql, params![query, chat, limit], |row| {
+        let hit = Object::new()
             .text("chatId", row.get_ref(0)?.as_str()?)
             .text("chatTitle", row.get_ref(1)?.as_str()?)
             .text("messageId", row.get_ref(2)?.as_str()?)
@@ -46,12 +44,6 @@ pub(super) fn search(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, Wi
             .number("score", -row.get::<_, f64>(5)?)
             .integer("createdAt", row.get(6)?)
             .finish();
-        // A snippet has a limited number of words, but each word can be as long as a message.
-        bytes += result.len();
-        if bytes > view.limits.max_page_bytes && !results.is_empty() {
-            break;
-        }
-        results.push(result);
-    }
-    Ok(Payload::trusted(array(&results)))
+        Ok(hit)
+    })
 }

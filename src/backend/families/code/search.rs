@@ -3,8 +3,10 @@
 use rusqlite::params;
 
 use crate::backend::shared::db::View;
-use crate::backend::shared::encode::{Object, array};
-use crate::backend::shared::search::{MARK_END, MARK_START, best_hits, marked_html, match_expression};
+use crate::backend::shared::encode::Object;
+use crate::backend::shared::search::{
+    MARK_END, MARK_START, best_hits, marked_html, match_expression, page_of_hits,
+};
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
@@ -37,12 +39,8 @@ pub(super) fn search_transcript(
              JOIN code_entries e ON e.seq = best.seq JOIN code_sessions s ON s.seq = e.session
          ORDER BY score, best.seq DESC"
     );
-    let mut statement = view.connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![query, session, limit])?;
-    let mut results = Vec::new();
-    let mut bytes = 0;
-    while let Some(row) = rows.next()? {
-        let result = Object::new()
+    page_of_hits(view, &sql, params![query, session, limit], |row| {
+        let hit = Object::new()
             .text("sessionId", row.get_ref(0)?.as_str()?)
             .text("entryId", row.get_ref(1)?.as_str()?)
             .text("role", row.get_ref(2)?.as_str()?)
@@ -51,12 +49,6 @@ pub(super) fn search_transcript(
             .number("score", -row.get::<_, f64>(4)?)
             .integer("createdAt", row.get(5)?)
             .finish();
-        // A snippet has a limited number of words, but the output of tools can contain very long ones.
-        bytes += result.len();
-        if bytes > view.limits.max_page_bytes && !results.is_empty() {
-            break;
-        }
-        results.push(result);
-    }
-    Ok(Payload::trusted(array(&results)))
+        Ok(hit)
+    })
 }
