@@ -160,8 +160,8 @@ pub use protocol::limits::Limits;
 pub use protocol::payload::Payload;
 #[doc(inline)]
 pub use server::{
-    Callback, ClientId, ClientInfo, Completed, Config, Observer, RequestContext, Server, ServerError, Stats,
-    Visit,
+    Callback, ClientId, ClientInfo, Completed, Config, Limited, Observer, RequestContext, Server,
+    ServerError, Stats, Visit,
 };
 #[cfg(feature = "pages")]
 #[doc(inline)]

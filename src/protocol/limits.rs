@@ -19,10 +19,20 @@ pub struct Limits {
     ///
     /// Default 16 MiB, as in Bun. Memory is taken as bytes arrive, never for what a header announces.
     pub max_message_bytes: usize,
-    /// Most messages in one rate window. Further messages are answered with `RATE_LIMITED`. 0 refuses every message.
+    /// Largest message from a client that must still authenticate, in bytes. A larger one closes with 1009.
+    ///
+    /// Default 8 KiB: a request on channel `auth` with a long token.
+    pub max_unauthenticated_message_bytes: usize,
+    /// Most messages in one rate window. Further messages are answered with `RATE_LIMITED`, and are not decoded. 0 refuses
+    /// every message. A client that has ten times this number refused in a row is closed with 1008.
     ///
     /// Default 100, as in the specification.
     pub rate_max_requests: u32,
+    /// Most bytes of messages in one rate window. Once they have arrived, further messages in the window are answered with
+    /// `RATE_LIMITED`. The message that passes the limit is still accepted.
+    ///
+    /// Default 64 MiB: four messages of the largest size.
+    pub rate_max_bytes: usize,
     /// Length of the rate window, which opens with the first message after the last one ended.
     ///
     /// Default 1 s, as in the specification.
@@ -32,6 +42,11 @@ pub struct Limits {
     ///
     /// Default 256; HTTP/2 servers allow 100 to 256 streams.
     pub max_in_flight: usize,
+    /// Most bytes of one client in payloads of requests in flight and in the message that is being received. At the limit
+    /// nothing more is read from the client until a handler finishes. One message always fits.
+    ///
+    /// Default 32 MiB: two messages of the largest size.
+    pub max_in_flight_bytes: usize,
     /// How long a handler can take, unless its channel has its own timeout. After that it is dropped and the request is
     /// answered with `TIMEOUT`.
     ///
@@ -50,6 +65,10 @@ pub struct Limits {
     ///
     /// Default 10 s.
     pub auth_timeout: Duration,
+    /// Most wrong tokens on channel `auth` of one connection. The last of them closes it with 1008.
+    ///
+    /// Default 3.
+    pub max_auth_attempts: u32,
     /// How long the client can take to answer a close frame and to read the remaining bytes. After that the connection is
     /// cut.
     ///
@@ -61,6 +80,15 @@ pub struct Limits {
     ///
     /// Default 4 MiB.
     pub max_outbox_bytes: usize,
+    /// Bytes that can be queued for a client for at most [`soft_outbox_timeout`](Limits::soft_outbox_timeout).
+    ///
+    /// Default 8 MiB, as in Redis for subscribers.
+    pub soft_outbox_bytes: usize,
+    /// How long more than [`soft_outbox_bytes`](Limits::soft_outbox_bytes) can be queued for a client. After that it is
+    /// closed with 1008 `slow consumer`.
+    ///
+    /// Default 60 s, as in Redis for subscribers.
+    pub soft_outbox_timeout: Duration,
     /// How long a client can accept none of its queued bytes. After that it is closed with 1008 `slow consumer`.
     ///
     /// Default 30 s; nginx's `send_timeout` is 60 s.
@@ -71,15 +99,21 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             max_message_bytes: 16 << 20,
+            max_unauthenticated_message_bytes: 8 << 10,
             rate_max_requests: 100,
+            rate_max_bytes: 64 << 20,
             rate_window: Duration::from_secs(1),
             max_in_flight: 256,
+            max_in_flight_bytes: 32 << 20,
             handler_timeout: Duration::from_secs(30),
             ping_interval: Some(Duration::from_secs(30)),
             idle_timeout: Duration::from_secs(120),
             auth_timeout: Duration::from_secs(10),
+            max_auth_attempts: 3,
             close_timeout: Duration::from_secs(5),
             max_outbox_bytes: 4 << 20,
+            soft_outbox_bytes: 8 << 20,
+            soft_outbox_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(30),
         }
     }

@@ -54,6 +54,50 @@ pub struct Config {
     ///
     /// Default 10 000.
     pub max_connections: usize,
+    /// Most clients of one address at the same time; IPv6 addresses count by their /64 network. Further ones get 429.
+    ///
+    /// Default 10 000, as many as there can be at all: many people can share an address. Behind a proxy, name it in
+    /// [`trusted_proxies`](Config::trusted_proxies) before you lower this.
+    pub max_connections_per_address: usize,
+    /// Most upgraded clients that must still authenticate. They do not count among
+    /// [`max_connections`](Config::max_connections). At the limit, the oldest one of the address that has most is closed
+    /// with 1008.
+    ///
+    /// Default 256.
+    pub max_unauthenticated: usize,
+    /// Most wrong tokens from one address before further attempts have to wait, each for another
+    /// [`wrong_token_pause`](Config::wrong_token_pause). An attempt during the pause is not looked at: 429, or close 1008.
+    ///
+    /// Default 10.
+    pub max_wrong_tokens: u32,
+    /// The pause after a wrong token, once an address has sent [`max_wrong_tokens`](Config::max_wrong_tokens).
+    ///
+    /// Default 1 s: a random token of 16 characters is out of reach.
+    pub wrong_token_pause: Duration,
+    /// Proxies, as addresses or networks like `10.0.0.0/8`, whose `X-Forwarded-For` names the client's address.
+    ///
+    /// Default none.
+    pub trusted_proxies: Vec<String>,
+    /// Makes all clients of an address share one rate window, which outlives their connections. Do not turn it on behind a
+    /// proxy that is not in [`trusted_proxies`](Config::trusted_proxies): all clients would share its window.
+    ///
+    /// Default false.
+    pub rate_by_address: bool,
+    /// On Linux, refuses connections on loopback from processes of other users of the machine, except root, with 403. It
+    /// applies only while neither a token, an allowed host or origin, nor a proxy is configured.
+    ///
+    /// Default false.
+    pub same_user: bool,
+    /// Most bytes that all clients together hold in messages being received, payloads of requests in flight and bytes that
+    /// wait to be sent, as far as a client holds more than 64 KiB. A message that finds no room is not read until there is.
+    ///
+    /// Default 256 MiB: sixteen messages of the largest size.
+    pub max_buffered_bytes: usize,
+    /// How long a message can wait for room in [`max_buffered_bytes`](Config::max_buffered_bytes). Then its client is closed
+    /// with 1013.
+    ///
+    /// Default 10 s.
+    pub memory_timeout: Duration,
     /// Most connections whose HTTP request has not been answered yet. At the limit, the next one on each address waits
     /// until one is done, and the others wait in the system's queue.
     ///
@@ -73,6 +117,12 @@ pub struct Config {
     /// Default 32; a browser opens 6 connections to a server.
     #[cfg(feature = "pages")]
     pub max_pages: usize,
+    /// Most responses of [`Server::on_get`](super::Server::on_get) that are being sent at the same time. At the limit, the
+    /// oldest one of the address that has most is cut.
+    ///
+    /// Default 256.
+    #[cfg(feature = "pages")]
+    pub max_open_pages: usize,
     /// How long the handler of a page may take, and how long sending the page. Then the connection is cut.
     ///
     /// Default 60 s: 32 MiB at 5 Mbit/s.
@@ -159,11 +209,22 @@ impl Default for Config {
             token: None,
             insecure: false,
             max_connections: 10_000,
+            max_connections_per_address: 10_000,
+            max_unauthenticated: 256,
+            max_wrong_tokens: 10,
+            wrong_token_pause: Duration::from_secs(1),
+            trusted_proxies: Vec::new(),
+            rate_by_address: false,
+            same_user: false,
+            max_buffered_bytes: 256 << 20,
+            memory_timeout: Duration::from_secs(10),
             max_handshakes: 1_024,
             handshake_timeout: Duration::from_secs(10),
             max_head_bytes: 16 << 10,
             #[cfg(feature = "pages")]
             max_pages: 32,
+            #[cfg(feature = "pages")]
+            max_open_pages: 256,
             #[cfg(feature = "pages")]
             page_timeout: Duration::from_secs(60),
             #[cfg(feature = "pages")]

@@ -5,6 +5,67 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::protocol::error::ErrorCode;
 use crate::protocol::session::Tally;
 
+/// A limit whose effects are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Limited {
+    /// A connection was cut before its HTTP request was complete: a newer one took its place
+    /// ([`Config::max_handshakes`](super::Config::max_handshakes)).
+    Handshakes,
+    /// A client was closed before it had authenticated: a newer one took its place
+    /// ([`Config::max_unauthenticated`](super::Config::max_unauthenticated)).
+    Unauthenticated,
+    /// A client was refused: the server is full ([`Config::max_connections`](super::Config::max_connections)).
+    Connections,
+    /// A client was refused: its address has too many
+    /// ([`Config::max_connections_per_address`](super::Config::max_connections_per_address)).
+    Address,
+    /// An attempt was refused because of earlier wrong tokens
+    /// ([`Config::max_wrong_tokens`](super::Config::max_wrong_tokens)).
+    WrongTokens,
+    /// A client was closed after too many refused messages
+    /// ([`Limits::rate_max_requests`](crate::protocol::limits::Limits::rate_max_requests)).
+    Refusals,
+    /// A client was closed because of the memory that it held or waited for
+    /// ([`Config::max_buffered_bytes`](super::Config::max_buffered_bytes)).
+    Memory,
+    /// A client was closed because it read too slowly
+    /// ([`Limits::soft_outbox_bytes`](crate::protocol::limits::Limits::soft_outbox_bytes)).
+    SlowConsumers,
+    /// A page was cut before it was sent: a newer one took its place.
+    Pages,
+}
+
+impl Limited {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Limited; 9] = [
+        Limited::Handshakes,
+        Limited::Unauthenticated,
+        Limited::Connections,
+        Limited::Address,
+        Limited::WrongTokens,
+        Limited::Refusals,
+        Limited::Memory,
+        Limited::SlowConsumers,
+        Limited::Pages,
+    ];
+
+    /// The value of the label `limit` in `/metrics`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Limited::Handshakes => "handshakes",
+            Limited::Unauthenticated => "unauthenticated",
+            Limited::Connections => "connections",
+            Limited::Address => "address",
+            Limited::WrongTokens => "wrong_tokens",
+            Limited::Refusals => "refusals",
+            Limited::Memory => "memory",
+            Limited::SlowConsumers => "slow_consumers",
+            Limited::Pages => "pages",
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Metrics {
     pub(super) connections: AtomicU64,
@@ -13,6 +74,7 @@ pub(super) struct Metrics {
     pub(super) bytes_out: AtomicU64,
     requests: AtomicU64,
     errors: [AtomicU64; 7],
+    limited: [AtomicU64; Limited::ALL.len()],
 }
 
 /// The counters of a server since it was made.
@@ -29,6 +91,8 @@ pub struct Stats {
     pub requests: u64,
     /// Error responses sent, by `ErrorCode as usize`.
     pub errors: [u64; 7],
+    /// What limits have ended or refused, by `Limited as usize`.
+    pub limited: [u64; Limited::ALL.len()],
     /// Events sent, once for each client.
     pub events_sent: u64,
     /// Bytes received after the upgrade.
@@ -49,6 +113,13 @@ impl Metrics {
         }
     }
 
+    /// Counts an effect of a limit.
+    pub(super) fn limited(&self, limit: Limited) {
+        if let Some(count) = self.limited.get(limit as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn stats(&self, uptime_ms: u64, clients: usize) -> Stats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
@@ -57,6 +128,7 @@ impl Metrics {
             connections: read(&self.connections),
             requests: read(&self.requests),
             errors: self.errors.each_ref().map(read),
+            limited: self.limited.each_ref().map(read),
             events_sent: read(&self.events_sent),
             bytes_in: read(&self.bytes_in),
             bytes_out: read(&self.bytes_out),
@@ -68,6 +140,11 @@ impl Stats {
     /// Error responses with this code.
     pub fn errors_with(&self, code: ErrorCode) -> u64 {
         self.errors[code as usize]
+    }
+
+    /// What a limit has ended or refused.
+    pub fn limited_by(&self, limit: Limited) -> u64 {
+        self.limited[limit as usize]
     }
 
     /// The counters in the text format of Prometheus, version 0.0.4.
@@ -93,6 +170,11 @@ impl Stats {
         text.push_str("# TYPE switchboard_errors_total counter\n");
         for (code, count) in ErrorCode::ALL.into_iter().zip(self.errors) {
             let _ = writeln!(text, "switchboard_errors_total{{code=\"{code}\"}} {count}");
+        }
+        text.push_str("# HELP switchboard_limited_total Clients, requests and pages that a limit has ended or refused.\n");
+        text.push_str("# TYPE switchboard_limited_total counter\n");
+        for (limit, count) in Limited::ALL.into_iter().zip(self.limited) {
+            let _ = writeln!(text, "switchboard_limited_total{{limit=\"{}\"}} {count}", limit.as_str());
         }
         text
     }

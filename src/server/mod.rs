@@ -27,7 +27,7 @@ mod upgrade;
 
 pub use config::{Callback, ClientId, Config, ServerError};
 pub use hub::ClientInfo;
-pub use metrics::Stats;
+pub use metrics::{Limited, Stats};
 pub use observer::{Completed, Observer, Visit};
 #[cfg(feature = "pages")]
 pub use pages::{Content, Page};

@@ -80,6 +80,7 @@ impl World {
             close_timeout: Duration::from_millis(rng.between(100, 800)),
             max_outbox_bytes: rng.between(500, 8000) as usize,
             send_timeout: Duration::from_millis(rng.between(200, 2000)),
+            ..Limits::default()
         };
         let has_token = rng.percent(25);
         Arc::new_cyclic(|world: &std::sync::Weak<World>| {

@@ -14,6 +14,7 @@ use crate::protocol::session::Session;
 use crate::protocol::time::{Millis, Now};
 use crate::protocol::uuid::Uuid;
 
+use super::super::metrics::Limited;
 use super::super::shared::{Client, Shared, Ticket};
 use super::in_flight::InFlight;
 
@@ -157,6 +158,7 @@ impl<Io> Driver<Io> {
     /// Closes a client that does not take what it is sent.
     pub(super) fn close_slow(&mut self, turn: &mut Turn<'_, '_>) {
         if self.session.is_open() {
+            self.client.shared.metrics.limited(Limited::SlowConsumers);
             if let Some(backlog) = &mut self.backlog {
                 backlog.outbox.keep_begun();
                 backlog.stalled_since = None;
