@@ -8,6 +8,7 @@
 //! | [`embedding`] | using the server in a program |
 //! | [`operations`] | running the command |
 //! | [`limits`] | every limit with its default |
+//! | [`budgets`] | what one client can cost: how the limits work together |
 //! | [`security`] | threat model, promises, reporting |
 //! | [`architecture`] | changing the code |
 //! | [`benchmarks`] | speed and memory beside other servers |
@@ -29,6 +30,7 @@ page!(clients, "docs/clients.md");
 page!(embedding, "docs/embedding.md");
 page!(operations, "docs/operations.md");
 page!(limits, "docs/limits.md");
+page!(budgets, "docs/budgets.md");
 page!(security, "docs/security.md");
 page!(architecture, "docs/architecture.md");
 page!(benchmarks, "docs/benchmarks.md");
