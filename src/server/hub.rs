@@ -12,6 +12,7 @@ use crate::protocol::session::{Rules, Session, Slot};
 use crate::protocol::time::{Millis, Now};
 
 use super::config::{ClientId, ServerError};
+use super::metrics::Limited;
 use super::observer::{Completed, Observers, Visit};
 
 /// A client as [`Server::client_info`](super::Server::client_info) returns it (specification, "WSClientData").
@@ -133,8 +134,8 @@ pub(super) struct Mailbox {
     frame_bytes: usize,
     /// Slots of the handlers to poll.
     pub(super) woken: Vec<Slot>,
-    /// More frames came than may wait.
-    pub(super) overflow: bool,
+    /// The limit for which the client is to be closed. After [`Limited::SlowConsumers`] frames are lost.
+    pub(super) evict: Option<Limited>,
     /// The server stops.
     pub(super) stop: bool,
     waker: Option<Waker>,
@@ -223,12 +224,20 @@ impl<S> Client<S> {
                 waiting => waiting - 1 + mailbox.frame_bytes + frame.len(),
             };
             if queued > self.rules.limits.max_outbox_bytes {
-                mailbox.overflow = true;
+                mailbox.evict = Some(Limited::SlowConsumers);
                 mailbox.take_frames();
-            } else if !mailbox.overflow {
+            } else if !mailbox.has_lost_frames() {
                 mailbox.frame_bytes += frame.len();
                 mailbox.frames.push(frame);
             }
+        });
+    }
+
+    /// Closes the client because of a limit, unless it is closing.
+    #[allow(dead_code, reason = "places of unauthenticated clients use it")]
+    pub(super) fn evict(&self, limit: Limited) {
+        self.update_mailbox(|mailbox| {
+            mailbox.evict.get_or_insert(limit);
         });
     }
 
@@ -260,7 +269,7 @@ impl<S> Client<S> {
     /// Takes the frames, in order. `None` if more came than may wait: some are lost.
     pub(super) fn take_frames(&self) -> Option<Vec<Arc<[u8]>>> {
         let mut mailbox = self.mailbox();
-        (!mailbox.overflow).then(|| mailbox.take_frames())
+        (!mailbox.has_lost_frames()).then(|| mailbox.take_frames())
     }
 
     /// Gives the task access to the mailbox, if that changed.
@@ -298,6 +307,10 @@ impl<S> Client<S> {
 }
 
 impl Mailbox {
+    fn has_lost_frames(&self) -> bool {
+        self.evict == Some(Limited::SlowConsumers)
+    }
+
     fn take_frames(&mut self) -> Vec<Arc<[u8]>> {
         self.frame_bytes = 0;
         std::mem::take(&mut self.frames)

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::super::metrics::Limited;
 use super::state::{Disconnected, Driver, Progress, Stage, Turn};
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
@@ -17,7 +18,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             return Progress::None;
         }
         let Some(frames) = self.client.take_frames() else {
-            self.close_slow(turn);
+            self.evict(turn, Limited::SlowConsumers);
             return Progress::Some;
         };
         if self.session.is_open() {

@@ -155,16 +155,28 @@ impl<Io> Driver<Io> {
         self.client.become_member(self.client.shared.clock.at());
     }
 
-    /// Closes a client that does not take what it is sent.
-    pub(super) fn close_slow(&mut self, turn: &mut Turn<'_, '_>) {
-        if self.session.is_open() {
-            self.client.shared.metrics.limited(Limited::SlowConsumers);
-            if let Some(backlog) = &mut self.backlog {
-                backlog.outbox.keep_begun();
-                backlog.stalled_since = None;
-            }
-            self.session.close(turn.now.at, CloseCode::Policy, "slow consumer", turn.out);
+    /// Closes the client because of a limit. A client that is closing already is left alone, and so is one that has
+    /// authenticated before it lost its place among those that have not.
+    pub(super) fn evict(&mut self, turn: &mut Turn<'_, '_>, limit: Limited) {
+        let is_closing = self.session.is_finished() || self.session.closing_until().is_some();
+        if is_closing || (limit == Limited::Unauthenticated && self.session.is_open()) {
+            return;
         }
+        self.client.shared.metrics.limited(limit);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.stalled_since = None;
+            if limit == Limited::SlowConsumers {
+                backlog.outbox.keep_begun();
+            }
+        }
+        let (code, reason) = match limit {
+            Limited::Memory => (CloseCode::Again, "server out of memory for messages"),
+            Limited::Connections => (CloseCode::Again, "too many clients"),
+            Limited::Unauthenticated => (CloseCode::Policy, "not authenticated while others wait"),
+            Limited::SlowConsumers => (CloseCode::Policy, "slow consumer"),
+            _ => (CloseCode::Policy, limit.as_str()),
+        };
+        self.session.close(turn.now.at, code, reason, turn.out);
     }
 
     /// Drops the handlers and removes the client from the hub, once.

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::protocol::session::Due;
 use crate::protocol::time::Millis;
 
+use super::super::metrics::Limited;
 use super::state::{Alarm, Disconnected, Driver, Progress, Stage, Turn, WRITE_BYTES};
 
 /// How much is read at once.
@@ -92,7 +93,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             }
         }
         if self.stalled_until().is_some_and(|until| now.at >= until) {
-            self.close_slow(turn);
+            self.evict(turn, Limited::SlowConsumers);
         }
         Ok(())
     }
@@ -104,7 +105,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
 
     fn check_outbox(&mut self, turn: &mut Turn<'_, '_>) {
         if self.waiting_bytes() > self.client.shared.rules.limits.max_outbox_bytes {
-            self.close_slow(turn);
+            self.evict(turn, Limited::SlowConsumers);
             self.backlog().outbox.push(turn.out, 0);
             turn.out.clear();
         }
@@ -125,7 +126,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         }
     }
 
-    /// Drains the mailbox: events, woken handlers, the flags for stop and overflow.
+    /// Drains the mailbox: events, woken handlers, the flags for stop and eviction.
     fn handle_mail(&mut self, turn: &mut Turn<'_, '_>) -> Progress {
         // While the socket is blocked, events stay in the mailbox: there all clients share them.
         let mut progress = Progress::None;
@@ -134,15 +135,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         } else if self.client.has_mail() {
             self.backlog().mail_left = true;
         }
-        let mail = self
-            .client
-            .collect(|mailbox| (std::mem::take(&mut mailbox.woken), mailbox.overflow, mailbox.stop));
-        let Some((woken, overflow, stop)) = mail else { return progress };
+        let mail =
+            self.client.collect(|mailbox| (std::mem::take(&mut mailbox.woken), mailbox.evict, mailbox.stop));
+        let Some((woken, evict, stop)) = mail else { return progress };
         if self.stage != Stage::Open {
             return progress;
         }
-        if overflow {
-            self.close_slow(turn);
+        if let Some(limit) = evict {
+            self.evict(turn, limit);
         }
         for slot in woken {
             self.resume(turn, slot);
