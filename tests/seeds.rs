@@ -28,6 +28,7 @@ const TARGETS: &[(&str, Property)] = &[
     ("frames", properties::frames),
     ("connection", properties::connection),
     ("session", properties::session),
+    ("fair", properties::fair),
     #[cfg(feature = "client")]
     ("caller", properties::caller),
     ("upgrade", properties::upgrade),
@@ -182,6 +183,14 @@ fn each_property_can_fail() {
             outbox.push(&[0x81, 0x00], 0);
         }
         properties::frames::NaiveOutbox::default().is_mirrored_by(&outbox);
+    });
+    can_fail("fair: the next turn", |wrong| {
+        let mut naive = properties::fair::NaiveQueue::new(3);
+        for (key, number) in [(1, 1), (1, 2), (2, 3)] {
+            naive.enter(key, number);
+        }
+        naive.admits(Some(1));
+        naive.admits(Some(if wrong { 2 } else { 3 }));
     });
     #[cfg(feature = "client")]
     can_fail("caller: the end of a call", |wrong| {

@@ -7,6 +7,7 @@ pub mod caller;
 pub mod connection;
 pub mod envelope;
 pub mod error;
+pub mod fair;
 pub mod frame;
 pub mod handshake;
 pub mod idle;

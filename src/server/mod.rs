@@ -21,6 +21,9 @@ mod metrics;
 mod observer;
 #[cfg(feature = "pages")]
 mod pages;
+#[cfg(feature = "pages")]
+#[allow(dead_code)]
+mod places;
 mod router;
 mod shared;
 mod upgrade;
@@ -31,4 +34,7 @@ pub use metrics::{Limited, Stats};
 pub use observer::{Completed, Observer, Visit};
 #[cfg(feature = "pages")]
 pub use pages::{Content, Page};
+#[cfg(feature = "pages")]
+#[allow(unused_imports)]
+pub(crate) use places::{Place, Places};
 pub use shared::{RequestContext, Server};

@@ -11,6 +11,7 @@
 pub mod caller;
 pub mod connection;
 pub mod envelope;
+pub mod fair;
 pub mod frames;
 pub mod json;
 pub mod session;
@@ -26,6 +27,7 @@ pub mod upgrade;
 pub use self::caller::caller;
 pub use self::connection::connection;
 pub use self::envelope::envelope;
+pub use self::fair::fair;
 pub use self::frames::frames;
 pub use self::json::json;
 pub use self::session::session;
