@@ -1,5 +1,6 @@
 //! What the families share. None of it knows a family.
 
+pub(crate) mod below;
 pub(crate) mod channel;
 pub(crate) mod clock;
 pub mod db;

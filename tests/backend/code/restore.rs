@@ -171,3 +171,53 @@ async fn the_total_size_of_restored_files_is_limited() {
     assert_eq!(result["skipped"], json!([{"path": "b", "reason": "all files together are too large"}]));
     reader.close().await;
 }
+
+/// Another process swaps a folder below the root for a link while files are restored into it.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_is_swapped_for_a_link_never_leads_outside() {
+    use std::os::unix::fs::symlink;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    const FILES: usize = 400;
+    const TRIES: usize = 12;
+    let agent = Agent::new();
+    let outside = tempfile::tempdir().unwrap();
+    let files = (0..FILES).map(|file| (format!("a/b/f{file}"), backup(Some("aa@v1"))));
+    let files = serde_json::Value::Object(files.collect());
+    agent.backup("s", "aa@v1", "x").write("p/s.jsonl", &[snapshot("u1", files, false)]);
+    let mut reader = Reader::new(agent.folder).await;
+    let points = reader.call("code:list-restore-points", json!({"sessionId": "s"})).await;
+    let root = reader.host.folder.path().join("data/restored");
+    fs::create_dir_all(root.join("t/a/b")).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let swaps = std::thread::spawn({
+        let (stop, folder, outside) = (stop.clone(), root.join("t/a"), outside.path().to_owned());
+        move || {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            // The folder below it exists outside too, so that a path would lead there.
+            fs::create_dir(outside.join("b")).unwrap();
+            let link = folder.with_extension("link");
+            symlink(&outside, &link).unwrap();
+            let mut swaps = 0;
+            while !stop.load(Ordering::Relaxed) {
+                renameat_with(CWD, &folder, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+                swaps += 1;
+                std::thread::yield_now();
+            }
+            swaps
+        }
+    });
+    let mut restored = 0;
+    for _ in 0..TRIES {
+        let restore = json!({"restorePointId": points[0]["id"], "targetDir": "t", "overwrite": true});
+        let result = reader.call("code:restore", restore).await;
+        restored += result["restored"].as_array().unwrap().len();
+    }
+    stop.store(true, Ordering::Relaxed);
+    let swaps = swaps.join().unwrap();
+    assert!(swaps > TRIES && restored > TRIES, "{swaps} swaps, {restored} files");
+    let left: Vec<_> = fs::read_dir(outside.path().join("b")).unwrap().collect();
+    assert!(left.is_empty(), "{} files are outside after {swaps} swaps", left.len());
+    reader.close().await;
+}

@@ -2,14 +2,13 @@
 //! synced to the disk. Of a file's mode only the owner's right to execute is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::backend::shared::files::{private_folder, sync_folder};
+use crate::backend::shared::below::Folder;
 
 use super::plan::{MANIFEST_NAME, PlannedFile};
 
@@ -18,12 +17,13 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Copies files into an empty folder.
 pub(super) struct Copier {
-    to: PathBuf,
+    to: Folder,
     /// Files that were not started yet.
     planned: BTreeMap<String, PlannedFile>,
     manifest: Vec<u8>,
     current: Option<Current>,
-    folders: BTreeSet<PathBuf>,
+    /// The folders below, which are created as they are needed.
+    folders: BTreeSet<String>,
     stop: Arc<AtomicBool>,
     done_bytes: u64,
     total_bytes: u64,
@@ -34,7 +34,7 @@ pub(super) struct Copier {
 /// The file that is being written.
 struct Current {
     path: String,
-    file: fs::File,
+    file: File,
     written: u64,
     size: u64,
 }
@@ -42,18 +42,18 @@ struct Current {
 impl Copier {
     /// Creates a copier of these files. It fails once `stop` is set. `report` is called with the progress, from 0 to 1.
     pub(super) fn new(
-        to: &Path,
+        to: Folder,
         files: &[PlannedFile],
         manifest: &[u8],
         stop: Arc<AtomicBool>,
         report: impl FnMut(f64) + Send + 'static,
     ) -> Copier {
         Copier {
-            to: to.to_owned(),
+            to,
             planned: files.iter().map(|file| (file.path.clone(), file.clone())).collect(),
             manifest: manifest.to_owned(),
             current: None,
-            folders: BTreeSet::from([to.to_owned()]),
+            folders: BTreeSet::new(),
             stop,
             done_bytes: 0,
             // Each file counts as one more byte, so that empty files make progress too.
@@ -72,7 +72,7 @@ impl Copier {
         if self.planned.remove(&found.path).as_ref() != Some(&found) {
             return Err(changed(&found.path));
         }
-        let created = self.create_folders(&found.path).and_then(|()| create_file(&self.to, &found));
+        let created = self.create_file(&found);
         let file = created.map_err(|error| format!("{:?}: cannot be copied: {error}", found.path))?;
         self.current = Some(Current { path: found.path, file, written: 0, size: found.size });
         Ok(())
@@ -114,7 +114,9 @@ impl Copier {
             return Err(changed(path));
         }
         // Inner folders first.
-        let synced = self.folders.iter().rev().try_for_each(|folder| sync_folder(folder));
+        let inner = self.folders.iter().rev();
+        let mut synced = inner.map(|folder| self.to.descend(&parts(folder))?.sync());
+        let synced = synced.try_for_each(|synced| synced).and_then(|()| self.to.sync());
         synced.map_err(|error| format!("files that cannot be copied: {error}"))
     }
 
@@ -128,16 +130,18 @@ impl Copier {
         synced.map_err(|error| format!("{:?}: cannot be copied: {error}", current.path))
     }
 
-    fn create_folders(&mut self, path: &str) -> io::Result<()> {
-        for (end, _) in path.match_indices('/') {
-            let folder = self.to.join(path.get(..end).unwrap_or_default());
-            if !self.folders.contains(&folder) {
-                private_folder().create(&folder)?;
-                self.folders.insert(folder);
-            }
-        }
-        Ok(())
+    fn create_file(&mut self, file: &PlannedFile) -> io::Result<File> {
+        let (folders, name) = file.path.rsplit_once('/').unwrap_or(("", &file.path));
+        self.folders.extend(
+            file.path.match_indices('/').filter_map(|(end, _)| file.path.get(..end).map(str::to_owned)),
+        );
+        self.to.descend(&parts(folders))?.create_file(name, file.executable)
     }
+}
+
+/// Splits the path of a folder; the artifact's own folder has no parts.
+fn parts(path: &str) -> Vec<&str> {
+    path.split('/').filter(|part| !part.is_empty()).collect()
 }
 
 fn changed(path: &str) -> String {
@@ -148,14 +152,6 @@ fn changed(path: &str) -> String {
 fn has_at(content: &[u8], from: u64, data: &[u8]) -> bool {
     let from = usize::try_from(from).unwrap_or(usize::MAX);
     content.get(from..).is_some_and(|rest| rest.starts_with(data))
-}
-
-fn create_file(folder: &Path, file: &PlannedFile) -> io::Result<fs::File> {
-    let mut options = OpenOptions::new();
-    options.create_new(true).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, if file.executable { 0o700 } else { 0o600 });
-    options.open(folder.join(&file.path))
 }
 
 #[cfg(test)]
@@ -170,7 +166,8 @@ mod tests {
         let planned = [("a/b", 3, true), (MANIFEST_NAME, 2, false)]
             .map(|(path, size, executable)| PlannedFile { path: path.to_owned(), size, executable });
         let stop = Arc::new(AtomicBool::new(stop));
-        let mut copier = Copier::new(folder.path(), &planned, MANIFEST, stop, |_| {});
+        let to = Folder::open(folder.path()).unwrap();
+        let mut copier = Copier::new(to, &planned, MANIFEST, stop, |_| {});
         for (path, size, executable, content) in files {
             copier.begin(PlannedFile { path: (*path).to_owned(), size: *size, executable: *executable })?;
             for byte in *content {
@@ -178,7 +175,7 @@ mod tests {
             }
         }
         copier.finish()?;
-        assert_eq!(fs::read(folder.path().join("a/b")).unwrap(), b"abc");
+        assert_eq!(std::fs::read(folder.path().join("a/b")).unwrap(), b"abc");
         Ok(())
     }
 

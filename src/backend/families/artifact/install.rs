@@ -98,6 +98,7 @@ fn stage(artifacts: &Artifacts, source: &str, stop: Arc<AtomicBool>) -> Result<S
     use super::copy::Copier;
     use super::program::check_system_program;
     use super::source;
+    use crate::backend::shared::below::Folder;
     use crate::backend::shared::files::{private_folder, sync_folder};
 
     let config = artifacts.config();
@@ -121,7 +122,8 @@ fn stage(artifacts: &Artifacts, source: &str, stop: Arc<AtomicBool>) -> Result<S
     let report = move |done: f64| {
         db.emit("artifact:progress", progress(&id, &format!("{:.3}", done.clamp(0.0, 0.999))));
     };
-    let mut copier = Copier::new(&new.path(), &survey.files, &survey.manifest, stop, report);
+    let to = Folder::open(&new.path())?;
+    let mut copier = Copier::new(to, &survey.files, &survey.manifest, stop, report);
     opened.copy(&survey, &mut copier, limits).and_then(|()| copier.finish()).map_err(problem)?;
     let folder = artifacts.lease(&format!("{}.{uuid}", manifest.id));
     std::fs::rename(new.path(), folder.path())?;

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
+use crate::backend::shared::below::open_unlinked;
+
 use super::config::ArtifactLimits;
 use super::copy::Copier;
 use super::plan::{MANIFEST_NAME, Plan, PlannedFile, normalize};
@@ -125,10 +127,8 @@ fn open_entry(folder: impl AsFd, name: &str, path: &str) -> Result<Found, Unopen
     // Checked first, because opening a pipe or a device can have side effects.
     let stat = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
     let file_type = checked_type(&stat.map_err(|error| problem(path, error))?, path)?;
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let flags = if file_type == FileType::Directory { flags | OFlags::DIRECTORY } else { flags };
-    let opened = rustix::fs::openat(&folder, name, flags, Mode::empty());
-    let opened = opened.map_err(|error| problem(path, error))?;
+    let more = if file_type == FileType::Directory { OFlags::DIRECTORY } else { OFlags::empty() };
+    let opened = open_unlinked(&folder, name, more).map_err(|error| problem(path, error))?;
     let stat = rustix::fs::fstat(&opened).map_err(|error| problem(path, error))?;
     match checked_type(&stat, path)? {
         FileType::Directory => Ok(Found::Folder(opened)),

@@ -2,16 +2,19 @@
 //! of the backups below the restore root, and nowhere else.
 //!
 //! Neither name is trusted. Each part of a name is checked: absolute names, `..` and links are refused, even a link that stays
-//! inside. A file is written completely or not at all.
+//! inside. Each folder is opened in its open parent, so that one that is swapped for a link meanwhile leads nowhere else. A
+//! file is written completely or not at all.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 
+use crate::backend::shared::below::{Folder, Kind, Replace};
 use crate::backend::shared::files::private_folder;
 use crate::protocol::uuid::Uuid;
 
@@ -90,13 +93,13 @@ pub(super) fn restore(order: &Order) -> io::Result<Outcome> {
     private_folder().recursive(true).create(&order.root)?;
     let root = order.root.canonicalize()?;
     let target_parts: Vec<&str> = order.target.iter().map(String::as_str).collect();
-    let target = descend(&root, &target_parts)?;
-    let mut outcome = Outcome { target: target.clone(), ..Outcome::default() };
+    let target = Folder::open(&root)?.descend(&target_parts)?;
+    let mut outcome = Outcome { target: root.join(target_parts.join("/")), ..Outcome::default() };
     let mut room = order.limits.max_restore_bytes;
     for (path, backup) in &order.files {
         // The file did not exist at that time. An existing one is left unchanged.
         let Some(backup) = backup else { continue };
-        match restore_file(order, &root, &target, path, backup, &mut room) {
+        match restore_file(order, &target, path, backup, &mut room) {
             Ok(name) => outcome.restored.push(name),
             Err(reason) => outcome.skipped.push((path.clone(), reason)),
         }
@@ -106,8 +109,7 @@ pub(super) fn restore(order: &Order) -> io::Result<Outcome> {
 
 fn restore_file(
     order: &Order,
-    root: &Path,
-    target: &Path,
+    target: &Folder,
     path: &str,
     backup: &str,
     room: &mut u64,
@@ -123,62 +125,43 @@ fn restore_file(
     if size > *room {
         return Err("all files together are too large".to_owned());
     }
-    let folder = descend(target, folders).map_err(|error| error.to_string())?;
-    // Check the whole path again, in case another process has put a link on it.
-    let real = folder.canonicalize().map_err(|error| error.to_string())?;
-    if !real.starts_with(root) {
-        return Err("it would lie outside of the restore root".to_owned());
-    }
-    let file = real.join(name);
-    check_place(&file, order.overwrite)?;
-    put(source, size, &real, &file, order.overwrite)?;
+    let folder = target.descend(folders).map_err(|error| error.to_string())?;
+    check_place(&folder, name, order.overwrite)?;
+    put(source, size, &folder, name, order.overwrite)?;
     *room -= size;
     Ok(parts.join("/"))
 }
 
-/// Checks that a file can be written at a path.
-fn check_place(file: &Path, overwrite: bool) -> Result<(), String> {
-    match fs::symlink_metadata(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error.to_string()),
-        Ok(metadata) if metadata.is_symlink() => Err("a link is in its place".to_owned()),
-        Ok(metadata) if !metadata.is_file() => Err("something other than a file is in its place".to_owned()),
-        Ok(_) if overwrite => Ok(()),
-        Ok(_) => Err(EXISTS.to_owned()),
+/// Checks that a file can be written under a name.
+fn check_place(folder: &Folder, name: &str, overwrite: bool) -> Result<(), String> {
+    match folder.kind(name).map_err(|error| error.to_string())? {
+        None => Ok(()),
+        Some(Kind::Link) => Err("a link is in its place".to_owned()),
+        Some(Kind::Folder | Kind::Other) => Err("something other than a file is in its place".to_owned()),
+        Some(Kind::File) if overwrite => Ok(()),
+        Some(Kind::File) => Err(EXISTS.to_owned()),
     }
 }
 
 const EXISTS: &str = "it exists";
 
 /// Writes a copy under a temporary name and renames it.
-fn put(source: File, size: u64, folder: &Path, file: &Path, overwrite: bool) -> Result<(), String> {
-    let temporary = folder.join(format!(".switchboard-{}", Uuid::v4()));
-    let done = copy(source, size, &temporary).and_then(|()| give_name(&temporary, file, overwrite));
-    // It no longer exists if it was renamed.
-    let _ = fs::remove_file(&temporary);
+fn put(source: File, size: u64, folder: &Folder, name: &str, overwrite: bool) -> Result<(), String> {
+    let temporary = format!(".switchboard-{}", Uuid::v4());
+    let replace = if overwrite { Replace::Allowed } else { Replace::Refused };
+    let done = copy(source, size, folder, &temporary).and_then(|()| folder.rename(&temporary, name, replace));
+    if done.is_err() {
+        // It exists only if it was created.
+        let _ = folder.remove_file(&temporary);
+    }
     done.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => EXISTS.to_owned(),
         _ => error.to_string(),
     })
 }
 
-fn give_name(temporary: &Path, file: &Path, overwrite: bool) -> io::Result<()> {
-    if overwrite {
-        return fs::rename(temporary, file);
-    }
-    // Unlike a rename, this never replaces a file that was created since. Some file systems have no hard links.
-    match fs::hard_link(temporary, file) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => fs::rename(temporary, file),
-        done => done,
-    }
-}
-
-fn copy(source: File, size: u64, to: &Path) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.create_new(true).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut copy = options.open(to)?;
+fn copy(source: File, size: u64, folder: &Folder, name: &str) -> io::Result<()> {
+    let mut copy = folder.create_file(name, false)?;
     let copied = io::copy(&mut source.take(size), &mut copy)?;
     if copied != size {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "its backup has become shorter"));
@@ -187,41 +170,20 @@ fn copy(source: File, size: u64, to: &Path) -> io::Result<()> {
     copy.sync_all()
 }
 
-/// Returns a folder below another one. Missing folders are created; a link on the path is refused.
-fn descend(from: &Path, parts: &[&str]) -> io::Result<PathBuf> {
-    let mut folder = from.to_owned();
-    for part in parts {
-        folder.push(part);
-        match fs::symlink_metadata(&folder) {
-            Ok(metadata) if metadata.is_dir() => {}
-            Ok(_) => {
-                let what = format!("{part:?} on the path is a link or not a folder");
-                return Err(io::Error::new(io::ErrorKind::NotADirectory, what));
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                private_folder().recursive(true).create(&folder)?
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(folder)
-}
-
 /// Opens a backup, which must be a regular file in the folder itself.
 fn open_backup(backups: &Path, name: &str) -> io::Result<File> {
-    let path = backup_path(backups, name)?;
-    // Checked before it is opened: opening a pipe waits for a writer.
-    if !fs::symlink_metadata(&path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    let (Some(parent), Some(session)) = (backups.parent(), backups.file_name().and_then(OsStr::to_str))
+    else {
+        return Err(not_a_backup());
+    };
+    if !parts(name).is_ok_and(|parts| parts.len() == 1) {
+        return Err(not_a_backup());
     }
-    File::open(path)
+    Folder::open(parent)?.enter(session)?.open_file(name)
 }
 
-fn backup_path(backups: &Path, name: &str) -> io::Result<PathBuf> {
-    if parts(name).is_ok_and(|parts| parts.len() == 1) && fs::symlink_metadata(backups)?.is_dir() {
-        return Ok(backups.join(name));
-    }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, "its name is not that of a backup"))
+fn not_a_backup() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "its name is not that of a backup")
 }
 
 /// The properties of a backup that change with its content.
@@ -233,9 +195,9 @@ pub(super) struct BackupStamp {
 
 /// Returns the stamp of a backup; `None` if it does not exist.
 pub(super) fn stamp(backups: &Path, name: &str) -> Option<BackupStamp> {
-    let metadata = fs::symlink_metadata(backup_path(backups, name).ok()?).ok()?;
+    let metadata = open_backup(backups, name).ok()?.metadata().ok()?;
     let since = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-    metadata.is_file().then_some(BackupStamp {
+    Some(BackupStamp {
         size: i64::try_from(metadata.len()).ok()?,
         modified_ns: i64::try_from(since.as_nanos()).unwrap_or(0),
     })
