@@ -5,9 +5,11 @@ mod support;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Duration;
 
 use support::properties;
 use support::random::Rng;
+use switchboard::protocol::admission::Seats;
 use switchboard::protocol::connection::Violation;
 use switchboard::protocol::envelope::Envelope;
 use switchboard::protocol::error::ErrorCode;
@@ -16,6 +18,7 @@ use switchboard::protocol::handshake::{self, AccessRules, Head};
 use switchboard::protocol::json::{self, Shape};
 use switchboard::protocol::outbox::Outbox;
 use switchboard::protocol::payload::Payload;
+use switchboard::protocol::socket_table::Socket;
 use switchboard::protocol::time::{Millis, Now};
 #[cfg(feature = "client")]
 use switchboard::protocol::uuid::Uuid;
@@ -32,6 +35,7 @@ const TARGETS: &[(&str, Property)] = &[
     #[cfg(feature = "client")]
     ("caller", properties::caller),
     ("upgrade", properties::upgrade),
+    ("admission", properties::admission),
     #[cfg(feature = "backend")]
     ("transcript", properties::transcript),
     #[cfg(feature = "backend")]
@@ -224,6 +228,31 @@ fn each_property_can_fail() {
         let text = r#"{"type":"response","id":"1","channel":"c","timestamp":7}"#.to_owned();
         let heard = [properties::session::Heard::Message(text)];
         properties::session::response(&heard, "1", "c", wrong.then_some(ErrorCode::Timeout), now);
+    });
+    can_fail("admission: places", |wrong| {
+        let (mut seats, mut taken) = (Seats::new(1), Vec::new());
+        let first = seats.enter(0);
+        properties::admission::seat_is_right(&mut taken, 1, 0, first);
+        let second = seats.enter(1);
+        let evicted = if wrong { None } else { second.1 };
+        properties::admission::seat_is_right(&mut taken, 1, 1, (second.0, evicted));
+    });
+    can_fail("admission: wrong tokens", |wrong| {
+        let wait = Duration::from_millis(if wrong { 99 } else { 100 });
+        properties::admission::wait_is_right(400, 4, 100, Some(wait));
+    });
+    can_fail("admission: the client's address", |wrong| {
+        let headers: Vec<(&str, &[u8])> = vec![("x-forwarded-for", b"1.1.1.1, 2.2.2.2, 10.0.0.2")];
+        let head = Head { method: "GET", http_1_1: true, query: None, headers };
+        let peer = "10.0.0.1".parse().unwrap();
+        let client = if wrong { "1.1.1.1" } else { "2.2.2.2" };
+        properties::admission::client_is_right(&head, peer, client.parse().unwrap());
+    });
+    can_fail("admission: sockets", |wrong| {
+        let line = "0: 0100007F:0BB9 0100007F:C350 01 0:0 02:0 0 1000 0 7";
+        let owner = if wrong { None } else { Some(1000) };
+        let ends = ["127.0.0.1:3001", "127.0.0.1:50000"].map(|end| end.parse().unwrap());
+        properties::admission::socket_is_right((ends[0], ends[1], owner), Socket::parse(line));
     });
     #[cfg(feature = "backend")]
     can_fail("sse: the events", |wrong| {

@@ -1,5 +1,6 @@
 //! The protocol without I/O: bytes and time in, messages and bytes out. Nothing here uses a socket or a clock.
 
+pub mod admission;
 #[cfg(feature = "client")]
 pub mod backoff;
 #[cfg(feature = "client")]
@@ -19,6 +20,7 @@ pub mod rate;
 mod request;
 pub mod session;
 mod shared_str;
+pub mod socket_table;
 mod step;
 pub mod time;
 pub mod uuid;

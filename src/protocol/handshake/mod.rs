@@ -4,6 +4,7 @@
 mod access;
 #[cfg(feature = "client")]
 mod answer;
+mod forwarded;
 mod head;
 mod sha1;
 mod upgrade;
@@ -13,6 +14,7 @@ pub use access::{AccessRules, check_host, check_origin, same_token};
 pub use access::{is_authorized, may_see};
 #[cfg(feature = "client")]
 pub use answer::check_answer;
+pub use forwarded::{AddressKey, Network, client_address};
 pub use head::{Head, Refusal};
 pub use sha1::sha1;
 pub use upgrade::{Accepted, SUBPROTOCOL, accept_key, base64, check};
