@@ -5,7 +5,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use switchboard::{Config, HandlerError, Payload, Server};
+use tokio::io::AsyncBufReadExt;
 
 use crate::support::program::{self, Program};
 use crate::support::{certificate, skip};
@@ -224,6 +227,95 @@ fn channels_of_the_program_and_of_a_server_are_listed() {
     let listed: Value = serde_json::from_str(&stdout(&["channels", &host.url, "--json"])).unwrap();
     assert!(listed.as_array().unwrap().iter().any(|channel| channel["channel"] == "chat:search"));
     assert_eq!(serde_json::from_str::<Value>(&stdout(&["channels", "--json"])).unwrap(), listed);
+}
+
+/// Control characters: a title for the terminal, an order to erase it, and another direction of writing.
+const RUDE: &str = "\u{1b}]0;t\u{7}\u{9b}2J\u{202e}";
+
+/// A server whose words have control characters.
+fn rude_server() -> Server {
+    let server = Server::new(Config::default().port(0));
+    server.on_request("fails", |_: Payload, _| async {
+        Err::<Payload, _>(HandlerError::new(format!("{RUDE}\n[WS] fine")).details(json!({ "d": RUDE })))
+    });
+    server.on_request("answers", |_: Payload, _| async { Ok(Payload::from(json!(format!("{RUDE}\nx")))) });
+    server.on_request("system:channels", |_: Payload, _| async {
+        Ok(Payload::from(json!([{ "channel": RUDE, "description": RUDE }])))
+    });
+    server
+}
+
+/// Runs a command on a terminal, which gets its stderr too.
+fn terminal(line: &str) -> tokio::process::Command {
+    let line = format!("{} {line}", env!("CARGO_BIN_EXE_switchboard"));
+    let mut script = tokio::process::Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env_remove("SWITCHBOARD_TOKEN").stdin(Stdio::null());
+    script
+}
+
+fn has_control(text: &str) -> bool {
+    text.replace("\r\n", "").contains(|c: char| c.is_control() || c == '\u{202e}')
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_never_gets_the_control_characters_of_others() {
+    let server = rude_server();
+    let url = format!("ws://127.0.0.1:{}", server.start().await.unwrap());
+    let call = |channel: &'static str, options: &'static [&str]| {
+        let mut call = tokio::process::Command::from(switchboard(&["call", &url, channel]));
+        call.args(options).output()
+    };
+    // stderr never has them, stdout has them if it is no terminal.
+    let failed = String::from_utf8(call("fails", &[]).await.unwrap().stderr).unwrap();
+    let start = r"HANDLER_ERROR: \u001b]0;t\u0007\u009b2J\u202e\u000a[WS] fine";
+    assert!(failed.starts_with(start) && !has_control(&failed.replace('\n', "")), "{failed:?}");
+    assert_eq!(failed.lines().count(), 2, "{failed:?}");
+    let raw = call("answers", &["--raw"]).await.unwrap().stdout;
+    assert_eq!(String::from_utf8(raw).unwrap(), "\u{1b}]0;t\u{7}\u{9b}2J\u{202e}\nx\n");
+
+    if Command::new("script").arg("--version").output().is_err() {
+        return skip::skipped("a terminal, by the command script, which is not installed");
+    }
+    for (line, expected) in [
+        (format!("call {url} fails"), r"\u001b]0;t\u0007\u009b2J\u202e\u000a[WS] fine"),
+        (format!("call {url} answers"), r#""\u001b]0;t\u0007\u009b2J\u202e\nx""#),
+        (format!("call {url} answers --raw"), "\\u001b]0;t\\u0007\\u009b2J\\u202e\r\nx\r\n"),
+        (format!("channels {url}"), r"\u001b]0;t\u0007\u009b2J\u202e"),
+        (format!("channels {url} --json"), r"\u001b]0;t\u0007\u009b2J\u202e"),
+        (format!("call {url} 'no\u{1b}[2Jchannel'"), r"no\u001b[2Jchannel"),
+    ] {
+        let shown = String::from_utf8(terminal(&line).output().await.unwrap().stdout).unwrap();
+        assert!(shown.contains(expected) && !has_control(&shown), "{line}: {shown:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listen_shows_the_control_characters_of_events_and_close_reasons() {
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
+    if Command::new("script").arg("--version").output().is_err() {
+        return skip::skipped("a terminal, by the command script, which is not installed");
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let mut script = terminal(&format!("listen {url}"));
+    let mut script = script.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+    let event = json!({ "type": "event", "channel": RUDE, "payload": RUDE, "timestamp": 0 });
+    socket.send(Message::text(event.to_string())).await.unwrap();
+    let close = CloseFrame { code: CloseCode::Away, reason: RUDE.into() };
+    socket.send(Message::Close(Some(close))).await.unwrap();
+    while let Some(Ok(_)) = socket.next().await {}
+    let mut lines = tokio::io::BufReader::new(script.stdout.take().unwrap()).lines();
+    let mut shown = Vec::new();
+    while !shown.last().is_some_and(|line: &String| line.contains("connection lost")) {
+        shown.push(lines.next_line().await.unwrap().unwrap());
+    }
+    let escaped = r"\u001b]0;t\u0007\u009b2J\u202e";
+    assert_eq!(shown[1], format!(r#"{{"channel":"{escaped}","payload":"{escaped}"}}"#));
+    assert_eq!(shown[2], format!("switchboard: connection lost: {escaped}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ use crate::protocol::payload::Payload;
 use crate::server::Config;
 
 use super::call::{self, Target};
+use super::terminal::say;
 
 /// Longest token, in bytes.
 const MAX_TOKEN_BYTES: usize = 1 << 10;
@@ -260,7 +261,7 @@ fn from_environment(environment: &impl Fn(&str) -> Option<OsString>) -> Result<C
         serve_client: true,
         ..Config::default()
     };
-    config.on_error = Some(Arc::new(|error| eprintln!("[WS] {error}")));
+    config.on_error = Some(Arc::new(|error| say(format_args!("[WS] {error}"))));
     if let Some(port) = environment("WS_PORT") {
         config.port = number("WS_PORT", &port)?;
     }

@@ -5,12 +5,16 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::client::{Client, ClientOptions, Event};
 use crate::protocol::error::{ErrorCode, WireError};
 use crate::protocol::json;
 use crate::protocol::payload::Payload;
 
 use crate::backend::shared::encode::Object;
+
+use super::terminal::{LineBreaks, for_stdout, say};
 
 /// The server answered with an error.
 pub(super) const EXIT_ERROR: u8 = 1;
@@ -27,7 +31,7 @@ const MAX_PAYLOAD_BYTES: u64 = 16 << 20;
 pub(super) struct Target {
     pub(super) url: String,
     pub(super) token: Option<String>,
-    /// The limit for a call, and for the first connection.
+    /// The limit for a whole call, and for the first connection of `listen`.
     pub(super) timeout: Option<Duration>,
     /// Whether to write strings without quotes, and payloads without their channel.
     pub(super) raw: bool,
@@ -72,19 +76,37 @@ fn read_all(source: impl Read) -> io::Result<String> {
     Ok(text)
 }
 
-/// Sends one request and returns the payload of the response.
+/// Sends one request and returns the payload of the response. A given timeout is the limit for all of it: connecting, the
+/// response, and closing.
 ///
 /// # Errors
 /// The exit code. The cause was written to stderr.
 pub(super) async fn request(target: &Target, channel: &str, payload: Payload) -> Result<Payload, ExitCode> {
     let options = ClientOptions { reconnect: false, ..target.options() };
-    let client = match Client::connect(&target.url, options).await {
-        Ok(client) => client,
-        Err(error) => return Err(not_connected(&target.url, &error)),
-    };
-    let answer = client.send_message(channel, payload).await;
-    client.disconnect().await;
-    answer.map_err(|error| report(&error))
+    let deadline = target.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let limits = (options.request_timeout, options.limits.close_timeout);
+    match Client::connect(&target.url, options).await {
+        Ok(client) => {
+            exchange(&client, channel, payload, limits, deadline).await.map_err(|error| report(&error))
+        }
+        Err(error) => Err(not_connected(&target.url, &error)),
+    }
+}
+
+/// Sends a request, waits for the response, then disconnects. `limits` are those of the response and of disconnecting, which
+/// also end at the deadline.
+async fn exchange(
+    client: &Client,
+    channel: &str,
+    payload: Payload,
+    limits: (Duration, Duration),
+    deadline: Option<Instant>,
+) -> Result<Payload, WireError> {
+    let left = || deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
+    let answer = client.send_message_within(channel, payload, left().min(limits.0)).await;
+    // The server has answered or not, whether it closes in time or not.
+    let _ = tokio::time::timeout(left().min(limits.1), client.disconnect()).await;
+    answer
 }
 
 /// `switchboard call`: writes the payload of the response to stdout, in one line; nothing if there is none.
@@ -92,7 +114,7 @@ pub(super) async fn call(target: &Target, channel: &str, payload: Payload) -> Ex
     match request(target, channel, payload).await {
         Ok(answer) => match answer.as_str().map(|text| print_line(text, target.raw)) {
             Some(Err(error)) => {
-                eprintln!("switchboard: {error}");
+                say(format_args!("switchboard: {error}"));
                 ExitCode::from(EXIT_ERROR)
             }
             _ => ExitCode::SUCCESS,
@@ -121,17 +143,18 @@ pub(super) async fn listen(target: &Target, channels: &[String]) -> ExitCode {
         });
     }
     let url = target.url.clone();
-    client.on_message("connection:open", move |_| eprintln!("switchboard: connected to {url}"));
+    client.on_message("connection:open", move |_| say(format_args!("switchboard: connected to {url}")));
     client.on_message("connection:closed", |event| {
         let reason = member(event, "reason").and_then(|reason| reason.as_str().map(str::to_owned));
-        eprintln!("switchboard: connection lost: {}", reason.unwrap_or_default());
+        say(format_args!("switchboard: connection lost: {}", reason.unwrap_or_default()));
     });
     client.on_message("connection:reconnecting", |event| {
         let number = |name| member(event, name).and_then(|value| value.as_u64()).unwrap_or_default();
-        eprintln!("switchboard: reconnecting in {} ms, attempt {}", number("delayMs"), number("attempt"));
+        let (delay, attempt) = (number("delayMs"), number("attempt"));
+        say(format_args!("switchboard: reconnecting in {delay} ms, attempt {attempt}"));
     });
     client.on_message("connection:failed", move |_| {
-        eprintln!("switchboard: giving up");
+        say("switchboard: giving up");
         let _ = ended.send(ExitCode::from(EXIT_NOT_CONNECTED));
     });
     if let Err(error) = client.open().await {
@@ -162,27 +185,59 @@ fn print_line(text: &str, raw: bool) -> io::Result<()> {
     let unquoted = json::string_content(text).filter(|_| raw).and_then(json::unescape);
     let mut stdout = io::stdout().lock();
     match unquoted {
-        Some(string) => stdout.write_all(string.as_bytes())?,
-        None => stdout.write_all(text.replace(['\n', '\r'], " ").as_bytes())?,
+        Some(string) => stdout.write_all(for_stdout(&string, LineBreaks::Kept).as_bytes())?,
+        None => {
+            let line = text.replace(['\n', '\r'], " ");
+            stdout.write_all(for_stdout(&line, LineBreaks::Shown).as_bytes())?;
+        }
     }
     stdout.write_all(b"\n")?;
     stdout.flush()
 }
 
 fn not_connected(url: &str, error: &io::Error) -> ExitCode {
-    eprintln!("switchboard: {url}: {error}");
+    say(format_args!("switchboard: {url}: {error}"));
     ExitCode::from(if error.kind() == io::ErrorKind::InvalidInput { 2 } else { EXIT_NOT_CONNECTED })
 }
 
 /// Writes `CODE: message` to stderr, and the details as JSON in a second line.
 fn report(error: &WireError) -> ExitCode {
-    eprintln!("{error}");
+    say(error);
     if let Some(details) = error.details.as_str() {
-        eprintln!("{details}");
+        say(details.replace(['\n', '\r'], " "));
     }
     ExitCode::from(match error.code {
         ErrorCode::Timeout => EXIT_TIMEOUT,
         ErrorCode::ConnectionClosed => EXIT_NOT_CONNECTED,
         _ => EXIT_ERROR,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_says_nothing_after_the_upgrade_takes_no_more_than_the_timeout() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}", listener.local_addr().unwrap());
+        let silent = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio_tungstenite::accept_async(stream).await.unwrap()
+        });
+        let timeout = Duration::from_secs(3);
+        let target = Target { url, timeout: Some(timeout), ..Target::default() };
+        let options = target.options();
+        let limits = (options.request_timeout, options.limits.close_timeout);
+        let client = Client::connect(&target.url, options).await.unwrap();
+        let _open = silent.await.unwrap();
+        tokio::time::pause();
+        let start = Instant::now();
+        let answer = exchange(&client, "c", Payload::none(), limits, Some(start + timeout)).await;
+        assert_eq!(answer.unwrap_err().code, ErrorCode::Timeout);
+        // Each timer has a precision of one millisecond.
+        assert!(start.elapsed() <= timeout + Duration::from_millis(5), "{:?}", start.elapsed());
+    }
 }

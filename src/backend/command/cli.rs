@@ -12,6 +12,7 @@ use crate::server::Server;
 
 use super::arguments::{Command, Failure, ServeOptions, parse};
 use super::call;
+use super::terminal::{LineBreaks, for_stdout, say};
 
 const HELP: &str = include_str!("help.txt");
 
@@ -21,8 +22,8 @@ pub fn main() -> ExitCode {
     let command = match parse(std::env::args_os().skip(1), environment) {
         Ok(command) => command,
         Err(error) => {
-            eprintln!("switchboard: {error}");
-            eprintln!("Try `switchboard --help`.");
+            say(format_args!("switchboard: {error}"));
+            say("Try `switchboard --help`.");
             return ExitCode::from(2);
         }
     };
@@ -47,7 +48,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("switchboard: {error}");
+            say(format_args!("switchboard: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -61,14 +62,15 @@ fn own_channels() -> Payload {
 /// Prints a list of channels as `system:channels` returns it: unchanged with `json`, else in lines for a person.
 fn print_listed(channels: &Payload, json: bool) -> Result<(), Failure> {
     if json {
-        return print(&format!("{}\n", channels.as_str().unwrap_or("null")));
+        let json = for_stdout(channels.as_str().unwrap_or("null"), LineBreaks::Kept);
+        return print(&format!("{json}\n"));
     }
     let parsed = channels.parse().map_err(|error| error.to_string())?;
     let mut text = String::new();
     for channel in parsed.as_array().ok_or("the server sent an invalid channel list")? {
         let [name, direction, payload, response, description] =
             ["channel", "direction", "payload", "response", "description"]
-                .map(|member| channel[member].as_str().unwrap_or("-"));
+                .map(|member| for_stdout(channel[member].as_str().unwrap_or("-"), LineBreaks::Shown));
         text.push_str(&format!(
             "{name:<24} {direction:<8} {payload} -> {response}\n{:<34}{description}\n",
             ""
@@ -94,7 +96,11 @@ fn serve(options: ServeOptions) -> Result<(), Failure> {
 /// Runs a client command. One thread is enough for it.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("the system can wait for sockets").block_on(future)
+    let runtime = runtime.expect("the system can wait for sockets");
+    let result = runtime.block_on(future);
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    result
 }
 
 async fn run(options: ServeOptions) -> Result<(), Failure> {
@@ -105,7 +111,7 @@ async fn run(options: ServeOptions) -> Result<(), Failure> {
     register_all(&server, &backend);
     let bound = server.start().await?;
     if port != 0 && bound != port {
-        eprintln!("[WS] Port {port} is in use, listening on {bound} instead");
+        say(format_args!("[WS] Port {port} is in use, listening on {bound} instead"));
     }
     print(&format!("[WS] Server listening on ws://{}:{bound}\n", in_url(&host)))?;
     signals.recv().await;

@@ -3,3 +3,4 @@
 mod arguments;
 mod call;
 pub mod cli;
+mod terminal;
