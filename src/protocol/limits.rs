@@ -75,17 +75,20 @@ pub struct Limits {
     /// Default 5 s.
     pub close_timeout: Duration,
     /// Most bytes queued for a client after the message that is being written, which itself can be as large as any
-    /// message. Past the limit the client is closed with 1008 `slow consumer`. An event is never dropped silently. While
-    /// anything is queued, nothing is read from the client, so requests alone cannot fill the queue.
+    /// message. Past the limit the client is closed with 1008 `slow consumer`, once it has read the answers that are queued.
+    /// An event is never dropped silently. While anything is queued, nothing is read from the client, so requests alone
+    /// cannot fill the queue. An event is in memory once, however many clients it waits for.
     ///
-    /// Default 4 MiB.
+    /// Default 128 MiB: eight events of the largest size at once. NATS has 64 MB, Redis 32 MB for subscribers.
     pub max_outbox_bytes: usize,
-    /// Bytes that can be queued for a client for at most [`soft_outbox_timeout`](Limits::soft_outbox_timeout).
+    /// Bytes that can be queued for a client for at most [`soft_outbox_timeout`](Limits::soft_outbox_timeout), unless it reads
+    /// as much in that time.
     ///
     /// Default 8 MiB, as in Redis for subscribers.
     pub soft_outbox_bytes: usize,
-    /// How long more than [`soft_outbox_bytes`](Limits::soft_outbox_bytes) can be queued for a client. After that it is
-    /// closed with 1008 `slow consumer`.
+    /// How long more than [`soft_outbox_bytes`](Limits::soft_outbox_bytes) can be queued for a client that reads fewer bytes
+    /// than these in that time. After that it is closed with 1008 `slow consumer`. A client that reads is not slow: Redis
+    /// closes it at this time in any case.
     ///
     /// Default 60 s, as in Redis for subscribers.
     pub soft_outbox_timeout: Duration,
@@ -111,7 +114,7 @@ impl Default for Limits {
             auth_timeout: Duration::from_secs(10),
             max_auth_attempts: 3,
             close_timeout: Duration::from_secs(5),
-            max_outbox_bytes: 4 << 20,
+            max_outbox_bytes: 128 << 20,
             soft_outbox_bytes: 8 << 20,
             soft_outbox_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(30),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use switchboard::{ClientId, Config, HandlerError, Payload, RequestContext, Server};
+use switchboard::{ClientId, Config, HandlerError, Limited, Payload, RequestContext, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -170,6 +170,80 @@ async fn a_client_that_reads_slowly_stays_connected() {
     assert_eq!(server.client_count(), 0, "now it has read nothing for too long");
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_largest_burst_reaches_every_client_that_reads() {
+    let server = server(config());
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        let mut pipe = upgraded_pipe(&server, 64 << 10).await;
+        readers.push(tokio::spawn(async move {
+            let mut buffer = vec![0; 64 << 10];
+            let mut bytes = 0;
+            while bytes < 9 * (16 << 20) {
+                bytes += pipe.read(&mut buffer).await.expect("no reset");
+            }
+            pipe
+        }));
+    }
+    let_it_work().await;
+    let text = "x".repeat((16 << 20) - 100);
+    for _ in 0..9 {
+        server.emit("burst", json!(text));
+    }
+    for reader in readers {
+        let mut pipe = within("all events", reader).await.expect("a reader does not panic");
+        let small = json!("x".repeat(9 * 100));
+        server.emit("after", small);
+        assert!(pipe.read_u8().await.is_ok());
+    }
+    assert_eq!((server.client_count(), server.stats().limited_by(Limited::SlowConsumers)), (4, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_the_soft_limit_a_client_stays_if_it_reads_as_much_in_the_time() {
+    // It reads 12 times in each soft timeout.
+    for (bytes, stays) in [(1_000, true), (700, false)] {
+        let mut config = config();
+        config.limits.soft_outbox_bytes = 10_000;
+        let server = server(config);
+        let mut pipe = upgraded_pipe(&server, 512).await;
+        let_it_work().await;
+        let id = server.client_ids()[0];
+        for _ in 0..100 {
+            emit_frame(&server, id, 1000);
+        }
+        let mut buffer = vec![0; bytes];
+        for _ in 0..60 {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            if pipe.read_exact(&mut buffer).await.is_err() {
+                break;
+            }
+        }
+        assert_eq!(server.client_count(), usize::from(stays), "{bytes} bytes at a time");
+        assert_eq!(server.stats().limited_by(Limited::SlowConsumers), u64::from(!stays));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_client_that_asks_is_answered_after_the_events_before_and_before_it_is_closed() {
+    let server = server(small_outbox(50_000));
+    server.on_request("c", |_: Payload, cx: RequestContext| async move {
+        for _ in 0..40 {
+            cx.server().emit("c", json!("x".repeat(1000)));
+        }
+        Ok::<_, HandlerError>(json!("stored"))
+    });
+    let (mut client, id) = narrow(&server).await;
+    client.send("1", "c", Value::Null).await;
+    let_it_work().await;
+    for _ in 0..60 {
+        emit_frame(&server, id, 1000);
+        let_it_work().await;
+    }
+    // What follows the answer is dropped, and nothing before it.
+    assert_eq!(read_all(&mut client).await, (41, Some(1008)));
+}
+
 // Responses.
 
 #[tokio::test(start_paused = true)]
@@ -224,8 +298,8 @@ async fn late_responses_queue_up_to_the_limit_too() {
         // One is being written, ten or eleven times 1000 bytes wait after it.
         gate.add_permits(requests);
         let_it_work().await;
-        let expected = if ended.is_some() { 1 } else { requests };
-        assert_eq!(read_all(&mut client).await, (expected, ended));
+        // Answers that wait are sent before the close frame.
+        assert_eq!(read_all(&mut client).await, (requests, ended));
     }
 }
 
@@ -254,7 +328,7 @@ fn with_huge(server: &Server) -> socket::Calls<ClientId> {
 #[tokio::test]
 async fn a_stuck_client_delays_no_other_and_is_cut_at_its_limit() {
     let (disconnected, mut disconnects) = calls();
-    let mut config = config().on_disconnection(disconnected);
+    let mut config = small_outbox(4 << 20).on_disconnection(disconnected);
     config.limits.close_timeout = Duration::from_millis(200);
     let (server, port) = start(config).await;
     let mut asks = with_huge(&server);
@@ -281,7 +355,7 @@ async fn a_stuck_client_delays_no_other_and_is_cut_at_its_limit() {
 
 #[tokio::test]
 async fn a_stuck_client_that_reads_again_receives_its_close_frame() {
-    let (server, port) = start(config()).await;
+    let (server, port) = start(small_outbox(4 << 20)).await;
     let mut asks = with_huge(&server);
     let mut stuck = stuck(port).await;
     asks.next().await;

@@ -79,6 +79,8 @@ impl World {
             auth_timeout: Duration::from_millis(rng.between(100, 800)),
             close_timeout: Duration::from_millis(rng.between(100, 800)),
             max_outbox_bytes: rng.between(500, 8000) as usize,
+            soft_outbox_bytes: rng.between(500, 8000) as usize,
+            soft_outbox_timeout: Duration::from_millis(rng.between(200, 2000)),
             send_timeout: Duration::from_millis(rng.between(200, 2000)),
             ..Limits::default()
         };

@@ -70,13 +70,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     fn handle_input(&mut self, turn: &mut Turn<'_, '_>, input: &mut [u8]) -> usize {
         let routes = self.client.shared.router.snapshot();
         let mut routes = Lookup::new(&routes);
-        let out_start = turn.out.len();
         let mut used = 0;
         // The clock is read once per request: one ends where the next starts.
         let mut clock = self.client.observers.start();
         while used < input.len()
             && turn.frames > 0
             && turn.out.len() < WRITE_BYTES
+            && !self.is_blocked()
             && self.session.wants_input()
         {
             turn.frames -= 1;
@@ -90,7 +90,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 Some(Action::Request(request)) => self.dispatch(turn, &mut routes, request, &mut clock),
             }
         }
-        self.answer_bytes += turn.out.len() - out_start;
+        self.has_answered |= used > 0;
         used
     }
 

@@ -28,9 +28,9 @@ pub(in super::super) struct Driver<Io> {
     pub(super) client: Arc<Client>,
     pub(super) stage: Stage,
     pub(super) backlog: Option<Box<Backlog>>,
-    /// The waiting bytes that answer the input read last. Nothing more is read until they are sent, so they have their own
-    /// limit: `WRITE_BYTES` and one message.
-    pub(super) answer_bytes: usize,
+    /// Whether the bytes to send answer the input read last. Nothing more is read until they are sent, so they have their
+    /// own limit: `WRITE_BYTES` and one message.
+    pub(super) has_answered: bool,
     pub(super) waker: Option<Waker>,
     pub(super) alarm: Option<Alarm>,
     _ticket: Ticket,
@@ -43,10 +43,8 @@ pub(super) struct Backlog {
     pub(super) input: Vec<u8>,
     pub(super) input_at: usize,
     pub(super) outbox: Outbox,
-    /// Since when the client has taken none of the bytes that wait for it.
-    pub(super) stalled_since: Option<Millis>,
-    /// Whether events were left in the mailbox because the socket was blocked.
-    pub(super) mail_left: bool,
+    /// When the client counts as slow.
+    pub(super) slow_at: Option<Millis>,
 }
 
 impl Backlog {
@@ -55,7 +53,7 @@ impl Backlog {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        !self.has_input() && self.outbox.is_empty() && !self.mail_left
+        !self.has_input() && self.outbox.is_empty()
     }
 }
 
@@ -123,7 +121,7 @@ impl<Io> Driver<Io> {
             client,
             stage: Stage::New { answer },
             backlog: (!early.is_empty()).then(|| Box::new(Backlog { input: early, ..Backlog::default() })),
-            answer_bytes: 0,
+            has_answered: false,
             waker: None,
             alarm: None,
             _ticket: ticket,
@@ -145,12 +143,6 @@ impl<Io> Driver<Io> {
         !self.is_blocked() && (lingering || self.session.wants_input())
     }
 
-    /// The bytes after the message that is being written, without answers to what was read last.
-    pub(super) fn waiting_bytes(&self) -> usize {
-        let waiting = self.backlog.as_ref().map_or(0, |backlog| backlog.outbox.waiting_bytes());
-        waiting.saturating_sub(self.answer_bytes)
-    }
-
     pub(super) fn become_member(&self) {
         self.client.become_member(self.client.shared.clock.at());
     }
@@ -163,11 +155,10 @@ impl<Io> Driver<Io> {
             return;
         }
         self.client.shared.metrics.limited(limit);
-        if let Some(backlog) = &mut self.backlog {
-            backlog.stalled_since = None;
-            if limit == Limited::SlowConsumers {
-                backlog.outbox.keep_begun();
-            }
+        if limit == Limited::SlowConsumers
+            && let Some(backlog) = &mut self.backlog
+        {
+            backlog.outbox.drop_events();
         }
         let (code, reason) = match limit {
             Limited::Memory => (CloseCode::Again, "server out of memory for messages"),

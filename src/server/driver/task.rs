@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 
+use crate::protocol::outbox::Outbox;
 use crate::protocol::session::Due;
 use crate::protocol::time::Millis;
 
@@ -29,13 +30,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         self.open(turn);
         self.handle_deadlines(turn)?;
         loop {
-            let mut progress = self.flush(turn)?;
+            let mut progress = Progress::None;
             let mut note = |step| {
                 if step == Progress::Some {
                     progress = Progress::Some;
                 }
             };
-            note(self.handle_mail(turn));
+            note(self.handle_mail(turn)?);
             if self.backlog.as_ref().is_some_and(|backlog| backlog.has_input()) {
                 note(self.handle_held_input(turn));
             } else if self.may_read() && turn.reads > 0 {
@@ -43,7 +44,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 note(self.read(turn, buffer)?);
             }
             self.start_lingering(turn.now.at);
-            self.write(turn)?;
+            note(self.write(turn)?);
             if progress == Progress::None {
                 break;
             }
@@ -53,7 +54,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 break;
             }
         }
-        self.check_outbox(turn);
+        self.check_outbox(turn)?;
         self.backlog.take_if(|backlog| backlog.is_done());
         self.publish();
         self.set_alarm(turn);
@@ -92,23 +93,22 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 }
             }
         }
-        if self.stalled_until().is_some_and(|until| now.at >= until) {
-            self.evict(turn, Limited::SlowConsumers);
-        }
         Ok(())
     }
 
-    fn stalled_until(&self) -> Option<Millis> {
-        let since = self.backlog.as_ref()?.stalled_since.filter(|_| self.session.is_open())?;
-        Some(since + self.client.shared.rules.limits.send_timeout)
-    }
-
-    fn check_outbox(&mut self, turn: &mut Turn<'_, '_>) {
-        if self.waiting_bytes() > self.client.shared.rules.limits.max_outbox_bytes {
+    /// Closes a client that is too slow. It is judged after it was written to: the process may have been stopped, and not
+    /// the client.
+    fn check_outbox(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), Disconnected> {
+        let is_open = self.session.is_open();
+        let Some(backlog) = &mut self.backlog else { return Ok(()) };
+        let limits = &self.client.shared.rules.limits;
+        backlog.slow_at = backlog.outbox.slow_at(turn.now.at, limits).filter(|_| is_open);
+        if backlog.slow_at.is_some_and(|at| turn.now.at >= at) {
+            backlog.slow_at = None;
             self.evict(turn, Limited::SlowConsumers);
-            self.backlog().outbox.push(turn.out, 0);
-            turn.out.clear();
+            self.write(turn)?;
         }
+        Ok(())
     }
 
     /// Once the session has ended, removes the client from the hub; only the close handshake is left.
@@ -127,25 +127,22 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     }
 
     /// Drains the mailbox: events, woken handlers, the flags for stop and eviction.
-    fn handle_mail(&mut self, turn: &mut Turn<'_, '_>) -> Progress {
-        // While the socket is blocked, events stay in the mailbox: there all clients share them.
-        let mut progress = Progress::None;
-        if !self.is_blocked() {
-            progress = self.deliver_events(turn);
-        } else if self.client.has_mail() {
-            self.backlog().mail_left = true;
-        }
+    fn handle_mail(&mut self, turn: &mut Turn<'_, '_>) -> Result<Progress, Disconnected> {
+        let progress = self.deliver_events(turn);
         let mail =
             self.client.collect(|mailbox| (std::mem::take(&mut mailbox.woken), mailbox.evict, mailbox.stop));
-        let Some((woken, evict, stop)) = mail else { return progress };
+        let Some((woken, evict, stop)) = mail else { return Ok(progress) };
         if self.stage != Stage::Open {
-            return progress;
+            return Ok(progress);
         }
         if let Some(limit) = evict {
             self.evict(turn, limit);
         }
         for slot in woken {
             self.resume(turn, slot);
+            if turn.out.len() >= WRITE_BYTES {
+                self.write(turn)?;
+            }
         }
         if stop {
             self.deliver_events(turn);
@@ -153,7 +150,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             // The observers were notified when the handlers were dropped.
             self.session.take_error();
         }
-        Progress::Some
+        Ok(Progress::Some)
     }
 
     /// Makes the task wake at its next deadline. An alarm that is too early stays: waking once in vain costs less than
@@ -163,8 +160,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             Stage::Lingering { until, .. } => until,
             _ => self.session.deadline(),
         };
-        if let Some(until) = self.stalled_until() {
-            at = at.min(until);
+        if let Some(slow_at) = self.backlog.as_ref().and_then(|backlog| backlog.slow_at) {
+            at = at.min(slow_at);
         }
         let now = turn.now.at;
         if self.alarm.as_ref().is_some_and(|alarm| now < alarm.at && alarm.at <= at) {
@@ -189,7 +186,8 @@ impl<Io> Driver<Io> {
     fn publish(&mut self) {
         let tally = self.session.take_tally();
         self.client.shared.metrics.add(tally);
-        let waiting_bytes = self.is_blocked().then(|| self.waiting_bytes());
+        let outbox = self.backlog.as_ref().map(|backlog| &backlog.outbox).filter(|outbox| !outbox.is_empty());
+        let waiting_bytes = outbox.map(Outbox::waiting_bytes);
         self.client.publish(&self.session, tally.requests.into(), waiting_bytes);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::Cursor;
 
 use switchboard::protocol::frame::{self, FrameError, Header, Role};
-use switchboard::protocol::outbox::Outbox;
+use switchboard::protocol::outbox::{GATHER_BYTES, Outbox};
 use tungstenite::protocol::frame::{Frame, FrameHeader};
 
 use super::Choices;
@@ -147,36 +147,52 @@ pub fn mask_is_applied(plain: &[u8], masked: &[u8], mask: [u8; 4], offset: u64) 
 /// The queued frames, one by one, and how many bytes of the first were sent.
 #[derive(Default)]
 pub struct NaiveOutbox {
-    frames: VecDeque<Vec<u8>>,
+    /// Whether it is shared, and its bytes.
+    frames: VecDeque<(bool, Vec<u8>)>,
     sent: usize,
-    most: usize,
 }
 
 impl NaiveOutbox {
     fn unsent(&self) -> Vec<u8> {
-        self.frames.iter().flatten().skip(self.sent).copied().collect()
+        self.frames.iter().flat_map(|(_, frame)| frame).skip(self.sent).copied().collect()
     }
 
     fn advance(&mut self, bytes: usize) {
         self.sent += bytes;
         while let Some(frame) = self.frames.front()
-            && frame.len() <= self.sent
+            && frame.1.len() <= self.sent
         {
-            self.sent -= frame.len();
+            self.sent -= frame.1.len();
             self.frames.pop_front();
+        }
+    }
+
+    /// Drops what a client that is too slow does not get any more.
+    fn drop_events(&mut self) {
+        let is_dropped = |frames: &VecDeque<(bool, Vec<u8>)>, sent| {
+            frames.back().is_some_and(|(shared, _)| *shared) && (frames.len() > 1 || sent == 0)
+        };
+        while is_dropped(&self.frames, self.sent) {
+            self.frames.pop_back();
         }
     }
 
     pub fn is_mirrored_by(&mut self, outbox: &Outbox) {
         let unsent = self.unsent();
-        assert!(outbox.unsent() == unsent, "the bytes that come out are not those that went in");
+        let mut scratch = Vec::new();
+        let next = outbox.next(&mut scratch);
+        assert!(unsent.starts_with(next), "the bytes that come out are not those that went in");
+        assert!(next.len() >= unsent.len().min(GATHER_BYTES), "only {} bytes at once", next.len());
+        assert_eq!(outbox.unsent_bytes(), unsent.len());
         assert_eq!(outbox.is_empty(), unsent.is_empty());
-        let waiting: usize = self.frames.iter().skip(1).map(Vec::len).sum();
+        let waiting: usize = self.frames.iter().skip(1).map(|(_, frame)| frame.len()).sum();
         assert_eq!(outbox.waiting_bytes(), waiting, "bytes queued after the message being written");
-        // Sent bytes are dropped once they are more than half, and a `Vec` doubles when it grows.
-        self.most = self.most.max(unsent.len());
-        let allowed = if unsent.is_empty() { 0 } else { 4 * self.most + 64 };
-        assert!(outbox.buffered_bytes() <= allowed, "{} bytes held", outbox.buffered_bytes());
+        // Sent bytes are kept until their piece is sent, and a `Vec` doubles when it grows.
+        let owned: usize =
+            self.frames.iter().filter(|(shared, _)| !shared).map(|(_, frame)| frame.len()).sum();
+        let allowed =
+            if unsent.is_empty() { 0 } else { 2 * (owned + GATHER_BYTES) + 100 * self.frames.len() + 400 };
+        assert!(outbox.owned_bytes() <= allowed, "{} bytes held", outbox.owned_bytes());
     }
 }
 
@@ -185,8 +201,8 @@ fn outbox_keeps_the_bytes(mut choices: Choices<'_>) {
     let mut naive = NaiveOutbox::default();
     let mut serial = 0_u8;
     while !choices.is_empty() {
-        match choices.byte() % 4 {
-            0 => {
+        match choices.byte() % 5 {
+            step @ (0 | 1) => {
                 let mut frames = Vec::new();
                 for _ in 0..choices.byte() % 4 {
                     serial = serial.wrapping_add(1);
@@ -195,23 +211,30 @@ fn outbox_keeps_the_bytes(mut choices: Choices<'_>) {
                     frame::write(&mut out, frame::BINARY, None, [[serial].repeat(length).as_slice()]);
                     frames.push(out);
                 }
-                let bytes = frames.concat();
-                // Only an empty outbox accepts frames that were partly sent.
-                let already_sent = usize::from(choices.byte()).min(bytes.len());
-                let sent = if outbox.is_empty() { already_sent } else { 0 };
-                outbox.push(&bytes, sent);
-                naive.frames.extend(frames);
-                naive.advance(sent);
+                if step == 1 {
+                    frames.iter().for_each(|frame| outbox.push_shared(frame.as_slice().into()));
+                    naive.frames.extend(frames.into_iter().map(|frame| (true, frame)));
+                } else {
+                    let bytes = frames.concat();
+                    // Only an empty outbox accepts frames that were partly sent.
+                    let already_sent = usize::from(choices.byte()).min(bytes.len());
+                    let sent = if outbox.is_empty() { already_sent } else { 0 };
+                    outbox.push(&bytes, sent);
+                    naive.frames.extend(frames.into_iter().map(|frame| (false, frame)));
+                    naive.advance(sent);
+                }
             }
-            1 => {
-                outbox.keep_begun();
-                naive.frames.truncate(usize::from(naive.sent > 0));
+            2 => {
+                outbox.drop_events();
+                naive.drop_events();
             }
             step => {
-                let bytes = usize::from(choices.byte()) * if step == 2 { 1 } else { 7 };
-                let bytes = bytes.min(outbox.unsent().len());
-                outbox.advance(bytes);
-                naive.advance(bytes);
+                let bytes = usize::from(choices.byte()) * if step == 3 { 1 } else { 7 };
+                let bytes = bytes.min(outbox.unsent_bytes());
+                if bytes > 0 {
+                    outbox.advance(bytes);
+                    naive.advance(bytes);
+                }
             }
         }
         naive.is_mirrored_by(&outbox);

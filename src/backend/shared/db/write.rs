@@ -13,8 +13,8 @@ use super::emitter::Emitter;
 
 /// Most writes that share one transaction.
 const MAX_BATCH: usize = 256;
-/// Size of the events of one transaction at which it ends, in bytes. They are sent all at once, and even a client that reads fast
-/// is closed if more than its outbox holds (4 MiB) is queued.
+/// Size of the events of one transaction at which it ends, in bytes. They are sent all at once, so larger transactions would fill
+/// the outboxes faster than clients can read.
 const MAX_BATCH_EVENT_BYTES: usize = 256 << 10;
 
 /// An order to the writing thread.
