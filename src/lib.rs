@@ -104,7 +104,12 @@
 //!         while used < input.len() && (session.wants_input() || session.is_finished()) {
 //!             let step = session.handle_input(now, &mut input[used..], &mut out);
 //!             used += step.consumed;
-//!             let Some(Action::Request(request)) = step.action else { continue };
+//!             let action = match step.action {
+//!                 // A thread that serves several clients would let another one decode it.
+//!                 Some(Action::Decode(message)) => session.handle_decoded(now, message.decode(), &mut out),
+//!                 action => action,
+//!             };
+//!             let Some(Action::Request(request)) = action else { continue };
 //!             match request.channel().as_deref() {
 //!                 Some("echo") => {
 //!                     let payload = request.payload();

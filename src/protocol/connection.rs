@@ -5,11 +5,12 @@
 //!
 //! | input | `Open` | `Closing` | `Closed` or `Failed` |
 //! |---|---|---|---|
-//! | text or binary message | [`Event::Text`] or [`Event::Binary`] | checked and dropped | dropped |
+//! | text or binary message | [`Event::Text`] or [`Event::Binary`] | dropped | dropped |
 //! | ping | sends a pong with the same payload | dropped | dropped |
 //! | pong | dropped | dropped | dropped |
 //! | close frame | sends its code back, [`Event::Closed`], → `Closed` | [`Event::Closed`], → `Closed` | dropped |
-//! | violation | sends a close frame with its code, [`Event::Failed`], → `Failed` | [`Event::Failed`], → `Failed` | dropped |
+//! | violation in a header or a close frame | sends a close frame with its code, [`Event::Failed`], → `Failed` | [`Event::Failed`], → `Failed` | dropped |
+//! | violation in a message | sends a close frame with its code, [`Event::Failed`], → `Failed` | dropped | dropped |
 //! | [`write_text`](Connection::write_text) | sends a message | a bug of the caller | a bug of the caller |
 //! | [`ping`](Connection::ping) | sends a ping | nothing | nothing |
 //! | [`close`](Connection::close) | sends a close frame, → `Closing` | nothing | nothing |
@@ -22,6 +23,7 @@ use std::borrow::Cow;
 
 pub use tungstenite::protocol::frame::coding::CloseCode;
 
+use super::assembly::{Assembly, Control, NotUtf8, utf8};
 use super::frame::{self, FrameError, Header, OpCode, Role};
 
 /// Makes the masks of a client's frames, each one fresh and unpredictable (RFC 6455, section 10.3).
@@ -45,7 +47,7 @@ pub struct Connection {
     /// The fragments of an incomplete message.
     assembly: Option<Box<Assembly>>,
     /// The start of a control frame's payload whose rest has not arrived.
-    control: Vec<u8>,
+    control: Option<Box<Control>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,12 +71,11 @@ impl Current {
     fn is_complete(&self) -> bool {
         self.received == self.header.length
     }
-}
 
-#[derive(Debug)]
-enum Assembly {
-    Text(TextAssembly),
-    Binary(Vec<u8>),
+    /// The bytes that have not arrived.
+    fn left(&self) -> usize {
+        usize::try_from(self.header.length - self.received).unwrap_or(usize::MAX)
+    }
 }
 
 /// One step of [`Connection::receive`].
@@ -165,8 +166,13 @@ impl Connection {
             header_bytes: 0,
             current: None,
             assembly: None,
-            control: Vec::new(),
+            control: None,
         }
+    }
+
+    /// Changes the limit. Call it between two messages.
+    pub fn set_max_message_bytes(&mut self, max_message_bytes: usize) {
+        self.max_message_bytes = max_message_bytes;
     }
 
     /// Whether messages can be sent: no close frame was sent or received.
@@ -186,12 +192,19 @@ impl Connection {
 
     /// Memory held for an incomplete message, in bytes.
     pub fn buffered_bytes(&self) -> usize {
-        let assembly = match self.assembly.as_deref() {
-            Some(Assembly::Text(text)) => text.text.capacity(),
-            Some(Assembly::Binary(bytes)) => bytes.capacity(),
-            None => 0,
+        self.assembly.as_deref().map_or(0, Assembly::capacity)
+            + self.control.as_deref().map_or(0, size_of_val)
+    }
+
+    /// The bytes of an incomplete message: those that have arrived, and those that the header of its frame announces.
+    pub fn announced_bytes(&self) -> usize {
+        let arrived = self.assembly.as_deref().map_or(0, Assembly::len);
+        let current = self.current.as_ref().filter(|_| self.is_open());
+        let left = match current {
+            Some(current) if matches!(current.header.opcode, OpCode::Data(_)) => current.left(),
+            _ => 0,
         };
-        assembly + self.control.capacity()
+        arrived.saturating_add(left)
     }
 
     /// Appends a text message. Only while [`is_open`](Connection::is_open).
@@ -207,11 +220,16 @@ impl Connection {
         }
     }
 
-    /// Starts the close handshake: appends a close frame, once. The reason is cut to the size that fits.
+    /// Starts the close handshake: appends a close frame, once. The reason is cut to the size that fits. What was collected
+    /// of a message is dropped.
     pub fn close(&mut self, code: CloseCode, reason: &str, out: &mut Vec<u8>) {
         if self.is_open() {
             self.write_close(Some(code.into()), reason, out);
             self.state = State::Closing;
+            self.assembly = None;
+            if !self.current.as_ref().is_some_and(|current| current.header.opcode == frame::CLOSE) {
+                self.control = None;
+            }
         }
     }
 
@@ -231,8 +249,7 @@ impl Connection {
         };
         debug_assert!(start <= available, "a header ends inside its input");
         let rest = input.get_mut(start..).unwrap_or_default();
-        let left = usize::try_from(current.header.length - current.received).unwrap_or(usize::MAX);
-        let bytes = left.min(rest.len());
+        let bytes = current.left().min(rest.len());
         let chunk = rest.get_mut(..bytes).unwrap_or_default();
         if let Some(mask) = current.header.mask {
             frame::unmask(chunk, mask, current.received);
@@ -284,7 +301,8 @@ impl Connection {
 
     /// Checks that this frame may start here (section 5.4), before any memory is reserved for its announced length.
     fn check_start(&self, header: Header) -> Result<(), Violation> {
-        let OpCode::Data(_) = header.opcode else { return Ok(()) };
+        // RFC 6455, section 5.5.1: after our close frame we still read, but only to find the peer's.
+        let (OpCode::Data(_), true) = (header.opcode, self.is_open()) else { return Ok(()) };
         let held = match (header.opcode == frame::CONTINUATION, self.assembly.as_deref()) {
             (true, None) => return Err(Violation::StrayContinuation),
             (false, Some(_)) => return Err(Violation::MessageInterrupted),
@@ -303,33 +321,40 @@ impl Connection {
         current: &Current,
         chunk: &'a [u8],
     ) -> Result<Option<Event<'a>>, Violation> {
+        if !self.is_open() {
+            return Ok(None);
+        }
         let header = &current.header;
         let is_whole_frame = chunk.len() as u64 == header.length;
         if is_whole_frame && header.fin && self.assembly.is_none() {
-            // Dropped messages are checked too: otherwise the result would depend on where the stream is cut.
-            let event = if header.opcode == frame::TEXT {
+            return Ok(Some(if header.opcode == frame::TEXT {
                 Event::Text(Cow::Borrowed(utf8(chunk).map_err(|_| Violation::NotUtf8)?))
             } else {
                 Event::Binary(Cow::Borrowed(chunk))
-            };
-            return Ok(Some(event).filter(|_| self.is_open()));
+            }));
         }
         let mut assembly = self.assembly.take().unwrap_or_else(|| {
             Box::new(match header.opcode {
-                frame::TEXT => Assembly::Text(TextAssembly::default()),
+                frame::TEXT => Assembly::Text(Default::default()),
                 _ => Assembly::Binary(Vec::new()),
             })
         });
-        assembly.push(chunk, self.max_message_bytes)?;
+        // The last frame announces how long the message will be.
+        let most = match header.fin {
+            true => assembly.len().saturating_add(chunk.len()).saturating_add(current.left()),
+            false => self.max_message_bytes,
+        };
+        assembly.push(chunk, most).map_err(|NotUtf8| Violation::NotUtf8)?;
         if !(header.fin && current.is_complete()) {
             self.assembly = Some(assembly);
             return Ok(None);
         }
-        let event = match *assembly {
-            Assembly::Text(text) => Event::Text(Cow::Owned(text.finish()?)),
+        Ok(Some(match *assembly {
+            Assembly::Text(text) => {
+                Event::Text(Cow::Owned(text.finish().map_err(|NotUtf8| Violation::NotUtf8)?))
+            }
             Assembly::Binary(bytes) => Event::Binary(Cow::Owned(bytes)),
-        };
-        Ok(Some(event).filter(|_| self.is_open()))
+        }))
     }
 
     fn receive_control<'a>(
@@ -338,16 +363,18 @@ impl Connection {
         chunk: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<Option<Event<'a>>, Violation> {
-        if !current.is_complete() || !self.control.is_empty() {
-            self.control.extend_from_slice(chunk);
+        let opcode = current.header.opcode;
+        let is_wanted = opcode == frame::CLOSE || (opcode == frame::PING && self.is_open());
+        if is_wanted && (!current.is_complete() || self.control.is_some()) {
+            self.control.get_or_insert_default().push(chunk);
         }
-        if !current.is_complete() {
+        if !(is_wanted && current.is_complete()) {
             return Ok(None);
         }
-        let held = std::mem::take(&mut self.control);
-        let payload = if held.is_empty() { chunk } else { &held };
-        match current.header.opcode {
-            frame::PING if self.is_open() => {
+        let held = self.control.take();
+        let payload = held.as_deref().map_or(chunk, Control::payload);
+        match opcode {
+            frame::PING => {
                 frame::write(out, frame::PONG, self.mask(), [payload]);
                 Ok(None)
             }
@@ -376,7 +403,7 @@ impl Connection {
         self.state = state;
         self.current = None;
         self.assembly = None;
-        self.control = Vec::new();
+        self.control = None;
     }
 
     fn write_close(&self, code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
@@ -411,104 +438,10 @@ fn parse_close(payload: &[u8]) -> Result<(Option<u16>, &str), Violation> {
     }
 }
 
-/// All checks of text pass through here, so that a test can count the checked bytes.
-fn utf8(bytes: &[u8]) -> Result<&str, std::str::Utf8Error> {
-    #[cfg(test)]
-    tests::CHECKED.set(tests::CHECKED.get() + bytes.len());
-    std::str::from_utf8(bytes)
-}
-
-impl Assembly {
-    fn len(&self) -> usize {
-        match self {
-            Assembly::Text(text) => text.text.len() + usize::from(text.cut_bytes),
-            Assembly::Binary(bytes) => bytes.len(),
-        }
-    }
-
-    fn push(&mut self, chunk: &[u8], max_message_bytes: usize) -> Result<(), Violation> {
-        let needed = self.len() + chunk.len();
-        match self {
-            Assembly::Text(text) => {
-                let room = room_for(needed, text.text.capacity(), max_message_bytes);
-                text.text.reserve_exact(room - text.text.len());
-                text.push(chunk)
-            }
-            Assembly::Binary(bytes) => {
-                bytes.reserve_exact(room_for(needed, bytes.capacity(), max_message_bytes) - bytes.len());
-                bytes.extend_from_slice(chunk);
-                Ok(())
-            }
-        }
-    }
-}
-
-/// The capacity to reserve. Doubles like a `Vec`, so that each byte moves only a few times, but not past the limit.
-fn room_for(needed: usize, capacity: usize, max_message_bytes: usize) -> usize {
-    if needed <= capacity {
-        return capacity;
-    }
-    needed.max(capacity.saturating_mul(2).min(max_message_bytes))
-}
-
-/// Text that arrives in pieces and is checked as it arrives: the first byte that cannot be UTF-8 is refused at once.
-#[derive(Debug, Default)]
-struct TextAssembly {
-    text: String,
-    /// The start of a character whose rest has not arrived.
-    cut: [u8; 4],
-    cut_bytes: u8,
-}
-
-impl TextAssembly {
-    fn push(&mut self, mut chunk: &[u8]) -> Result<(), Violation> {
-        while self.cut_bytes > 0 {
-            let [first, rest @ ..] = chunk else { return Ok(()) };
-            chunk = rest;
-            let held = usize::from(self.cut_bytes);
-            debug_assert!(held < self.cut.len(), "no character has more than four bytes");
-            if let Some(place) = self.cut.get_mut(held) {
-                *place = *first;
-            }
-            match utf8(self.cut.get(..=held).unwrap_or_default()) {
-                Ok(character) => {
-                    self.text.push_str(character);
-                    self.cut_bytes = 0;
-                }
-                Err(error) if error.error_len().is_none() => self.cut_bytes += 1,
-                Err(_) => return Err(Violation::NotUtf8),
-            }
-        }
-        match utf8(chunk) {
-            Ok(text) => self.text.push_str(text),
-            Err(error) if error.error_len().is_none() => {
-                let (valid, cut) = chunk.split_at(error.valid_up_to());
-                self.text.push_str(utf8(valid).map_err(|_| Violation::NotUtf8)?);
-                for (place, byte) in self.cut.iter_mut().zip(cut) {
-                    *place = *byte;
-                }
-                self.cut_bytes = cut.len() as u8;
-            }
-            Err(_) => return Err(Violation::NotUtf8),
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<String, Violation> {
-        if self.cut_bytes > 0 { Err(Violation::NotUtf8) } else { Ok(self.text) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
+    use super::super::assembly::CHECKED;
     use super::*;
-
-    thread_local! {
-        /// Bytes of text checked on this thread, each check counted.
-        pub(super) static CHECKED: Cell<usize> = const { Cell::new(0) };
-    }
 
     /// Receives a text in fragments of `fragment` bytes, which arrive `piece` bytes at a time. Returns how many bytes
     /// were checked.

@@ -4,13 +4,16 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::json::{self, JsonError, Shape};
+use super::json::{self, JsonError, JsonErrorKind, Shape};
 
 /// Longest `id`, in bytes of its JSON text between the quotes. A UUID takes 36.
 pub const MAX_ID_BYTES: usize = 128;
 
 /// Longest `channel`, in bytes of its JSON text between the quotes.
 pub const MAX_CHANNEL_BYTES: usize = 256;
+
+/// How much of a message [`peek`] looks at, in bytes.
+pub const PEEK_BYTES: usize = 1 << 10;
 
 /// The type of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,14 +267,39 @@ impl Members {
         }
     }
 
-    /// `{"\u0069d": …}` has an id too.
+    /// `{"\u0069d": …}` has an id too. Names can be long and many, so nothing is built from them.
     #[cold]
     fn record_escaped_name(&mut self, name: &str, value: Range<usize>) {
-        let name = json::unescape(name);
-        if let Some(member) = name.and_then(|name| self.member(name.as_bytes())) {
+        const NAMES: [&str; 6] = ["type", "id", "channel", "payload", "error", "timestamp"];
+        let known = NAMES.into_iter().find(|known| json::content_is(name, known));
+        if let Some(member) = known.and_then(|known| self.member(known.as_bytes())) {
             *member = value;
         }
     }
+}
+
+/// Returns the id and the channel of a message that is refused without being decoded, as far as its first [`PEEK_BYTES`] show
+/// them. In a message that is not longer, they are those of [`Envelope::decode`].
+pub fn peek(message: &[u8]) -> (Option<&str>, Option<&str>) {
+    let head = message.get(..PEEK_BYTES).unwrap_or(message);
+    let is_cut = head.len() < message.len();
+    let head = match std::str::from_utf8(head) {
+        // The cut can go through a character.
+        Err(error) if is_cut && error.error_len().is_none() => head.get(..error.valid_up_to()),
+        result => Some(head).filter(|_| result.is_ok()),
+    };
+    let head = head.and_then(|head| std::str::from_utf8(head).ok()).unwrap_or_default();
+    let mut members = Members::default();
+    let read = json::member_ranges(head.as_bytes(), |name, value| {
+        members.record(json::part(head, name), value);
+    });
+    match read {
+        Ok(Shape::Object { .. }) => {}
+        Err(JsonError { kind: JsonErrorKind::UnexpectedEnd, .. }) if is_cut => {}
+        _ => return (None, None),
+    }
+    let name = |value, limit| Some(json::part(head, name_within(head.as_bytes(), value, limit)?));
+    (name(&members.id, MAX_ID_BYTES), name(&members.channel, MAX_CHANNEL_BYTES))
 }
 
 /// The index after `text`, if `bytes[at..]` starts with it.

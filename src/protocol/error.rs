@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::json;
 use super::payload::Payload;
 
 /// The closed set of error codes on the wire.
@@ -132,6 +133,18 @@ impl WireError {
     pub fn details(mut self, details: impl Into<Payload>) -> WireError {
         self.details = details.into();
         self
+    }
+
+    /// The text of the member.
+    pub(super) fn to_json(&self) -> String {
+        let mut text = format!("{{\"code\":\"{}\",\"message\":", self.code);
+        json::write_string(&mut text, &self.message);
+        if let Some(details) = self.details.as_str() {
+            text.push_str(",\"details\":");
+            text.push_str(details);
+        }
+        text.push('}');
+        text
     }
 }
 

@@ -1,11 +1,13 @@
 //! The protocol without I/O: bytes and time in, messages and bytes out. Nothing here uses a socket or a clock.
 
 pub mod admission;
+mod assembly;
 #[cfg(feature = "client")]
 pub mod backoff;
 #[cfg(feature = "client")]
 pub mod caller;
 pub mod connection;
+mod decode;
 pub mod envelope;
 pub mod error;
 pub mod fair;
@@ -15,6 +17,7 @@ pub mod idle;
 pub mod json;
 pub mod limits;
 pub mod outbox;
+mod parking;
 pub mod payload;
 pub mod rate;
 mod request;

@@ -4,14 +4,19 @@
 //! | input | `Unauthenticated` | `Open` | `Closing` | `Finished` |
 //! |---|---|---|---|---|
 //! | message over the rate limit | `RATE_LIMITED` | `RATE_LIMITED` | - | - |
+//! | the last of too many of them in a row | `RATE_LIMITED`, close 1008, `Closing` | `RATE_LIMITED`, close 1008, `Closing` | - | - |
+//! | message over [`MAX_INLINE_BYTES`] | [`Action::Decode`] | [`Action::Decode`] | - | - |
+//! | [`handle_decoded`](Session::handle_decoded) of a request | `UNAUTHORIZED` | [`Action::Request`] | - | - |
 //! | message that is not a request | `INVALID_MESSAGE` | `INVALID_MESSAGE` | - | - |
 //! | `auth` with the token | response, [`Action::Authenticated`], `Open` | response | - | - |
 //! | `auth` without the token | `UNAUTHORIZED` | `UNAUTHORIZED` | - | - |
+//! | the last of [`Limits::max_auth_attempts`] wrong tokens | `UNAUTHORIZED`, close 1008, `Closing` | `UNAUTHORIZED`, close 1008, `Closing` | - | - |
 //! | other request | `UNAUTHORIZED` | [`Action::Request`] | - | - |
 //! | ping | pong | pong | - | - |
 //! | pong | - | - | - | - |
 //! | close frame | close frame, `Finished` | close frame, `Finished` | `Finished` | - |
-//! | violation of RFC 6455 or a limit | close frame, `Finished` | close frame, `Finished` | `Finished` | - |
+//! | violation of RFC 6455 in a message, or of its limit | close frame, `Finished` | close frame, `Finished` | - | - |
+//! | any other violation of RFC 6455 | close frame, `Finished` | close frame, `Finished` | `Finished` | - |
 //! | [`answer`](Session::answer) | | response | - | - |
 //! | deadline of a parked request | | `TIMEOUT`, [`Due::Expired`] | | |
 //! | [`Limits::auth_timeout`] | close 1008, `Closing` | | | |
@@ -24,22 +29,29 @@
 //! `-` is no effect, and an empty cell cannot occur. A code in capitals is an error response. A channel `auth` is special only
 //! if there is a token. The states are seen from outside: `Open` is [`is_open`](Session::is_open), `Closing` is
 //! [`closing_until`](Session::closing_until), `Finished` is [`is_finished`](Session::is_finished). In `Finished`
-//! [`handle_deadline`](Session::handle_deadline) always returns [`Due::Cut`]. Leaving `Open` discards the parked requests.
+//! [`handle_deadline`](Session::handle_deadline) always returns [`Due::Cut`]. Leaving `Open` discards the parked requests, the
+//! message that is being received and the one that is being decoded; nothing more is collected.
+//!
+//! A message that is over the rate limit, or larger than a client may send in its state, is never decoded.
 
-use std::str::Utf8Error;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::connection::{CloseCode, Connection, Event};
-use super::envelope::{self, Body, Envelope, EnvelopeError, EnvelopeErrorKind, Kind, Members, Timestamp};
+pub use super::decode::{Decoded, MAX_INLINE_BYTES, Undecoded};
+use super::decode::{Message, Refusal};
+use super::envelope::{self, Body, Timestamp};
 use super::error::{ErrorCode, WireError};
 use super::frame;
 use super::handshake;
 use super::idle::{IdleAction, IdleTimer};
-use super::json::{self, JsonError, JsonErrorKind};
+use super::json;
 use super::limits::Limits;
+use super::parking::Parking;
+pub use super::parking::Slot;
 use super::payload::Payload;
-use super::rate::RateWindow;
+pub use super::rate::RateWindow;
+use super::rate::Window;
 pub use super::request::{Request, RequestId};
 pub use super::step::{Due, Step};
 use super::time::{Millis, Now};
@@ -63,10 +75,18 @@ pub struct Rules {
 ///    [`wants_input`](Session::wants_input) is false. Keep the rest, and continue when it is true again.
 /// 3. Give each [`Request`] to [`answer`](Session::answer), or to [`park`](Session::park) and its result to
 ///    [`answer_parked`](Session::answer_parked).
-/// 4. At [`deadline`](Session::deadline), call [`handle_deadline`](Session::handle_deadline) until it returns `None`. After
+/// 4. After [`Action::Decode`], call [`Undecoded::decode`] on any thread, give the result to
+///    [`handle_decoded`](Session::handle_decoded), and do what that returns. Until then no input is wanted, so the order of the
+///    client's messages is kept; everything else can be called. Once [`is_decoding`](Session::is_decoding) is false, the
+///    session has closed meanwhile, and the result can be dropped.
+/// 5. At [`deadline`](Session::deadline), call [`handle_deadline`](Session::handle_deadline) until it returns `None`. After
 ///    [`Due::Cut`], close the transport.
-/// 5. After each call, send what was appended to `out`, and ask for the deadline again: it may have changed.
-/// 6. When [`is_finished`](Session::is_finished), send what is left, then close the transport.
+/// 6. After each call, send what was appended to `out`, and ask for the deadline again: it may have changed.
+/// 7. When [`is_finished`](Session::is_finished), send what is left, then close the transport.
+///
+/// A caller that counts for several sessions asks for [`held_bytes`](Session::held_bytes) after each step, which is at most one
+/// frame, and for [`take_wrong_tokens`](Session::take_wrong_tokens); [`share_window`](Session::share_window) makes sessions
+/// count in one rate window.
 ///
 /// The session drops an `H` when it discards the request, because the connection closes.
 #[derive(Debug)]
@@ -75,29 +95,29 @@ pub struct Session<H = ()> {
     id: Uuid,
     connection: Connection,
     phase: Phase,
-    rate: RateWindow,
+    rate: Window,
+    /// Messages over the rate limit since the last one within it.
+    refused_in_a_row: u32,
     idle: IdleTimer,
-    parked: Vec<Option<Parked<H>>>,
-    in_flight: usize,
-    /// No parked request expires before this; it may be earlier than the first that does.
-    parked_deadline: Millis,
+    parked: Parking<H>,
+    /// The size of the message that is being decoded; 0 if there is none.
+    decoding_bytes: usize,
+    wrong_tokens: u32,
+    /// Those of them that were taken.
+    wrong_tokens_taken: u32,
     tally: Tally,
     keeps_errors: bool,
     last_error: Option<Box<WireError>>,
 }
+
+/// How many rate windows full of refused messages in a row close a connection.
+const REFUSED_WINDOWS: u32 = 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Unauthenticated { until: Millis },
     Open,
     Closing { until: Millis },
-}
-
-#[derive(Debug)]
-struct Parked<H> {
-    request: Request,
-    until: Millis,
-    handler: H,
 }
 
 /// Counters since the last [`Session::take_tally`].
@@ -107,17 +127,10 @@ pub struct Tally {
     pub requests: u32,
     /// Error responses, by `ErrorCode as usize`.
     pub errors: [u32; 7],
-}
-
-/// The place of a parked request. It is used again once the request is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slot(usize);
-
-impl Slot {
-    /// A small number, different for each request that is parked now.
-    pub fn index(self) -> usize {
-        self.0
-    }
+    /// Whether the session has closed because of too many refused messages.
+    pub closed_for_refusals: bool,
+    /// Whether the session has closed because of too many wrong tokens.
+    pub closed_for_tokens: bool,
 }
 
 /// What the caller of a session has to do.
@@ -127,25 +140,32 @@ pub enum Action {
     Request(Request),
     /// The client has authenticated: it may get events from now on.
     Authenticated,
+    /// Decode a large message, and give the result to [`Session::handle_decoded`].
+    Decode(Undecoded),
 }
 
 impl<H> Session<H> {
     /// Makes a session that starts now. A client that is not `authenticated` must send the token on channel `auth`.
     pub fn new(rules: Arc<Rules>, id: Uuid, authenticated: bool, now: Millis) -> Session<H> {
         let limits = &rules.limits;
-        let phase = match authenticated {
-            true => Phase::Open,
-            false => Phase::Unauthenticated { until: now + limits.auth_timeout },
+        let (phase, max_bytes) = match authenticated {
+            true => (Phase::Open, limits.max_message_bytes),
+            false => {
+                let max_bytes = limits.max_unauthenticated_message_bytes.min(limits.max_message_bytes);
+                (Phase::Unauthenticated { until: now + limits.auth_timeout }, max_bytes)
+            }
         };
         Session {
             id,
-            connection: Connection::server(limits.max_message_bytes),
+            connection: Connection::server(max_bytes),
             phase,
-            rate: RateWindow::default(),
+            rate: Window::Own(RateWindow::default()),
+            refused_in_a_row: 0,
             idle: IdleTimer::new(now),
-            parked: Vec::new(),
-            in_flight: 0,
-            parked_deadline: Millis(u64::MAX),
+            parked: Parking::new(),
+            decoding_bytes: 0,
+            wrong_tokens: 0,
+            wrong_tokens_taken: 0,
             tally: Tally::default(),
             keeps_errors: false,
             last_error: None,
@@ -188,24 +208,53 @@ impl<H> Session<H> {
         }
     }
 
-    /// Whether more input may be handled: not while [`Limits::max_in_flight`] requests are parked.
+    /// Makes the session count its messages in a window that it shares with others.
+    pub fn share_window(&mut self, window: Arc<Mutex<RateWindow>>) {
+        self.rate = Window::Shared(window);
+    }
+
+    /// Whether more input may be handled: not while a message is being decoded, [`Limits::max_in_flight`] requests are parked,
+    /// or some are and [`held_bytes`](Session::held_bytes) are over [`Limits::max_in_flight_bytes`].
     pub fn wants_input(&self) -> bool {
-        self.in_flight < self.rules.limits.max_in_flight && !self.connection.is_closed()
+        let (limits, in_flight) = (&self.rules.limits, self.parked.len());
+        in_flight < limits.max_in_flight
+            && (in_flight == 0 || self.held_bytes() <= limits.max_in_flight_bytes)
+            && !self.is_decoding()
+            && !self.connection.is_closed()
+    }
+
+    /// Whether a large message is being decoded: after [`Action::Decode`], until its result is given back or the session
+    /// closes.
+    pub fn is_decoding(&self) -> bool {
+        self.decoding_bytes > 0
     }
 
     /// The number of parked requests.
     pub fn in_flight(&self) -> usize {
-        self.in_flight
+        self.parked.len()
+    }
+
+    /// The bytes of the payloads of parked requests, of the message that is being decoded, and of the one that is being
+    /// received: those that have arrived, and those that the header of its frame announces.
+    pub fn held_bytes(&self) -> usize {
+        let message = self.connection.announced_bytes().saturating_add(self.decoding_bytes);
+        self.parked.payload_bytes().saturating_add(message)
     }
 
     /// How many more messages pass in the present rate window.
     pub fn remaining(&self, now: Millis) -> u32 {
-        self.rate.remaining(now, self.rules.limits.rate_max_requests)
+        self.rate.get().remaining(now, &self.rules.limits)
     }
 
     /// The rate window.
-    pub fn rate(&self) -> &RateWindow {
-        &self.rate
+    pub fn rate(&self) -> RateWindow {
+        self.rate.get()
+    }
+
+    /// The number of wrong tokens that the client has sent since the last call.
+    pub fn take_wrong_tokens(&mut self) -> u32 {
+        let taken = std::mem::replace(&mut self.wrong_tokens_taken, self.wrong_tokens);
+        self.wrong_tokens - taken
     }
 
     /// When bytes last arrived from the client, or [`touch`](Session::touch) was called.
@@ -247,8 +296,8 @@ impl<H> Session<H> {
         self.idle.touch(now.at);
         let received = self.connection.receive(input, out);
         let action = match received.event {
-            Some(Event::Text(text)) => self.handle_message(now, Ok(&text), out),
-            Some(Event::Binary(bytes)) => self.handle_message(now, std::str::from_utf8(&bytes), out),
+            Some(Event::Text(text)) => self.handle_message(now, Message::Text(text), out),
+            Some(Event::Binary(bytes)) => self.handle_message(now, Message::Binary(bytes), out),
             Some(Event::Closed { .. } | Event::Failed(_)) => {
                 self.discard_parked();
                 None
@@ -258,64 +307,97 @@ impl<H> Session<H> {
         Step { consumed: received.consumed, action }
     }
 
-    fn handle_message(
+    fn handle_message(&mut self, now: Now, message: Message<'_>, out: &mut Vec<u8>) -> Option<Action> {
+        self.tally.requests = self.tally.requests.saturating_add(1);
+        let bytes = message.as_bytes().len();
+        if let Err(retry_after) = self.rate.check(now.at, bytes, &self.rules.limits) {
+            return self.refuse_undecoded(now, message.as_bytes(), retry_after, out);
+        }
+        self.refused_in_a_row = 0;
+        if bytes > MAX_INLINE_BYTES {
+            self.decoding_bytes = bytes;
+            return Some(Action::Decode(Undecoded(message.into_owned())));
+        }
+        self.handle_result(now, message.decode(), out)
+    }
+
+    /// Answers a message over the rate limit, or closes a client that gets nothing else.
+    #[cold]
+    fn refuse_undecoded(
         &mut self,
         now: Now,
-        text: Result<&str, Utf8Error>,
+        message: &[u8],
+        retry_after: Duration,
         out: &mut Vec<u8>,
     ) -> Option<Action> {
-        self.tally.requests = self.tally.requests.saturating_add(1);
-        let limits = &self.rules.limits;
-        let passes = self.rate.check(now.at, limits.rate_max_requests, limits.rate_window);
-        let decoded = decode_request(text);
-        let text = text.unwrap_or_default();
-        if let Err(retry_after) = passes {
-            let (id, channel) = match decoded {
-                Ok(members) => {
-                    let envelope = members.envelope(Kind::Request, text);
-                    (envelope.id, Some(envelope.channel))
-                }
-                Err(error) => (error.id, error.channel),
-            };
-            return self.refuse(now, "rate_limited", "system", rate_limited(id, channel, retry_after), out);
+        let (id, channel) = envelope::peek(message);
+        self.refuse(now, "rate_limited", "system", rate_limited(id, channel, retry_after), out);
+        self.refused_in_a_row = self.refused_in_a_row.saturating_add(1);
+        let most = self.rules.limits.rate_max_requests.max(1).saturating_mul(REFUSED_WINDOWS);
+        if self.refused_in_a_row >= most {
+            self.tally.closed_for_refusals = true;
+            self.close(now.at, CloseCode::Policy, "too many refused messages", out);
         }
-        let members = match decoded {
-            Ok(members) => members,
-            Err(EnvelopeError { kind, id, channel }) => {
-                let (id, channel) = (id.unwrap_or("invalid_message"), channel.unwrap_or("system"));
-                let error = WireError::with_code(ErrorCode::InvalidMessage, kind.to_string());
-                return self.refuse(now, id, channel, error, out);
-            }
+        None
+    }
+
+    /// Continues with a large message. Does nothing if the session has closed since its [`Action::Decode`].
+    pub fn handle_decoded(&mut self, now: Now, decoded: Decoded, out: &mut Vec<u8>) -> Option<Action> {
+        match std::mem::take(&mut self.decoding_bytes) {
+            0 => None,
+            _ => self.handle_result(now, decoded.0, out),
+        }
+    }
+
+    #[inline]
+    fn handle_result(
+        &mut self,
+        now: Now,
+        decoded: Result<Request, Box<Refusal>>,
+        out: &mut Vec<u8>,
+    ) -> Option<Action> {
+        let request = match decoded {
+            Ok(request) => request,
+            Err(refusal) => return self.refuse(now, &refusal.id, &refusal.channel, refusal.error, out),
         };
-        if self.rules.token.is_some() {
-            let envelope = members.envelope(Kind::Request, text);
-            if json::unescape(envelope.channel).as_deref() == Some("auth") {
-                return self.authenticate(now, &envelope, out);
-            }
+        if self.rules.token.is_some() && json::content_is(request.raw_channel(), "auth") {
+            return self.authenticate(now, &request, out);
         }
         if self.phase != Phase::Open {
-            let envelope = members.envelope(Kind::Request, text);
             let error = WireError::with_code(ErrorCode::Unauthorized, "Authentication required");
-            return self.refuse(now, envelope.id.unwrap_or_default(), envelope.channel, error, out);
+            return self.refuse(now, request.raw_id(), request.raw_channel(), error, out);
         }
-        Some(Action::Request(Request::new(text, members)))
+        Some(Action::Request(request))
     }
 
     /// Handles a request on channel `auth`, whose payload is `{token}`.
-    fn authenticate(&mut self, now: Now, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> Option<Action> {
-        let (id, channel) = (envelope.id.unwrap_or_default(), envelope.channel);
-        let sent = envelope.payload.and_then(|payload| json::string_member(payload, "token"));
-        let token = self.rules.token.as_deref().unwrap_or_default();
-        let right = |sent: &str| handshake::same_token(sent.as_bytes(), token.as_bytes());
-        if !sent.as_deref().is_some_and(right) {
-            let message = if sent.is_some() { "Token is wrong" } else { "Payload must be {token: string}" };
-            let error = WireError::with_code(ErrorCode::Unauthorized, message);
+    fn authenticate(&mut self, now: Now, request: &Request, out: &mut Vec<u8>) -> Option<Action> {
+        let (limits, token) = (&self.rules.limits, self.rules.token.as_deref().unwrap_or_default());
+        let (id, channel, payload) = (request.raw_id(), request.raw_channel(), request.payload());
+        // After authentication larger messages come here, which must not be scanned a second time.
+        let payload =
+            payload.as_str().filter(|payload| payload.len() <= limits.max_unauthenticated_message_bytes);
+        let Some(sent) = payload.and_then(|payload| json::string_member(payload, "token")) else {
+            let error = WireError::with_code(ErrorCode::Unauthorized, "Payload must be {token: string}");
             return self.refuse(now, id, channel, error, out);
+        };
+        if !handshake::same_token(sent.as_bytes(), token.as_bytes()) {
+            let most = limits.max_auth_attempts;
+            self.wrong_tokens = self.wrong_tokens.saturating_add(1);
+            let error = WireError::with_code(ErrorCode::Unauthorized, "Token is wrong");
+            self.refuse(now, id, channel, error, out);
+            if self.wrong_tokens >= most {
+                self.tally.closed_for_tokens = true;
+                self.close(now.at, CloseCode::Policy, "too many wrong tokens", out);
+            }
+            return None;
         }
+        let max_message_bytes = limits.max_message_bytes;
         let payload = Payload::trusted(r#"{"authenticated":true}"#.to_owned());
         self.respond(now, id, channel, Ok(payload), usize::MAX, out);
         if let Phase::Unauthenticated { .. } = self.phase {
             self.phase = Phase::Open;
+            self.connection.set_max_message_bytes(max_message_bytes);
             return Some(Action::Authenticated);
         }
         None
@@ -363,7 +445,7 @@ impl<H> Session<H> {
             let body = match &result {
                 Ok(payload) => Body::Payload(payload.as_str()),
                 Err(error) => {
-                    text = error_text(error);
+                    text = error.to_json();
                     Body::Error(&text)
                 }
             };
@@ -389,16 +471,7 @@ impl<H> Session<H> {
     /// Keeps a request until [`answer_parked`](Session::answer_parked) or its deadline, with the handler that is made for its
     /// slot.
     pub fn park(&mut self, request: Request, until: Millis, handler: impl FnOnce(Slot) -> H) -> Slot {
-        let index = self.parked.iter().position(Option::is_none).unwrap_or(self.parked.len());
-        let slot = Slot(index);
-        let parked = Some(Parked { request, until, handler: handler(slot) });
-        match self.parked.get_mut(index) {
-            Some(free) => *free = parked,
-            None => self.parked.push(parked),
-        }
-        self.in_flight += 1;
-        self.parked_deadline = self.parked_deadline.min(until);
-        slot
+        self.parked.park(request, until, handler)
     }
 
     /// Answers a parked request as [`answer`](Session::answer) does, frees its slot, and returns its handler. `None` if no
@@ -410,50 +483,37 @@ impl<H> Session<H> {
         result: Result<Payload, WireError>,
         out: &mut Vec<u8>,
     ) -> Option<H> {
-        let parked = self.parked.get_mut(slot.0).and_then(Option::take)?;
-        self.in_flight -= 1;
-        if self.in_flight == 0 {
-            self.discard_parked();
-        }
+        let parked = self.parked.take(slot)?;
         self.answer(now, parked.request, result, out);
         Some(parked.handler)
     }
 
     /// A parked request.
     pub fn parked(&self, slot: Slot) -> Option<&Request> {
-        self.parked.get(slot.0)?.as_ref().map(|parked| &parked.request)
+        self.parked.get(slot).map(|parked| &parked.request)
     }
 
     /// The handler of a parked request.
     pub fn handler_mut(&mut self, slot: Slot) -> Option<&mut H> {
-        self.parked.get_mut(slot.0)?.as_mut().map(|parked| &mut parked.handler)
+        self.parked.get_mut(slot).map(|parked| &mut parked.handler)
     }
 
     /// Discards the parked requests, because the transport is lost.
     pub fn discard_parked(&mut self) {
-        // An idle client owns no memory for requests it once had.
-        self.parked = Vec::new();
-        self.in_flight = 0;
-        self.parked_deadline = Millis(u64::MAX);
+        self.parked.drain().for_each(drop);
     }
 
     /// Answers a parked request whose deadline has passed with `TIMEOUT`, and returns its handler.
     fn expire(&mut self, now: Now, out: &mut Vec<u8>) -> Option<H> {
-        let is_due =
-            |parked: &Option<Parked<H>>| parked.as_ref().is_some_and(|parked| now.at >= parked.until);
-        let Some(index) = self.parked.iter().position(is_due) else {
-            let deadlines = self.parked.iter().flatten().map(|parked| parked.until);
-            self.parked_deadline = deadlines.min().unwrap_or(Millis(u64::MAX));
-            return None;
-        };
+        let slot = self.parked.expired(now.at)?;
         let error = WireError::with_code(ErrorCode::Timeout, "Handler did not finish in time");
-        self.answer_parked(now, Slot(index), Err(error), out)
+        self.answer_parked(now, slot, Err(error), out)
     }
 
     /// When to call [`handle_deadline`](Session::handle_deadline) next. It may be early, never late.
     pub fn deadline(&self) -> Millis {
         let limits = &self.rules.limits;
-        let idle = self.idle.deadline(limits.ping_interval, limits.idle_timeout).min(self.parked_deadline);
+        let idle = self.idle.deadline(limits.ping_interval, limits.idle_timeout).min(self.parked.deadline());
         match self.phase {
             Phase::Closing { until } => until,
             Phase::Unauthenticated { until } => idle.min(until),
@@ -467,9 +527,7 @@ impl<H> Session<H> {
         if self.is_finished() {
             return Some(Due::Cut);
         }
-        if now.at >= self.parked_deadline
-            && let Some(handler) = self.expire(now, out)
-        {
+        if let Some(handler) = self.expire(now, out) {
             return Some(Due::Expired(handler));
         }
         match self.phase {
@@ -493,12 +551,13 @@ impl<H> Session<H> {
         None
     }
 
-    /// Sends a close frame, and sets a deadline for the client's. Parked requests are discarded.
+    /// Sends a close frame, and sets a deadline for the client's. Everything that came from the client is discarded.
     pub fn close(&mut self, now: Millis, code: CloseCode, reason: &str, out: &mut Vec<u8>) {
         if let Phase::Closing { .. } = self.phase {
             return;
         }
         self.discard_parked();
+        self.decoding_bytes = 0;
         self.connection.close(code, reason, out);
         self.phase = Phase::Closing { until: now + self.rules.limits.close_timeout };
     }
@@ -509,28 +568,11 @@ impl<H> Session<H> {
         if self.is_open() {
             write_event(out, "server:shutdown", Some(r#"{"reason":"Server stopping"}"#), now.unix_ms);
         }
-        for parked in std::mem::take(&mut self.parked).into_iter().flatten() {
+        for parked in self.parked.drain() {
             let error = WireError::with_code(ErrorCode::ConnectionClosed, "Server stopping");
             self.answer(now, parked.request, Err(error), out);
         }
         self.close(now.at, CloseCode::Away, "server stopping", out);
-    }
-}
-
-/// Decodes a message that must be a request.
-#[inline]
-fn decode_request(text: Result<&str, Utf8Error>) -> Result<Members, EnvelopeError<'_>> {
-    let text = text.map_err(|error| {
-        let error = JsonError { kind: JsonErrorKind::NotUtf8, at: error.valid_up_to() };
-        EnvelopeError { kind: EnvelopeErrorKind::Json(error), id: None, channel: None }
-    })?;
-    match Members::decode(text)? {
-        (Kind::Request, members) => Ok(members),
-        (kind, members) => {
-            let Envelope { kind_at: at, id, channel, .. } = members.envelope(kind, text);
-            let kind = EnvelopeErrorKind::Invalid { name: "type", expected: "\"request\"", at };
-            Err(EnvelopeError { kind, id, channel: Some(channel) })
-        }
     }
 }
 
@@ -543,18 +585,6 @@ fn rate_limited(id: Option<&str>, channel: Option<&str>, retry_after: Duration) 
     let (id, channel) = (member("requestId", id), member("channel", channel));
     let details = format!("{{{id}{channel}\"retryAfterMs\":{}}}", retry_after.as_millis());
     WireError::with_code(ErrorCode::RateLimited, "Too many requests").details(Payload::trusted(details))
-}
-
-/// The text of `{code, message, details?}`.
-fn error_text(error: &WireError) -> String {
-    let mut text = format!("{{\"code\":\"{}\",\"message\":", error.code);
-    json::write_string(&mut text, &error.message);
-    if let Some(details) = error.details.as_str() {
-        text.push_str(",\"details\":");
-        text.push_str(details);
-    }
-    text.push('}');
-    text
 }
 
 /// Appends an event as a frame of the server. It is the same for every client.

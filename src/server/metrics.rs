@@ -111,6 +111,12 @@ impl Metrics {
                 total.fetch_add(count.into(), Ordering::Relaxed);
             }
         }
+        if tally.closed_for_refusals {
+            self.limited(Limited::Refusals);
+        }
+        if tally.closed_for_tokens {
+            self.limited(Limited::WrongTokens);
+        }
     }
 
     /// Counts an effect of a limit.

@@ -40,6 +40,11 @@ pub struct Server {
     pub(super) shared: Arc<Shared>,
 }
 
+/// As many threads as leave half of the machine to everything else.
+fn decoding_places() -> usize {
+    (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)
+}
+
 /// A client's place among [`Config::max_connections`]. Dropping it frees the place.
 pub(super) struct Ticket(Arc<Shared>);
 
@@ -64,6 +69,8 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     /// Permits for connections whose HTTP request is not answered yet.
     pub(super) handshakes: Arc<Semaphore>,
+    /// Places for decoding large messages. A client waits for at most one, so they are given out in turns.
+    pub(super) decoding: Arc<Semaphore>,
     /// Clients that have a [`Ticket`].
     pub(super) tasks: AtomicUsize,
     pub(super) task_ended: Notify,
@@ -129,6 +136,7 @@ impl Server {
                 observers: RwLock::new(Observers::new(config.clone())),
                 clock: Clock::start(),
                 handshakes: Arc::new(handshakes),
+                decoding: Arc::new(Semaphore::new(decoding_places())),
                 tasks: AtomicUsize::new(0),
                 task_ended: Notify::new(),
                 listening: Mutex::new(None),

@@ -490,8 +490,8 @@ impl Pair {
             let step = self.session.handle_input(self.now(), &mut input[used..], &mut out);
             assert!(step.consumed > 0, "a step consumes something");
             used += step.consumed;
-            match step.action {
-                None => {}
+            match self.decoded(step.action, &mut out) {
+                None | Some(Action::Decode(_)) => {}
                 Some(Action::Authenticated) => self.authenticated += 1,
                 Some(Action::Request(request)) => self.dispatch(request, &mut out),
             }
@@ -499,6 +499,18 @@ impl Pair {
         assert!(!was_finished || out.is_empty(), "nothing is sent after the end");
         self.unread = input.split_off(used);
         self.transmit(out, Side::Client);
+    }
+
+    /// Decodes a large message at once.
+    fn decoded(&mut self, action: Option<Action>, out: &mut Vec<u8>) -> Option<Action> {
+        let Some(Action::Decode(message)) = action else { return action };
+        assert!(self.session.is_decoding() && !self.session.wants_input(), "one message after the other");
+        let action = self.session.handle_decoded(self.now(), message.decode(), out);
+        assert!(
+            !self.session.is_decoding() && !matches!(action, Some(Action::Decode(_))),
+            "it is decoded once"
+        );
+        action
     }
 
     fn dispatch(&mut self, request: Request, out: &mut Vec<u8>) {

@@ -4,8 +4,10 @@
 //! While bytes wait for the client nothing is read from it, so that its requests cannot pile up answers. An idle client
 //! owns no buffer: the clients of a worker thread share one for reads and one for answers.
 //!
-//! `task` drives it all; `requests` reads and calls handlers, `sending` writes; `state` is what they share.
+//! `task` drives it all; `requests` reads and calls handlers, `decoding` takes large messages off the worker thread, `sending`
+//! writes; `state` is what they share.
 
+mod decoding;
 mod in_flight;
 mod requests;
 mod sending;

@@ -16,6 +16,7 @@ use crate::protocol::time::Millis;
 use super::super::config::ServerError;
 use super::super::router::Running;
 use super::super::shared::{Lookup, RequestContext};
+use super::decoding::Decoding;
 use super::in_flight::{InFlight, internal_error};
 use super::state::{Disconnected, Driver, Progress, Stage, Turn, WRITE_BYTES};
 
@@ -84,14 +85,49 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             let rest = input.get_mut(used..).unwrap_or_default();
             let step = self.session.handle_input(turn.now, rest, turn.out);
             used += step.consumed;
-            match step.action {
-                None => self.complete_unhandled(turn.now.unix_ms),
-                Some(Action::Authenticated) => self.become_member(),
-                Some(Action::Request(request)) => self.dispatch(turn, &mut routes, request, &mut clock),
-            }
+            self.perform(turn, &mut routes, step.action, &mut clock);
         }
         self.has_answered |= used > 0;
         used
+    }
+
+    /// Does what a message asks for.
+    #[inline]
+    pub(super) fn perform(
+        &mut self,
+        turn: &mut Turn<'_, '_>,
+        routes: &mut Lookup<'_>,
+        action: Option<Action>,
+        clock: &mut Option<Instant>,
+    ) {
+        match action {
+            None => self.complete_unhandled(turn.now.unix_ms),
+            Some(Action::Authenticated) => self.become_member(),
+            Some(Action::Request(request)) => self.dispatch(turn, routes, request, clock),
+            // It is polled in the same turn, because handling the message was progress.
+            Some(Action::Decode(message)) => {
+                self.backlog().decoding = Some(Decoding::new(&self.client.shared, message));
+            }
+        }
+    }
+
+    /// Continues with a large message once it is decoded. It is polled even while the client takes nothing, so that it cannot
+    /// keep a place that it does not use.
+    pub(super) fn handle_decoded(&mut self, turn: &mut Turn<'_, '_>) -> Result<Progress, Disconnected> {
+        let Some(backlog) = &mut self.backlog else { return Ok(Progress::None) };
+        let decoding = backlog.decoding.as_mut().filter(|_| self.session.is_decoding());
+        let polled = decoding.map(|decoding| decoding.poll(turn.cx));
+        if let Some(Poll::Pending) = polled {
+            return Ok(Progress::None);
+        }
+        backlog.decoding = None;
+        let Some(Poll::Ready(decoded)) = polled else { return Ok(Progress::None) };
+        let routes = self.client.shared.router.snapshot();
+        let mut clock = self.client.observers.start();
+        let action = self.session.handle_decoded(turn.now, decoded.ok_or(Disconnected)?, turn.out);
+        self.perform(turn, &mut Lookup::new(&routes), action, &mut clock);
+        self.has_answered = true;
+        Ok(Progress::Some)
     }
 
     /// Calls the handler of a request. One that is ready at once is answered at once.

@@ -16,6 +16,7 @@ use crate::protocol::uuid::Uuid;
 
 use super::super::metrics::Limited;
 use super::super::shared::{Client, Shared, Ticket};
+use super::decoding::Decoding;
 use super::in_flight::InFlight;
 
 /// Answers are written when this much has come together, or when the input is used up.
@@ -42,6 +43,8 @@ pub(super) struct Backlog {
     /// Input that was read and could not be handled yet, from `input_at` on.
     pub(super) input: Vec<u8>,
     pub(super) input_at: usize,
+    /// The client's last message, if it is large, on its way to its request. Nothing more is read meanwhile.
+    pub(super) decoding: Option<Decoding>,
     pub(super) outbox: Outbox,
     /// When the client counts as slow.
     pub(super) slow_at: Option<Millis>,
@@ -53,7 +56,7 @@ impl Backlog {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        !self.has_input() && self.outbox.is_empty()
+        !self.has_input() && self.decoding.is_none() && self.outbox.is_empty()
     }
 }
 

@@ -37,6 +37,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 }
             };
             note(self.handle_mail(turn)?);
+            note(self.handle_decoded(turn)?);
             if self.backlog.as_ref().is_some_and(|backlog| backlog.has_input()) {
                 note(self.handle_held_input(turn));
             } else if self.may_read() && turn.reads > 0 {

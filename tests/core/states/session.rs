@@ -8,7 +8,7 @@ use switchboard::Payload;
 use switchboard::protocol::connection::CloseCode;
 use switchboard::protocol::frame::{Header, Role};
 use switchboard::protocol::limits::Limits;
-use switchboard::protocol::session::{Action, Due, Request, Rules, Session};
+use switchboard::protocol::session::{Action, Decoded, Due, MAX_INLINE_BYTES, Request, Rules, Session};
 use switchboard::protocol::time::{Millis, Now};
 use switchboard::protocol::uuid::Uuid;
 
@@ -17,13 +17,18 @@ use crate::support::frames::*;
 
 const NEVER: Duration = Duration::from_secs(1 << 30);
 const START: Now = Now { at: Millis(0), unix_ms: 0 };
+const OVER_LIMIT: &str = "message over the rate limit";
+const LAST_REFUSED: &str = "the last of too many of them in a row";
+const LAST_TOKEN: &str = "the last of Limits::max_auth_attempts wrong tokens";
+const DECODED: &str = "Session::handle_decoded of a request";
+const WRONG_TOKEN: &str = r#"{"type":"request","id":"1","channel":"auth","payload":{"token":"s3cre"}}"#;
 const LATER: Now = Now { at: Millis(1000), unix_ms: 1000 };
 
 #[test]
 fn the_session_does_what_its_table_of_states_says() {
     let table = Table::read(include_str!("../../../src/protocol/session.rs"));
     assert_eq!(table.states, ["Unauthenticated", "Open", "Closing", "Finished"]);
-    assert_eq!(table.rows.len(), 17, "rows that this test walks through");
+    assert_eq!(table.rows.len(), 22, "rows that this test walks through");
     for (input, cells) in &table.rows {
         for (state, cell) in table.states.iter().zip(cells) {
             if !cell.is_empty() {
@@ -48,6 +53,8 @@ struct Walk {
     before: String,
     /// A request that came before the session left its first state.
     request: Option<Request>,
+    /// A large message that was decoded before the session left its first state.
+    decoded: Option<Decoded>,
     out: Vec<u8>,
     /// What the session returned.
     returned: Vec<String>,
@@ -61,11 +68,12 @@ impl Walk {
             idle_timeout: NEVER,
             auth_timeout: NEVER,
             close_timeout: NEVER,
+            max_unauthenticated_message_bytes: 1 << 20,
             ..Limits::default()
         };
         let due = LATER.at.since(START.at);
         match input {
-            "message over the rate limit" => limits.rate_max_requests = 1,
+            OVER_LIMIT | LAST_REFUSED => limits.rate_max_requests = 1,
             "Limits::auth_timeout" => limits.auth_timeout = due,
             "Limits::ping_interval of silence" => limits.ping_interval = Some(due),
             "Limits::idle_timeout of silence" => limits.idle_timeout = due,
@@ -75,23 +83,41 @@ impl Walk {
         let rules = Rules { limits, token: Some("s3cret".to_owned()) };
         let is_open = state != "Unauthenticated";
         let session = Session::new(Arc::new(rules), Uuid::from_random([7; 16]), is_open, START.at);
-        let mut walk =
-            Walk { session, before: state.to_owned(), request: None, out: Vec::new(), returned: Vec::new() };
+        let mut walk = Walk {
+            session,
+            before: state.to_owned(),
+            request: None,
+            decoded: None,
+            out: Vec::new(),
+            returned: Vec::new(),
+        };
         if is_open {
             walk.receive(&text_frame(&request("c", "1")));
             walk.park_or_keep(input);
-        } else if input == "message over the rate limit" {
+        } else if let OVER_LIMIT | LAST_REFUSED = input {
             walk.receive(&text_frame(&request("c", "1")));
         }
-        match state {
-            "Closing" => walk.session.close(START.at, CloseCode::Normal, "", &mut Vec::new()),
-            "Finished" => walk.receive(&frame(FIN | CLOSE, b"")),
-            _ => {}
+        walk.lead_up_to(input);
+        if state == "Closing" || (state == "Finished" && input == DECODED) {
+            walk.session.close(START.at, CloseCode::Normal, "", &mut Vec::new());
+        }
+        if state == "Finished" {
+            walk.receive(&frame(FIN | CLOSE, b""));
         }
         assert_eq!(walk.state(), state);
         walk.out.clear();
         walk.returned.clear();
         walk
+    }
+
+    /// What must have come before the input.
+    fn lead_up_to(&mut self, input: &str) {
+        match input {
+            LAST_REFUSED => (1..10).for_each(|_| self.receive(&text_frame(&request("c", "2")))),
+            LAST_TOKEN => (1..3).for_each(|_| self.receive(&text_frame(WRONG_TOKEN))),
+            DECODED => self.receive(&text_frame(&large_request())),
+            _ => {}
+        }
     }
 
     /// Two rows need a parked request. In every other one the request waits to be answered.
@@ -106,18 +132,29 @@ impl Walk {
     fn apply(&mut self, input: &str) {
         let text = |text: &str| text_frame(text);
         match input {
-            "message over the rate limit" | "other request" => self.receive(&text(&request("c", "2"))),
+            OVER_LIMIT | LAST_REFUSED | "other request" => self.receive(&text(&request("c", "2"))),
             "message that is not a request" => self.receive(&text("{}")),
             "auth with the token" => {
                 self.receive(&text(
                     r#"{"type":"request","id":"1","channel":"auth","payload":{"token":"s3cret"}}"#,
                 ));
             }
+            LAST_TOKEN => self.receive(&text(WRONG_TOKEN)),
+            "message over MAX_INLINE_BYTES" => self.receive(&text(&large_request())),
+            DECODED => {
+                let decoded = self.decoded.take().expect("a large message was decoded");
+                let action = self.session.handle_decoded(LATER, decoded, &mut self.out);
+                self.note(action);
+                assert!(!self.session.is_decoding());
+            }
             "auth without the token" => self.receive(&text(&request("auth", "1"))),
             "ping" => self.receive(&frame(FIN | PING, b"beat")),
             "pong" => self.receive(&frame(FIN | PONG, b"")),
             "close frame" => self.receive(&frame(FIN | CLOSE, &1000_u16.to_be_bytes())),
-            "violation of RFC 6455 or a limit" => self.receive(&frame(FIN | CONTINUATION, b"")),
+            "violation of RFC 6455 in a message, or of its limit" => {
+                self.receive(&frame(FIN | CONTINUATION, b""));
+            }
+            "any other violation of RFC 6455" => self.receive(&frame(FIN | RSV1 | TEXT, b"")),
             "Session::answer" => {
                 let request = self.request.take().expect("a request was received while it was open");
                 self.session.answer(LATER, request, Ok(Payload::none()), &mut self.out);
@@ -139,15 +176,24 @@ impl Walk {
         while used < bytes.len() {
             let step = self.session.handle_input(START, &mut bytes[used..], &mut self.out);
             used += step.consumed;
-            match step.action {
-                Some(Action::Request(request)) => {
-                    self.returned.push("Action::Request".to_owned());
-                    self.request = Some(request);
-                }
-                Some(Action::Authenticated) => self.returned.push("Action::Authenticated".to_owned()),
-                None => {}
-            }
+            self.note(step.action);
         }
+    }
+
+    fn note(&mut self, action: Option<Action>) {
+        let name = match action {
+            Some(Action::Request(request)) => {
+                self.request = Some(request);
+                "Action::Request"
+            }
+            Some(Action::Authenticated) => "Action::Authenticated",
+            Some(Action::Decode(message)) => {
+                self.decoded = Some(message.decode());
+                "Action::Decode"
+            }
+            None => return,
+        };
+        self.returned.push(name.to_owned());
     }
 
     /// Nothing is due until the time has passed. Then all that is due is done.
@@ -189,6 +235,11 @@ impl Walk {
         }
         done
     }
+}
+
+/// A request that the session does not decode itself.
+fn large_request() -> String {
+    format!("{}{}", request("c", "3"), " ".repeat(MAX_INLINE_BYTES))
 }
 
 fn request(channel: &str, id: &str) -> String {

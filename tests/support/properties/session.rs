@@ -1,11 +1,13 @@
 //! The session machine, compared with a naive model of one client.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use switchboard::protocol::connection::{CloseCode, Connection};
 use switchboard::protocol::limits::Limits;
-use switchboard::protocol::session::{Due, Request, Rules, Session, Slot, write_event};
+use switchboard::protocol::session::{
+    Due, MAX_INLINE_BYTES, RateWindow, Request, Rules, Session, Slot, Undecoded, write_event,
+};
 use switchboard::protocol::time::{Millis, Now};
 use switchboard::protocol::uuid::Uuid;
 
@@ -24,8 +26,9 @@ const EPOCH: u64 = 1_700_000_000_000;
 
 /// After every call the output is exactly what the model expects. Each message is answered once, by the session or by its
 /// handler, under its own id. `server:connected` comes first and nothing after a close frame. The rate window,
-/// authentication, the idle timer, handler deadlines, and the limits of memory and requests in flight hold. The next
-/// deadline is never late and never in the past. Left alone, the session ends.
+/// authentication, the idle timer, handler deadlines, and the limits of memory and requests in flight hold. What is over
+/// the rate limit is not decoded, and too much of it closes the connection, as wrong tokens do. Large messages are decoded
+/// outside, at any later time. The next deadline is never late and never in the past. Left alone, the session ends.
 ///
 /// The bytes are the limits, then steps, defined in [`Harness::step`].
 pub fn session(data: &[u8]) {
@@ -45,6 +48,7 @@ struct Parked {
     id: String,
     channel: String,
     until: Millis,
+    payload_bytes: usize,
 }
 
 struct Harness {
@@ -64,6 +68,10 @@ struct Harness {
     parked: Vec<Parked>,
     /// Requests that were neither answered nor parked yet.
     held: Vec<Request>,
+    /// A large message whose decoding has not ended.
+    undecoded: Option<(Undecoded, Vec<u8>)>,
+    /// The session waits for it.
+    decoding: bool,
     authenticated: bool,
     auth_until: Option<Millis>,
     /// The session sent a close frame.
@@ -73,6 +81,11 @@ struct Harness {
     cut_off: bool,
     window_ends: Option<Millis>,
     in_window: u32,
+    bytes_in_window: usize,
+    refused_in_a_row: u32,
+    wrong_tokens: u32,
+    wrong_tokens_taken: u32,
+    closed_for: (bool, bool),
     last_byte: Millis,
     last_ping: Option<Millis>,
     messages: u64,
@@ -85,7 +98,7 @@ struct Harness {
 impl Harness {
     fn new(choices: &mut Choices<'_>) -> Harness {
         let ms = Duration::from_millis;
-        let limits = Limits {
+        let mut limits = Limits {
             max_message_bytes: choices.pick(&[300, 1000, 64, 0]),
             rate_max_requests: choices.pick(&[100, 1, 3, 0]),
             rate_window: ms(choices.pick(&[1000, 10, 1, 0])),
@@ -97,16 +110,30 @@ impl Harness {
             ..Limits::default()
         };
         let setup = choices.byte();
+        if setup & 8 != 0 {
+            limits.max_message_bytes = 3 * MAX_INLINE_BYTES;
+            limits.max_unauthenticated_message_bytes = 2 * MAX_INLINE_BYTES;
+        }
+        if setup & 16 != 0 {
+            limits.max_unauthenticated_message_bytes = 110;
+            limits.rate_max_bytes = 400;
+            limits.max_in_flight_bytes = 20;
+            limits.max_auth_attempts = 1;
+        }
         let token = (setup & 1 != 0).then(|| TOKEN.to_owned());
         let authenticated = token.is_none() || setup & 2 != 0;
         let now = Now { at: START, unix_ms: EPOCH };
         let auth_until = (!authenticated).then(|| START + limits.auth_timeout);
         let rules = Arc::new(Rules { limits, token });
         let id = Uuid::from_random([setup; 16]);
+        let max_bytes = match authenticated {
+            true => rules.limits.max_message_bytes,
+            false => rules.limits.max_message_bytes.min(rules.limits.max_unauthenticated_message_bytes),
+        };
         let mut harness = Harness {
             session: Session::new(rules.clone(), id, authenticated, START),
             id,
-            shadow: Connection::server(rules.limits.max_message_bytes),
+            shadow: Connection::server(max_bytes),
             keeps_errors: setup & 4 == 0,
             rules,
             now,
@@ -115,6 +142,8 @@ impl Harness {
             serial: 0,
             parked: Vec::new(),
             held: Vec::new(),
+            undecoded: None,
+            decoding: false,
             authenticated,
             auth_until,
             sent_close: false,
@@ -122,6 +151,11 @@ impl Harness {
             cut_off: false,
             window_ends: None,
             in_window: 0,
+            bytes_in_window: 0,
+            refused_in_a_row: 0,
+            wrong_tokens: 0,
+            wrong_tokens_taken: 0,
+            closed_for: (false, false),
             last_byte: START,
             last_ping: None,
             messages: 0,
@@ -132,6 +166,10 @@ impl Harness {
         };
         if harness.keeps_errors {
             harness.session.keep_errors();
+        }
+        if setup & 32 != 0 {
+            let window = RateWindow::default();
+            harness.session.share_window(Arc::new(Mutex::new(window)));
         }
         let mut out = Vec::new();
         harness.session.open(now, &mut out);
@@ -175,6 +213,7 @@ impl Harness {
                 // The wall clock jumps. Deadlines must not depend on it.
                 2 => self.set_wall_clock(0),
                 3 => self.set_wall_clock(10 * 365 * 86_400_000),
+                4 => self.handle_decoded(choices),
                 // Nothing is due, so nothing happens.
                 _ => self.handle_deadline(),
             },
@@ -198,7 +237,11 @@ impl Harness {
             _ => format!("r{}", self.serial),
         };
         let kind = choices.pick(&["request", "request", "request", "response", "event"]);
-        let text = format!(r#"{{{payload}"type":"{kind}","id":"{id}","channel":"{channel}","timestamp":1}}"#);
+        let mut text =
+            format!(r#"{{{payload}"type":"{kind}","id":"{id}","channel":"{channel}","timestamp":1}}"#);
+        if self.rules.limits.max_message_bytes > MAX_INLINE_BYTES && choices.byte() & 1 == 0 {
+            text.push_str(&" ".repeat(MAX_INLINE_BYTES));
+        }
         match choices.byte() % 4 {
             0 => self.send_frame(0x81, text.as_bytes(), choices),
             1 => self.send_frame(0x82, text.as_bytes(), choices),
@@ -222,9 +265,13 @@ impl Harness {
         self.wire.push(first);
         match payload.len() {
             0..126 => self.wire.push(0x80 | payload.len() as u8),
-            length => {
+            126..0x1_0000 => {
                 self.wire.push(0x80 | 126);
-                self.wire.extend((length as u16).to_be_bytes());
+                self.wire.extend((payload.len() as u16).to_be_bytes());
+            }
+            length => {
+                self.wire.push(0x80 | 127);
+                self.wire.extend((length as u64).to_be_bytes());
             }
         }
         self.wire.extend(mask);
@@ -259,7 +306,16 @@ impl Harness {
     }
 
     fn wants_input(&self) -> bool {
-        self.parked.len() < self.rules.limits.max_in_flight && !self.shadow.is_closed()
+        let limits = &self.rules.limits;
+        let has_place = self.parked.len() < limits.max_in_flight;
+        let fits = self.parked.is_empty() || self.held_bytes() <= limits.max_in_flight_bytes;
+        has_place && fits && !self.decoding && !self.shadow.is_closed()
+    }
+
+    fn held_bytes(&self) -> usize {
+        let parked: usize = self.parked.iter().map(|parked| parked.payload_bytes).sum();
+        let decoding = self.undecoded.as_ref().filter(|_| self.decoding).map_or(0, |(_, bytes)| bytes.len());
+        parked + decoding + self.shadow.announced_bytes()
     }
 
     fn is_open(&self) -> bool {
@@ -277,11 +333,8 @@ impl Harness {
         let step = self.session.handle_input(self.now, input, &mut out);
         assert_eq!(step.consumed, consumed);
         match event {
-            Some(OwnedEvent::Text(text)) => self.message(&text, step.action, &out, choices),
-            Some(OwnedEvent::Binary(bytes)) => match String::from_utf8(bytes) {
-                Ok(text) => self.message(&text, step.action, &out, choices),
-                Err(_) => self.message("\u{fffd}", step.action, &out, choices),
-            },
+            Some(OwnedEvent::Text(text)) => self.message(text.as_bytes(), step.action, &out, choices),
+            Some(OwnedEvent::Binary(bytes)) => self.message(&bytes, step.action, &out, choices),
             event => {
                 assert!(step.action.is_none());
                 assert_eq!(out, twin_out, "without a message, only the connection writes");
@@ -316,7 +369,14 @@ impl Harness {
 
     fn limits_hold(&self) {
         let limits = &self.rules.limits;
-        memory_is_within(self.session.buffered_bytes(), limits.max_message_bytes);
+        let most = match (self.sent_close, self.authenticated) {
+            (true, _) => 0,
+            (false, true) => limits.max_message_bytes,
+            (false, false) => limits.max_message_bytes.min(limits.max_unauthenticated_message_bytes),
+        };
+        memory_is_within(self.session.buffered_bytes(), most);
+        assert_eq!(self.session.held_bytes(), self.held_bytes());
+        assert_eq!(self.session.is_decoding(), self.decoding);
         assert_eq!(self.session.in_flight(), self.parked.len());
         assert!(self.parked.len() <= limits.max_in_flight, "more in flight than allowed");
         assert_eq!(self.session.is_open(), self.is_open());
@@ -331,7 +391,9 @@ impl Harness {
             Some(ends) if self.now.at < ends => self.in_window,
             _ => 0,
         };
-        let remaining = limits.rate_max_requests.saturating_sub(used);
+        let bytes = if used == 0 { 0 } else { self.bytes_in_window };
+        let has_bytes = bytes < limits.rate_max_bytes;
+        let remaining = if has_bytes { limits.rate_max_requests.saturating_sub(used) } else { 0 };
         assert_eq!(self.session.remaining(self.now.at), remaining);
         if !self.shadow.is_closed() && !self.cut_off {
             assert!(self.session.deadline() <= self.next_due(), "its deadline is late");

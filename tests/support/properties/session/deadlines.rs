@@ -119,6 +119,7 @@ impl Harness {
     /// This end closes, if it has not already done so.
     pub(super) fn closes(&mut self) {
         self.drop_parked();
+        self.decoding = false;
         if self.closing_until.is_none() {
             self.closing_until = Some(self.now.at + self.rules.limits.close_timeout);
             // The shadow's own close frame does not matter.
@@ -142,9 +143,11 @@ impl Harness {
             most = most.checked_sub(1).expect("the session ends");
             let deadline = self.session.deadline();
             self.wait(deadline.since(self.now.at));
+            self.handle_decoded(choices);
             self.read(choices);
             self.limits_hold();
         }
+        self.handle_decoded(choices);
         while !self.held.is_empty() {
             self.answer_held(choices);
         }
@@ -155,5 +158,6 @@ impl Harness {
         assert!(self.dropped == 0 || self.sent_close, "a request is lost on an open connection");
         let tally = self.session.take_tally();
         assert_eq!((u64::from(tally.requests), tally.errors), (self.messages, self.errors));
+        assert_eq!((tally.closed_for_refusals, tally.closed_for_tokens), self.closed_for);
     }
 }

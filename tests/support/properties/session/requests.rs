@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use switchboard::protocol::envelope::{Envelope, Kind};
+use switchboard::protocol::envelope::{self, Envelope, Kind};
 use switchboard::protocol::error::{ErrorCode, WireError};
 use switchboard::protocol::json;
 use switchboard::protocol::payload::Payload;
-use switchboard::protocol::session::{Action, Request};
+use switchboard::protocol::session::{Action, MAX_INLINE_BYTES, Request};
 
 use super::output::{Heard, member, refused_length, response};
 use super::{Choices, Harness, Parked, TOKEN};
@@ -16,32 +16,76 @@ impl Harness {
     /// Checks the reaction to one whole message.
     pub(super) fn message(
         &mut self,
-        text: &str,
+        message: &[u8],
         action: Option<Action>,
         out: &[u8],
         choices: &mut Choices<'_>,
     ) {
         self.messages += 1;
-        let heard = self.hear(out);
-        let envelope = Envelope::decode(text);
-        let (id, channel) = match &envelope {
-            Ok(envelope) => (envelope.id, Some(envelope.channel)),
-            Err(error) => (error.id, error.channel),
-        };
-        if let Some(retry_after_ms) = self.rate_limit() {
+        let mut heard = self.hear(out);
+        if let Some(retry_after_ms) = self.rate_limit(message.len()) {
             assert!(action.is_none(), "over the rate limit, but {action:?}");
+            self.refused_in_a_row += 1;
+            if self.refused_in_a_row >= 10 * self.rules.limits.rate_max_requests.max(1) {
+                self.is_closed_by(&mut heard, "too many refused messages");
+                self.closed_for.0 = true;
+            }
             let details = response(&heard, "rate_limited", "system", Some(ErrorCode::RateLimited), self.now);
-            let quoted = |raw: &str| format!("\"{raw}\"");
+            let (id, channel) = shown_by(message);
+            let quoted = |raw: String| format!("\"{raw}\"");
             let raw = |name: &str| member(&details, name);
             assert_eq!(raw("requestId"), id.map(quoted));
             assert_eq!(raw("channel"), channel.map(quoted));
             assert_eq!(raw("retryAfterMs"), Some(retry_after_ms.to_string()));
             return;
         }
-        let envelope = match envelope {
+        self.refused_in_a_row = 0;
+        if message.len() <= MAX_INLINE_BYTES {
+            return self.decoded(message, action, heard, choices);
+        }
+        assert_eq!(heard, [], "it is not decoded yet");
+        let Some(Action::Decode(undecoded)) = action else {
+            panic!("a large message is decoded: {action:?}")
+        };
+        assert_eq!(format!("{undecoded:?}"), format!("Undecoded({} bytes)", message.len()));
+        self.undecoded = Some((undecoded, message.to_vec()));
+        self.decoding = true;
+        if choices.byte() & 1 == 0 {
+            self.handle_decoded(choices);
+        }
+    }
+
+    /// Gives a large message back, in time or after the session has closed.
+    pub(super) fn handle_decoded(&mut self, choices: &mut Choices<'_>) {
+        let Some((undecoded, message)) = self.undecoded.take() else { return };
+        let mut out = Vec::new();
+        let action = self.session.handle_decoded(self.now, undecoded.decode(), &mut out);
+        let heard = self.hear(&out);
+        if !std::mem::take(&mut self.decoding) {
+            assert!(action.is_none() && heard.is_empty(), "it goes on after its end");
+            return;
+        }
+        self.decoded(&message, action, heard, choices);
+    }
+
+    /// Checks the reaction to a message that may be decoded.
+    fn decoded(
+        &mut self,
+        message: &[u8],
+        action: Option<Action>,
+        mut heard: Vec<Heard>,
+        choices: &mut Choices<'_>,
+    ) {
+        // Like bytes that are not UTF-8, this is not JSON.
+        let text = std::str::from_utf8(message).unwrap_or("\u{fffd}");
+        let envelope = match Envelope::decode(text) {
             Ok(envelope) if envelope.kind == Kind::Request => envelope,
-            _ => {
+            result => {
                 assert!(action.is_none(), "not a request, but {action:?}");
+                let (id, channel) = match &result {
+                    Ok(envelope) => (envelope.id, Some(envelope.channel)),
+                    Err(error) => (error.id, error.channel),
+                };
                 let (id, channel) = (id.unwrap_or("invalid_message"), channel.unwrap_or("system"));
                 response(&heard, id, channel, Some(ErrorCode::InvalidMessage), self.now);
                 return;
@@ -50,16 +94,7 @@ impl Harness {
         let id = envelope.id.expect("a request has an id");
         let name = json::unescape(envelope.channel);
         if self.rules.token.is_some() && name.as_deref() == Some("auth") {
-            let payload = envelope.payload.and_then(|payload| serde_json::from_str::<Value>(payload).ok());
-            let right = payload.is_some_and(|payload| payload["token"] == TOKEN);
-            let error = (!right).then_some(ErrorCode::Unauthorized);
-            response(&heard, id, envelope.channel, error, self.now);
-            let becomes = right && !self.authenticated;
-            assert_eq!(matches!(action, Some(Action::Authenticated)), becomes);
-            assert!(!matches!(action, Some(Action::Request(_))), "a token reaches the router");
-            self.authenticated |= right;
-            self.auth_until = self.auth_until.filter(|_| !self.authenticated);
-            return;
+            return self.is_authenticated(&envelope, action, &mut heard);
         }
         if !self.authenticated {
             assert!(action.is_none(), "a request reaches the router before authentication");
@@ -78,19 +113,58 @@ impl Harness {
         self.handle(request, choices);
     }
 
+    /// Checks the reaction to a request on channel `auth`.
+    fn is_authenticated(&mut self, envelope: &Envelope<'_>, action: Option<Action>, heard: &mut Vec<Heard>) {
+        let id = envelope.id.expect("a request has an id");
+        let most = self.rules.limits.max_unauthenticated_message_bytes;
+        let payload = envelope.payload.filter(|payload| payload.len() <= most);
+        let payload = payload.and_then(|payload| serde_json::from_str::<Value>(payload).ok());
+        let sent = payload.as_ref().and_then(|payload| payload["token"].as_str());
+        let right = sent == Some(TOKEN);
+        if sent.is_some() && !right {
+            self.wrong_tokens += 1;
+            if self.wrong_tokens >= self.rules.limits.max_auth_attempts {
+                self.is_closed_by(heard, "too many wrong tokens");
+                self.closed_for.1 = true;
+            }
+        }
+        self.wrong_tokens_taken += self.session.take_wrong_tokens();
+        assert_eq!(self.wrong_tokens_taken, self.wrong_tokens);
+        let error = (!right).then_some(ErrorCode::Unauthorized);
+        response(heard, id, envelope.channel, error, self.now);
+        let becomes = right && !self.authenticated;
+        assert_eq!(matches!(action, Some(Action::Authenticated)), becomes);
+        assert!(becomes || action.is_none(), "a token reaches the router");
+        if becomes {
+            self.authenticated = true;
+            self.auth_until = None;
+            self.shadow.set_max_message_bytes(self.rules.limits.max_message_bytes);
+        }
+    }
+
+    /// The session closes after its answer.
+    fn is_closed_by(&mut self, heard: &mut Vec<Heard>, reason: &str) {
+        assert_eq!(heard.pop(), Some(Heard::Close(Some(1008), reason.to_owned())));
+        self.closes();
+    }
+
     /// Counts a message. Over the limit, returns the ms until the window opens again.
-    pub(super) fn rate_limit(&mut self) -> Option<u64> {
+    pub(super) fn rate_limit(&mut self, bytes: usize) -> Option<u64> {
         let limits = &self.rules.limits;
         let ends = match self.window_ends {
             Some(ends) if self.now.at < ends => ends,
             _ => {
                 self.in_window = 0;
+                self.bytes_in_window = 0;
                 self.now.at + limits.rate_window
             }
         };
         self.window_ends = Some(ends);
+        let passes =
+            self.in_window < limits.rate_max_requests && self.bytes_in_window < limits.rate_max_bytes;
         self.in_window += 1;
-        (self.in_window > limits.rate_max_requests).then(|| ends.0 - self.now.at.0)
+        self.bytes_in_window += bytes;
+        (!passes).then(|| ends.0 - self.now.at.0)
     }
 
     /// The bytes decide what the handler of a request does.
@@ -101,11 +175,12 @@ impl Harness {
             _ => {
                 let (id, channel) = (request.raw_id().to_owned(), request.raw_channel().to_owned());
                 let until = self.now.at + Duration::from_millis(choices.byte().into());
+                let payload_bytes = request.payload().as_str().map_or(0, str::len);
                 let slot = self.session.park(request, until, |slot| slot);
                 assert!(self.parked.iter().all(|parked| parked.slot != slot), "{slot:?} is taken");
                 assert!(slot.index() < self.rules.limits.max_in_flight, "{slot:?} is over the limit");
                 assert_eq!(self.session.parked(slot).map(Request::raw_id), Some(id.as_str()));
-                self.parked.push(Parked { slot, id, channel, until });
+                self.parked.push(Parked { slot, id, channel, until, payload_bytes });
             }
         }
     }
@@ -200,4 +275,16 @@ impl Harness {
         }
         assert!(matches!(&heard[..], [Heard::Message(text)] if text.len() <= max), "over the limit");
     }
+}
+
+/// The id and the channel in the answer to a message that is refused without being decoded. The property of the envelope
+/// checks what the start of a longer message shows.
+fn shown_by(message: &[u8]) -> (Option<String>, Option<String>) {
+    let (id, channel) = match std::str::from_utf8(message).map(Envelope::decode) {
+        _ if message.len() > envelope::PEEK_BYTES => envelope::peek(message),
+        Ok(Ok(envelope)) => (envelope.id, Some(envelope.channel)),
+        Ok(Err(error)) => (error.id, error.channel),
+        Err(_) => (None, None),
+    };
+    (id.map(str::to_owned), channel.map(str::to_owned))
 }

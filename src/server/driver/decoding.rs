@@ -1,0 +1,36 @@
+//! Decoding large messages. Input: a message. Output: its request, after a place was free and a thread beside the workers has
+//! decoded it. Meanwhile the worker thread serves other clients.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::task::spawn_blocking;
+
+use crate::protocol::session::{Decoded, Undecoded};
+
+use super::super::shared::Shared;
+
+/// A message that is being decoded, or waits for a place.
+pub(super) struct Decoding(Pin<Box<dyn Future<Output = Option<Decoded>> + Send>>);
+
+impl Decoding {
+    pub(super) fn new(shared: &Shared, message: Undecoded) -> Decoding {
+        let places = shared.decoding.clone();
+        Decoding(Box::pin(async move {
+            let place = places.acquire_owned().await.ok()?;
+            // The thread goes on when the client leaves, so it keeps the place.
+            let decode = move || {
+                let decoded = message.decode();
+                drop(place);
+                decoded
+            };
+            spawn_blocking(decode).await.ok()
+        }))
+    }
+
+    /// Returns nothing if the runtime ends.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Decoded>> {
+        self.0.as_mut().poll(cx)
+    }
+}
