@@ -59,8 +59,11 @@ const FAMILIES: &[Family] = &[
     Family {
         channels: credentials::CHANNELS,
         types: credentials::TYPES,
-        tables: &[(4, credentials::TABLES)],
-        register: |server, backend| credentials::register(server, backend.db()),
+        tables: &[(4, credentials::TABLES), (8, credentials::ORIGINS)],
+        register: |server, backend| {
+            credentials::register(server, backend.db());
+            backend.spawn(credentials::seal_origins(backend.db().clone()));
+        },
     },
     Family {
         channels: artifact::CHANNELS,

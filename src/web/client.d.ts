@@ -588,7 +588,7 @@ export interface Channels {
   "ai:chat-stream": { payload: ChatRequest; response: ChatResponse };
   /** List models with their prices: the provider's own list, or the built-in one if there is no key. */
   "ai:models": { payload: { provider?: AiProvider }; response: ModelConfig[] };
-  /** Return whether there is a key for a provider; always true for one that needs none. */
+  /** Return whether there is a key for a provider and its base URL; always true for one that needs none. */
   "ai:has-credentials": { payload: { provider: AiProvider }; response: boolean };
   /** List coding sessions of one project or of all, last updated first: 1..=500 of them, 50 by default. */
   "code:list-sessions": { payload: { project?: string, limit?: number }; response: Session[] };
@@ -618,7 +618,7 @@ export interface Channels {
   "settings:get-all": { payload: undefined; response: Settings };
   /** Get one setting; null if it is not set and has no default. */
   "settings:get": { payload: { key: string }; response: unknown };
-  /** Set one setting. */
+  /** Set one setting. A base URL with another origin needs the provider's credential again. */
   "settings:set": { payload: { key: string, value: unknown }; response: undefined };
   /** Set several settings, all of them or none. */
   "settings:update": { payload: Partial<Settings>; response: Settings };
@@ -628,7 +628,7 @@ export interface Channels {
   "credentials:list": { payload: undefined; response: string[] };
   /** Get whether a credential exists, and its metadata; never its token. */
   "credentials:get": { payload: { key: string }; response: Credential };
-  /** Store or replace a credential; its token is encrypted on disk. */
+  /** Store or replace a credential; its token is encrypted on disk. A provider's token is sent only to the origin of the base URL that is set at this time. */
   "credentials:set": { payload: { key: string, token: string, metadata?: Record<string, unknown> }; response: undefined };
   /** Delete a credential and return whether it existed. */
   "credentials:delete": { payload: { key: string }; response: boolean };

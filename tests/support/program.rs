@@ -19,7 +19,8 @@ pub fn command(data_dir: &Path) -> Command {
 
 /// A command without settings from this process's environment.
 pub fn without_settings(mut command: Command) -> Command {
-    for name in ["WS_PORT", "WS_HOST", "SWITCHBOARD_TOKEN", "SWITCHBOARD_DATA_DIR"] {
+    for name in ["WS_PORT", "WS_HOST", "SWITCHBOARD_TOKEN", "SWITCHBOARD_DATA_DIR", "SWITCHBOARD_KEY_ORIGINS"]
+    {
         command.env_remove(name);
     }
     command

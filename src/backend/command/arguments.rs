@@ -12,6 +12,7 @@ use std::time::Duration;
 use lexopt::prelude::*;
 
 use crate::backend::config::BackendConfig;
+use crate::backend::shared::origin::Origin;
 use crate::backend::shared::token::Token;
 use crate::protocol::payload::Payload;
 use crate::server::Config;
@@ -88,6 +89,7 @@ fn parse_serve(
     let mut restore_root = None;
     let (mut artifact_sources, mut allow_artifacts) = (Vec::new(), false);
     let mut record = true;
+    let mut key_origins = Vec::new();
     while let Some(argument) = parser.next()? {
         match argument {
             Short('h') | Long("help") => return Ok(Command::Help),
@@ -102,6 +104,7 @@ fn parse_serve(
             Long("restore-root") => restore_root = Some(parser.value()?.into()),
             Long("artifact-source") => artifact_sources.push(parser.value()?.into()),
             Long("allow-artifacts") => allow_artifacts = true,
+            Long("key-origin") => key_origins.push(key_origin("--key-origin", &parser.value()?.string()?)?),
             Long("token-file") => config.token = Some(read_token(Path::new(&parser.value()?))?),
             Long("insecure") => config.insecure = true,
             Long("no-console") => config.serve_console = false,
@@ -130,8 +133,7 @@ fn parse_serve(
     let mut backend = BackendConfig::new(data_dir);
     // A page of messages must fit into one response.
     backend.db.max_page_bytes = config.limits.max_message_bytes / 2;
-    backend.ai.api_keys = api_keys(&environment)?;
-    backend.imagegen.api_keys = backend.ai.api_keys.clone();
+    give_keys(&mut backend, &environment, key_origins)?;
     backend.code.code_dir = code_dir;
     backend.analytics.record = record;
     if let Some(restore_root) = restore_root {
@@ -270,6 +272,30 @@ fn from_environment(environment: &impl Fn(&str) -> Option<OsString>) -> Result<C
     }
     config.token = token_from(environment)?;
     Ok(config)
+}
+
+/// Sets the keys of providers, and the origins that they are sent to besides the providers' own.
+fn give_keys(
+    backend: &mut BackendConfig,
+    environment: &impl Fn(&str) -> Option<OsString>,
+    mut key_origins: Vec<Origin>,
+) -> Result<(), Failure> {
+    const VARIABLE: &str = "SWITCHBOARD_KEY_ORIGINS";
+    if let (Some(listed), true) = (environment(VARIABLE), key_origins.is_empty()) {
+        let listed = listed.into_string().map_err(|_| format!("{VARIABLE} is not UTF-8"))?;
+        let words = listed.split([' ', ',']).filter(|word| !word.is_empty());
+        key_origins = words.map(|word| key_origin(VARIABLE, word)).collect::<Result<_, _>>()?;
+    }
+    backend.ai.api_keys = api_keys(environment)?;
+    backend.imagegen.api_keys = backend.ai.api_keys.clone();
+    backend.ai.key_origins.clone_from(&key_origins);
+    backend.imagegen.key_origins = key_origins;
+    Ok(())
+}
+
+/// Reads an origin. The error does not contain the text, in which there can be a password.
+fn key_origin(name: &str, text: &str) -> Result<Origin, Failure> {
+    text.parse().map_err(|error| format!("{name}: {error}").into())
 }
 
 /// Reads the keys of AI providers from the variables that the providers' own clients read. A blank key counts as none.

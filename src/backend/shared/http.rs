@@ -12,13 +12,15 @@ use std::time::Duration;
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::client::connect::{Stream, open_tcp};
 use crate::client::tls;
+
+use super::origin::{BaseUrl, Origin, OriginError};
 
 /// Longest head of a response, in bytes.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -29,7 +31,11 @@ const MAX_ERROR_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub(crate) enum HttpError {
     /// The URL is not valid.
-    Url(&'static str),
+    Url(OriginError),
+    /// The URL is not valid in a request.
+    Request(&'static str),
+    /// A key would be sent without TLS to another machine.
+    NotLocal,
     /// The connection could not be opened.
     Connect(io::Error),
     /// Something took longer than its limit.
@@ -44,6 +50,8 @@ impl fmt::Display for HttpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             HttpError::Url(what) => write!(f, "the base URL: {what}"),
+            HttpError::Request(what) => write!(f, "the base URL: {what}"),
+            HttpError::NotLocal => f.write_str("the base URL: its name leads to another machine, and a key is sent over http:// only to this one; use https://"),
             HttpError::Connect(error) => write!(f, "no connection: {error}"),
             HttpError::Timeout { what, limit } => write!(f, "{what} for {} ms", limit.as_millis()),
             HttpError::TooLong { max } => write!(f, "a response of more than {max} bytes"),
@@ -55,10 +63,7 @@ impl fmt::Display for HttpError {
 /// Where to send a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    secure: bool,
-    host: String,
-    port: u16,
-    authority: String,
+    origin: Origin,
     path: String,
 }
 
@@ -68,37 +73,13 @@ impl Endpoint {
     /// # Errors
     /// When the base is not an `http` or `https` URL with a host, or has a user, a password or a query.
     pub(crate) fn new(base_url: &str, path: &str) -> Result<Endpoint, HttpError> {
-        let uri: Uri = base_url.parse().map_err(|_| HttpError::Url("not a URL"))?;
-        let secure = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => return Err(HttpError::Url("expected http:// or https://")),
-        };
-        let authority = uri.authority().map_or("", |authority| authority.as_str());
-        let host = uri.host().unwrap_or_default();
-        if host.is_empty() || authority.contains('@') {
-            return Err(HttpError::Url("expected a host, without user or password"));
-        }
-        if uri.query().is_some() {
-            return Err(HttpError::Url("expected no query"));
-        }
-        Ok(Endpoint {
-            secure,
-            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
-            port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }),
-            authority: authority.to_owned(),
-            path: format!("{}{path}", uri.path().trim_end_matches('/')),
-        })
+        let BaseUrl { origin, path: base } = BaseUrl::parse(base_url).map_err(HttpError::Url)?;
+        Ok(Endpoint { origin, path: base + path })
     }
 
-    /// Whether no third party can read the request: it uses TLS, or stays on this machine.
-    pub(crate) fn is_private(&self) -> bool {
-        let is_loopback =
-            |host: &str| host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-        self.secure
-            || self.host == "localhost"
-            || self.host.ends_with(".localhost")
-            || is_loopback(&self.host)
+    /// Returns who receives the request: the connection is opened to this origin.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
     }
 }
 
@@ -143,20 +124,25 @@ pub(crate) async fn send(
     max_bytes: usize,
 ) -> Result<Response, HttpError> {
     let limit = timeouts.connect;
-    let stream = match timeout(limit, connect(&request.endpoint)).await {
-        Ok(stream) => stream.map_err(HttpError::Connect)?,
+    let stream = match timeout(limit, connect(&request)).await {
+        Ok(stream) => stream?,
         Err(_) => return Err(HttpError::Timeout { what: "no connection", limit }),
     };
     exchange(stream, request, timeouts, max_bytes).await
 }
 
-async fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Stream>> {
-    let stream = open_tcp(&endpoint.host, endpoint.port).await?;
-    if endpoint.secure {
-        Ok(Box::new(tls::wrap(&endpoint.host, stream).await?))
-    } else {
-        Ok(Box::new(stream))
+async fn connect(request: &Outgoing) -> Result<Box<dyn Stream>, HttpError> {
+    let origin = &request.endpoint.origin;
+    let stream = open_tcp(origin.host(), origin.port()).await.map_err(HttpError::Connect)?;
+    if origin.is_secure() {
+        return Ok(Box::new(tls::wrap(origin.host(), stream).await.map_err(HttpError::Connect)?));
     }
+    let is_local = stream.peer_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+    // What a name like `x.localhost` leads to is decided outside of this program.
+    if !is_local && request.headers.iter().any(|(_, value)| value.is_sensitive()) {
+        return Err(HttpError::NotLocal);
+    }
+    Ok(Box::new(stream))
 }
 
 async fn exchange(
@@ -183,9 +169,9 @@ async fn exchange(
             .endpoint
             .path
             .parse()
-            .map_err(|_| HttpError::Url("its path is not valid in a request"))?;
-        let host = HeaderValue::try_from(&request.endpoint.authority)
-            .map_err(|_| HttpError::Url("its host is not valid in a request"))?;
+            .map_err(|_| HttpError::Request("its path is not valid in a request"))?;
+        let host = HeaderValue::try_from(request.endpoint.origin.authority())
+            .map_err(|_| HttpError::Request("its host is not valid in a request"))?;
         message.headers_mut().insert(header::HOST, host);
         message.headers_mut().extend(request.headers);
         let response = sender.send_request(message).await.map_err(HttpError::Broken)?;
@@ -290,16 +276,16 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_a_base_and_a_path() {
-        for (base, host, port, path, private) in [
-            ("https://api.example/v1/", "api.example", 443, "/v1/p", true),
-            ("http://api.example", "api.example", 80, "/p", false),
-            ("http://[::1]:8080/x", "::1", 8080, "/x/p", true),
-            ("http://127.9.9.9", "127.9.9.9", 80, "/p", true),
-            ("http://localhost.example", "localhost.example", 80, "/p", false),
+        for (base, host, port, path, authority) in [
+            ("https://api.example/v1/", "api.example", 443, "/v1/p", "api.example"),
+            ("http://api.example", "api.example", 80, "/p", "api.example"),
+            ("http://API.example.:080//", "api.example", 80, "/p", "api.example"),
+            ("http://[0:0::1]:8080/x", "::1", 8080, "/x/p", "[::1]:8080"),
         ] {
             let endpoint = Endpoint::new(base, "/p").unwrap();
-            assert_eq!((&*endpoint.host, endpoint.port, &*endpoint.path), (host, port, path));
-            assert_eq!(endpoint.is_private(), private, "{base}");
+            let origin = endpoint.origin();
+            assert_eq!((origin.host(), origin.port(), &*endpoint.path), (host, port, path));
+            assert_eq!(origin.authority(), authority);
         }
         for base in ["", "localhost", "ftp://a", "http://", "http://u:p@a", "http://a/?q", "http://a b"] {
             assert!(Endpoint::new(base, "/p").is_err(), "{base}");

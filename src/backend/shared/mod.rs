@@ -7,6 +7,7 @@ pub mod db;
 pub(crate) mod encode;
 pub(crate) mod files;
 pub(crate) mod http;
+pub(crate) mod origin;
 pub(crate) mod provider;
 pub mod registry;
 pub(crate) mod search;

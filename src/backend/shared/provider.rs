@@ -1,6 +1,7 @@
-//! Requests to providers over the network, the same for all families: the address and the key, when a failed request is
-//! retried, and how much of a provider's error message clients get.
+//! Requests to providers over the network, the same for all families: the address and the key, where a key can be sent, when a
+//! failed request is retried, and how much of a provider's error message clients get.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::time::Duration;
 
@@ -8,7 +9,10 @@ use hyper::Method;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use serde_json::Value;
 
+use crate::protocol::handshake::base64;
+
 use super::http::{Endpoint, HttpError, Outgoing, Response};
+use super::origin::Origin;
 use super::token::Token;
 
 /// Attempts beyond the first.
@@ -23,19 +27,46 @@ pub(crate) enum Host {
     Compatible,
 }
 
-/// The address of a provider's server, and the key for it.
+/// Who gave a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeySource {
+    /// A client, as a credential.
+    Stored,
+    /// The operator, in the configuration.
+    Configured,
+}
+
+/// A key of a provider, with the origins that it was given for. It is sent to no other one.
+#[derive(Debug, Clone)]
+pub(crate) struct Key {
+    pub(crate) token: Token,
+    pub(crate) origins: Vec<Origin>,
+    pub(crate) source: KeySource,
+}
+
+/// The address of a provider's server, and the key of the provider.
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
+    /// The provider's name, which is also that of its credential.
+    pub(crate) provider: &'static str,
     pub(crate) base_url: String,
     pub(crate) host: Host,
-    pub(crate) key: Option<Token>,
+    pub(crate) key: Option<Key>,
 }
 
 impl Access {
+    /// Returns the key if it was given for the origin of the base URL.
+    pub(crate) fn usable_key(&self) -> Option<&Token> {
+        let origin: Origin = self.base_url.parse().ok()?;
+        self.key.as_ref().filter(|key| key.origins.contains(&origin)).map(|key| &key.token)
+    }
+
     /// Builds a request to a path below the base URL. `key_header` returns the header that carries the key.
     ///
+    /// A configured key that is not for the origin of the base URL is left out: a server with the same API can need none.
+    ///
     /// # Errors
-    /// When the base URL is invalid, or the key cannot be sent there.
+    /// When the base URL is invalid, or there is a stored key that cannot be sent there.
     pub(crate) fn outgoing(
         &self,
         method: Method,
@@ -52,24 +83,76 @@ impl Access {
         if method == Method::POST {
             headers.push((CONTENT_TYPE, HeaderValue::from_static("application/json")));
         }
-        if let Some(key) = &self.key {
-            if !endpoint.is_private() {
-                return Err(Failure::new("a key is sent over http:// only to this machine; use https://"));
+        match &self.key {
+            Some(key) if key.origins.contains(endpoint.origin()) => {
+                if !endpoint.origin().is_private() {
+                    return Err(Failure::new(
+                        "a key is sent over http:// only to this machine; use https://",
+                    ));
+                }
+                let (name, value) = key_header(key.token.reveal());
+                let mut value = HeaderValue::try_from(value)
+                    .map_err(|_| Failure::new("the key has characters that are not allowed in a header"))?;
+                value.set_sensitive(true);
+                headers.push((name, value));
             }
-            let (name, value) = key_header(key.reveal());
-            let mut value = HeaderValue::try_from(value)
-                .map_err(|_| Failure::new("the key has characters that are not allowed in a header"))?;
-            value.set_sensitive(true);
-            headers.push((name, value));
+            Some(key) if key.source == KeySource::Stored => {
+                return Err(Failure::new(other_origin(self.provider, key, endpoint.origin())));
+            }
+            _ => {}
         }
         Ok(Outgoing { method, endpoint, headers, body })
     }
 
     /// Prefixes a failure with the provider's name and removes the key from it.
-    pub(crate) fn redacted(&self, provider: &str, failure: Failure) -> Failure {
-        let text = quoted(&failure.message, self.key.as_ref().map(Token::reveal));
-        Failure { message: format!("{provider}: {text}"), ..failure }
+    pub(crate) fn redacted(&self, failure: Failure) -> Failure {
+        // A server that did not get the key cannot repeat it, and could find out by guessing what is removed.
+        let secrets = self.usable_key().map(|key| forms(key.reveal())).unwrap_or_default();
+        Failure { message: format!("{}: {}", self.provider, quoted(&failure.message, &secrets)), ..failure }
     }
+
+    /// The error for a request that the server refused because of the key.
+    fn refusal(&self) -> String {
+        let provider = self.provider;
+        match &self.key {
+            _ if self.usable_key().is_some() => "the key was refused".to_owned(),
+            Some(key) => format!(
+                "no key was sent: that of the configuration is for {}; to send it there too, name the other \
+                 origin with --key-origin, or set the credential \"{provider}\"",
+                listed(&key.origins)
+            ),
+            None => format!("no key was sent; set the credential \"{provider}\""),
+        }
+    }
+}
+
+/// The error for a key that was given for another origin. It names none of its characters.
+fn other_origin(provider: &str, key: &Key, origin: &Origin) -> String {
+    format!(
+        "the key was given for {}, and is not sent to {origin}: set the credential \"{provider}\" again for this \
+         base URL, or set the base URL back",
+        listed(&key.origins)
+    )
+}
+
+/// Returns origins as a list for people.
+fn listed(origins: &[Origin]) -> String {
+    match origins {
+        [] => "no address".to_owned(),
+        origins => origins.iter().map(Origin::to_string).collect::<Vec<_>>().join(" and "),
+    }
+}
+
+/// Returns the texts in which a key can appear, the longest first: itself, as HTTP's basic authentication encodes it, and the
+/// password of `user:password`.
+fn forms(key: &str) -> Vec<String> {
+    const MIN_PASSWORD_BYTES: usize = 4;
+    let password = key.split_once(':').map(|(_, password)| password.to_owned());
+    let password = password.filter(|password| password.len() >= MIN_PASSWORD_BYTES);
+    let mut forms: Vec<String> =
+        [base64(key.as_bytes()), key.to_owned()].into_iter().chain(password).collect();
+    forms.sort_by_key(|form| Reverse(form.len()));
+    forms
 }
 
 /// Why a provider returned no result.
@@ -122,7 +205,7 @@ fn jitter(pause: Duration) -> Duration {
 ///
 /// # Errors
 /// With the status and the error text of the response.
-pub(crate) async fn check_status(response: &mut Response) -> Result<(), Failure> {
+pub(crate) async fn check_status(access: &Access, response: &mut Response) -> Result<(), Failure> {
     let status = response.status;
     if status.is_success() {
         let encoding = response.header("content-encoding");
@@ -134,7 +217,7 @@ pub(crate) async fn check_status(response: &mut Response) -> Result<(), Failure>
     let retry_after = retry_after(response.header("retry-after-ms"), response.header("retry-after"));
     let message = match status.as_u16() {
         // The body is not shown: some providers repeat a part of the key in it.
-        401 | 403 => "the key was refused".to_owned(),
+        401 | 403 => access.refusal(),
         300..=399 => "redirects are not followed".to_owned(),
         _ => error_text(&response.error_body().await),
     };
@@ -154,13 +237,13 @@ pub(crate) fn unreachable(error: HttpError) -> Failure {
     Failure::new(error.to_string())
 }
 
-/// Returns a provider's text on one line, shortened, and without the secret.
-pub(crate) fn quoted(text: &str, secret: Option<&str>) -> String {
+/// Returns a provider's text on one line, shortened, and without the secrets.
+fn quoted(text: &str, secrets: &[String]) -> String {
     const MAX_CHARS: usize = 300;
-    let hidden = match secret {
-        Some(secret) if !secret.is_empty() => text.replace(secret, "***"),
-        _ => text.to_owned(),
-    };
+    let mut hidden = text.to_owned();
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        hidden = hidden.replace(secret, "***");
+    }
     hidden.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_CHARS).collect()
 }
 
@@ -215,23 +298,81 @@ mod tests {
         ] {
             assert_eq!(error_text(body), text);
         }
-        assert_eq!(quoted("bad key sk-1\r\nsk-1!", Some("sk-1")), "bad key ***  ***!");
-        assert_eq!(quoted(&"é".repeat(500), None).chars().count(), 300);
+        assert_eq!(quoted("bad key sk-1\r\nsk-1!", &["sk-1".to_owned()]), "bad key ***  ***!");
+        assert_eq!(quoted(&"é".repeat(500), &[]).chars().count(), 300);
+    }
+
+    fn access(base_url: &str, token: &str, source: KeySource, origins: &[&str]) -> Access {
+        let origins = origins.iter().map(|origin| origin.parse().unwrap()).collect();
+        let key = Some(Key { token: Token::new(token), origins, source });
+        Access { provider: "openai", base_url: base_url.to_owned(), host: Host::Compatible, key }
+    }
+
+    /// The headers of a request that carry a key.
+    fn sent(access: &Access) -> Result<Vec<String>, Failure> {
+        let key_header = |key: &str| (hyper::header::AUTHORIZATION, format!("Bearer {key}"));
+        let outgoing = access.outgoing(Method::POST, "/p", "x", String::new(), key_header)?;
+        let sensitive = outgoing.headers.iter().filter(|(_, value)| value.is_sensitive());
+        Ok(sensitive.map(|(_, value)| value.to_str().unwrap().to_owned()).collect())
     }
 
     #[test]
     fn a_key_is_sent_over_tls_or_only_to_this_machine() {
-        let fits = |base_url: &str, key: Option<&str>| {
-            let base_url = base_url.to_owned();
-            let access = Access { base_url, host: Host::Compatible, key: key.map(Token::new) };
-            let key_header = |key: &str| (hyper::header::AUTHORIZATION, format!("Bearer {key}"));
-            access.outgoing(Method::POST, "/p", "x", String::new(), key_header).is_ok()
+        let fits = |base_url: &str, key: &str| {
+            let sent = sent(&access(base_url, key, KeySource::Stored, &[base_url]));
+            sent.is_ok_and(|sent| sent == [format!("Bearer {key}")])
         };
-        assert!(fits("https://far.example", Some("k")));
-        assert!(fits("http://127.0.0.1:5", Some("k")));
-        assert!(fits("http://far.example", None));
-        assert!(!fits("http://far.example", Some("k")));
-        assert!(!fits("https://far.example", Some("k\n")));
+        assert!(fits("https://far.example", "k"));
+        assert!(fits("http://127.0.0.1:5", "k"));
+        assert!(!fits("http://far.example", "k"));
+        assert!(!fits("https://far.example", "k\n"));
+        let none = Access { key: None, ..access("http://far.example", "k", KeySource::Stored, &[]) };
+        assert_eq!(sent(&none), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_key_is_sent_only_to_the_origins_that_it_was_given_for() {
+        const OWN: &str = "https://api.example";
+        for (base_url, origins, fits) in [
+            ("https://api.example/v1", &[OWN][..], true),
+            ("https://API.example.:443", &[OWN], true),
+            ("https://api.example/v1", &["http://127.0.0.1:5", OWN], true),
+            ("http://127.0.0.1:5/v1", &["http://127.0.0.1:5", OWN], true),
+            ("https://api.example", &[], false),
+            ("https://api.example:8443", &[OWN], false),
+            ("https://other.example/api.example", &[OWN], false),
+            ("http://127.0.0.1:5", &[OWN], false),
+            ("http://localhost:5", &["http://127.0.0.1:5"], false),
+        ] {
+            let stored = access(base_url, "s3cret", KeySource::Stored, origins);
+            let configured = access(base_url, "s3cret", KeySource::Configured, origins);
+            assert_eq!(stored.usable_key().is_some(), fits, "{base_url}");
+            if fits {
+                assert_eq!(sent(&stored).unwrap(), ["Bearer s3cret"]);
+                assert_eq!(sent(&configured).unwrap(), ["Bearer s3cret"]);
+                continue;
+            }
+            // A server with the same API can need no key.
+            assert_eq!(sent(&configured), Ok(Vec::new()), "{base_url}");
+            let error = sent(&stored).unwrap_err().message;
+            let given_for = origins.first().unwrap_or(&"no address");
+            assert!(
+                error.contains(given_for) && error.contains("\"openai\"") && !error.contains("s3cret"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_form_of_a_key_is_in_an_error() {
+        let redacted = |origins: &[&str], text: &str| {
+            let access = access("https://api.example", "me:s3cret", KeySource::Stored, origins);
+            access.redacted(Failure::new(text)).message
+        };
+        let text = format!("a me:s3cret b s3cret c {} d me:s3cre", base64(b"me:s3cret"));
+        assert_eq!(redacted(&["https://api.example"], &text), "openai: a *** b *** c *** d me:s3cre");
+        // The server did not get it: it cannot find out what the key is.
+        assert_eq!(redacted(&["https://b.example"], "me:s3cret"), "openai: me:s3cret");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The channel family `ai` over a real socket: the echo provider, and upstreams that play scripts with faults.
 
+mod conversion;
 mod keys;
 mod providers;
 mod setup;

@@ -148,13 +148,20 @@ async fn a_key_is_sent_over_tls_or_loopback_only_and_openai_needs_one() {
     let mut client = Client::connect(host.port).await;
     let error = failure(&mut client, ask("openai")).await;
     assert_eq!(error, "openai: no API key; set the credential \"openai\"");
+    point_at(&mut client, "openai", "http://far.example").await;
     client.call("credentials:set", json!({"key": "openai", "token": TOKEN})).await;
     client.event("credentials:changed").await;
-    point_at(&mut client, "openai", "http://far.example").await;
     let error = failure(&mut client, ask("openai")).await;
-    assert!(error.contains("https://") && !error.contains(TOKEN), "{error}");
-    // No server listens on port 1.
+    assert!(error.contains("use https://") && !error.contains(TOKEN), "{error}");
+    // The key belongs to the origin that was set when it was stored. No server listens on port 1.
     point_at(&mut client, "openai", "http://127.0.0.1:1").await;
+    let error = failure(&mut client, ask("openai")).await;
+    assert!(
+        error.contains("given for https://api.openai.com and http://far.example") && !error.contains(TOKEN),
+        "{error}"
+    );
+    client.call("credentials:set", json!({"key": "openai", "token": TOKEN})).await;
+    client.event("credentials:changed").await;
     assert!(failure(&mut client, ask("openai")).await.starts_with("openai: no connection: "));
     host.close().await;
 }

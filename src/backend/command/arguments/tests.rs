@@ -58,6 +58,33 @@ fn keys_of_providers_come_from_the_environment_and_stay_hidden() {
 }
 
 #[test]
+fn keys_go_to_further_origins_only_if_the_operator_names_them() {
+    let origins = |line: &str, variable: &str| {
+        let set = options(line, &[("HOME", "/"), ("SWITCHBOARD_KEY_ORIGINS", variable)]);
+        assert_eq!(set.backend.ai.key_origins, set.backend.imagegen.key_origins);
+        set.backend.ai.key_origins.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(origins("", ""), [""; 0]);
+    assert_eq!(
+        origins("", "https://a.example, http://localhost:1"),
+        ["https://a.example", "http://localhost:1"]
+    );
+    let line = "--key-origin https://A.example:443/v1 --key-origin http://[::1]:8080";
+    assert_eq!(origins(line, ""), ["https://a.example", "http://[::1]:8080"]);
+    assert_eq!(origins(line, "https://b.example"), ["https://a.example", "http://[::1]:8080"]);
+    for (line, variable) in [
+        ("--key-origin https://me:s3cret@a.example", ""),
+        ("", "https://a.example,s3cret"),
+        ("--key-origin s3cret", ""),
+    ] {
+        let error = parse_line(line, &[("HOME", "/"), ("SWITCHBOARD_KEY_ORIGINS", variable)])
+            .unwrap_err()
+            .to_lowercase();
+        assert!(error.replace('_', "-").contains("key-origin") && !error.contains("s3cret"), "{error}");
+    }
+}
+
+#[test]
 fn wrong_usage_is_refused_with_the_name_of_what_is_wrong() {
     for (line, name) in [
         ("sevre", "sevre"),

@@ -52,7 +52,7 @@ const ROWS: &[Row<Arc<Ai>>] = &[
         name: "ai:has-credentials",
         payload: "{ provider: AiProvider }",
         response: "boolean",
-        description: "Return whether there is a key for a provider; always true for one that needs none",
+        description: "Return whether there is a key for a provider and its base URL; always true for one that needs none",
         example: r#"{"provider":"echo"}"#,
         handler: Own(|ai, payload, _| Box::pin(async move { ai.has_credentials(&payload).await })),
     },

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::credentials::Token;
+use super::super::credentials::{Origin, Token};
 use super::sse::SseLimits;
 
 /// The configuration of the family `ai`.
@@ -13,6 +13,11 @@ pub struct AiConfig {
     ///
     /// Default none. The `switchboard` command takes `ANTHROPIC_API_KEY` and `OPENAI_API_KEY` from the environment.
     pub api_keys: BTreeMap<String, Token>,
+    /// Further origins to which keys in `api_keys` are sent. Without one here, each is sent to its provider's own address only:
+    /// clients can change base URLs, and would get the keys of the operator.
+    ///
+    /// Default none. The `switchboard` command takes them from `--key-origin`.
+    pub key_origins: Vec<Origin>,
     /// Longest time to connect to a provider, TLS included. After it the request fails.
     ///
     /// Default 10 s.
@@ -54,6 +59,7 @@ impl Default for AiConfig {
     fn default() -> AiConfig {
         AiConfig {
             api_keys: BTreeMap::new(),
+            key_origins: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             max_duration: Duration::from_secs(30 * 60),

@@ -11,14 +11,13 @@ use tokio::time::{Instant, timeout};
 use crate::backend::shared::db::Db;
 use crate::backend::shared::encode::{Object, array};
 use crate::backend::shared::provider::{Access, Host, no_key};
-use crate::backend::shared::token::Token;
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::{ErrorCode, WireError};
 use crate::protocol::payload::Payload;
 use crate::server::RequestContext;
 
 use super::super::analytics::{AiCall, Recorder};
-use super::super::{chat, credentials, settings};
+use super::super::{chat, credentials};
 use super::config::AiConfig;
 use super::exchange::{ChatAnswer, ChatRequest, Chunk, Failure, Finish, Message, Usage};
 use super::models::{self, Model};
@@ -193,7 +192,7 @@ impl Ai {
             Engine::Network(dialect) => dialect,
         };
         let name = provider.name;
-        let access = self.access(name).await?.ok_or_else(|| WireError::new(no_key(name)))?;
+        let access = self.usable_access(name).await?.ok_or_else(|| WireError::new(no_key(name)))?;
         let stopping = |_| WireError::new("the server is stopping");
         let _permit = self.concurrent.acquire().await.map_err(stopping)?;
         Upstream { name, dialect, access, config: &self.config }.ask(request, on_chunk).await.map_err(wire)
@@ -223,7 +222,7 @@ impl Ai {
     async fn list(&self, provider: &'static AiProvider) -> Result<Option<Vec<Model>>, WireError> {
         let Engine::Network(dialect) = provider.engine else { return Ok(None) };
         let name = provider.name;
-        let Some(access) = self.access(name).await? else { return Ok(None) };
+        let Some(access) = self.usable_access(name).await? else { return Ok(None) };
         if let Some(list) = self.lists.lock().unwrap_or_else(PoisonError::into_inner).get(name)
             && list.base_url == access.base_url
             && list.read_at.elapsed() < LIST_LIFETIME
@@ -242,23 +241,20 @@ impl Ai {
         let provider = read_provider(&Fields::decode(payload)?)?;
         let has = match provider.engine {
             Engine::BuiltIn(_) => true,
-            Engine::Network(_) => self.key(provider.name).await?.is_some(),
+            Engine::Network(_) => self.access(provider.name).await?.usable_key().is_some(),
         };
         Ok(Payload::from(Value::Bool(has)))
     }
 
     /// Returns how to reach a provider; `None` if its own server is used and there is no key.
-    async fn access(&self, provider: &str) -> Result<Option<Access>, WireError> {
-        let base_url = settings::text(&self.db, &format!("ai.{provider}.baseUrl")).await?;
-        let host = if base_url.is_default { Host::Own } else { Host::Compatible };
-        let key = self.key(provider).await?;
-        let is_usable = key.is_some() || host == Host::Compatible;
-        Ok(is_usable.then_some(Access { base_url: base_url.text, host, key }))
+    async fn usable_access(&self, provider: &'static str) -> Result<Option<Access>, WireError> {
+        let access = self.access(provider).await?;
+        Ok(Some(access).filter(|access| access.key.is_some() || access.host == Host::Compatible))
     }
 
-    async fn key(&self, provider: &str) -> Result<Option<Token>, WireError> {
-        let credential = credentials::token(&self.db, provider).await?;
-        Ok(credential.or_else(|| self.config.api_keys.get(provider).cloned()))
+    async fn access(&self, provider: &'static str) -> Result<Access, WireError> {
+        let AiConfig { api_keys, key_origins, .. } = &self.config;
+        credentials::access(&self.db, "ai", provider, api_keys, key_origins).await
     }
 }
 

@@ -52,7 +52,7 @@ impl Upstream<'_> {
             let (pause, max_pause) = (self.config.retry_pause, self.config.max_retry_pause);
             let pause = retry_pause(&failure, retries, pause, max_pause);
             let Some(pause) = pause.filter(|_| !has_started) else {
-                return Err(self.access.redacted(self.name, failure));
+                return Err(self.access.redacted(failure));
             };
             retries += 1;
             sleep(pause).await;
@@ -73,10 +73,10 @@ impl Upstream<'_> {
                 idle: self.config.idle_timeout,
             };
             let mut response = http::send(outgoing, timeouts, MAX_LIST_BYTES).await.map_err(unreachable)?;
-            check_status(&mut response).await?;
+            check_status(&self.access, &mut response).await?;
             models::read_list(self.name, &response.text().await.map_err(unreachable)?)
         };
-        listed.await.map_err(|failure| self.access.redacted(self.name, failure))
+        listed.await.map_err(|failure| self.access.redacted(failure))
     }
 
     async fn attempt(
@@ -94,7 +94,7 @@ impl Upstream<'_> {
         let timeouts = Timeouts { connect: config.connect_timeout, head, idle: config.idle_timeout };
         let mut response =
             http::send(outgoing, timeouts, config.max_response_bytes).await.map_err(unreachable)?;
-        check_status(&mut response).await?;
+        check_status(&self.access, &mut response).await?;
 
         let mut answer = ChatAnswer::default();
         let mut take = |chunks: &mut Vec<Chunk>| {

@@ -30,7 +30,7 @@ const ROWS: &[Row<Db>] = &[
         name: "credentials:set",
         payload: "{ key: string, token: string, metadata?: Record<string, unknown> }",
         response: "-",
-        description: "Store or replace a credential; its token is encrypted on disk",
+        description: "Store or replace a credential; its token is encrypted on disk. A provider's token is sent only to the origin of the base URL that is set at this time",
         example: r#"{"key":"example","token":"not-a-real-token","metadata":{"label":"Example"}}"#,
         handler: Own(|db, payload, _| Box::pin(set(db, payload))),
     },
@@ -57,6 +57,9 @@ pub const TYPES: &str = concat!("\n", include_str!("types.d.ts"));
 
 /// The tables.
 pub(crate) const TABLES: &str = include_str!("tables.sql");
+
+/// The column for tokens that were encrypted without their origins.
+pub(crate) const ORIGINS: &str = include_str!("origins.sql");
 
 /// Registers the family's handlers.
 pub fn register(server: &Server, db: &Db) {

@@ -7,6 +7,7 @@ use std::path::Path;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
 use crate::backend::shared::files;
+use crate::backend::shared::origin::Origin;
 use crate::backend::shared::token::Token;
 use crate::protocol::error::WireError;
 use crate::protocol::uuid::Uuid;
@@ -15,25 +16,75 @@ use crate::protocol::uuid::Uuid;
 pub const KEY_FILE_NAME: &str = "switchboard.key";
 
 const KEY_BYTES: usize = 32;
+/// The version of the encrypted form.
+const VERSION: u8 = 2;
 
-pub(super) fn seal(cipher: &LessSafeKey, key: &str, token: &str) -> Result<Vec<u8>, WireError> {
+/// What is encrypted: a token, and the origins that it was given for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Secret {
+    pub(super) token: Token,
+    pub(super) origins: Vec<Origin>,
+}
+
+impl Secret {
+    /// One line for each origin, an empty line, the token.
+    fn encode(&self) -> Vec<u8> {
+        let origins: String = self.origins.iter().map(|origin| format!("{origin}\n")).collect();
+        format!("{origins}\n{}", self.token.reveal()).into_bytes()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Secret> {
+        let (mut rest, mut origins) = (str::from_utf8(bytes).ok()?, Vec::new());
+        loop {
+            let (line, after) = rest.split_once('\n')?;
+            rest = after;
+            if line.is_empty() {
+                return Some(Secret { token: Token::new(rest), origins });
+            }
+            origins.push(line.parse().ok()?);
+        }
+    }
+}
+
+/// Encrypts a secret: the version, the nonce, the encrypted bytes, their tag. `key` is the credential's name.
+pub(super) fn seal(cipher: &LessSafeKey, key: &str, secret: &Secret) -> Result<Vec<u8>, WireError> {
     // After 2^32 encryptions, far more than a server does, the chance of a repeated nonce is 2^-33.
     let mut nonce = [0; NONCE_LEN];
     getrandom::fill(&mut nonce)?;
-    let mut sealed = token.as_bytes().to_vec();
+    let mut sealed = secret.encode();
     cipher
-        .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(key.as_bytes()), &mut sealed)
+        .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(context(key)), &mut sealed)
         .map_err(|_| WireError::new("the token could not be encrypted"))?;
-    sealed.splice(0..0, nonce);
+    sealed.splice(0..0, [VERSION].into_iter().chain(nonce));
     Ok(sealed)
 }
 
-pub(super) fn open(cipher: &LessSafeKey, key: &str, sealed: &[u8]) -> Option<Token> {
+/// Decrypts what [`seal`] has returned; `None` if it was made with another key file or for another credential.
+pub(super) fn open(cipher: &LessSafeKey, key: &str, sealed: &[u8]) -> Option<Secret> {
+    let sealed = sealed.strip_prefix(&[VERSION])?;
+    Secret::decode(&decrypt(cipher, &context(key), sealed)?)
+}
+
+/// Decrypts a token of the first version: the nonce, the encrypted token, its tag.
+pub(super) fn open_first_version(cipher: &LessSafeKey, key: &str, sealed: &[u8]) -> Option<Token> {
+    String::from_utf8(decrypt(cipher, key.as_bytes(), sealed)?).ok().map(Token::new)
+}
+
+fn decrypt(cipher: &LessSafeKey, context: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
     let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
     let mut opened = sealed.to_vec();
-    let nonce = Nonce::assume_unique_for_key(*nonce);
-    let token = cipher.open_in_place(nonce, Aad::from(key.as_bytes()), &mut opened).ok()?;
-    String::from_utf8(token.to_vec()).ok().map(Token::new)
+    let length = cipher
+        .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(context), &mut opened)
+        .ok()?
+        .len();
+    opened.truncate(length);
+    Some(opened)
+}
+
+/// The associated data of a credential. No name begins with byte 255, which is not UTF-8, so what the first version has encrypted
+/// cannot be decrypted as this one, whatever its name and its token are.
+fn context(key: &str) -> Vec<u8> {
+    [&[u8::MAX, VERSION], key.as_bytes()].concat()
 }
 
 /// Reads the key file; `None` if it does not exist.
@@ -105,10 +156,25 @@ mod tests {
         LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &[byte; KEY_BYTES]).unwrap())
     }
 
+    fn secret(token: &str, origins: &[&str]) -> Secret {
+        let origins = origins.iter().map(|origin| origin.parse().unwrap()).collect();
+        Secret { token: Token::new(token), origins }
+    }
+
+    /// Encrypts as the first version did.
+    fn seal_first_version(cipher: &LessSafeKey, key: &str, token: &str) -> Vec<u8> {
+        let mut sealed = token.as_bytes().to_vec();
+        let nonce = [9; NONCE_LEN];
+        let context = Aad::from(key.as_bytes());
+        cipher.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), context, &mut sealed).unwrap();
+        [&nonce[..], &sealed].concat()
+    }
+
     #[test]
     fn a_token_is_decrypted_only_with_its_own_key_and_name() {
-        let sealed = seal(&cipher(1), "anthropic", "s3cret").unwrap();
-        assert_eq!(open(&cipher(1), "anthropic", &sealed), Some(Token::new("s3cret")));
+        let given = secret("s3cret", &["https://api.example", "http://[::1]:8080"]);
+        let sealed = seal(&cipher(1), "anthropic", &given).unwrap();
+        assert_eq!(open(&cipher(1), "anthropic", &sealed), Some(given.clone()));
         assert_eq!(open(&cipher(2), "anthropic", &sealed), None);
         assert_eq!(open(&cipher(1), "openai", &sealed), None);
         for at in 0..sealed.len() {
@@ -118,9 +184,39 @@ mod tests {
             assert_eq!(open(&cipher(1), "anthropic", &sealed[..at]), None, "cut at {at}");
         }
         assert_ne!(
-            seal(&cipher(1), "anthropic", "s3cret").unwrap(),
+            seal(&cipher(1), "anthropic", &given).unwrap(),
             sealed,
             "each encryption has its own nonce"
         );
+    }
+
+    #[test]
+    fn a_token_of_any_form_comes_back_with_its_origins() {
+        for token in ["s3cret", "", "\n", "\n\n", "https://other.example\n\nx", "a\nb\r\n", "ü"] {
+            for origins in [&[][..], &["https://api.example"], &["http://a", "https://b:1"]] {
+                let given = secret(token, origins);
+                let sealed = seal(&cipher(1), "k", &given).unwrap();
+                assert_eq!(open(&cipher(1), "k", &sealed), Some(given));
+            }
+        }
+    }
+
+    #[test]
+    fn the_versions_are_not_taken_for_each_other() {
+        // A client chose the name and the token of the first version.
+        let forged = String::from_utf8(secret("x", &["https://other.example"]).encode()).unwrap();
+        for name in ["openai", "\u{2}openai", "\u{ff}\u{2}openai"] {
+            let first = seal_first_version(&cipher(1), name, &forged);
+            assert_eq!(open_first_version(&cipher(1), name, &first), Some(Token::new(&*forged)));
+            assert_eq!(open_first_version(&cipher(2), name, &first), None);
+            assert_eq!(open_first_version(&cipher(1), "k", &first), None);
+            for sealed in [first.clone(), [&[VERSION], &first[..]].concat()] {
+                assert_eq!(open(&cipher(1), name, &sealed), None);
+                assert_eq!(open(&cipher(1), "openai", &sealed), None);
+            }
+        }
+        let sealed = seal(&cipher(1), "openai", &secret("x", &["https://api.example"])).unwrap();
+        assert_eq!(open_first_version(&cipher(1), "openai", &sealed), None);
+        assert_eq!(open_first_version(&cipher(1), "openai", &sealed[1..]), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::credentials::Token;
+use super::super::credentials::{Origin, Token};
 
 /// The configuration of the family `imagegen`.
 #[derive(Debug, Clone)]
@@ -12,6 +12,10 @@ pub struct ImagegenConfig {
     ///
     /// Default none. The `switchboard` command takes `OPENAI_API_KEY` from the environment.
     pub api_keys: BTreeMap<String, Token>,
+    /// Further origins to which keys in `api_keys` are sent, as for `ai`.
+    ///
+    /// Default none. The `switchboard` command takes them from `--key-origin`.
+    pub key_origins: Vec<Origin>,
     /// Longest time to connect to a provider, TLS included. After it the job fails.
     ///
     /// Default 10 s.
@@ -75,6 +79,7 @@ impl Default for ImagegenConfig {
     fn default() -> ImagegenConfig {
         ImagegenConfig {
             api_keys: BTreeMap::new(),
+            key_origins: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             generation_timeout: Duration::from_secs(600),
             retry_pause: Duration::from_millis(500),

@@ -17,8 +17,6 @@ const MAX_JSON_BYTES: usize = 1 << 20;
 
 /// A provider's server.
 pub(super) struct Upstream<'a> {
-    /// The provider's name.
-    pub(super) name: &'static str,
     pub(super) dialect: &'static Dialect,
     pub(super) access: Access,
     pub(super) config: &'a ImagegenConfig,
@@ -35,7 +33,7 @@ impl Upstream<'_> {
             Ok(generated) => generated,
             Err(_) => Err(Failure::new(format!("no images within {} ms", limit.as_millis()))),
         };
-        generated.map_err(|failure| self.access.redacted(self.name, failure))
+        generated.map_err(|failure| self.access.redacted(failure))
     }
 
     async fn with_retries(&self, batch: &Batch) -> Result<Vec<GeneratedImage>, Failure> {
@@ -67,7 +65,7 @@ impl Upstream<'_> {
         let longest = config.max_image_bytes.saturating_mul(batch.size as usize).saturating_mul(7) / 5;
         let max_bytes = longest.saturating_add(MAX_JSON_BYTES).min(config.max_response_bytes);
         let mut response = http::send(outgoing, timeouts, max_bytes).await.map_err(unreachable)?;
-        check_status(&mut response).await?;
+        check_status(&self.access, &mut response).await?;
         let body = response.text().await.map_err(unreachable)?;
         let (batch, max_bytes) = (batch.clone(), config.max_image_bytes);
         let read = tokio::task::spawn_blocking(move || (dialect.read)(&body, &batch, max_bytes));

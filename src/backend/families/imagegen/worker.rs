@@ -11,13 +11,12 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::backend::shared::db::{Change, Db};
-use crate::backend::shared::provider::{Access, Host, no_key};
+use crate::backend::shared::provider::{Host, no_key};
 use crate::protocol::error::WireError;
 use crate::protocol::uuid::Uuid;
 
 use super::super::analytics::{ImageBatch, Recorder};
 use super::super::credentials;
-use super::super::settings;
 use super::config::ImagegenConfig;
 use super::files::Folder;
 use super::job::{Batch, GeneratedImage};
@@ -179,15 +178,12 @@ impl Worker {
             Engine::Network(dialect) => dialect,
         };
         let name = provider.name;
-        let base_url = settings::text(&self.db, &format!("imagegen.{name}.baseUrl")).await?;
-        let key = credentials::token(&self.db, name).await?;
-        let key = key.or_else(|| self.config.api_keys.get(name).cloned());
-        let host = if base_url.is_default { Host::Own } else { Host::Compatible };
-        if key.is_none() && host == Host::Own && dialect.needs_key {
+        let ImagegenConfig { api_keys, key_origins, .. } = &*self.config;
+        let access = credentials::access(&self.db, "imagegen", name, api_keys, key_origins).await?;
+        if access.key.is_none() && access.host == Host::Own && dialect.needs_key {
             return Err(JobError::Failed(no_key(name)));
         }
-        let access = Access { base_url: base_url.text, host, key };
-        let upstream = Upstream { name, dialect, access, config: &self.config };
+        let upstream = Upstream { dialect, access, config: &self.config };
         upstream.generate(batch).await.map_err(|failure| JobError::Failed(failure.message))
     }
 

@@ -30,7 +30,7 @@ const ROWS: &[Row<()>] = &[
         name: "settings:set",
         payload: "{ key: string, value: unknown }",
         response: "-",
-        description: "Set one setting",
+        description: "Set one setting. A base URL with another origin needs the provider's credential again",
         example: r#"{"key":"theme","value":"dark"}"#,
         handler: Write(set),
     },

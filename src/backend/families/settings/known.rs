@@ -1,6 +1,7 @@
 //! The known keys, with their types and defaults.
 
-use crate::backend::shared::validate::{integer_of, one_of, shortened, wrong};
+use crate::backend::shared::origin::Origin;
+use crate::backend::shared::validate::{integer_of, kind_of, one_of, shortened, wrong};
 use crate::protocol::error::WireError;
 use crate::protocol::json;
 
@@ -17,19 +18,21 @@ pub(super) enum Type {
     Name,
     /// An `http` or `https` URL.
     Url,
+    /// Such a URL below which a provider's API is: without user, password and query.
+    BaseUrl,
     Days,
 }
 
 /// The known keys with their types and defaults.
 pub(super) const KNOWN: &[(&str, Type, &str)] = &[
-    ("ai.anthropic.baseUrl", Type::Url, r#""https://api.anthropic.com""#),
+    ("ai.anthropic.baseUrl", Type::BaseUrl, r#""https://api.anthropic.com""#),
     ("ai.defaultModel", Type::NameOrNull, "null"),
     ("ai.defaultProvider", Type::Name, r#""anthropic""#),
-    ("ai.openai.baseUrl", Type::Url, r#""https://api.openai.com/v1""#),
+    ("ai.openai.baseUrl", Type::BaseUrl, r#""https://api.openai.com/v1""#),
     ("analytics.retentionDays", Type::Days, "90"),
-    ("imagegen.automatic1111.baseUrl", Type::Url, r#""http://127.0.0.1:7860""#),
+    ("imagegen.automatic1111.baseUrl", Type::BaseUrl, r#""http://127.0.0.1:7860""#),
     ("imagegen.defaultProvider", Type::OneOf(&["openai", "automatic1111", "pattern"]), r#""pattern""#),
-    ("imagegen.openai.baseUrl", Type::Url, r#""https://api.openai.com/v1""#),
+    ("imagegen.openai.baseUrl", Type::BaseUrl, r#""https://api.openai.com/v1""#),
     ("language", Type::Language, r#""en""#),
     ("theme", Type::OneOf(&["system", "light", "dark"]), r#""system""#),
 ];
@@ -71,6 +74,15 @@ pub(super) fn check_value(key: &str, value: &str, path: &str) -> Result<(), Wire
             (value == "null" || text.is_some_and(is_name), "string of 1..=256 bytes, or null".to_owned())
         }
         Some(Type::Url) => (text.is_some_and(is_url), "http:// or https:// URL".to_owned()),
+        Some(Type::BaseUrl) => {
+            let expected = "http:// or https:// URL with a host, and without user, password and query";
+            // The value is not repeated in the error: a password can be in it.
+            let got = if text.is_some() { "another string" } else { kind_of(value) };
+            return match text.map(str::parse::<Origin>) {
+                Some(Ok(_)) => Ok(()),
+                _ => Err(wrong(path, expected, got)),
+            };
+        }
         Some(Type::Days) => {
             (integer_of(value).is_some_and(|days| (1..=3650).contains(&days)), "integer 1..=3650".to_owned())
         }
@@ -137,6 +149,14 @@ mod tests {
             ("ai.ollama.baseUrl", r#""localhost""#, false),
             ("ai.ollama.baseUrl", r#""https://""#, false),
             ("ai.a.b.baseUrl", "1", true),
+            ("ai.ollama.baseUrl", r#""http://a/?b""#, true),
+            ("ai.openai.baseUrl", r#""http://localhost:11434/v1""#, true),
+            ("ai.openai.baseUrl", r#""HTTPS://A.example.:443""#, true),
+            ("ai.openai.baseUrl", r#""http://a/?b""#, false),
+            ("ai.openai.baseUrl", r#""https://user:password@a""#, false),
+            ("ai.openai.baseUrl", r#""https://a:99999""#, false),
+            ("ai.openai.baseUrl", "null", false),
+            ("imagegen.openai.baseUrl", r#""localhost""#, false),
             ("analytics.retentionDays", "1", true),
             ("analytics.retentionDays", "3650", true),
             ("analytics.retentionDays", "0", false),
@@ -149,6 +169,14 @@ mod tests {
         let long = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
         assert!(check_value("x", &long(MAX_VALUE_BYTES), "value").is_ok());
         assert!(check_value("x", &long(MAX_VALUE_BYTES + 1), "value").is_err());
+    }
+
+    #[test]
+    fn a_base_url_is_not_repeated_in_errors() {
+        for value in [r#""https://me:s3cret@a""#, r#"{"s3cret":1}"#, r#""s3cret""#] {
+            let error = check_value("ai.openai.baseUrl", value, "value").unwrap_err();
+            assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
+        }
     }
 
     #[test]

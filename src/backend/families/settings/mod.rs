@@ -7,7 +7,7 @@
 //! When a value has changed and is on disk, `settings:changed {key, value}` is sent to every client. `value` is null for a key
 //! that is no longer set.
 //!
-//! What other families may use: `text`, `integer`.
+//! What other families may use: `text`, `text_in`, `integer`, `stored`, `base_urls`.
 
 mod channels;
 mod known;
@@ -15,4 +15,4 @@ mod store;
 
 pub(crate) use channels::TABLES;
 pub use channels::{CHANNELS, TYPES, register};
-pub(crate) use store::{integer, text};
+pub(crate) use store::{base_urls, integer, stored, text, text_in};

@@ -33,14 +33,42 @@ pub(crate) struct TextSetting {
 /// When the database cannot be read.
 pub(crate) async fn text(db: &Db, key: &str) -> Result<TextSetting, WireError> {
     let key = key.to_owned();
-    db.read(move |view| {
-        let stored = stored(view.connection, &key)?;
-        let default = default_of(&key).unwrap_or_default();
-        let value = stored.as_deref().unwrap_or(default);
-        let text = json::string_content(value).and_then(json::unescape).unwrap_or_default();
-        Ok(TextSetting { text: text.into_owned(), is_default: same(value, default) })
-    })
-    .await
+    db.read(move |view| text_in(view.connection, &key)).await
+}
+
+/// Returns a setting as [`text`] does, within a read or a write.
+///
+/// # Errors
+/// When the database cannot be read.
+pub(crate) fn text_in(connection: &Connection, key: &str) -> Result<TextSetting, WireError> {
+    let stored = stored(connection, key)?;
+    let default = default_of(key).unwrap_or_default();
+    let value = stored.as_deref().unwrap_or(default);
+    Ok(TextSetting { text: text_of(value), is_default: same(value, default) })
+}
+
+/// Returns the text of a JSON string; an empty text for anything else.
+fn text_of(json: &str) -> String {
+    json::string_content(json).and_then(json::unescape).unwrap_or_default().into_owned()
+}
+
+/// Returns the base URLs with which the key of a provider is used: what `stored` returns for each known setting
+/// `FAMILY.PROVIDER.baseUrl`, else the default.
+///
+/// # Errors
+/// Those of `stored`.
+pub(crate) fn base_urls<E>(
+    provider: &str,
+    stored: impl Fn(&str) -> Result<Option<String>, E>,
+) -> Result<Vec<String>, E> {
+    let mut urls = Vec::new();
+    for (key, _, default) in KNOWN {
+        let name = key.strip_suffix(".baseUrl").and_then(|key| key.split_once('.'));
+        if name.is_some_and(|(_, name)| name == provider) {
+            urls.push(text_of(&stored(key)?.unwrap_or_else(|| (*default).to_owned())));
+        }
+    }
+    Ok(urls)
 }
 
 /// Returns a setting that is an integer: its value, else the default.
@@ -166,7 +194,8 @@ fn all(connection: &Connection) -> Result<Payload, WireError> {
     Ok(Payload::trusted(object.finish()))
 }
 
-fn stored(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+/// Returns the JSON of a setting; `None` if it is not set.
+pub(crate) fn stored(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
     let mut statement = connection.prepare_cached("SELECT value FROM settings WHERE key = ?")?;
     statement.query_row([key], |row| row.get(0)).optional()
 }
