@@ -11,6 +11,13 @@ use crate::protocol::uuid::Uuid;
 /// A client's id. The server makes it when the client connects, and sends it in `server:connected`.
 pub type ClientId = Uuid;
 
+/// Longest duration that is used; a longer one is forever too. A time with this added to it is still a valid time.
+const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// What hyper needs.
+const MIN_HEAD_BYTES: usize = 8 << 10;
+/// Enough for a short request, and for an error response.
+const MIN_MESSAGE_BYTES: usize = 256;
+
 /// The settings of a [`Server`](super::Server). Every field has a default that is safe on a developer's machine.
 ///
 /// ```
@@ -310,23 +317,77 @@ impl Config {
         self
     }
 
+    /// Limits every duration, so that the end of one can always be calculated.
+    pub(super) fn bounded(mut self) -> Config {
+        let limits = &mut self.limits;
+        let durations = [
+            &mut limits.rate_window,
+            &mut limits.handler_timeout,
+            &mut limits.idle_timeout,
+            &mut limits.auth_timeout,
+            &mut limits.close_timeout,
+            &mut limits.soft_outbox_timeout,
+            &mut limits.send_timeout,
+            &mut self.wrong_token_pause,
+            &mut self.memory_timeout,
+            &mut self.handshake_timeout,
+            #[cfg(feature = "pages")]
+            &mut self.page_timeout,
+        ];
+        for duration in durations.into_iter().chain(&mut limits.ping_interval) {
+            *duration = MAX_DURATION.min(*duration);
+        }
+        self
+    }
+
     /// Rejects settings that cannot work.
     pub(super) fn check(&self) -> io::Result<()> {
-        let invalid = |message: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, message.to_owned()));
+        let invalid = |message: String| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         if self.token.as_deref() == Some("") {
-            return invalid("the token is empty");
+            return invalid("the token is empty".to_owned());
         }
-        if self.max_port_attempts == 0 {
-            return invalid("max_port_attempts is 0, at least 1 is needed");
+        let limits = &self.limits;
+        for (name, value, least) in [
+            ("max_port_attempts", usize::from(self.max_port_attempts), 1),
+            ("max_connections", self.max_connections, 1),
+            ("max_connections_per_address", self.max_connections_per_address, 1),
+            ("max_unauthenticated", self.max_unauthenticated, 1),
+            ("max_wrong_tokens", usize::from(self.max_wrong_tokens > 0), 1),
+            ("max_handshakes", self.max_handshakes, 1),
+            ("max_head_bytes", self.max_head_bytes, MIN_HEAD_BYTES),
+            #[cfg(feature = "pages")]
+            ("max_pages", self.max_pages, 1),
+            #[cfg(feature = "pages")]
+            ("max_open_pages", self.max_open_pages, 1),
+            ("max_message_bytes", limits.max_message_bytes, MIN_MESSAGE_BYTES),
+            (
+                "max_unauthenticated_message_bytes",
+                limits.max_unauthenticated_message_bytes,
+                MIN_MESSAGE_BYTES,
+            ),
+            ("rate_max_bytes", limits.rate_max_bytes, 1),
+            ("max_in_flight", limits.max_in_flight, 1),
+            ("max_auth_attempts", usize::from(limits.max_auth_attempts > 0), 1),
+        ] {
+            if value < least {
+                return invalid(format!("{name} is {value}, at least {least} is needed"));
+            }
         }
-        if self.limits.max_in_flight == 0 {
-            return invalid("max_in_flight is 0, at least 1 is needed");
-        }
-        if self.max_handshakes == 0 {
-            return invalid("max_handshakes is 0, at least 1 is needed");
-        }
-        if self.max_head_bytes < 8 << 10 {
-            return invalid("max_head_bytes is less than 8 KiB");
+        for (name, duration) in [
+            ("rate_window", limits.rate_window),
+            ("handler_timeout", limits.handler_timeout),
+            ("ping_interval", limits.ping_interval.unwrap_or(Duration::MAX)),
+            ("idle_timeout", limits.idle_timeout),
+            ("auth_timeout", limits.auth_timeout),
+            ("send_timeout", limits.send_timeout),
+            ("handshake_timeout", self.handshake_timeout),
+            #[cfg(feature = "pages")]
+            ("page_timeout", self.page_timeout),
+        ] {
+            // Timers have a precision of one millisecond.
+            if duration < Duration::from_millis(1) {
+                return invalid(format!("{name} is {duration:?}, at least 1 ms is needed"));
+            }
         }
         Ok(())
     }

@@ -122,7 +122,7 @@ impl Server {
     /// assert!(!server.is_running());
     /// ```
     pub fn new(config: Config) -> Server {
-        let config = Arc::new(config);
+        let config = Arc::new(config.bounded());
         let rules = Rules { limits: config.limits.clone(), token: config.token.clone() };
         let handshakes = Semaphore::new(config.max_handshakes.min(Semaphore::MAX_PERMITS));
         Server {

@@ -9,6 +9,7 @@ mod backpressure;
 #[cfg(feature = "client")]
 mod client;
 mod documents;
+mod extremes;
 mod handlers;
 mod handshake;
 mod interop;
