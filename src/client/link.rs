@@ -56,7 +56,9 @@ enum End {
 
 /// Keeps a client connected, from its first connection on, until it is stopped or out of attempts.
 pub(super) async fn run(shared: Arc<Shared>, mut commands: Commands, first: Connected) {
-    let mut backoff = Backoff::new(shared.options.reconnect_interval, shared.options.max_reconnect_attempts);
+    let options = &shared.options;
+    let mut backoff =
+        Backoff::new(options.reconnect_interval, options.max_reconnect_attempts, options.stable_after);
     let mut connected = first;
     let asked = loop {
         shared.enter(ConnectionState::Open);
@@ -64,6 +66,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut commands: Commands, first: Conn
         let mut link = Link::new(&shared, &mut commands, &mut backoff, connected);
         let end = std::future::poll_fn(|cx| link.poll(cx)).await;
         drop(link);
+        backoff.handle_lost(shared.now().at);
         let (code, reason, asked) = match end {
             End::Lost { code, reason } => (code, reason, None),
             End::Asked(done) => (Some(1000), String::new(), Some(done)),
@@ -333,7 +336,7 @@ impl<'a> Link<'a> {
                 Some(Incoming::Response { id, result }) => self.answer(id, result),
                 Some(Incoming::Event { channel, payload }) => {
                     if channel == "server:connected" {
-                        self.backoff.reset();
+                        self.backoff.handle_connected(now.at);
                     }
                     self.shared.listeners.notify(&Event { channel, payload });
                 }

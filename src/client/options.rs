@@ -24,10 +24,14 @@ pub struct ClientOptions {
     ///
     /// Default 1 s.
     pub reconnect_interval: Duration,
-    /// Attempts before `connection:failed`. The count starts again with each `server:connected`.
+    /// Attempts before `connection:failed`, since the last connection that was stable.
     ///
     /// Default 10.
     pub max_reconnect_attempts: u32,
+    /// A connection is stable if it lives this long after `server:connected`. Then the count of attempts starts again.
+    ///
+    /// Default 5 s, as in reconnecting-websocket; a server that accepts connections and drops them is not tried forever.
+    pub stable_after: Duration,
     /// How long a call may take. Then it ends with `TIMEOUT`.
     ///
     /// Default 30 s.
@@ -54,6 +58,7 @@ impl Default for ClientOptions {
             reconnect: true,
             reconnect_interval: Duration::from_secs(1),
             max_reconnect_attempts: 10,
+            stable_after: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             max_pending: 1024,

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::time::Millis;
+
 /// The longest pause, before jitter.
 pub const MAX_DELAY: Duration = Duration::from_secs(30);
 
@@ -12,23 +14,35 @@ pub const MAX_DELAY: Duration = Duration::from_secs(30);
 pub struct Backoff {
     interval: Duration,
     max_attempts: u32,
+    stable_after: Duration,
     attempts: u32,
+    /// Since when the current connection works.
+    works_since: Option<Millis>,
 }
 
 impl Backoff {
-    /// The first pause is `interval`. The client gives up after `max_attempts`.
-    pub fn new(interval: Duration, max_attempts: u32) -> Backoff {
-        Backoff { interval, max_attempts, attempts: 0 }
+    /// The first pause is `interval`. The client gives up after `max_attempts` since the last connection that worked for
+    /// `stable_after`.
+    pub fn new(interval: Duration, max_attempts: u32, stable_after: Duration) -> Backoff {
+        Backoff { interval, max_attempts, stable_after, attempts: 0, works_since: None }
     }
 
-    /// Attempts since the last success.
+    /// Attempts since the last stable connection.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// Starts over: the connection works.
-    pub fn reset(&mut self) {
-        self.attempts = 0;
+    /// The connection works.
+    pub fn handle_connected(&mut self, now: Millis) {
+        self.works_since.get_or_insert(now);
+    }
+
+    /// The connection was lost. If it was stable, the count starts over.
+    pub fn handle_lost(&mut self, now: Millis) {
+        // A server that accepts connections and drops them must not be tried forever.
+        if self.works_since.take().is_some_and(|since| now.since(since) >= self.stable_after) {
+            self.attempts = 0;
+        }
     }
 
     /// The pause before the next attempt; `None` to give up. `random` is any number.
@@ -52,7 +66,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_by_half_up_to_a_limit() {
-        let mut backoff = Backoff::new(Duration::from_secs(1), 12);
+        let mut backoff = Backoff::new(Duration::from_secs(1), 12, Duration::ZERO);
         let pauses: Vec<u128> =
             std::iter::from_fn(|| backoff.next_delay(MIDDLE)).map(|pause| pause.as_millis()).collect();
         let expected = [1000, 1500, 2250, 3375, 5062, 7593, 11_390, 17_085, 25_628, 30_000, 30_000, 30_000];
@@ -61,18 +75,39 @@ mod tests {
             assert!(pause.abs_diff(expected) <= 1, "{pauses:?}");
         }
         assert_eq!(backoff.attempts(), 12);
-        backoff.reset();
-        assert!(backoff.next_delay(MIDDLE).is_some_and(|pause| pause < Duration::from_millis(1001)));
+    }
+
+    #[test]
+    fn only_a_connection_that_lived_starts_the_count_over() {
+        let mut backoff = Backoff::new(Duration::from_secs(1), 4, Duration::from_secs(5));
+        let (mut now, mut attempts) = (Millis(1000), Vec::new());
+        // How long each connection lives after `server:connected`, which it may never receive.
+        for life in [Some(0), Some(4999), None, Some(5000), Some(1), None, None, None] {
+            if let Some(life) = life {
+                backoff.handle_connected(now);
+                // A second one changes nothing.
+                backoff.handle_connected(now + Duration::from_millis(life));
+                now = now + Duration::from_millis(life);
+            }
+            backoff.handle_lost(now);
+            let pause = backoff.next_delay(MIDDLE);
+            attempts.push(pause.map(|_| backoff.attempts()));
+            now = now + pause.unwrap_or_default();
+        }
+        let expected = [Some(1), Some(2), Some(3), Some(1), Some(2), Some(3), Some(4), None];
+        assert_eq!(attempts, expected);
     }
 
     #[test]
     fn jitter_is_20_percent_either_way() {
-        let first = |random| Backoff::new(Duration::from_secs(10), 1).next_delay(random).unwrap().as_millis();
+        let first = |random| {
+            Backoff::new(Duration::from_secs(10), 1, Duration::ZERO).next_delay(random).unwrap().as_millis()
+        };
         assert_eq!((first(0), first(u32::MAX)), (8000, 12_000));
     }
 
     #[test]
     fn zero_attempts_give_up_at_once() {
-        assert_eq!(Backoff::new(Duration::from_secs(1), 0).next_delay(0), None);
+        assert_eq!(Backoff::new(Duration::from_secs(1), 0, Duration::ZERO).next_delay(0), None);
     }
 }

@@ -264,17 +264,21 @@ fn take(pending: &mut HashMap<Uuid, Pending>, text: &str) -> Option<Incoming> {
     }
 }
 
-/// Reads the `error` member of a response. An unknown code becomes `HANDLER_ERROR`.
+/// Reads the `error` member of a response. An unknown code becomes `HANDLER_ERROR`. An error without a known code, a message
+/// and details has itself as details, so that nothing of it is lost.
 fn read_error(error: &str, message: &Arc<str>, error_at: usize) -> WireError {
     let mut read = WireError::new("the server gave no reason");
+    let (mut has_code, mut has_message) = (false, false);
     // The text was checked when the envelope was decoded.
     let _ = json::members(error, |member| match member.name {
         "code" => {
             let code = json::string_content(member.value).and_then(ErrorCode::from_wire);
+            has_code = code.is_some();
             read.code = code.unwrap_or(ErrorCode::HandlerError);
         }
         "message" => {
             if let Some(message) = json::string_content(member.value).and_then(json::unescape) {
+                has_message = true;
                 read.message = message.into_owned().into();
             }
         }
@@ -284,6 +288,9 @@ fn read_error(error: &str, message: &Arc<str>, error_at: usize) -> WireError {
         }
         _ => {}
     });
+    if read.details.is_none() && !(has_code && has_message) {
+        read.details = Payload::part(message, &(error_at..error_at + error.len()));
+    }
     read
 }
 
@@ -367,6 +374,38 @@ mod tests {
             r#"{"type":"response","id":"x","channel":"c"}"#,
         ] {
             assert_eq!(answer(receive(&mut caller, nothing)), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_error_fails_its_call_with_what_came() {
+        let long = format!(r#"{{"code":"{}","message":"m"}}"#, "X".repeat(1 << 20));
+        for (error, expected) in [
+            ("5", "HANDLER_ERROR: the server gave no reason 5"),
+            ("null", "HANDLER_ERROR: the server gave no reason null"),
+            ("false", "HANDLER_ERROR: the server gave no reason false"),
+            (r#""""#, r#"HANDLER_ERROR: the server gave no reason """#),
+            (r#"["TIMEOUT"]"#, r#"HANDLER_ERROR: the server gave no reason ["TIMEOUT"]"#),
+            ("{}", "HANDLER_ERROR: the server gave no reason {}"),
+            (r#"{"message":"m"}"#, r#"HANDLER_ERROR: m {"message":"m"}"#),
+            (r#"{"code":5,"message":"m"}"#, r#"HANDLER_ERROR: m {"code":5,"message":"m"}"#),
+            (r#"{"code":"NEW","message":"m","details":[1]}"#, "HANDLER_ERROR: m [1]"),
+            (r#"{"code":"TIMEOUT"}"#, r#"TIMEOUT: the server gave no reason {"code":"TIMEOUT"}"#),
+            (
+                r#"{"code":"TIMEOUT","message":{}}"#,
+                r#"TIMEOUT: the server gave no reason {"code":"TIMEOUT","message":{}}"#,
+            ),
+            (r#"{"code":"TIMEOUT","message":"m"}"#, "TIMEOUT: m none"),
+            (&long, &format!("HANDLER_ERROR: m {long}")),
+        ] {
+            let mut caller = caller();
+            call(&mut caller, 1, "c", 30).unwrap();
+            let text = format!(r#"{{"type":"response","id":"{}","channel":"c","error":{error}}}"#, id(1));
+            assert_eq!(
+                answer(receive(&mut caller, &text)),
+                Some((id(1), expected.to_owned())),
+                "{error:.50}"
+            );
         }
     }
 

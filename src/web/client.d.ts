@@ -39,8 +39,10 @@ export interface WSClientOptions {
   reconnect?: boolean;
   /** Pause before the first attempt; each further pause is 1.5 times as long, varied by up to 20 %, at most 30 000. Default 1000. */
   reconnectInterval?: number;
-  /** Attempts before `connection:failed`. Each `server:connected` resets the count. Default 10. */
+  /** Attempts before `connection:failed`. Default 10. */
   maxReconnectAttempts?: number;
+  /** The count of attempts starts again after a connection that lived this long after `server:connected`. Default 5000. */
+  stableAfter?: number;
   /** The longest time for a call; 0 waits until the connection closes. Default 30 000. */
   requestTimeout?: number;
   /** The longest time for one attempt to connect; 0 leaves it to the browser. Default 10 000. */

@@ -21,6 +21,8 @@
 const MAX_DELAY_MS = 30_000;
 /** The longest time that a timer supports; a longer one would fire immediately. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
+/** A longer code is not one that a server means; the longest known one has 17 characters. */
+const MAX_CODE_LENGTH = 64;
 const OPEN = 1;
 /** Indexed by `readyState`. */
 const STATES = ["connecting", "open", "closing", "closed"];
@@ -54,8 +56,10 @@ export class WSClient {
   #wasOpen = false;
   /** Whether the client tries again when `#socket` closes, or cannot be opened. */
   #persists = false;
-  /** Attempts to reconnect since the last `server:connected`. */
+  /** Attempts to reconnect since the last connection that was stable. */
   #attempts = 0;
+  /** The time of `server:connected` on `#socket`. */
+  #greetedAt;
   #retryTimer;
   #connectTimer;
   /** The promise that callers of `connect` wait for: `{promise, resolve, reject}`. */
@@ -76,6 +80,8 @@ export class WSClient {
    * @param {number} [options.reconnectInterval] pause before the first attempt; each further pause is 1.5 times as long,
    *   varied by up to 20 %, at most 30 000; default 1000
    * @param {number} [options.maxReconnectAttempts] attempts before `connection:failed`; default 10
+   * @param {number} [options.stableAfter] the count of attempts starts again after a connection that lived this long after
+   *   `server:connected`; default 5000
    * @param {number} [options.requestTimeout] the longest time for a call; 0 waits until the connection closes; default 30 000
    * @param {number} [options.connectTimeout] the longest time for one attempt; 0 leaves it to the browser; default 10 000
    * @param {Function} [options.WebSocket] the class to use; default the global one
@@ -87,6 +93,7 @@ export class WSClient {
     reconnect = true,
     reconnectInterval = 1000,
     maxReconnectAttempts = 10,
+    stableAfter = 5000,
     requestTimeout = 30_000,
     connectTimeout = 10_000,
     WebSocket,
@@ -97,7 +104,15 @@ export class WSClient {
     }
     this.#url = String(url);
     this.#protocols = token === undefined ? [] : ["switchboard.v1", `bearer.${token}`];
-    this.#options = { reconnect, reconnectInterval, maxReconnectAttempts, requestTimeout, connectTimeout, WebSocket };
+    this.#options = {
+      reconnect,
+      reconnectInterval,
+      maxReconnectAttempts,
+      stableAfter,
+      requestTimeout,
+      connectTimeout,
+      WebSocket,
+    };
   }
 
   /** Whether the socket is open, so that calls can be sent. */
@@ -249,6 +264,8 @@ export class WSClient {
   /** Handles the end of a socket, or of an attempt. Listeners can call `connect` or `disconnect` meanwhile. */
   #handleClose(socket, { code, reason }, error) {
     if (socket !== this.#socket) return;
+    // Not before: else a server that accepts connections and drops them would be tried forever.
+    if (performance.now() - this.#greetedAt >= this.#options.stableAfter) this.#attempts = 0;
     const wasOpen = this.#forgetSocket("connection lost", { code, reason });
     if (wasOpen) this.#emit("connection:closed", { code, reason });
     if (this.#socket) return;
@@ -289,6 +306,7 @@ export class WSClient {
     const wasOpen = this.#wasOpen;
     this.#socket = null;
     this.#wasOpen = false;
+    this.#greetedAt = undefined;
     this.#stopTimers();
     for (const { fail } of [...this.#pending.values()]) fail("CONNECTION_CLOSED", why, { details });
     return wasOpen;
@@ -311,15 +329,14 @@ export class WSClient {
     }
     if (message?.type === "response") this.#handleResponse(message);
     if (message?.type !== "event") return;
-    // Not before: else a server that accepts connections and drops them would be tried forever.
-    if (message.channel === "server:connected") this.#attempts = 0;
+    if (message.channel === "server:connected") this.#greetedAt ??= performance.now();
     this.#emit(message.channel, message.payload);
   }
 
   #handleResponse({ id, payload, error }) {
     const request = this.#pending.get(id) ?? this.#pending.get(refusedId(error));
-    if (error) request?.fail(error.code, error.message, { details: error.details });
-    else request?.answer(payload);
+    if (error === undefined) request?.answer(payload);
+    else request?.fail(...readError(error));
   }
 
   #emit(channel, payload) {
@@ -340,6 +357,21 @@ export class WSClient {
 function refusedId(error) {
   const isRefusal = error?.code === "RATE_LIMITED" || error?.code === "INVALID_MESSAGE";
   return isRefusal ? error.details?.requestId : undefined;
+}
+
+/**
+ * The code, the message and the details of an error. What a server sends that is not an error of the protocol becomes a
+ * `HANDLER_ERROR` whose details are what came.
+ */
+function readError(error) {
+  const { code, message, details } = error ?? {};
+  const isCode = typeof code === "string" && code.length > 0 && code.length <= MAX_CODE_LENGTH;
+  const isMessage = typeof message === "string";
+  return [
+    isCode ? code : "HANDLER_ERROR",
+    isMessage ? message : "the server gave no reason",
+    { details: details ?? (isCode && isMessage ? undefined : error) },
+  ];
 }
 
 /** Starts a timer, unless `ms` is 0. */

@@ -84,6 +84,7 @@ const OPTIONS = [
   "reconnect",
   "reconnectInterval",
   "maxReconnectAttempts",
+  "stableAfter",
   "requestTimeout",
   "connectTimeout",
   "WebSocket",

@@ -194,8 +194,11 @@ async fn a_lost_connection_ends_its_calls_and_reconnects() {
 async fn the_first_retry_comes_after_the_first_pause() {
     let (server, port) = start(config()).await;
     let mut cable = Cable::to(port).await;
-    let options =
-        ClientOptions { reconnect_interval: Duration::from_millis(100), ..ClientOptions::default() };
+    let options = ClientOptions {
+        reconnect_interval: Duration::from_millis(100),
+        stable_after: Duration::ZERO,
+        ..fast()
+    };
     let client = Client::connect(&cable.url(), options).await.unwrap();
     for _ in 0..3 {
         // The response follows `server:connected`, so the next `server:connected` is of the next connection.
@@ -206,7 +209,7 @@ async fn the_first_retry_comes_after_the_first_pause() {
         loop {
             match next(&mut states).await {
                 (channel, payload) if channel == "connection:reconnecting" => {
-                    // Each loss starts counting anew, since `server:connected` came between them.
+                    // Each loss starts counting anew, since a stable connection came between them.
                     assert_eq!(payload["attempt"], 1);
                     let delay = payload["delayMs"].as_u64().unwrap();
                     assert!((80..=120).contains(&delay), "{delay}");
@@ -360,27 +363,77 @@ async fn a_call_ends_at_its_timeout_and_the_connection_stays() {
     server.stop().await;
 }
 
+/// Answers an upgrade.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let at = head.to_ascii_lowercase().find("sec-websocket-key: ").unwrap() + 19;
+    let accept = handshake::accept_key(&head.as_bytes()[at..at + 24]);
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    stream
+}
+
 /// A server that answers the upgrade and never reads again.
 async fn deaf() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.unwrap());
-        }
-        let head = String::from_utf8(head).unwrap();
-        let at = head.to_ascii_lowercase().find("sec-websocket-key: ").unwrap() + 19;
-        let accept = handshake::accept_key(&head.as_bytes()[at..at + 24]);
-        let answer = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: {accept}\r\n\r\n"
-        );
-        stream.write_all(answer.as_bytes()).await.unwrap();
+        let _stream = accept(&listener).await;
         std::future::pending::<()>().await;
     });
     port
+}
+
+/// A server that sends `server:connected` to each client, and drops it.
+async fn dropping() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let mut frame = Vec::new();
+            let hello = r#"{"type":"event","channel":"server:connected","payload":{},"timestamp":1}"#;
+            switchboard::protocol::frame::write_text(&mut frame, None, &[hello]);
+            accept(&listener).await.write_all(&frame).await.unwrap();
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn attempts_count_until_a_connection_was_stable() {
+    for (stable_after, expected) in
+        [(Duration::from_secs(3600), (1..=10).collect::<Vec<_>>()), (Duration::ZERO, vec![1; 30])]
+    {
+        let client = Client::new(&url(dropping().await), ClientOptions { stable_after, ..fast() }).unwrap();
+        let mut states = listen(&client, "*");
+        client.open().await.unwrap();
+        let mut attempts = Vec::new();
+        let mut greeted = 0;
+        while attempts.len() < 30 {
+            match next(&mut states).await {
+                (channel, _) if channel == "server:connected" => greeted += 1,
+                (channel, payload) if channel == "connection:reconnecting" => {
+                    attempts.push(payload["attempt"].as_u64().unwrap());
+                }
+                (channel, payload) if channel == "connection:failed" => {
+                    assert_eq!(payload, json!({"attempts": 10}));
+                    break;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(attempts, expected);
+        assert!(greeted >= 10, "every connection but perhaps the last received its first event: {greeted}");
+        client.disconnect().await;
+    }
 }
 
 #[tokio::test]

@@ -80,11 +80,12 @@ struct Talk {
 
 /// Connects, talks, disconnects and reconnects, until the world ends.
 pub async fn live(world: Arc<World>, mut rng: Rng) {
-    let mut backoff = Backoff::new(Duration::from_millis(100), 4);
+    let mut backoff = Backoff::new(Duration::from_millis(100), 4, Duration::ZERO);
     sleep(Duration::from_millis(rng.below(300))).await;
     while !world.is_quiet() {
         if talk(&world, rng.fork()).await {
-            backoff.reset();
+            backoff.handle_connected(Millis::default());
+            backoff.handle_lost(Millis::default());
         }
         let Some(pause) = backoff.next_delay(rng.next() as u32) else { return };
         sleep(pause).await;

@@ -63,6 +63,45 @@ export const offline = {
     equal(error.channel, "chat:list");
   },
 
+  "a malformed error is a HANDLER_ERROR with what came": async () => {
+    const { client, socket } = await connected();
+    const nothing = "the server gave no reason";
+    const long = "X".repeat(1 << 20);
+    for (const [error, code, message, details] of [
+      [5, "HANDLER_ERROR", nothing, 5],
+      [0, "HANDLER_ERROR", nothing, 0],
+      [null, "HANDLER_ERROR", nothing, null],
+      [false, "HANDLER_ERROR", nothing, false],
+      ["", "HANDLER_ERROR", nothing, ""],
+      ["TIMEOUT", "HANDLER_ERROR", nothing, "TIMEOUT"],
+      [["TIMEOUT"], "HANDLER_ERROR", nothing, ["TIMEOUT"]],
+      [{}, "HANDLER_ERROR", nothing, {}],
+      [{ message: "m" }, "HANDLER_ERROR", "m", { message: "m" }],
+      [{ code: 5, message: "m" }, "HANDLER_ERROR", "m", { code: 5, message: "m" }],
+      [{ code: "", message: "m" }, "HANDLER_ERROR", "m", { code: "", message: "m" }],
+      [{ code: null, message: "m", details: [1] }, "HANDLER_ERROR", "m", [1]],
+      [{ code: "TIMEOUT" }, "TIMEOUT", nothing, { code: "TIMEOUT" }],
+      [{ code: "TIMEOUT", message: {} }, "TIMEOUT", nothing, { code: "TIMEOUT", message: {} }],
+      [{ code: "NEW", message: "m" }, "NEW", "m", undefined],
+      [{ code: long, message: "m" }, "HANDLER_ERROR", "m", { code: long, message: "m" }],
+      [{ code: "TIMEOUT", message: long }, "TIMEOUT", long, undefined],
+    ]) {
+      const call = client.sendMessage("a");
+      socket.refuse(error);
+      const failed = await call.then(() => "a response", (error) => error);
+      equal([failed instanceof WSClientError, failed.code, failed.message], [true, code, message]);
+      equal(failed.details, details);
+    }
+    // Nor does one that belongs to no call disturb the others.
+    const call = client.sendMessage("a");
+    for (const error of [5, null, { code: "RATE_LIMITED", details: null }, { code: "RATE_LIMITED", details: 5 }]) {
+      socket.refuse(error, { id: "rate_limited", channel: "system" });
+      socket.refuse(error, { id: { toString: null }, channel: 5 });
+    }
+    socket.answer("fine");
+    equal(await call, "fine");
+  },
+
   "a call that was refused before its id was read fails immediately": async () => {
     const { client, socket } = await connected();
     const calls = [client.sendMessage("a"), client.sendMessage("b"), client.sendMessage("c"), client.sendMessage("d")];
@@ -345,18 +384,50 @@ export const offline = {
     }
   }),
 
-  "attempts count until server:connected": onClock(async (clock) => {
+  "attempts count until a connection was stable": onClock(async (clock) => {
     const { Socket, log, socket } = await connected();
-    socket.end();
-    clock.advance(1000);
-    // The server accepts the connection and drops it.
+    const lose = () => {
+      Socket.last.end();
+      const [, payload] = log.take().at(-1);
+      clock.advance(payload.delayMs ?? 0);
+      return payload;
+    };
+    equal(lose(), { attempt: 1, delayMs: 1000 });
+    // The server accepts the connection and drops it, before its first event and after it.
     Socket.last.open();
-    Socket.last.end();
-    equal(log.take().at(-1), ["reconnecting", { attempt: 2, delayMs: 1500 }]);
-    clock.advance(1500);
+    clock.advance(60_000);
+    equal(lose(), { attempt: 2, delayMs: 1500 });
     Socket.last.greet();
-    Socket.last.end();
-    equal(log.take().at(-1), ["reconnecting", { attempt: 1, delayMs: 1000 }]);
+    clock.advance(4999);
+    // A second one does not prolong the wait, nor the time before the first count.
+    Socket.last.receive({ type: "event", channel: "server:connected", payload: {} });
+    equal(lose(), { attempt: 3, delayMs: 2250 });
+    Socket.last.greet();
+    clock.advance(4999);
+    Socket.last.receive({ type: "event", channel: "server:connected", payload: {} });
+    clock.advance(1);
+    equal(lose(), { attempt: 1, delayMs: 1000 });
+    // The time of an earlier connection does not count for the next one.
+    clock.advance(10_000);
+    equal(lose(), { attempt: 2, delayMs: 1500 });
+    equal(socket, Socket.made[0]);
+  }),
+
+  "a server that accepts connections and drops them is not tried forever": onClock(async (clock) => {
+    for (const [stableAfter, attempts] of [[undefined, 10], [0, 30]]) {
+      const { Socket, client, log } = await connected({ stableAfter });
+      Socket.last.end();
+      for (let turn = 1; turn < 30 && clock.left.length > 0; turn++) {
+        clock.advance(clock.left[0]);
+        Socket.last.greet();
+        Socket.last.end();
+      }
+      const seen = log.take();
+      equal(seen.filter(([name]) => name === "reconnecting").length, attempts);
+      const last = attempts === 10 ? ["failed", { attempts }] : ["reconnecting", { attempt: 1, delayMs: 1000 }];
+      equal(seen.at(-1), last);
+      client.disconnect();
+    }
   }),
 
   "a client that comes back online tries immediately, and once": onClock(async (clock) => {

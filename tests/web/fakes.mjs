@@ -61,7 +61,7 @@ export function fakeWebSocket() {
   };
 }
 
-/** Replaces the global timers and `Math.random` until `restore`. */
+/** Replaces the global timers, `performance.now` and `Math.random` until `restore`. */
 export class Clock {
   #now = 0;
   #lastId = 0;
@@ -78,12 +78,15 @@ export class Clock {
     };
     globalThis.clearTimeout = (id) => this.#timers.delete(id);
     Math.random = () => this.random;
+    // It covers the method of the prototype.
+    performance.now = () => this.#now;
   }
 
   restore() {
     const { random, ...timers } = this.#real;
     Object.assign(globalThis, timers);
     Math.random = random;
+    delete performance.now;
   }
 
   /** The remaining time of each timer. */

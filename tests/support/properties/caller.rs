@@ -259,26 +259,41 @@ pub fn ids_parse<E: std::fmt::Display>(data: &[u8], read: impl Fn(&str) -> Resul
     assert_eq!((id.as_bytes()[6] >> 4, id.as_bytes()[8] >> 6), (4, 2));
 }
 
-/// Each pause is 1.5 times the last, with 20 % of jitter either way, up to the longest pause and the last attempt.
+/// Each pause is 1.5 times the last, with 20 % of jitter either way, up to the longest pause and the last attempt. Both start
+/// again after a connection that lived long enough, and after no other.
 fn pauses_are_in_bounds(data: &[u8]) {
     let mut choices = Choices::new(data);
     let interval = choices.pick(&[1000, 1, 0, 20_000, 60_000]);
     let most = choices.pick(&[10, 0, 1, 200]);
-    let mut backoff = Backoff::new(Duration::from_millis(interval), most);
+    let stable_after = choices.pick(&[5000, 0, 1, 100_000]);
+    let mut backoff =
+        Backoff::new(Duration::from_millis(interval), most, Duration::from_millis(stable_after));
     let mut expected = interval as f64;
-    for attempt in 0..250 {
-        assert_eq!(backoff.attempts(), attempt.min(most));
+    let (mut attempt, mut now) = (0, 1_000_000);
+    for _ in 0..250 {
+        // How long a connection lived, if there was one.
+        if let Some(life) =
+            choices.pick(&[None, None, None, Some(0), Some(1), Some(4999), Some(5000), Some(100_000)])
+        {
+            backoff.handle_connected(Millis(now));
+            now += life;
+            backoff.handle_connected(Millis(now));
+            if life >= stable_after {
+                (attempt, expected) = (0, interval as f64);
+            }
+        }
+        backoff.handle_lost(Millis(now));
+        assert_eq!(backoff.attempts(), attempt);
         let pause = backoff.next_delay(u32::from_be_bytes(choices.word()));
         assert_eq!(pause.is_some(), attempt < most, "attempt {attempt} of {most}");
+        attempt = (attempt + 1).min(most);
         if let Some(pause) = pause {
             let (pause, about) = (pause.as_secs_f64() * 1000.0, expected.min(MAX_DELAY.as_millis() as f64));
             assert!((0.799 * about..=1.201 * about).contains(&pause), "{pause} ms, about {about} expected");
         }
         expected *= 1.5;
+        now += pause.unwrap_or_default().as_millis() as u64;
     }
-    backoff.reset();
-    assert_eq!(backoff.attempts(), 0);
-    assert_eq!(backoff.next_delay(0).is_some(), most > 0);
 }
 
 fn framed(text: &str) -> Vec<u8> {
