@@ -165,9 +165,9 @@ step_server() {
 ## autobahn: the Autobahn conformance suite, against the server and the client
 step_autobahn() { unless_77 "the Autobahn test suite: no Python 2.7, or it could not be installed" tests/autobahn/run.sh; }
 
-## soaktest: the tests of the soak program itself
+## soaktest: the tests of the soak program itself, and of what it shares with the attack program
 step_soaktest() {
-    cargo test --locked --no-default-features --manifest-path tests/bench/Cargo.toml --target-dir target --bin soak
+    cargo test --locked --no-default-features --manifest-path tests/bench/Cargo.toml --target-dir target --lib --bin soak
 }
 
 ## counts: instructions of each stage of a request, next to the committed figures

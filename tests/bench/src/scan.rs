@@ -4,15 +4,13 @@
 //!
 //! `cargo run --release --manifest-path tests/bench/Cargo.toml --bin scan`
 
-mod dice;
-
 use std::hint::black_box;
 use std::time::Instant;
 
 use serde::de::IgnoredAny;
 use switchboard::protocol::json;
 
-use dice::Dice;
+use switchboard_bench::dice::Dice;
 
 const BYTES: usize = 16 << 10;
 

@@ -4,8 +4,6 @@
 //!
 //! `compare [--rounds N] [--rows WORD,…] [--servers WORD,…] NAME=WIRE:COMMAND …`; Called by `tests/bench/run.sh`.
 
-#[path = "../dice.rs"]
-mod dice;
 mod load;
 mod process;
 
@@ -16,9 +14,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use dice::Dice;
 use load::{Load, Request, Wire};
 use process::Process;
+use switchboard_bench::dice::Dice;
 
 type Failure = Box<dyn std::error::Error>;
 

@@ -5,14 +5,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use switchboard::protocol::frame::{self, Header, OpCode, Role};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use switchboard::protocol::frame::{self, OpCode};
+use switchboard_bench::dice::Dice;
+use switchboard_bench::wire::{Failure, MASK, Socket, closed};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::dice::Dice;
 use super::order::Reader;
-use super::shared::{Failure, Soak, count};
+use super::shared::{Soak, count};
 
 /// A response that takes longer counts as missing.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,7 +21,6 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const OVER_THE_RATE: usize = 130;
 /// Chats are created below the start of this range, and deleted above its end.
 const CHATS: std::ops::Range<usize> = 10..50;
-const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 pub struct Asked {
     channel: &'static str,
@@ -29,8 +29,7 @@ pub struct Asked {
 
 pub struct Client {
     soak: Rc<Soak>,
-    stream: TcpStream,
-    received: Vec<u8>,
+    socket: Socket,
     pub asked: HashMap<String, Asked>,
     last_id: u64,
     /// Messages without an id that are not answered yet.
@@ -49,67 +48,16 @@ impl Client {
         }
         let stream = socket.connect(([127, 0, 0, 1], soak.port).into()).await?;
         stream.set_nodelay(true)?;
-        let mut client = Client {
+        Ok(Client {
             soak: soak.clone(),
-            stream,
-            received: Vec::new(),
+            socket: Socket::greeted(stream, None).await?,
             asked: HashMap::new(),
             last_id: 0,
             nameless: 0,
             bursting: Instant::now(),
             keeps_chats: false,
             reader: Reader::default(),
-        };
-        let request = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        client.stream.write_all(request.as_bytes()).await?;
-        let head = loop {
-            if let Some(at) = client.received.windows(4).position(|window| window == b"\r\n\r\n") {
-                break client.received.drain(..at + 4).collect::<Vec<_>>();
-            }
-            client.read().await?;
-        };
-        if !head.starts_with(b"HTTP/1.1 101 ") {
-            return Err(String::from_utf8_lossy(&head).into());
-        }
-        let hello = loop {
-            match client.frame()? {
-                Some((frame::TEXT, payload)) => break serde_json::from_slice::<Value>(&payload)?,
-                Some((opcode, _)) => return Err(format!("{opcode:?} before server:connected").into()),
-                None => client.read().await?,
-            }
-        };
-        if hello["channel"] != "server:connected" || !hello["payload"]["clientId"].is_string() {
-            return Err(format!("first message: {hello}").into());
-        }
-        Ok(client)
-    }
-
-    async fn read(&mut self) -> Result<(), Failure> {
-        match self.stream.read_buf(&mut self.received).await? {
-            0 => Err("the server closed the connection".into()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Returns the next complete frame of the input.
-    fn frame(&mut self) -> Result<Option<(OpCode, Vec<u8>)>, Failure> {
-        let header = Header::decode(Role::Client, &self.received).map_err(|error| error.as_str())?;
-        let Some(header) = header else { return Ok(None) };
-        let end = header.header_bytes + usize::try_from(header.length)?;
-        if self.received.len() < end {
-            return Ok(None);
-        }
-        if !header.fin {
-            return Err("the server sent a fragment".into());
-        }
-        let payload = self.received[header.header_bytes..end].to_vec();
-        self.received.drain(..end);
-        if self.received.is_empty() {
-            // A thousand clients must not each keep the buffer of a large response.
-            self.received.shrink_to(16 << 10);
-        }
-        Ok(Some((header.opcode, payload)))
+        })
     }
 
     /// Adds a request to `out`.
@@ -122,17 +70,7 @@ impl Client {
     }
 
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        // The server can stop reading until we read, so do both at the same time.
-        let (mut reader, mut writer) = self.stream.split();
-        let mut write = std::pin::pin!(writer.write_all(bytes));
-        loop {
-            tokio::select! {
-                written = &mut write => return Ok(written?),
-                read = reader.read_buf(&mut self.received) => if read? == 0 {
-                    return Err("the server closed the connection".into());
-                },
-            }
-        }
+        self.socket.send(bytes).await
     }
 
     async fn ask(&mut self, channel: &'static str, payload: Value) -> Result<(), Failure> {
@@ -144,11 +82,11 @@ impl Client {
     /// Receives until then.
     pub async fn listen_until(&mut self, end: Instant) -> Result<(), Failure> {
         loop {
-            while let Some((opcode, payload)) = self.frame()? {
+            while let Some((opcode, payload)) = self.socket.frame()? {
                 self.take(opcode, &payload).await?;
             }
             tokio::select! {
-                read = self.read() => read?,
+                read = self.socket.read() => read?,
                 () = sleep_until(end) => break,
             }
         }
@@ -169,16 +107,8 @@ impl Client {
     async fn take(&mut self, opcode: OpCode, payload: &[u8]) -> Result<(), Failure> {
         match opcode {
             frame::TEXT => self.message(payload)?,
-            frame::PING => {
-                let mut pong = Vec::new();
-                frame::write(&mut pong, frame::PONG, Some(MASK), [payload]);
-                self.send(&pong).await?;
-            }
-            frame::CLOSE => {
-                return Err(
-                    format!("closed: {}", String::from_utf8_lossy(payload.get(2..).unwrap_or(b""))).into()
-                );
-            }
+            frame::PING => self.socket.pong(payload).await?,
+            frame::CLOSE => return Err(closed(payload).into()),
             other => return Err(format!("unexpected frame {other:?}").into()),
         }
         Ok(())
@@ -269,7 +199,7 @@ impl Client {
                 for _ in 0..20 {
                     self.request(&mut out, "system:channels", Value::Null);
                 }
-                self.stream.write_all(&out).await?;
+                self.socket.stream.write_all(&out).await?;
                 sleep(Duration::from_millis(3000 + dice.below(4000) as u64)).await;
             }
             23..=60 => self.ask("chat:list", json!({"limit": 5})).await?,
@@ -333,17 +263,16 @@ impl Client {
         let closed = async {
             let mut is_closed = false;
             loop {
-                while let Some((opcode, payload)) = self.frame()? {
+                while let Some((opcode, payload)) = self.socket.frame()? {
                     match opcode {
                         frame::CLOSE => is_closed = payload.starts_with(&1000_u16.to_be_bytes()),
                         frame::TEXT => self.message(&payload)?,
                         _ => {}
                     }
                 }
-                match self.stream.read_buf(&mut self.received).await? {
-                    0 if is_closed => return Ok(()),
-                    0 => return Err::<(), Failure>("an end without a close frame".into()),
-                    _ => {}
+                if let Err(error) = self.socket.read().await {
+                    let ended = is_closed && !error.is::<std::io::Error>();
+                    return if ended { Ok(()) } else { Err::<(), Failure>(error) };
                 }
             }
         };
@@ -356,7 +285,7 @@ impl Client {
         match dice.below(5) {
             0 => return self.close().await,
             1 => {}
-            2 => self.stream.set_zero_linger()?,
+            2 => self.socket.stream.set_zero_linger()?,
             3 => {
                 self.request(&mut out, "system:ping", Value::Null);
                 out.truncate(2 + dice.below(out.len() - 2));

@@ -10,10 +10,7 @@
 //! (Linux). The exit status is 1 if anything unexpected happened, if descriptors leaked, or if memory grew.
 
 mod client;
-#[path = "../dice.rs"]
-mod dice;
 mod order;
-mod program;
 mod shared;
 
 use std::cell::{Cell, RefCell};
@@ -26,9 +23,10 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use client::{Client, PATIENCE};
-use dice::Dice;
-use program::{Holds, Program};
-use shared::{Failure, Soak, count};
+use shared::{Soak, count};
+use switchboard_bench::dice::Dice;
+use switchboard_bench::program::{Folder, Holds, Program};
+use switchboard_bench::wire::Failure;
 
 /// Runs one client after another until the end.
 async fn place(soak: Rc<Soak>, number: usize) {
@@ -218,7 +216,7 @@ fn main() -> Result<ExitCode, Failure> {
         [path, minutes, clients] => (path, minutes.parse()?, clients.parse()?),
         _ => return Err("soak SWITCHBOARD [MINUTES [CLIENTS]]".into()),
     };
-    let program = Program::start(path)?;
+    let program = Program::start(path, Folder::new()?, &[])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let is_well = LocalSet::new().block_on(&runtime, run(&program, minutes, clients))?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -4,8 +4,6 @@ use std::cell::{Cell, RefCell};
 
 use super::order::Order;
 
-pub type Failure = Box<dyn std::error::Error>;
-
 /// The state that all clients share.
 pub struct Soak {
     pub port: u16,

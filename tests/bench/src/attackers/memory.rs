@@ -1,0 +1,160 @@
+//! Attackers that take memory: messages that are never complete, requests that are large and wait.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::json;
+use switchboard::protocol::frame;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{ATTACKER, Answers, MIB, Target};
+use crate::program::resident_mib;
+use crate::wire::{Failure, LOCALHOST, Socket};
+
+/// Watches the resident memory of the server.
+struct Watch {
+    before: f64,
+    most: Rc<Cell<f64>>,
+    task: JoinHandle<()>,
+}
+
+impl Watch {
+    fn start(target: &Target) -> Result<Watch, Failure> {
+        let (process, before) = (target.process, resident_mib(target.process)?);
+        let most = Rc::new(Cell::new(before));
+        let seen = most.clone();
+        let task = tokio::task::spawn_local(async move {
+            while let Ok(mib) = resident_mib(process) {
+                seen.set(seen.get().max(mib));
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        Ok(Watch { before, most, task })
+    }
+
+    /// The memory before, the most so far, and after some seconds from now. The attack is over.
+    async fn report(&self, target: &Target, seconds: &[u64]) -> Result<String, Failure> {
+        target.over.set(Some(Instant::now()));
+        let mut report = format!("{:.0} MiB before, {:.0} at most", self.before, self.most.get());
+        let start = Instant::now();
+        for second in seconds {
+            tokio::time::sleep_until(start + Duration::from_secs(*second)).await;
+            report += &format!(", {:.0} {second} s later", resident_mib(target.process)?);
+        }
+        Ok(report)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// 60 connections without the token, each with 16 MiB of a message that is not complete.
+pub async fn unfinished(target: &Target, after: &[u64]) -> Result<String, Failure> {
+    let watch = Watch::start(target)?;
+    let mut out = Vec::new();
+    // A mask of zeros, so that all connections can send the same bytes.
+    frame::write_text(&mut out, Some([0; 4]), &[vec![b' '; 16 * MIB]]);
+    out.pop();
+    let out = Rc::new(out);
+    let closed = Rc::new(Cell::new(0));
+    let mut tasks = JoinSet::new();
+    for _ in 0..60 {
+        let (target, out, closed) = (target.clone(), out.clone(), closed.clone());
+        tasks.spawn_local(async move {
+            let Ok(stream) = target.dial(ATTACKER).await else { return };
+            let Ok((101, mut socket)) = Socket::upgrade(stream, None).await else { return };
+            let _ = socket.stream.write_all(&out).await;
+            while socket.read().await.is_ok() {}
+            closed.set(closed.get() + 1);
+        });
+    }
+    let start = Instant::now();
+    while !tasks.is_empty() && start.elapsed() < Duration::from_secs(10) {
+        let _ = timeout(Duration::from_millis(100), tasks.join_next()).await;
+    }
+    tasks.shutdown().await;
+    let report = watch.report(target, after).await?;
+    Ok(format!("60 × 16 MiB without a token: {report}; {} closed by the server within 10 s", closed.get()))
+}
+
+/// Where a request has what it does not need.
+#[derive(Clone, Copy)]
+pub enum Ballast {
+    /// In a member of the message.
+    Message,
+    /// In a member of its payload.
+    Payload,
+}
+
+/// So many requests of 15 MiB on one connection, whose handlers wait for a model that does not answer. Then the client leaves.
+pub async fn in_flight(
+    target: &Target,
+    requests: usize,
+    ballast: Ballast,
+    after: &[u64],
+) -> Result<String, Failure> {
+    let silent = TcpListener::bind((LOCALHOST, 0)).await?;
+    let model = format!("http://{}/v1", silent.local_addr()?);
+    let _model = AbortOnDrop(tokio::task::spawn_local(async move {
+        let mut held = Vec::new();
+        while let Ok(connection) = silent.accept().await {
+            held.push(connection);
+        }
+    }));
+    let mut socket = target.connect(ATTACKER).await?;
+    let setting = json!({"key": "ai.openai.baseUrl", "value": model});
+    socket.call("settings:set", &setting).await?;
+    let message = waiting_request(ballast);
+    let watch = Watch::start(target)?;
+    let mut sent = 0;
+    let mut answers = Answers::default();
+    let sending = async {
+        while sent < requests {
+            socket.send(&message).await?;
+            sent += 1;
+            while let Some((_, text)) = socket.frame()? {
+                answers.see(&text);
+            }
+            // Not over the rate limit, of messages and of bytes: about 40 a second.
+            sleep(Duration::from_millis(25)).await;
+        }
+        Ok::<_, Failure>(())
+    };
+    let limit = Duration::from_secs(20).max(Duration::from_millis(100) * requests as u32);
+    let end = match timeout(limit, sending).await {
+        Err(_) => "the rest waits unread".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Ok(Ok(())) => "all read".to_owned(),
+    };
+    sleep(Duration::from_secs(1)).await;
+    drop(socket);
+    let report = watch.report(target, after).await?;
+    Ok(format!("{sent} of {requests} requests of 15 MiB sent, {end}, {} refused: {report}", answers.refused))
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn waiting_request(ballast: Ballast) -> Vec<u8> {
+    let head = r#"{"type":"request","id":"w","channel":"ai:chat","payload":{"provider":"openai","model":"m","messages":[{"role":"user","content":"hello"}]"#;
+    let filler = "x".repeat(15 * MIB);
+    let (before, after) = match ballast {
+        Ballast::Message => (r#"},"ballast":""#, r#""}"#),
+        Ballast::Payload => (r#","ballast":""#, r#""}}"#),
+    };
+    let mut out = Vec::new();
+    frame::write_text(&mut out, Some([0; 4]), &[head, before, &filler, after]);
+    out
+}
