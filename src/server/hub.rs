@@ -34,6 +34,8 @@ pub struct ClientInfo {
 /// The clients of a server. Those that are ready for events are its members.
 pub(super) struct Hub<S> {
     clients: RwLock<Clients<S>>,
+    /// Held while an event is put into several mailboxes: all clients get two such events in the same order.
+    order: Mutex<()>,
 }
 
 struct Clients<S> {
@@ -44,7 +46,8 @@ struct Clients<S> {
 
 impl<S> Hub<S> {
     pub(super) fn new() -> Hub<S> {
-        Hub { clients: RwLock::new(Clients { by_id: HashMap::new(), stopped: false }) }
+        let clients = Clients { by_id: HashMap::new(), stopped: false };
+        Hub { clients: RwLock::new(clients), order: Mutex::default() }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Clients<S>> {
@@ -82,7 +85,30 @@ impl<S> Hub<S> {
 
     /// Puts a frame into every member's mailbox, and returns their number.
     pub(super) fn broadcast(&self, frame: &Arc<[u8]>) -> usize {
-        self.read().members().map(|client| client.post(frame.clone())).count()
+        self.in_order(|| {
+            let clients = self.read();
+            let mut members = 0;
+            let wakers =
+                clients.members().inspect(|_| members += 1).filter_map(|client| client.post(frame)).collect();
+            (wakers, members)
+        })
+    }
+
+    /// Puts a frame into the mailboxes of some members.
+    pub(super) fn post(&self, members: &[Arc<Client<S>>], frame: &Arc<[u8]>) {
+        let post = || (members.iter().filter_map(|client| client.post(frame)).collect(), ());
+        match members {
+            [_] => wake(post()),
+            _ => self.in_order(post),
+        }
+    }
+
+    /// Posts one event after the other. Clients are woken once the locks are released: a waker can run anything.
+    fn in_order<T>(&self, post: impl FnOnce() -> (Vec<Waker>, T)) -> T {
+        let one_at_a_time = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let posted = post();
+        drop(one_at_a_time);
+        wake(posted)
     }
 
     /// Tells all clients to leave, and those that connect from now on.
@@ -98,6 +124,11 @@ impl<S> Hub<S> {
     pub(super) fn open(&self) {
         self.write().stopped = false;
     }
+}
+
+fn wake<T>((wakers, result): (Vec<Waker>, T)) -> T {
+    wakers.into_iter().for_each(Waker::wake);
+    result
 }
 
 impl<S> Clients<S> {
@@ -212,9 +243,10 @@ impl<S> Client<S> {
         self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a frame. If more would wait than the limit allows, it is dropped and the client will be closed.
-    pub(super) fn post(&self, frame: Arc<[u8]>) {
-        self.update_mailbox(|mailbox| {
+    /// Queues a frame, and returns the waker of the client's task if that must be woken. If more would wait than the limit
+    /// allows, the frame is dropped and the client will be closed.
+    fn post(&self, frame: &Arc<[u8]>) -> Option<Waker> {
+        self.change_mailbox(|mailbox| {
             // Unless the task is writing something, the first frame is the one being written.
             let queued = match self.waiting.load(Ordering::Relaxed) {
                 0 => match mailbox.frames.first() {
@@ -228,9 +260,9 @@ impl<S> Client<S> {
                 mailbox.take_frames();
             } else if !mailbox.has_lost_frames() {
                 mailbox.frame_bytes += frame.len();
-                mailbox.frames.push(frame);
+                mailbox.frames.push(frame.clone());
             }
-        });
+        })
     }
 
     /// Closes the client because of a limit, unless it is closing.
@@ -247,13 +279,16 @@ impl<S> Client<S> {
 
     /// Changes the mailbox, and wakes the client's task unless that was done since it last looked.
     fn update_mailbox(&self, change: impl FnOnce(&mut Mailbox)) {
-        let mut mailbox = self.mailbox();
-        change(&mut mailbox);
-        let waker = if self.notified.swap(true, Ordering::AcqRel) { None } else { mailbox.waker.clone() };
-        drop(mailbox);
-        if let Some(waker) = waker {
+        if let Some(waker) = self.change_mailbox(change) {
             waker.wake();
         }
+    }
+
+    /// Changes the mailbox. Returns the waker of the client's task unless that was woken since it last looked.
+    fn change_mailbox(&self, change: impl FnOnce(&mut Mailbox)) -> Option<Waker> {
+        let mut mailbox = self.mailbox();
+        change(&mut mailbox);
+        if self.notified.swap(true, Ordering::AcqRel) { None } else { mailbox.waker.clone() }
     }
 
     /// Stores the waker of the client's task.

@@ -263,7 +263,8 @@ impl Server {
         self.shared.observers.write().unwrap_or_else(PoisonError::into_inner).add(observer);
     }
 
-    /// Sends an event to every client. It is encoded once. Never waits.
+    /// Sends an event to every client. It is encoded once. Never waits. All clients get the events of all emitters in the
+    /// same order.
     ///
     /// ```
     /// use serde_json::json;
@@ -430,9 +431,7 @@ impl Shared {
             return;
         }
         if let Some(frame) = self.encode(channel, payload) {
-            for member in members {
-                member.post(frame.clone());
-            }
+            self.hub.post(members, &frame);
             self.metrics.events_sent.fetch_add(members.len() as u64, Ordering::Relaxed);
         }
     }

@@ -14,6 +14,7 @@ mod handlers;
 mod handshake;
 mod interop;
 mod observers;
+mod order;
 #[cfg(feature = "pages")]
 mod pages;
 mod server;

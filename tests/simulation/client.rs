@@ -439,7 +439,11 @@ impl Talk {
         let n = payload["n"].as_u64();
         assert!(self.is_authenticated, "{}: {channel} before authentication", self.name());
         assert!(!self.shutting_down, "{}: {channel} after server:shutdown", self.name());
+        if let (Some(id), Some(n), "everyone" | "at-once") = (self.id, n, channel) {
+            self.world.saw(id, channel, n);
+        }
         match channel {
+            "at-once" => {}
             "server:shutdown" => self.shutting_down = true,
             "everyone" => {
                 let expected = self.next_for_everyone.or(n);

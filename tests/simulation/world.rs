@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -46,6 +46,11 @@ pub struct World {
     pub has_token: bool,
     members: Mutex<HashMap<ClientId, Member>>,
     everyone_told: AtomicU64,
+    told_at_once: AtomicU64,
+    /// The events for several clients that each client got, in order.
+    seen: Mutex<HashMap<ClientId, Vec<String>>>,
+    /// Whether several threads emit at the same time.
+    is_loud: bool,
     /// The time after which no client starts anything new.
     quiet: Mutex<Option<Instant>>,
     /// The number of responses that each connection expects.
@@ -68,7 +73,8 @@ impl Drop for AtWork {
 
 impl World {
     pub fn new(rng: &mut Rng, is_crowded: bool, traced: bool) -> Arc<World> {
-        let limits = Limits {
+        let is_loud = !is_crowded && rng.percent(20);
+        let mut limits = Limits {
             max_message_bytes: rng.between(600, 4000) as usize,
             rate_max_requests: rng.between(3, 40) as u32,
             rate_window: Duration::from_millis(rng.between(50, 1000)),
@@ -84,6 +90,10 @@ impl World {
             send_timeout: Duration::from_millis(rng.between(200, 2000)),
             ..Limits::default()
         };
+        if is_loud {
+            // Threads emit while no client can read.
+            (limits.max_outbox_bytes, limits.soft_outbox_bytes) = (1 << 20, 1 << 20);
+        }
         let has_token = rng.percent(25);
         Arc::new_cyclic(|world: &std::sync::Weak<World>| {
             let token = has_token.then(|| TOKEN.to_owned());
@@ -99,6 +109,9 @@ impl World {
                 has_token,
                 members: Mutex::default(),
                 everyone_told: AtomicU64::new(0),
+                told_at_once: AtomicU64::new(0),
+                seen: Mutex::default(),
+                is_loud,
                 quiet: Mutex::default(),
                 waits: Mutex::default(),
                 running: Arc::default(),
@@ -242,6 +255,62 @@ impl World {
         self.server.emit("everyone", event);
     }
 
+    /// In some worlds, emits from several threads at the same time, to all clients and to some.
+    pub fn tell_at_once(&self, rng: &mut Rng) {
+        if !self.is_loud {
+            return;
+        }
+        self.count("told at once");
+        let mut ids = self.server.client_ids();
+        ids.sort_by_key(|id| self.members.lock().unwrap().get(id).map(|member| member.number));
+        let threads = rng.between(2, 4);
+        let events = rng.between(1, 60);
+        let start = Barrier::new(threads as usize);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                let (mut rng, start, ids) = (rng.fork(), &start, &ids);
+                scope.spawn(move || {
+                    start.wait();
+                    for _ in 0..events {
+                        let n = self.told_at_once.fetch_add(1, Ordering::Relaxed);
+                        let event = Payload::from(json!({"n": n}));
+                        let some: Vec<_> = ids.iter().copied().filter(|_| rng.percent(70)).collect();
+                        match rng.percent(50) {
+                            true => self.server.emit("at-once", event),
+                            false => self.server.emit_to_many(&some, "at-once", event),
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    /// A client got an event that others get too.
+    pub fn saw(&self, id: ClientId, channel: &str, n: u64) {
+        if self.is_loud {
+            self.seen.lock().unwrap().entry(id).or_default().push(format!("{channel} {n}"));
+        }
+    }
+
+    /// Two clients that got the same events got them in the same order.
+    fn check_order(&self) {
+        let seen = self.seen.lock().unwrap();
+        for (id, events) in seen.iter() {
+            let place: HashMap<_, _> =
+                events.iter().enumerate().map(|(place, event)| (event, place)).collect();
+            assert_eq!(place.len(), events.len(), "{id} got an event twice");
+            for (other, theirs) in seen.iter().filter(|(other, _)| *other != id) {
+                let common: Vec<_> = theirs.iter().filter(|event| place.contains_key(event)).collect();
+                for pair in common.windows(2) {
+                    assert!(
+                        place[pair[0]] < place[pair[1]],
+                        "{pair:?} came to {other}, not to {id}, in this order"
+                    );
+                }
+            }
+        }
+    }
+
     /// Emits to some clients an event for that client only.
     pub fn tell_some(&self, rng: &mut Rng) {
         let mut ids = self.server.client_ids();
@@ -319,6 +388,7 @@ impl World {
     pub fn check_end(&self) {
         assert_eq!(self.server.client_count(), 0, "clients after the end");
         assert_eq!(self.running.load(Ordering::Relaxed), 0, "handlers after the end");
+        self.check_order();
         for (id, member) in self.members.lock().unwrap().iter() {
             assert!(
                 member.joined <= 1 && member.joined == member.left,
