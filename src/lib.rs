@@ -1,7 +1,8 @@
 //! A WebSocket request/response and event server: clients send requests with ids and get responses, and the server pushes
 //! events.
 //!
-//! The [`guide`] describes how everything works together: the [wire protocol](guide::wire), every [limit](guide::limits), the
+//! The [`guide`] describes how everything works together: the [wire protocol](guide::wire), every [limit](guide::limits),
+//! [what one client can cost](guide::budgets), the
 //! [clients](guide::clients), [security](guide::security), and [how the code is organised](guide::architecture).
 //!
 //! | to | use |
