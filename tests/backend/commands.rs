@@ -1,7 +1,7 @@
 //! `switchboard call`, `listen` and `channels` as an operator uses them: JSON on stdout, messages on stderr, exit codes.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -16,6 +16,8 @@ use crate::support::{certificate, skip};
 fn switchboard(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));
     command.args(arguments).env_remove("SWITCHBOARD_TOKEN").stdin(Stdio::null());
+    // No token of a server of this user.
+    command.env("SWITCHBOARD_DATA_DIR", "/nowhere/at/all");
     command
 }
 
@@ -139,6 +141,68 @@ fn a_token_is_read_from_a_file_or_the_environment() {
     let said = String::from_utf8(wrong.stderr).unwrap();
     assert!(wrong.status.code() == Some(3) && said.contains("401") && !said.contains("wr0ng"), "{said}");
     program.kill();
+}
+
+/// The stderr of a server up to a line that contains `end`.
+fn said_until(stderr: &mut impl BufRead, end: &str) -> String {
+    let mut said = String::new();
+    while !said.lines().last().is_some_and(|line| line.contains(end)) {
+        assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
+    }
+    said
+}
+
+#[test]
+fn a_private_server_has_a_token_that_the_commands_find() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut urls = Vec::new();
+    for _ in 0..2 {
+        let mut server = program::command(&data);
+        server.arg("--private").stderr(Stdio::piped());
+        let mut program = Program::spawn(server);
+        let url = format!("ws://localhost:{}", program.port);
+        let mut stderr = BufReader::new(program.stderr());
+        let said = said_until(&mut stderr, "Console: ");
+        let (console, token) = said.trim_end().rsplit_once("/#token=").unwrap();
+        assert!(console.ends_with(&format!("http://localhost:{}", program.port)), "{said}");
+        assert_eq!(fs::read_to_string(data.join("switchboard.token")).unwrap(), format!("{token}\n"));
+        urls.push(token.to_owned());
+
+        assert_eq!(failure(&["call", &url, "system:ping"]).0, 1);
+        stdout(&["call", &url, "system:ping", "--data-dir", data.to_str().unwrap()]);
+        let found = switchboard(&["channels", &url]).env("SWITCHBOARD_DATA_DIR", &data).output().unwrap();
+        assert!(found.status.success(), "{found:?}");
+        program.kill();
+    }
+    assert_eq!(urls[0], urls[1], "the token stays");
+
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let file = data.join("switchboard.token");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        let output = program::command(&data).arg("--private").output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && said.contains("other users"), "{said}");
+    }
+}
+
+#[test]
+fn a_short_token_is_warned_about() {
+    let folder = tempfile::tempdir().unwrap();
+    for (token, is_short) in [("fifteen-letters", true), ("sixteen--letters", false)] {
+        let mut server = program::command(&folder.path().join("data"));
+        server.env("SWITCHBOARD_TOKEN", token).stderr(Stdio::piped());
+        let mut program = Program::spawn(server);
+        let mut said = program.stderr();
+        program.kill();
+        let mut text = String::new();
+        said.read_to_string(&mut text).unwrap();
+        assert_eq!(text.contains("the token has 15 characters"), is_short, "{text}");
+        assert!(!text.contains(token), "{text}");
+    }
 }
 
 /// A `listen` command, whose lines are read one by one.

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
 pub struct Program {
     child: Child,
@@ -40,6 +40,11 @@ impl Program {
         let port = line.strip_prefix("[WS] Server listening on ws://localhost:").expect(&line);
         let port = port.trim().parse().unwrap();
         Program { child, stdout, port }
+    }
+
+    /// Its stderr, if the command pipes it.
+    pub fn stderr(&mut self) -> ChildStderr {
+        self.child.stderr.take().unwrap()
     }
 
     /// Its process id.

@@ -1,7 +1,7 @@
 // The console in headless Chromium, on the real server.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -379,6 +379,40 @@ test("it asks for the token, and keeps it for a reload", async () => {
     { args: ["--token-file", join(folder, "token")] },
   ).finally(() => rmSync(folder, { recursive: true }));
 });
+
+test("the address of a private server signs in, and keeps the token out of the address bar and the history", () =>
+  withConsole(
+    async (page, server) => {
+      const token = readFileSync(join(server.dataDir, "switchboard.token"), "utf8").trim();
+      const address = server.url.replace(/^ws/, "http");
+      const requests = [];
+      page.on("request", (request) => requests.push(request.url() + JSON.stringify(request.headers())));
+      const isSignedIn = async () => {
+        await row(page, "channels", "chat:create").waitFor();
+        assert.ok(await page.locator("#token-form").isHidden());
+        assert.equal(page.url(), `${address}/`);
+        const kept = await page.evaluate(() => [JSON.stringify(sessionStorage), JSON.stringify(localStorage), document.cookie]);
+        assert.deepEqual(kept.map((text) => text.includes(token)), [true, false, false]);
+      };
+      await page.locator("#state").getByText("locked").waitFor();
+      // In the open page, then in a new one.
+      await page.goto(`${address}/#token=${token}`);
+      await isSignedIn();
+      await page.goto("about:blank");
+      await page.goto(`${address}/#token=wrong`);
+      await page.locator("#token-error").getByText("Token is wrong").waitFor();
+      await page.goto("about:blank");
+      await page.goto(`${address}/#token=${token}`);
+      await isSignedIn();
+      await page.reload();
+      await isSignedIn();
+      await page.goBack();
+      await page.goForward();
+      await isSignedIn();
+      assert.ok(requests.length > 0 && !requests.some((request) => request.includes(token)));
+    },
+    { args: ["--private"] },
+  ));
 
 test("it fits on a phone, and follows the theme", () =>
   withConsole(

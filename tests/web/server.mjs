@@ -30,6 +30,10 @@ export class Server {
     return `ws://localhost:${this.port}`;
   }
 
+  get dataDir() {
+    return this.#dataDir;
+  }
+
   /** Starts the server again after `kill` or `stop`, on the same port and with the same data. */
   async restart() {
     const { args, environment } = this.#options;

@@ -18,12 +18,13 @@ use crate::protocol::payload::Payload;
 use crate::server::Config;
 
 use super::call::{self, Target};
+use super::private;
 use super::terminal::say;
 
 /// Longest token, in bytes.
 const MAX_TOKEN_BYTES: usize = 1 << 10;
 /// Largest token file, in bytes: a token and generous white space.
-const MAX_TOKEN_FILE_BYTES: u64 = 4 << 10;
+pub(super) const MAX_TOKEN_FILE_BYTES: u64 = 4 << 10;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub(super) enum Command {
 pub(super) struct ServeOptions {
     pub(super) config: Config,
     pub(super) backend: BackendConfig,
+    /// Whether the token is that of the data folder.
+    pub(super) private: bool,
 }
 
 /// An error of the command, for a person.
@@ -84,11 +87,11 @@ fn parse_serve(
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, Failure> {
     let mut config = from_environment(&environment)?;
-    let mut data_dir = environment("SWITCHBOARD_DATA_DIR").map(PathBuf::from);
+    let mut data_dir = None;
     let mut code_dir = environment("HOME").map(|home| PathBuf::from(home).join(".claude/projects"));
     let mut restore_root = None;
     let (mut artifact_sources, mut allow_artifacts) = (Vec::new(), false);
-    let mut record = true;
+    let (mut record, mut private) = (true, false);
     let mut key_origins = Vec::new();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -96,9 +99,6 @@ fn parse_serve(
             Short('V') | Long("version") => return Ok(Command::Version),
             Long("host") => config.host = parser.value()?.string()?,
             Long("port") => config.port = number("--port", &parser.value()?)?,
-            Long("max-port-attempts") => {
-                config.max_port_attempts = number("--max-port-attempts", &parser.value()?)?;
-            }
             Long("data-dir") => data_dir = Some(parser.value()?.into()),
             Long("code-dir") => code_dir = Some(parser.value()?.into()),
             Long("restore-root") => restore_root = Some(parser.value()?.into()),
@@ -106,31 +106,25 @@ fn parse_serve(
             Long("allow-artifacts") => allow_artifacts = true,
             Long("key-origin") => key_origins.push(key_origin("--key-origin", &parser.value()?.string()?)?),
             Long("token-file") => config.token = Some(read_token(Path::new(&parser.value()?))?),
+            Long("private") => private = true,
+            Long("any-user") => config.same_user = false,
             Long("insecure") => config.insecure = true,
             Long("no-console") => config.serve_console = false,
             Long("no-analytics") => record = false,
             Long("allow-origin") => config.allow_origins.push(parser.value()?.string()?),
             Long("allow-host") => config.allow_hosts.push(parser.value()?.string()?),
-            Long("rate-limit") => {
-                let (requests, window) = rate_limit(&parser.value()?.string()?)?;
-                config.limits.rate_max_requests = requests;
-                config.limits.rate_window = window;
-            }
-            Long("idle-timeout") => {
-                let seconds: u32 = number("--idle-timeout", &parser.value()?)?;
-                config.limits.idle_timeout = positive("--idle-timeout", seconds)?;
-            }
-            Long("max-message") => {
-                config.limits.max_message_bytes = number("--max-message", &parser.value()?)?
+            Long("rate-by-address") => config.rate_by_address = true,
+            Long(name) if limits::NAMES.contains(&name) => {
+                let name = name.to_owned();
+                limits::set(&mut config, &name, &parser.value()?)?;
             }
             other => return Err(other.unexpected().into()),
         }
     }
-    let data_dir = match data_dir {
-        Some(data_dir) => data_dir,
-        None => default_data_dir(&environment)?,
-    };
-    let mut backend = BackendConfig::new(data_dir);
+    if private && config.token.is_some() {
+        return Err("--private makes its own token: leave out --token-file and SWITCHBOARD_TOKEN".into());
+    }
+    let mut backend = BackendConfig::new(find_data_dir(data_dir, &environment)?);
     // A page of messages must fit into one response.
     backend.db.max_page_bytes = config.limits.max_message_bytes / 2;
     give_keys(&mut backend, &environment, key_origins)?;
@@ -141,7 +135,7 @@ fn parse_serve(
     }
     backend.artifact.sources = artifact_sources;
     backend.artifact.allow = allow_artifacts;
-    Ok(Command::Serve(Box::new(ServeOptions { config, backend })))
+    Ok(Command::Serve(Box::new(ServeOptions { config, backend, private })))
 }
 
 fn parse_call(
@@ -231,7 +225,7 @@ fn parse_client(
     form_options: FormOptions,
 ) -> Result<Result<ClientArguments, Command>, Failure> {
     let mut target = Target { token: token_from(&environment)?, ..Target::default() };
-    let mut words = Vec::new();
+    let (mut words, mut data_dir) = (Vec::new(), None);
     let mut listing = Listing::Lines;
     let has_forms = form_options == FormOptions::Accepted;
     while let Some(argument) = parser.next()? {
@@ -239,9 +233,10 @@ fn parse_client(
             Value(word) if target.url.is_empty() => target.url = word.string()?,
             Value(word) => words.push(word.string()?),
             Long("timeout") => {
-                target.timeout = Some(positive("--timeout", number("--timeout", &parser.value()?)?)?);
+                target.timeout = Some(positive("--timeout", &parser.value()?)?);
             }
             Long("token-file") => target.token = Some(read_token(Path::new(&parser.value()?))?),
+            Long("data-dir") => data_dir = Some(parser.value()?.into()),
             Long("raw") => target.raw = true,
             Long("json") if has_forms => listing = Listing::Json,
             Long("typescript") if has_forms => listing = Listing::TypeScript,
@@ -250,6 +245,11 @@ fn parse_client(
             Short('V') | Long("version") => return Ok(Err(Command::Version)),
             other => return Err(other.unexpected().into()),
         }
+    }
+    if target.token.is_none() {
+        // Without a data folder there is no token.
+        let data_dir = find_data_dir(data_dir, &environment).ok();
+        target.token = data_dir.map_or(Ok(None), |data_dir| private::find(&target.url, &data_dir))?;
     }
     Ok(Ok(ClientArguments { target, words, listing }))
 }
@@ -261,6 +261,7 @@ fn from_environment(environment: &impl Fn(&str) -> Option<OsString>) -> Result<C
         serve_metrics: true,
         serve_console: true,
         serve_client: true,
+        same_user: true,
         ..Config::default()
     };
     config.on_error = Some(Arc::new(|error| say(format_args!("[WS] {error}"))));
@@ -318,6 +319,16 @@ fn token_from(environment: &impl Fn(&str) -> Option<OsString>) -> Result<Option<
     check_token("SWITCHBOARD_TOKEN", &token).map(Some)
 }
 
+fn find_data_dir(
+    option: Option<PathBuf>,
+    environment: &impl Fn(&str) -> Option<OsString>,
+) -> Result<PathBuf, Failure> {
+    match option.or_else(|| environment("SWITCHBOARD_DATA_DIR").map(PathBuf::from)) {
+        Some(data_dir) => Ok(data_dir),
+        None => default_data_dir(environment),
+    }
+}
+
 fn default_data_dir(environment: &impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Failure> {
     // XDG base directory specification: "a relative path […] should be considered invalid and ignored".
     if let Some(data_home) = environment("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute())
@@ -338,21 +349,10 @@ where
     text.parse().map_err(|error| format!("{name}: {text:?} is not a valid number: {error}").into())
 }
 
-fn positive(name: &str, seconds: u32) -> Result<Duration, Failure> {
-    match seconds {
+fn positive(name: &str, seconds: &OsString) -> Result<Duration, Failure> {
+    match number::<u32>(name, seconds)? {
         0 => Err(format!("{name}: must be at least 1").into()),
         seconds => Ok(Duration::from_secs(seconds.into())),
-    }
-}
-
-/// `N` or `N/MS`.
-fn rate_limit(text: &str) -> Result<(u32, Duration), Failure> {
-    let (requests, window_ms) = text.split_once('/').unwrap_or((text, "1000"));
-    match (requests.parse(), window_ms.parse()) {
-        (Ok(requests @ 1..), Ok(window_ms @ 1_u32..)) => {
-            Ok((requests, Duration::from_millis(window_ms.into())))
-        }
-        _ => Err(format!("--rate-limit: {text:?} is not N or N/MS, like 100/1000").into()),
     }
 }
 
@@ -369,7 +369,7 @@ fn read_token(path: &Path) -> Result<String, Failure> {
 }
 
 /// Checks that a token fits into a header. The error never contains the token.
-fn check_token(name: &str, token: &str) -> Result<String, Failure> {
+pub(super) fn check_token(name: &str, token: &str) -> Result<String, Failure> {
     let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic());
     if is_visible && (1..=MAX_TOKEN_BYTES).contains(&token.len()) {
         return Ok(token.to_owned());
@@ -377,5 +377,6 @@ fn check_token(name: &str, token: &str) -> Result<String, Failure> {
     Err(format!("{name}: expected a token of 1..={MAX_TOKEN_BYTES} visible ASCII characters").into())
 }
 
+mod limits;
 #[cfg(test)]
 mod tests;

@@ -11,8 +11,11 @@ use crate::protocol::payload::Payload;
 use crate::server::Server;
 
 use super::arguments::{Command, Failure, ServeOptions, parse};
-use super::call;
 use super::terminal::{LineBreaks, for_stdout, say};
+use super::{call, private};
+
+/// A shorter token is accepted, with a warning.
+const MIN_TOKEN_BYTES: usize = 16;
 
 const HELP: &str = include_str!("help.txt");
 
@@ -105,15 +108,26 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 async fn run(options: ServeOptions) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    let backend = Backend::open(options.backend)?;
-    let (host, port) = (options.config.host.clone(), options.config.port);
-    let server = Server::new(options.config);
+    let ServeOptions { mut config, backend, private } = options;
+    let data_dir = backend.data_dir.clone();
+    let backend = Backend::open(backend)?;
+    if private {
+        config.token = Some(private::make_or_read(&data_dir)?);
+    }
+    warn_about_token(config.token.as_deref());
+    let (host, port) = (config.host.clone(), config.port);
+    let sign_in = config.token.clone().filter(|_| private && config.serve_console);
+    let server = Server::new(config);
     register_all(&server, &backend);
     let bound = server.start().await?;
     if port != 0 && bound != port {
         say(format_args!("[WS] Port {port} is in use, listening on {bound} instead"));
     }
     print(&format!("[WS] Server listening on ws://{}:{bound}\n", in_url(&host)))?;
+    if let Some(token) = sign_in {
+        // No browser sends what follows a #.
+        say(format_args!("[WS] Console: http://{}:{bound}/#token={token}", in_url(&host)));
+    }
     signals.recv().await;
     tokio::spawn(async move {
         signals.recv().await;
@@ -122,6 +136,15 @@ async fn run(options: ServeOptions) -> Result<(), Failure> {
     server.stop().await;
     backend.close().await;
     print("[WS] Server stopped\n")
+}
+
+/// A token that is this short can be guessed.
+fn warn_about_token(token: Option<&str>) {
+    if let Some(length) = token.map(str::len).filter(|length| *length < MIN_TOKEN_BYTES) {
+        say(format_args!(
+            "[WS] Warning: the token has {length} characters and can be guessed: use at least {MIN_TOKEN_BYTES} random ones"
+        ));
+    }
 }
 
 /// Returns a host as URLs have it: an IPv6 address in brackets.

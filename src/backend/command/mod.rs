@@ -3,4 +3,5 @@
 mod arguments;
 mod call;
 pub mod cli;
+mod private;
 mod terminal;

@@ -49,6 +49,50 @@ fn options_come_before_the_environment_and_that_before_the_defaults() {
 }
 
 #[test]
+fn limits_of_the_server_are_options() {
+    let home = ("HOME", "/");
+    let defaults = options("", &[home]);
+    assert!(defaults.config.same_user && !defaults.config.rate_by_address && !defaults.private);
+    assert!(defaults.config.trusted_proxies.is_empty());
+    let line = "--any-user --rate-by-address --private --max-connections 7 --max-connections-per-address=3 \
+                --trusted-proxy 10.0.0.0/8 --trusted-proxy ::1 --max-message 256 --max-port-attempts 1";
+    let set = options(line, &[home]);
+    assert!(!set.config.same_user && set.config.rate_by_address && set.private);
+    assert_eq!((set.config.max_connections, set.config.max_connections_per_address), (7, 3));
+    assert_eq!(set.config.trusted_proxies, ["10.0.0.0/8", "::1"]);
+    assert_eq!((set.config.limits.max_message_bytes, set.config.max_port_attempts), (256, 1));
+}
+
+#[test]
+fn a_private_server_makes_its_own_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "another-token").unwrap();
+    let line = format!("--private --token-file {}", file.display());
+    assert!(parse_line(&line, &[("HOME", "/")]).unwrap_err().contains("--private"));
+    let set = [("HOME", "/"), ("SWITCHBOARD_TOKEN", "another-token")];
+    assert!(parse_line("--private", &set).unwrap_err().contains("SWITCHBOARD_TOKEN"));
+
+    // The commands find it, unless another one is given.
+    let made = private::make_or_read(folder.path()).unwrap();
+    let data_dir = folder.path().to_str().unwrap();
+    let token_of = |line: &str, variables: &[(&str, &str)]| match parse_line(line, variables) {
+        Ok(Command::Call { target, .. } | Command::Listen { target, .. }) => target.token,
+        Ok(Command::Channels { target, .. }) => target.unwrap().token,
+        other => panic!("{line}: {other:?}"),
+    };
+    let variable = ("SWITCHBOARD_DATA_DIR", data_dir);
+    for command in ["call ws://localhost c", "listen ws://127.0.0.1", "channels ws://[::1]:3001"] {
+        assert_eq!(token_of(command, &[variable]).as_ref(), Some(&made));
+        assert_eq!(token_of(&format!("{command} --data-dir {data_dir}"), &[]).as_ref(), Some(&made));
+        assert_eq!(token_of(command, &[variable, ("SWITCHBOARD_TOKEN", "t")]).as_deref(), Some("t"));
+        assert_eq!(token_of(command, &[]), None);
+        let elsewhere = command.replace("localhost", "example").replace("127.0.0.1", "10.0.0.1");
+        assert_eq!(token_of(&elsewhere.replace("::1", "::2"), &[variable]), None);
+    }
+}
+
+#[test]
 fn keys_of_providers_come_from_the_environment_and_stay_hidden() {
     let set = options("", &[("HOME", "/"), ("OPENAI_API_KEY", " sk-1\n"), ("ANTHROPIC_API_KEY", "")]);
     assert_eq!(set.backend.ai.api_keys, BTreeMap::from([("openai".to_owned(), Token::new("sk-1"))]));
@@ -106,6 +150,19 @@ fn wrong_usage_is_refused_with_the_name_of_what_is_wrong() {
         ("--idle-timeout 0", "--idle-timeout"),
         ("--rate-limit 0", "--rate-limit"),
         ("--rate-limit 5/", "--rate-limit"),
+        ("--rate-limit 0/0", "--rate-limit"),
+        ("--rate-limit 5/0", "--rate-limit"),
+        ("--max-port-attempts 0", "--max-port-attempts"),
+        ("--max-message 0", "--max-message"),
+        ("--max-message 255", "--max-message"),
+        ("--max-message 99999999999999999999", "--max-message"),
+        ("--max-connections 0", "--max-connections"),
+        ("--max-connections-per-address 0", "--max-connections-per-address"),
+        ("--max-connections-per-address", "--max-connections-per-address"),
+        ("--trusted-proxy proxy.example", "--trusted-proxy"),
+        ("--trusted-proxy 10.0.0.0/33", "--trusted-proxy"),
+        ("--trusted-proxy=", "--trusted-proxy"),
+        ("--timeout 5", "--timeout"),
         ("--token-file /nowhere/at/all", "--token-file"),
         ("channels --port 1", "--port"),
     ] {
