@@ -166,7 +166,7 @@ pub use protocol::limits::Limits;
 pub use protocol::payload::Payload;
 #[doc(inline)]
 pub use server::{
-    Callback, ClientId, ClientInfo, Completed, Config, Limited, Observer, RequestContext, Server,
+    Callback, ClientId, ClientInfo, Completed, Config, Limited, Observer, Peer, RequestContext, Server,
     ServerError, Stats, Visit,
 };
 #[cfg(feature = "pages")]

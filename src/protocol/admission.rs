@@ -45,12 +45,15 @@ impl<K: Copy + Eq + Hash> Seats<K> {
         self.keys.insert(seat, key);
         self.change(key, |seats| seats.insert(seat));
         // Never the new one: it is younger than all others of any key.
-        let evicted = if self.keys.len() > self.max { self.ranks.last().copied() } else { None };
-        let evicted = evicted.map(|(_, Reverse(oldest))| oldest);
-        if let Some(oldest) = evicted {
-            self.leave(oldest);
-        }
+        let evicted = if self.keys.len() > self.max { self.evict() } else { None };
         (seat, evicted)
+    }
+
+    /// Takes away the oldest place of the key that holds most.
+    pub fn evict(&mut self) -> Option<Seat> {
+        let (_, Reverse(oldest)) = *self.ranks.last()?;
+        self.leave(oldest);
+        Some(oldest)
     }
 
     /// Frees a place. Does nothing if it was taken away before.

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::protocol::handshake::Network;
 use crate::protocol::limits::Limits;
 use crate::protocol::uuid::Uuid;
 
@@ -105,8 +106,8 @@ pub struct Config {
     ///
     /// Default 10 s.
     pub memory_timeout: Duration,
-    /// Most connections whose HTTP request has not been answered yet. At the limit, the next one on each address waits
-    /// until one is done, and the others wait in the system's queue.
+    /// Most connections whose HTTP request has not been answered yet. At the limit, the oldest one of the address that has
+    /// most is cut, and the newcomer takes its place at once. The address is that of the connection: a proxy's, too.
     ///
     /// Default 1 024.
     pub max_handshakes: usize,
@@ -388,6 +389,11 @@ impl Config {
             if duration < Duration::from_millis(1) {
                 return invalid(format!("{name} is {duration:?}, at least 1 ms is needed"));
             }
+        }
+        if let Some(proxy) = self.trusted_proxies.iter().find(|proxy| proxy.parse::<Network>().is_err()) {
+            return invalid(format!(
+                "trusted_proxies: {proxy} is neither an address nor a network like 10.0.0.0/8"
+            ));
         }
         Ok(())
     }

@@ -1,9 +1,19 @@
 //! Ordinary HTTP responses: refusals, and plain text.
 
+use std::time::Duration;
+
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use crate::protocol::handshake::Refusal;
+
+/// A refusal that a client can overcome by waiting.
+pub(super) fn busy(status: StatusCode, body: &str, wait: Duration) -> Response<String> {
+    let mut response = text(status, body);
+    let seconds = u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
 
 /// A refusal as a response.
 pub(super) fn refuse(refusal: Refusal) -> Response<String> {

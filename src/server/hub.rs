@@ -8,6 +8,7 @@ use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use crate::protocol::error::WireError;
+use crate::protocol::handshake::AddressKey;
 use crate::protocol::session::{Rules, Session, Slot};
 use crate::protocol::time::{Millis, Now};
 
@@ -124,6 +125,12 @@ impl<S> Hub<S> {
     pub(super) fn open(&self) {
         self.write().stopped = false;
     }
+
+    /// While this is held, nothing about the clients changes.
+    #[cfg(test)]
+    pub(super) fn freeze(&self) -> impl Drop + '_ {
+        self.read()
+    }
 }
 
 fn wake<T>((wakers, result): (Vec<Waker>, T)) -> T {
@@ -142,6 +149,8 @@ pub(super) struct Client<S> {
     pub(super) id: ClientId,
     pub(super) shared: S,
     pub(super) observers: Observers,
+    /// What it is counted by; `None` if the embedder has passed no address.
+    pub(super) address: Option<AddressKey>,
     rules: Arc<Rules>,
     connected_at: Now,
     /// Set between `connected` and `disconnected` of the observers.
@@ -178,12 +187,14 @@ impl<S> Client<S> {
         shared: S,
         observers: Observers,
         rules: Arc<Rules>,
+        address: Option<AddressKey>,
         now: Now,
     ) -> Client<S> {
         Client {
             id,
             shared,
             observers,
+            address,
             rules,
             connected_at: now,
             member: AtomicBool::new(false),
@@ -266,7 +277,6 @@ impl<S> Client<S> {
     }
 
     /// Closes the client because of a limit, unless it is closing.
-    #[allow(dead_code, reason = "places of unauthenticated clients use it")]
     pub(super) fn evict(&self, limit: Limited) {
         self.update_mailbox(|mailbox| {
             mailbox.evict.get_or_insert(limit);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
+use super::admission::Peer;
 use super::listen;
 use super::shared::Server;
 use super::upgrade::{self, Answer};
@@ -63,8 +64,9 @@ impl Server {
 
     /// Answers a request of the caller's own hyper server: upgrades it, or returns the response that says why not.
     ///
-    /// The connection must be served `with_upgrades()`. `loopback` is whether it came in on a loopback address, which
-    /// decides the rules for `Host` and `Origin`.
+    /// The connection must be served `with_upgrades()`. `peer` is the address of its other end. Whether it came in on a
+    /// loopback address decides the rules for `Host` and `Origin`; a `bool` that says only this is accepted too, but then
+    /// limits by address do not apply.
     ///
     /// With feature `pages` it answers requests for built-in pages too, and `Server::answer` those for `Server::on_get`.
     ///
@@ -81,15 +83,19 @@ impl Server {
     ///     let (stream, peer) = listener.accept().await?;
     ///     let server = server.clone();
     ///     let service = service_fn(move |mut request| {
-    ///         let response = server.upgrade(&mut request, peer.ip().is_loopback());
+    ///         let response = server.upgrade(&mut request, peer);
     ///         async { Ok::<_, std::convert::Infallible>(response) }
     ///     });
     ///     tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades());
     /// }
     /// # }
     /// ```
-    pub fn upgrade<B>(&self, request: &mut hyper::Request<B>, loopback: bool) -> hyper::Response<String> {
-        match upgrade::answer_embedded(&self.shared, request, loopback) {
+    pub fn upgrade<B>(
+        &self,
+        request: &mut hyper::Request<B>,
+        peer: impl Into<Peer>,
+    ) -> hyper::Response<String> {
+        match upgrade::answer_embedded(&self.shared, request, peer.into()) {
             Answer::Ready(response) => response,
             #[cfg(feature = "pages")]
             Answer::Page(_) => super::http::refuse(crate::protocol::handshake::Refusal::NotAnUpgrade),
@@ -100,22 +106,22 @@ impl Server {
     /// [`on_get`](Server::on_get).
     ///
     /// ```no_run
-    /// # async fn run(mut request: hyper::Request<hyper::body::Incoming>) {
+    /// # async fn run(mut request: hyper::Request<hyper::body::Incoming>, peer: std::net::SocketAddr) {
     /// use switchboard::{Config, Page, Server};
     ///
     /// let server = Server::new(Config::default());
     /// server.on_get("/version", |_| async { Some(Page::new("text/plain", "1.0.0")) });
     /// // In the service of a hyper server, as in the example of `upgrade`:
-    /// let response = server.answer(&mut request, true).await;
+    /// let response = server.answer(&mut request, peer).await;
     /// # let _ = response; }
     /// ```
     #[cfg(feature = "pages")]
     pub async fn answer<B>(
         &self,
         request: &mut hyper::Request<B>,
-        loopback: bool,
+        peer: impl Into<Peer>,
     ) -> hyper::Response<super::pages::Content> {
-        let answer = upgrade::answer_embedded(&self.shared, request, loopback);
+        let answer = upgrade::answer_embedded(&self.shared, request, peer.into());
         upgrade::finish(&self.shared, answer).await
     }
 
@@ -135,9 +141,8 @@ impl Server {
     /// # Ok(()) }
     /// ```
     pub async fn stop(&self) {
-        let listening = self.shared.listening().take();
         // Everything is stopped before anything is waited for, so that a caller that stops waiting has stopped it too.
-        self.shared.hub.stop();
+        let listening = self.shared.stop_listening();
         if let Some(listening) = listening {
             listening.end().await;
         }
@@ -153,5 +158,40 @@ impl Server {
         let patience = self.shared.rules.limits.close_timeout + Duration::from_secs(1);
         // Tasks end themselves at the same deadline; one that is stuck in a handler's poll is not waited for.
         let _ = tokio::time::timeout(patience, all_gone).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, Server};
+    use super::listen;
+
+    /// If `stop` released the lock between its two steps, a server that starts there would listen and send every client away.
+    /// So between them no other task can see, or change, whether the server listens.
+    #[test]
+    fn stop_ends_listening_and_sends_clients_away_in_one_step() {
+        let server = Server::new(Config::default());
+        let shared = &server.shared;
+        listen::start(shared, Vec::new(), 1).expect("it is not running");
+        let is_seen_between = std::thread::scope(|scope| {
+            let clients = shared.hub.freeze();
+            let stopping = scope.spawn(|| drop(shared.stop_listening()));
+            let mut times_locked = 0;
+            let is_seen = loop {
+                match shared.try_listening().map(|listening| listening.is_some()) {
+                    Some(false) => break true,
+                    // It has not begun yet.
+                    Some(true) => times_locked = 0,
+                    None if times_locked == 1000 => break false,
+                    None => times_locked += 1,
+                }
+                std::thread::yield_now();
+            };
+            assert!(!stopping.is_finished());
+            drop(clients);
+            is_seen
+        });
+        assert!(!is_seen_between, "a server can start while another task stops it");
+        assert!(!server.is_running());
     }
 }

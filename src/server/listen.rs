@@ -9,9 +9,12 @@ use std::time::Duration;
 use tokio::net::{TcpListener, lookup_host};
 use tokio::sync::Semaphore;
 
+use crate::protocol::time::Millis;
+
+use super::admission::Peer;
 use super::config::{Config, ServerError};
 use super::shared::{Listening, Shared};
-use super::upgrade;
+use super::upgrade::{self, Arrival};
 
 /// Listeners on every address of a host, all on the same port.
 pub(super) struct Bound {
@@ -113,32 +116,47 @@ pub(super) fn start(
     Ok(stopped)
 }
 
+/// How many places are given to newcomers, at most, before the heads that have arrived are read.
+const MOST_CROWDED: usize = 32;
+
 async fn accept_loop(shared: Arc<Shared>, listener: TcpListener, loopback: bool) {
     const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
     const LONGEST_PAUSE: Duration = Duration::from_secs(1);
     let mut pause = SHORTEST_PAUSE;
+    let (mut crowded, most_crowded) = (0, (shared.config.max_handshakes / 8).clamp(1, MOST_CROWDED));
+    let mut report_at = Millis::default();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 pause = SHORTEST_PAUSE;
-                // The permit is taken after the connection arrived: an address without connections must not hold the last
-                // one.
-                let Ok(permit) = shared.handshakes.clone().acquire_owned().await else { return };
-                let shared = shared.clone();
+                let peer = Peer { loopback, ..Peer::from(peer) };
+                let (arrival, is_crowded) = Arrival::new(&shared, peer);
+                let own = shared.clone();
                 tokio::spawn(async move {
                     // Otherwise small answers would wait for the acknowledgement of earlier ones. A socket that refuses
                     // this works too.
                     let _ = stream.set_nodelay(true);
-                    upgrade::serve(shared, stream, loopback).await;
-                    drop(permit);
+                    upgrade::serve(own, stream, arrival).await;
                 });
+                crowded = if is_crowded { crowded + 1 } else { 0 };
+                if crowded >= most_crowded {
+                    // The heads that have arrived are read before the connections that brought them lose their places.
+                    crowded = 0;
+                    tokio::task::yield_now().await;
+                }
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                // Descriptors or memory have run out: trying again at once would only spin.
-                shared.observers().failed(ServerError::Accept(error));
+                let now = shared.clock.at();
+                if now >= report_at {
+                    report_at = now + LONGEST_PAUSE;
+                    shared.observers().failed(ServerError::Accept(error));
+                }
+                // Descriptors or memory have run out. If connections whose heads do not come hold them, the oldest are cut;
+                // anyway trying again at once would only spin.
+                let has_room = shared.admission.heads.make_room(MOST_CROWDED);
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause = if has_room { SHORTEST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
             }
         }
     }

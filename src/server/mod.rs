@@ -10,6 +10,7 @@
 //! A file imports only from those below it. After the upgrade hyper is done: the driver owns the socket and a
 //! [`Session`](crate::protocol::session::Session). No lock is held while anything is awaited, polled or written.
 
+mod admission;
 mod clock;
 mod config;
 mod driver;
@@ -28,6 +29,7 @@ mod router;
 mod shared;
 mod upgrade;
 
+pub use admission::Peer;
 pub use config::{Callback, ClientId, Config, ServerError};
 pub use hub::ClientInfo;
 pub use metrics::{Limited, Stats};

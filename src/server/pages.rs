@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use crate::protocol::handshake::{self, AccessRules, Head, Refusal};
 
+use super::admission::Key;
 use super::config::{Config, ServerError};
 use super::http::{refuse, text};
 use super::metrics::Stats;
@@ -250,6 +251,8 @@ fn method_not_allowed() -> Response<String> {
 
 /// An allowed request for a page.
 pub(super) struct PageCall {
+    /// What it is counted by.
+    pub(super) key: Key,
     route: Arc<PageRoute>,
     path: String,
     /// The value of `If-None-Match`.
@@ -262,11 +265,17 @@ impl PageCall {
     fn new(route: Arc<PageRoute>, head: &Head<'_>, path: &str) -> PageCall {
         let value = |name| head.headers.iter().find(|(field, _)| *field == name).map(|(_, value)| *value);
         PageCall {
+            key: None,
             route,
             path: path.to_owned(),
             known: value("if-none-match").map(<[u8]>::to_vec),
             origin: value("origin").and_then(|origin| HeaderValue::from_bytes(origin).ok()),
         }
+    }
+
+    /// The same request, counted by a key.
+    pub(super) fn of(self, key: Key) -> PageCall {
+        PageCall { key, ..self }
     }
 
     fn add_origin_headers(self, headers: &mut HeaderMap) {

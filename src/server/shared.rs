@@ -15,10 +15,11 @@ use crate::protocol::frame::{Header, Role};
 use crate::protocol::payload::Payload;
 use crate::protocol::session::{RequestId, Rules, write_event};
 
+use super::admission::{Admission, Key};
 use super::clock::{Clock, unix_ms};
 use super::config::{ClientId, Config, ServerError};
 use super::hub::{self, ClientInfo, Hub};
-use super::metrics::{Metrics, Stats};
+use super::metrics::{Limited, Metrics, Stats};
 use super::observer::{Observer, Observers};
 #[cfg(feature = "pages")]
 use super::pages::Pages;
@@ -45,13 +46,27 @@ fn decoding_places() -> usize {
     (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)
 }
 
-/// A client's place among [`Config::max_connections`]. Dropping it frees the place.
-pub(super) struct Ticket(Arc<Shared>);
+/// A client whose upgrade was accepted: it counts among those that [`stop`](Server::stop) waits for, and, if it has
+/// authenticated, among [`Config::max_connections`]. Dropping the ticket ends that, unless the client's task has taken it over.
+pub(super) struct Ticket {
+    shared: Option<Arc<Shared>>,
+    address: Key,
+    authenticated: bool,
+}
+
+impl Ticket {
+    /// Returns the address. The caller calls [`Shared::end_client`].
+    pub(super) fn hand_over(mut self) -> Key {
+        self.shared = None;
+        self.address
+    }
+}
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.0.tasks.fetch_sub(1, Ordering::AcqRel);
-        self.0.task_ended.notify_waiters();
+        if let Some(shared) = &self.shared {
+            shared.end_client(self.address, self.authenticated);
+        }
     }
 }
 
@@ -67,11 +82,10 @@ pub(super) struct Shared {
     /// Those of the clients that connect from now on.
     observers: RwLock<Observers>,
     pub(super) clock: Clock,
-    /// Permits for connections whose HTTP request is not answered yet.
-    pub(super) handshakes: Arc<Semaphore>,
+    pub(super) admission: Admission<Client>,
     /// Places for decoding large messages. A client waits for at most one, so they are given out in turns.
     pub(super) decoding: Arc<Semaphore>,
-    /// Clients that have a [`Ticket`].
+    /// Clients whose upgrade was accepted and whose task has not ended.
     pub(super) tasks: AtomicUsize,
     pub(super) task_ended: Notify,
     listening: Mutex<Option<Listening>>,
@@ -124,7 +138,6 @@ impl Server {
     pub fn new(config: Config) -> Server {
         let config = Arc::new(config.bounded());
         let rules = Rules { limits: config.limits.clone(), token: config.token.clone() };
-        let handshakes = Semaphore::new(config.max_handshakes.min(Semaphore::MAX_PERMITS));
         Server {
             shared: Arc::new(Shared {
                 rules: Arc::new(rules),
@@ -135,7 +148,7 @@ impl Server {
                 metrics: Metrics::default(),
                 observers: RwLock::new(Observers::new(config.clone())),
                 clock: Clock::start(),
-                handshakes: Arc::new(handshakes),
+                admission: Admission::new(&config),
                 decoding: Arc::new(Semaphore::new(decoding_places())),
                 tasks: AtomicUsize::new(0),
                 task_ended: Notify::new(),
@@ -408,17 +421,44 @@ impl Shared {
         self.listening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[cfg(test)]
+    pub(super) fn try_listening(&self) -> Option<MutexGuard<'_, Option<Listening>>> {
+        self.listening.try_lock().ok()
+    }
+
+    /// Sends all clients away, and returns the loops that are to be ended. `listen::start` does the opposite under the same
+    /// lock, so that a server is open exactly if it listens.
+    pub(super) fn stop_listening(&self) -> Option<Listening> {
+        let mut listening = self.listening();
+        self.hub.stop();
+        listening.take()
+    }
+
     /// The observers of a client that connects now.
     pub(super) fn observers(&self) -> Observers {
         self.observers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A place for one more client; `None` at the limit.
-    pub(super) fn ticket(self: &Arc<Self>) -> Option<Ticket> {
-        let max = self.config.max_connections;
-        let count = |tasks: usize| (tasks < max).then_some(tasks + 1);
-        self.tasks.fetch_update(Ordering::AcqRel, Ordering::Acquire, count).ok()?;
-        Some(Ticket(self.clone()))
+    /// Counts one more client, or returns the limit that is reached. One that must still authenticate is counted among
+    /// [`Config::max_connections`] when it has.
+    pub(super) fn begin_client(
+        self: &Arc<Self>,
+        address: Key,
+        authenticated: bool,
+    ) -> Result<Ticket, Limited> {
+        if authenticated {
+            self.admission.clients.enter(address)?;
+        }
+        self.tasks.fetch_add(1, Ordering::AcqRel);
+        Ok(Ticket { shared: Some(self.clone()), address, authenticated })
+    }
+
+    pub(super) fn end_client(&self, address: Key, authenticated: bool) {
+        if authenticated {
+            self.admission.clients.leave(address);
+        }
+        self.tasks.fetch_sub(1, Ordering::AcqRel);
+        self.task_ended.notify_waiters();
     }
 
     pub(super) fn stats(&self) -> Stats {

@@ -1,7 +1,9 @@
 //! The HTTP phase of a connection, on hyper. Input: a connection. Output: a driver for it, or an ordinary response.
 
-use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::header::{self, HeaderValue};
@@ -10,14 +12,20 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 
 use crate::protocol::handshake::{self, Accepted, AccessRules, Head, Refusal};
 
+use super::admission::{Key, Peer, Place};
 use super::driver::Driver;
-use super::http::{refuse, text};
+use super::http::{busy, refuse};
+use super::metrics::Limited;
 #[cfg(feature = "pages")]
 use super::pages::{Content, PageCall};
 use super::shared::{Shared, Ticket};
+
+/// When a client that found no place should try again.
+const RETRY_WHEN_FULL: Duration = Duration::from_secs(10);
 
 /// The answer to a request.
 pub(super) enum Answer {
@@ -28,30 +36,53 @@ pub(super) enum Answer {
 }
 
 /// What the service has done with the one request of a connection.
-#[derive(Default)]
 struct Outcome {
     upgrade: Option<(Accepted, Ticket)>,
     /// How long its answer may take after [`Config::handshake_timeout`](super::Config::handshake_timeout).
     patience: Duration,
+    /// Its place, among the requests that are not answered yet or, later, among the pages.
+    place: Place<Notify>,
 }
 
-/// Serves one request, and continues as a WebSocket if that was an upgrade.
-pub(super) async fn serve<Io>(shared: Arc<Shared>, io: Io, loopback: bool)
+/// A connection whose head is to be read.
+pub(super) struct Arrival {
+    pub(super) peer: Peer,
+    pub(super) place: Place<Notify>,
+    /// Notified when the place is lost.
+    pub(super) cut: Arc<Notify>,
+}
+
+impl Arrival {
+    /// Gives a new connection its place. Returns also whether another one has lost its own for it.
+    pub(super) fn new(shared: &Shared, peer: Peer) -> (Arrival, bool) {
+        let cut = Arc::new(Notify::new());
+        let (place, is_crowded) = shared.admission.heads.enter(peer.address.map(Into::into), cut.clone());
+        if is_crowded {
+            shared.metrics.limited(Limited::Handshakes);
+        }
+        (Arrival { peer, place, cut }, is_crowded)
+    }
+}
+
+/// Serves one request, and continues as a WebSocket if that was an upgrade. A connection that loses its place is cut.
+pub(super) async fn serve<Io>(shared: Arc<Shared>, io: Io, arrival: Arrival)
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let outcome = Mutex::new(Outcome::default());
+    let Arrival { peer, place, cut } = arrival;
+    let outcome = Mutex::new(Outcome { upgrade: None, patience: Duration::ZERO, place });
     let service = service_fn(|request| {
-        let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut outcome = lock(&outcome);
         // hyper writes nothing for an error: the driver sends the 101 in one write with `server:connected`.
-        let answer = decide(&shared, &request, loopback).map_err(|upgrade| {
+        let answer = decide(&shared, &request, peer).map_err(|upgrade| {
             outcome.upgrade = Some(upgrade);
             "upgraded"
         });
         #[cfg(feature = "pages")]
-        if let Ok(Answer::Page(_)) = &answer {
+        if let Ok(Answer::Page(page)) = &answer {
             // Once for its handler, once for sending it.
             outcome.patience = shared.config.page_timeout.saturating_mul(2);
+            outcome.place = open_page(&shared, page.key, cut.clone());
         }
         #[cfg(not(feature = "pages"))]
         let response = std::future::ready(answer.map(|Answer::Ready(response)| response));
@@ -66,15 +97,19 @@ where
         .header_read_timeout(shared.config.handshake_timeout)
         .max_buf_size(shared.config.max_head_bytes)
         .serve_connection(TokioIo::new(io), service);
-    let mut served = poll_fn(|cx| connection.poll_without_shutdown(cx));
+    let mut lost = pin!(cut.notified());
+    let mut served = poll_fn(|cx| match lost.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(Ok(())),
+        Poll::Pending => connection.poll_without_shutdown(cx),
+    });
     let mut done = tokio::time::timeout(shared.config.handshake_timeout, &mut served).await;
-    let patience = outcome.lock().unwrap_or_else(PoisonError::into_inner).patience;
+    let patience = lock(&outcome).patience;
     if done.is_err() && !patience.is_zero() {
         done = tokio::time::timeout(patience, served).await;
     }
     // A client that is too slow, or does not speak HTTP, has had its response from hyper, or gets none. One that has left
     // ends hyper's part with another error than the service's.
-    let upgrade = outcome.lock().unwrap_or_else(PoisonError::into_inner).upgrade.take();
+    let upgrade = lock(&outcome).upgrade.take();
     if let (Ok(Err(error)), Some((accepted, ticket))) = (done, upgrade)
         && error.is_user()
     {
@@ -85,9 +120,23 @@ where
     }
 }
 
+fn lock(outcome: &Mutex<Outcome>) -> MutexGuard<'_, Outcome> {
+    outcome.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A place for a page, which is being made from now on.
+#[cfg(feature = "pages")]
+fn open_page(shared: &Shared, key: Key, cut: Arc<Notify>) -> Place<Notify> {
+    let (place, is_crowded) = shared.admission.open_pages.enter(key, cut);
+    if is_crowded {
+        shared.metrics.limited(Limited::Pages);
+    }
+    place
+}
+
 /// Answers a request of the embedder's own hyper server, and upgrades it if possible.
-pub(super) fn answer_embedded<B>(shared: &Arc<Shared>, request: &mut Request<B>, loopback: bool) -> Answer {
-    decide(shared, request, loopback).unwrap_or_else(|(accepted, ticket)| {
+pub(super) fn answer_embedded<B>(shared: &Arc<Shared>, request: &mut Request<B>, peer: Peer) -> Answer {
+    decide(shared, request, peer).unwrap_or_else(|(accepted, ticket)| {
         let response = switch_protocols(&accepted);
         let upgraded = hyper::upgrade::on(request);
         let shared = shared.clone();
@@ -102,11 +151,7 @@ pub(super) fn answer_embedded<B>(shared: &Arc<Shared>, request: &mut Request<B>,
 }
 
 /// The answer to a request, or `Err` if it is to be upgraded.
-fn decide<B>(
-    shared: &Arc<Shared>,
-    request: &Request<B>,
-    loopback: bool,
-) -> Result<Answer, (Accepted, Ticket)> {
+fn decide<B>(shared: &Arc<Shared>, request: &Request<B>, peer: Peer) -> Result<Answer, (Accepted, Ticket)> {
     let head = Head {
         method: request.method().as_str(),
         http_1_1: request.version() == Version::HTTP_11,
@@ -115,20 +160,34 @@ fn decide<B>(
     };
     let config = &shared.config;
     let rules = AccessRules {
-        loopback,
+        loopback: peer.loopback,
         allow_hosts: &config.allow_hosts,
         allow_origins: &config.allow_origins,
         token: config.token.as_deref(),
     };
+    let key = shared.admission.key(&head, peer);
+    if config.token.is_some()
+        && let Some(wait) = shared.admission.wait(key, shared.clock.at())
+        && handshake::sends_token(&head)
+    {
+        shared.metrics.limited(Limited::WrongTokens);
+        return Ok(Answer::Ready(busy(StatusCode::TOO_MANY_REQUESTS, "Too many wrong tokens", wait)));
+    }
     let refused = match handshake::check(&head, &rules) {
-        Ok(accepted) => match shared.ticket() {
-            Some(ticket) => return Err((accepted, ticket)),
-            None => text(StatusCode::SERVICE_UNAVAILABLE, "Too many clients"),
+        Ok(accepted) => match shared.begin_client(key, accepted.authenticated) {
+            Ok(ticket) => return Err((accepted, ticket)),
+            Err(limit) => {
+                shared.metrics.limited(limit);
+                let is_full = limit == Limited::Connections;
+                let status =
+                    if is_full { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS };
+                busy(status, "Too many clients", RETRY_WHEN_FULL)
+            }
         },
         #[cfg(feature = "pages")]
         Err(Refusal::NotAnUpgrade) => {
             match shared.pages.answer(&head, request.uri().path(), &rules, || shared.stats()) {
-                Ok(call) => return Ok(Answer::Page(call)),
+                Ok(call) => return Ok(Answer::Page(call.of(key))),
                 Err(response) => *response,
             }
         }
@@ -138,6 +197,9 @@ fn decide<B>(
         }
         Err(refusal) => refuse(refusal),
     };
+    if refused.status() == StatusCode::UNAUTHORIZED && handshake::sends_wrong_token(&head, &rules) {
+        shared.admission.add_wrong_tokens(key, 1, shared.clock.at());
+    }
     Ok(Answer::Ready(refused))
 }
 
@@ -243,7 +305,8 @@ mod tests {
         let server = Server::new(Config::default());
         let (writes, seen) = mpsc::unbounded_channel();
         let client = Silent { request, writes, ends, room, is_full: false };
-        serve(server.shared.clone(), client, true).await;
+        let arrival = Arrival::new(&server.shared, Peer::from(true)).0;
+        serve(server.shared.clone(), client, arrival).await;
         (server, seen)
     }
 

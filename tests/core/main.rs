@@ -4,6 +4,7 @@
 mod support;
 
 mod access;
+mod admission;
 mod advisories;
 mod backpressure;
 #[cfg(feature = "client")]

@@ -145,11 +145,18 @@ async fn listening_beyond_loopback_needs_a_token_or_an_explicit_setting() {
 #[tokio::test]
 async fn contradictory_settings_are_refused() {
     type Change = fn(&mut Config);
-    let cases: [(Change, Change); 5] = [
+    let cases: [(Change, Change); 9] = [
         (|config| config.token = Some("x".to_owned()), |config| config.token = Some(String::new())),
         (|config| config.max_port_attempts = 1, |config| config.max_port_attempts = 0),
         (|config| config.limits.max_in_flight = 1, |config| config.limits.max_in_flight = 0),
         (|config| config.max_handshakes = 1, |config| config.max_handshakes = 0),
+        (|config| config.max_unauthenticated = 1, |config| config.max_unauthenticated = 0),
+        (|config| config.max_wrong_tokens = 1, |config| config.max_wrong_tokens = 0),
+        (
+            |config| config.trusted_proxies = vec!["::1".to_owned(), "10.0.0.0/32".to_owned()],
+            |config| config.trusted_proxies = vec!["10.0.0.0/33".to_owned()],
+        ),
+        (|_| {}, |config| config.trusted_proxies = vec!["proxy.example".to_owned()]),
         (|config| config.max_head_bytes = 8 << 10, |config| config.max_head_bytes = (8 << 10) - 1),
     ];
     for (allow, refuse) in cases {

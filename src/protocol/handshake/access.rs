@@ -67,6 +67,16 @@ pub(super) fn check_token(head: &Head<'_>, rules: &AccessRules<'_>) -> Result<bo
     }
 }
 
+/// Whether the request sends a token, right or wrong.
+pub fn sends_token(head: &Head<'_>) -> bool {
+    sent_token(head).is_some()
+}
+
+/// Whether the request sends a token that is not the right one.
+pub fn sends_wrong_token(head: &Head<'_>, rules: &AccessRules<'_>) -> bool {
+    check_token(head, rules).is_err()
+}
+
 /// Whether an ordinary request sends the token in `Authorization`, or none is needed.
 #[cfg(feature = "pages")]
 pub fn is_authorized(head: &Head<'_>, token: Option<&str>) -> bool {

@@ -1,21 +1,24 @@
 //! Where a request comes from: the address that clients are counted by, and the one that proxies name in `X-Forwarded-For`.
 
 use core::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::str::FromStr;
 
 use super::head::Head;
 
 /// What clients are counted by: an IPv4 address, or the /64 network of an IPv6 address, which one host often has for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AddressKey(u64);
+pub struct AddressKey(NonZeroU64);
 
 impl From<IpAddr> for AddressKey {
     fn from(address: IpAddr) -> AddressKey {
-        match address.to_canonical() {
-            // No host has an IPv6 address below 100::/8 (RFC 4291, section 2.4), so no network has this number.
-            IpAddr::V4(address) => AddressKey(1 << 32 | u64::from(address.to_bits())),
-            IpAddr::V6(address) => AddressKey((address.to_bits() >> 64) as u64),
-        }
+        // No other host has an IPv6 address below 100::/8 (RFC 4291, section 2.4), so no network has the number of an IPv4
+        // address, or that of ::1.
+        let number = match address.to_canonical() {
+            IpAddr::V4(address) => 1 << 32 | u64::from(address.to_bits()),
+            IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+        };
+        AddressKey(NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN))
     }
 }
 

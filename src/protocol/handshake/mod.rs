@@ -9,7 +9,7 @@ mod head;
 mod sha1;
 mod upgrade;
 
-pub use access::{AccessRules, check_host, check_origin, same_token};
+pub use access::{AccessRules, check_host, check_origin, same_token, sends_token, sends_wrong_token};
 #[cfg(feature = "pages")]
 pub use access::{is_authorized, may_see};
 #[cfg(feature = "client")]

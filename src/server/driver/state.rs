@@ -14,6 +14,7 @@ use crate::protocol::session::Session;
 use crate::protocol::time::{Millis, Now};
 use crate::protocol::uuid::Uuid;
 
+use super::super::admission::Place;
 use super::super::metrics::Limited;
 use super::super::shared::{Client, Shared, Ticket};
 use super::decoding::Decoding;
@@ -34,7 +35,8 @@ pub(in super::super) struct Driver<Io> {
     pub(super) has_answered: bool,
     pub(super) waker: Option<Waker>,
     pub(super) alarm: Option<Alarm>,
-    _ticket: Ticket,
+    /// Its place among the clients that must still authenticate. It keeps it if it finds no other.
+    waiting_place: Option<Box<Place<Client>>>,
 }
 
 /// What could not be handled or sent at once. Few clients have any, so the others have no room for it.
@@ -115,7 +117,10 @@ impl<Io> Driver<Io> {
         if observers.want_requests() {
             session.keep_errors();
         }
-        let client = Arc::new(Client::new(id, shared.clone(), observers, rules, now));
+        let address = ticket.hand_over();
+        let client = Arc::new(Client::new(id, shared.clone(), observers, rules, address, now));
+        let waiting_place = (!accepted.authenticated)
+            .then(|| Box::new(shared.admission.unauthenticated.enter(address, client.clone()).0));
         shared.hub.join(&client);
         shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
         Driver {
@@ -127,7 +132,7 @@ impl<Io> Driver<Io> {
             has_answered: false,
             waker: None,
             alarm: None,
-            _ticket: ticket,
+            waiting_place,
         }
     }
 
@@ -144,6 +149,17 @@ impl<Io> Driver<Io> {
     pub(super) fn may_read(&self) -> bool {
         let lingering = matches!(self.stage, Stage::Lingering { .. });
         !self.is_blocked() && (lingering || self.session.wants_input())
+    }
+
+    /// Gives the client a place among those that have authenticated, if there is one.
+    pub(super) fn handle_authenticated(&mut self, turn: &mut Turn<'_, '_>) {
+        match self.client.shared.admission.clients.enter(self.client.address) {
+            Ok(()) => {
+                self.waiting_place = None;
+                self.become_member();
+            }
+            Err(limit) => self.evict(turn, limit),
+        }
     }
 
     pub(super) fn become_member(&self) {
@@ -165,12 +181,17 @@ impl<Io> Driver<Io> {
         }
         let (code, reason) = match limit {
             Limited::Memory => (CloseCode::Again, "server out of memory for messages"),
-            Limited::Connections => (CloseCode::Again, "too many clients"),
+            Limited::Connections | Limited::Address => (CloseCode::Again, "too many clients"),
             Limited::Unauthenticated => (CloseCode::Policy, "not authenticated while others wait"),
             Limited::SlowConsumers => (CloseCode::Policy, "slow consumer"),
             _ => (CloseCode::Policy, limit.as_str()),
         };
         self.session.close(turn.now.at, code, reason, turn.out);
+        if limit == Limited::Unauthenticated {
+            // It has no place any more, so it is cut as soon as the close frame is written.
+            self.stage = Stage::Lingering { until: turn.now.at, shut_down: false };
+            self.leave();
+        }
     }
 
     /// Drops the handlers and removes the client from the hub, once.
@@ -185,6 +206,7 @@ impl<Io> Drop for Driver<Io> {
     /// A runtime that ends drops its tasks at any point.
     fn drop(&mut self) {
         self.leave();
+        self.client.shared.end_client(self.client.address, self.waiting_place.is_none());
     }
 }
 

@@ -36,6 +36,10 @@ fn seats(mut choices: Choices<'_>) {
             let entered = seats.enter(byte % 7);
             seat_is_right(&mut taken, max.max(1), byte % 7, entered);
             left.extend(entered.1);
+        } else if byte == 192 {
+            let evicted = seats.evict();
+            assert_eq!(evicted, loser(&taken).map(|at| taken.remove(at).0));
+            left.extend(evicted);
         } else if byte < 208 && !left.is_empty() {
             // Again: that place may be another's for long.
             seats.leave(left[usize::from(byte) % left.len()]);
@@ -57,17 +61,23 @@ pub fn seat_is_right(
 ) {
     assert!(taken.iter().all(|(other, _)| *other < seat), "{seat:?} is not new");
     taken.push((seat, key));
-    let count = |key: u8| taken.iter().filter(|(_, other)| *other == key).count();
-    let expected = (taken.len() > max).then(|| {
-        let most = taken.iter().map(|(_, key)| count(*key)).max().unwrap_or_default();
-        let at = taken.iter().position(|(_, key)| count(*key) == most).expect("some key holds most");
-        let holders = (0..7).filter(|key| count(*key) > 0).count();
-        assert!(most * holders > max, "{} holds no more than its share", taken[at].1);
-        at
-    });
-    let expected = expected.map(|at| taken.remove(at).0);
-    assert_eq!(evicted, expected);
+    let expected = if taken.len() > max { loser(taken) } else { None };
+    if let Some(at) = expected {
+        let holders = (0..7).filter(|key| count(taken, *key) > 0).count();
+        assert!(count(taken, taken[at].1) * holders > max, "{} holds no more than its share", taken[at].1);
+    }
+    assert_eq!(evicted, expected.map(|at| taken.remove(at).0));
     assert_ne!(evicted, Some(seat), "the newcomer loses its place");
+}
+
+fn count(taken: &[(Seat, u8)], key: u8) -> usize {
+    taken.iter().filter(|(_, other)| *other == key).count()
+}
+
+/// The first place of a key that holds most.
+fn loser(taken: &[(Seat, u8)]) -> Option<usize> {
+    let most = taken.iter().map(|(_, key)| count(taken, *key)).max()?;
+    taken.iter().position(|(_, key)| count(taken, *key) == most)
 }
 
 fn wrong_tokens(mut choices: Choices<'_>) {

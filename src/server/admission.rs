@@ -1,0 +1,238 @@
+//! Who is let in: places for what is not finished yet, counts of clients, pauses after wrong tokens, by address. Input: the
+//! addresses of connections and requests. Output: places, refusals, and the end of what loses its place.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::protocol::admission::{Seat, Seats, WrongTokens};
+use crate::protocol::handshake::{AddressKey, Head, Network, client_address};
+use crate::protocol::time::Millis;
+
+use super::config::Config;
+use super::hub::Client;
+use super::metrics::Limited;
+
+/// What clients are counted by; `None` where the embedder has passed no address.
+pub(super) type Key = Option<AddressKey>;
+
+/// Where a request of the embedder's own hyper server comes from; see [`Server::upgrade`](super::Server::upgrade).
+///
+/// From the address of the connection's other end, as `accept` returns it, or from a `bool`: whether the connection came in on
+/// a loopback address. Without an address, limits by address do not apply: neither the pause after wrong tokens nor
+/// [`Config::max_connections_per_address`].
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    pub(super) loopback: bool,
+    pub(super) address: Option<IpAddr>,
+}
+
+impl From<bool> for Peer {
+    fn from(loopback: bool) -> Peer {
+        Peer { loopback, address: None }
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Peer {
+        let address = address.ip().to_canonical();
+        Peer { loopback: address.is_loopback(), address: Some(address) }
+    }
+}
+
+/// What has a place, until it loses it to a newcomer.
+pub(super) trait Occupant {
+    /// Ends what had the place.
+    fn evict(&self);
+}
+
+/// A connection in its HTTP phase: its task waits for the notice.
+impl Occupant for Notify {
+    fn evict(&self) {
+        self.notify_one();
+    }
+}
+
+/// A client that has not authenticated.
+impl<S> Occupant for Client<S> {
+    fn evict(&self) {
+        Client::evict(self, Limited::Unauthenticated);
+    }
+}
+
+/// Places of one kind; see [`Seats`].
+pub(super) struct House<O>(Mutex<Held<O>>);
+
+struct Held<O> {
+    seats: Seats<Key>,
+    occupants: HashMap<Seat, Arc<O>>,
+}
+
+impl<O: Occupant> House<O> {
+    fn new(places: usize) -> Arc<House<O>> {
+        let held = Held { seats: Seats::new(places), occupants: HashMap::new() };
+        Arc::new(House(Mutex::new(held)))
+    }
+
+    /// Gives a newcomer a place, and returns whether another has lost its own for it.
+    pub(super) fn enter(self: &Arc<Self>, key: Key, occupant: Arc<O>) -> (Place<O>, bool) {
+        let mut held = self.held();
+        let (seat, evicted) = held.seats.enter(key);
+        held.occupants.insert(seat, occupant);
+        let evicted = evicted.and_then(|seat| held.occupants.remove(&seat));
+        drop(held);
+        if let Some(occupant) = &evicted {
+            occupant.evict();
+        }
+        (Place { house: self.clone(), seat }, evicted.is_some())
+    }
+
+    /// Takes away as many places, if that leaves at least as many. Returns whether it did.
+    pub(super) fn make_room(&self, places: usize) -> bool {
+        let mut held = self.held();
+        let is_enough = held.seats.taken() >= 2 * places;
+        let mut evicted = Vec::new();
+        while is_enough && evicted.len() < places {
+            let Some(seat) = held.seats.evict() else { break };
+            evicted.extend(held.occupants.remove(&seat));
+        }
+        drop(held);
+        evicted.iter().for_each(|occupant| occupant.evict());
+        is_enough
+    }
+}
+
+impl<O> House<O> {
+    fn held(&self) -> MutexGuard<'_, Held<O>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in a [`House`]. It is free again when this is dropped.
+pub(super) struct Place<O> {
+    house: Arc<House<O>>,
+    seat: Seat,
+}
+
+impl<O> Drop for Place<O> {
+    fn drop(&mut self) {
+        let mut held = self.house.held();
+        held.seats.leave(self.seat);
+        let occupant = held.occupants.remove(&self.seat);
+        drop(held);
+        // It may be the last handle to what it is.
+        drop(occupant);
+    }
+}
+
+/// The number of clients that need no further authentication.
+pub(super) struct Census {
+    max: usize,
+    max_per_address: usize,
+    total: AtomicUsize,
+    /// Counted only if this limit can be reached before the other one.
+    by_address: Mutex<HashMap<AddressKey, usize>>,
+}
+
+impl Census {
+    /// Counts one more client, or returns the limit that is reached.
+    pub(super) fn enter(&self, key: Key) -> Result<(), Limited> {
+        if let Some(address) = self.counted(key) {
+            let mut by_address = self.by_address();
+            let count = by_address.get(&address).copied().unwrap_or_default();
+            if count >= self.max_per_address {
+                return Err(Limited::Address);
+            }
+            by_address.insert(address, count + 1);
+        }
+        let one_more = |total: usize| (total < self.max).then_some(total + 1);
+        if self.total.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_err() {
+            self.leave_address(key);
+            return Err(Limited::Connections);
+        }
+        Ok(())
+    }
+
+    /// Counts one client less.
+    pub(super) fn leave(&self, key: Key) {
+        self.leave_address(key);
+        self.total.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn leave_address(&self, key: Key) {
+        let Some(address) = self.counted(key) else { return };
+        let mut by_address = self.by_address();
+        if let Some(count) = by_address.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&address);
+            }
+        }
+    }
+
+    fn counted(&self, key: Key) -> Key {
+        key.filter(|_| self.max_per_address < self.max)
+    }
+
+    fn by_address(&self) -> MutexGuard<'_, HashMap<AddressKey, usize>> {
+        self.by_address.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All of it, for one server. `C` is the client.
+pub(super) struct Admission<C> {
+    trusted_proxies: Vec<Network>,
+    /// Connections whose HTTP request is not answered yet, by the address of the peer.
+    pub(super) heads: Arc<House<Notify>>,
+    /// Pages that are being made and sent.
+    #[cfg(feature = "pages")]
+    pub(super) open_pages: Arc<House<Notify>>,
+    pub(super) unauthenticated: Arc<House<C>>,
+    pub(super) clients: Census,
+    wrong_tokens: Mutex<WrongTokens<AddressKey>>,
+}
+
+impl<C: Occupant> Admission<C> {
+    pub(super) fn new(config: &Config) -> Admission<C> {
+        Admission {
+            // Those that are not valid are refused when the server starts, and trusted nowhere.
+            trusted_proxies: config.trusted_proxies.iter().filter_map(|proxy| proxy.parse().ok()).collect(),
+            heads: House::new(config.max_handshakes),
+            #[cfg(feature = "pages")]
+            open_pages: House::new(config.max_open_pages),
+            unauthenticated: House::new(config.max_unauthenticated),
+            clients: Census {
+                max: config.max_connections,
+                max_per_address: config.max_connections_per_address,
+                total: AtomicUsize::new(0),
+                by_address: Mutex::default(),
+            },
+            wrong_tokens: Mutex::new(WrongTokens::new(config.max_wrong_tokens, config.wrong_token_pause)),
+        }
+    }
+
+    /// What a request is counted by.
+    pub(super) fn key(&self, head: &Head<'_>, peer: Peer) -> Key {
+        Some(client_address(head, peer.address?, &self.trusted_proxies).into())
+    }
+
+    /// How long tokens from an address are still not looked at.
+    pub(super) fn wait(&self, key: Key, now: Millis) -> Option<Duration> {
+        self.wrong_tokens().wait(key?, now)
+    }
+
+    /// Counts wrong tokens.
+    pub(super) fn add_wrong_tokens(&self, key: Key, count: u32, now: Millis) {
+        if let Some(address) = key {
+            self.wrong_tokens().add(address, count, now);
+        }
+    }
+
+    fn wrong_tokens(&self) -> MutexGuard<'_, WrongTokens<AddressKey>> {
+        self.wrong_tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
