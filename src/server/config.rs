@@ -347,7 +347,7 @@ impl Config {
         if self.token.as_deref() == Some("") {
             return invalid("the token is empty".to_owned());
         }
-        let limits = &self.limits;
+        let (limits, message) = (&self.limits, MIN_MESSAGE_BYTES);
         for (name, value, least) in [
             ("max_port_attempts", usize::from(self.max_port_attempts), 1),
             ("max_connections", self.max_connections, 1),
@@ -360,12 +360,8 @@ impl Config {
             ("max_pages", self.max_pages, 1),
             #[cfg(feature = "pages")]
             ("max_open_pages", self.max_open_pages, 1),
-            ("max_message_bytes", limits.max_message_bytes, MIN_MESSAGE_BYTES),
-            (
-                "max_unauthenticated_message_bytes",
-                limits.max_unauthenticated_message_bytes,
-                MIN_MESSAGE_BYTES,
-            ),
+            ("max_message_bytes", limits.max_message_bytes, message),
+            ("max_unauthenticated_message_bytes", limits.max_unauthenticated_message_bytes, message),
             ("rate_max_bytes", limits.rate_max_bytes, 1),
             ("max_in_flight", limits.max_in_flight, 1),
             ("max_auth_attempts", usize::from(limits.max_auth_attempts > 0), 1),

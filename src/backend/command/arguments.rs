@@ -2,12 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use lexopt::prelude::*;
 
@@ -18,13 +14,9 @@ use crate::protocol::payload::Payload;
 use crate::server::Config;
 
 use super::call::{self, Target};
-use super::private;
 use super::terminal::say;
-
-/// Longest token, in bytes.
-const MAX_TOKEN_BYTES: usize = 1 << 10;
-/// Largest token file, in bytes: a token and generous white space.
-pub(super) const MAX_TOKEN_FILE_BYTES: u64 = 4 << 10;
+use super::values::{Failure, check_token, number, positive, read_token};
+use super::{limits, private};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -59,9 +51,6 @@ pub(super) struct ServeOptions {
     /// Whether the token is that of the data folder.
     pub(super) private: bool,
 }
-
-/// An error of the command, for a person.
-pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Parses the arguments. `environment` returns a variable if it is set and not empty.
 pub(super) fn parse(
@@ -341,42 +330,5 @@ fn default_data_dir(environment: &impl Fn(&str) -> Option<OsString>) -> Result<P
     }
 }
 
-fn number<T: FromStr>(name: &str, text: &OsString) -> Result<T, Failure>
-where
-    T::Err: std::fmt::Display,
-{
-    let text = text.to_string_lossy();
-    text.parse().map_err(|error| format!("{name}: {text:?} is not a valid number: {error}").into())
-}
-
-fn positive(name: &str, seconds: &OsString) -> Result<Duration, Failure> {
-    match number::<u32>(name, seconds)? {
-        0 => Err(format!("{name}: must be at least 1").into()),
-        seconds => Ok(Duration::from_secs(seconds.into())),
-    }
-}
-
-fn read_token(path: &Path) -> Result<String, Failure> {
-    let name = format!("--token-file {}", path.display());
-    let mut text = String::new();
-    let read =
-        File::open(path).and_then(|file| file.take(MAX_TOKEN_FILE_BYTES + 1).read_to_string(&mut text));
-    read.map_err(|error| format!("{name}: {error}"))?;
-    if text.len() as u64 > MAX_TOKEN_FILE_BYTES {
-        return Err(format!("{name}: the file is larger than {MAX_TOKEN_FILE_BYTES} bytes").into());
-    }
-    check_token(&name, text.trim_ascii())
-}
-
-/// Checks that a token fits into a header. The error never contains the token.
-pub(super) fn check_token(name: &str, token: &str) -> Result<String, Failure> {
-    let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_visible && (1..=MAX_TOKEN_BYTES).contains(&token.len()) {
-        return Ok(token.to_owned());
-    }
-    Err(format!("{name}: expected a token of 1..={MAX_TOKEN_BYTES} visible ASCII characters").into())
-}
-
-mod limits;
 #[cfg(test)]
 mod tests;

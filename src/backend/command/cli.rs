@@ -10,8 +10,9 @@ use crate::backend::table::{channels, markdown, register_all, typescript};
 use crate::protocol::payload::Payload;
 use crate::server::Server;
 
-use super::arguments::{Command, Failure, ServeOptions, parse};
+use super::arguments::{Command, ServeOptions, parse};
 use super::terminal::{LineBreaks, for_stdout, say};
+use super::values::Failure;
 use super::{call, private};
 
 /// A shorter token is accepted, with a warning.

@@ -3,5 +3,7 @@
 mod arguments;
 mod call;
 pub mod cli;
+mod limits;
 mod private;
 mod terminal;
+mod values;

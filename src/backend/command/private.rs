@@ -13,7 +13,7 @@ use crate::backend::shared::below::{Folder, Replace};
 use crate::protocol::handshake::base64;
 use crate::protocol::uuid::Uuid;
 
-use super::arguments::{Failure, MAX_TOKEN_FILE_BYTES, check_token};
+use super::values::{Failure, MAX_TOKEN_FILE_BYTES, check_token};
 
 /// The file in the data folder.
 const FILE: &str = "switchboard.token";

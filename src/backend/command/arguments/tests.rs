@@ -1,5 +1,8 @@
 //! How command lines and variables are read.
 
+use std::time::Duration;
+
+use super::super::values::MAX_TOKEN_BYTES;
 use super::*;
 
 fn parse_line(line: &str, variables: &[(&str, &str)]) -> Result<Command, String> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::protocol::handshake::Network;
 use crate::server::Config;
 
-use super::{Failure, number, positive};
+use super::values::{Failure, at_least, positive};
 
 /// A smaller message holds no request.
 const MIN_MESSAGE_BYTES: usize = 256;
@@ -51,17 +51,6 @@ pub(super) fn set(config: &mut Config, name: &str, value: &OsString) -> Result<(
         _ => debug_assert!(false, "{name} is not in the list of names"),
     }
     Ok(())
-}
-
-fn at_least<T>(least: T, option: &str, value: &OsString) -> Result<T, Failure>
-where
-    T: std::str::FromStr<Err: std::fmt::Display> + PartialOrd + std::fmt::Display,
-{
-    let value: T = number(option, value)?;
-    if value < least {
-        return Err(format!("{option}: must be at least {least}").into());
-    }
-    Ok(value)
 }
 
 /// `N` or `N/MS`.

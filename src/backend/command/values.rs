@@ -1,0 +1,64 @@
+//! Values of options: numbers, times and tokens. In: texts and files. Out: values, or the option and what is wrong with it.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Longest token, in bytes.
+pub(super) const MAX_TOKEN_BYTES: usize = 1 << 10;
+/// Largest token file, in bytes: a token and generous white space.
+pub(super) const MAX_TOKEN_FILE_BYTES: u64 = 4 << 10;
+
+/// An error of the command, for a person.
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+pub(super) fn number<T: FromStr>(name: &str, text: &OsString) -> Result<T, Failure>
+where
+    T::Err: Display,
+{
+    let text = text.to_string_lossy();
+    text.parse().map_err(|error| format!("{name}: {text:?} is not a valid number: {error}").into())
+}
+
+pub(super) fn positive(name: &str, seconds: &OsString) -> Result<Duration, Failure> {
+    match number::<u32>(name, seconds)? {
+        0 => Err(format!("{name}: must be at least 1").into()),
+        seconds => Ok(Duration::from_secs(seconds.into())),
+    }
+}
+
+pub(super) fn read_token(path: &Path) -> Result<String, Failure> {
+    let name = format!("--token-file {}", path.display());
+    let mut text = String::new();
+    let read =
+        File::open(path).and_then(|file| file.take(MAX_TOKEN_FILE_BYTES + 1).read_to_string(&mut text));
+    read.map_err(|error| format!("{name}: {error}"))?;
+    if text.len() as u64 > MAX_TOKEN_FILE_BYTES {
+        return Err(format!("{name}: the file is larger than {MAX_TOKEN_FILE_BYTES} bytes").into());
+    }
+    check_token(&name, text.trim_ascii())
+}
+
+/// Checks that a token fits into a header. The error never contains the token.
+pub(super) fn check_token(name: &str, token: &str) -> Result<String, Failure> {
+    let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_visible && (1..=MAX_TOKEN_BYTES).contains(&token.len()) {
+        return Ok(token.to_owned());
+    }
+    Err(format!("{name}: expected a token of 1..={MAX_TOKEN_BYTES} visible ASCII characters").into())
+}
+
+pub(super) fn at_least<T>(least: T, option: &str, value: &OsString) -> Result<T, Failure>
+where
+    T: FromStr<Err: Display> + PartialOrd + Display,
+{
+    let value: T = number(option, value)?;
+    if value < least {
+        return Err(format!("{option}: must be at least {least}").into());
+    }
+    Ok(value)
+}
