@@ -295,18 +295,20 @@ impl<H> Session<H> {
         }
         self.idle.touch(now.at);
         let received = self.connection.receive(input, out);
-        let action = match received.event {
-            Some(Event::Text(text)) => self.handle_message(now, Message::Text(text), out),
-            Some(Event::Binary(bytes)) => self.handle_message(now, Message::Binary(bytes), out),
+        let message = match received.event {
+            Some(Event::Text(text)) => Some(Message::Text(text)),
+            Some(Event::Binary(bytes)) => Some(Message::Binary(bytes)),
             Some(Event::Closed { .. } | Event::Failed(_)) => {
                 self.discard_parked();
                 None
             }
             None => None,
         };
+        let action = message.and_then(|message| self.handle_message(now, message, out));
         Step { consumed: received.consumed, action }
     }
 
+    #[inline(always)]
     fn handle_message(&mut self, now: Now, message: Message<'_>, out: &mut Vec<u8>) -> Option<Action> {
         self.tally.requests = self.tally.requests.saturating_add(1);
         let bytes = message.as_bytes().len();

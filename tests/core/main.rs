@@ -14,6 +14,7 @@ mod extremes;
 mod handlers;
 mod handshake;
 mod interop;
+mod large;
 mod observers;
 mod order;
 #[cfg(feature = "pages")]

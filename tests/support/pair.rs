@@ -273,6 +273,11 @@ impl Pair {
         self.on_server(|session, now, out| session.answer(now, request, result, out));
     }
 
+    /// The parked requests.
+    pub fn parked(&self) -> impl Iterator<Item = &Request> {
+        self.slots.iter().filter_map(|slot| self.session.parked(*slot))
+    }
+
     /// How often the session reported that the client has authenticated.
     pub fn authenticated(&self) -> usize {
         self.authenticated
