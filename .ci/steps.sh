@@ -3,7 +3,7 @@
 
 normal=(format scripts dependencies deny vet lint docs msrv targets layers test core server autobahn soaktest counts static coverage
     fuzz miri)
-long=(worlds kills soak longfuzz longmiri)
+long=(worlds kills soak attacks longfuzz longmiri)
 
 # Each set of features that is promised to build.
 readonly feature_sets=(
@@ -221,6 +221,14 @@ step_soak() {
     cargo build --locked --release --features backend
     cargo run --locked --release --no-default-features --manifest-path tests/bench/Cargo.toml --bin soak -- \
         target/release/switchboard "${SOAK_MINUTES:-5}" 100
+}
+
+## attacks: clients that behave well beside an attacker of each kind for ATTACK_MINUTES (5); they must have no errors
+step_attacks() {
+    ulimit -n "$(ulimit -Hn)"
+    cargo build --locked --release --features backend
+    cargo run --locked --release --no-default-features --manifest-path tests/bench/Cargo.toml --bin soak -- \
+        target/release/switchboard "${ATTACK_MINUTES:-5}" 100 --attackers
 }
 
 ## longfuzz: each fuzz target for FUZZ_SECONDS (300)

@@ -79,6 +79,8 @@ pub struct Sample {
     pub class: Class,
     pub outcome: Outcome,
     pub after: Duration,
+    /// How much later than due it was sent: the delay of this program, or of a connection that takes nothing.
+    pub lag: Duration,
 }
 
 type Samples = Arc<Mutex<Vec<Sample>>>;
@@ -150,8 +152,14 @@ struct Place {
     ended: watch::Receiver<bool>,
 }
 
-/// Requests without a response.
-type Asked = HashMap<String, (Instant, Class)>;
+/// A request without a response.
+struct Question {
+    due: Instant,
+    class: Class,
+    lag: Duration,
+}
+
+type Asked = HashMap<String, Question>;
 
 impl Place {
     async fn run(self, ready: std::sync::mpsc::Sender<()>) {
@@ -172,7 +180,10 @@ impl Place {
                     tokio::select! {
                         biased;
                         connected = &mut connecting => break connected,
-                        due = ticks.tick() => self.record(due, Class::Read, Outcome::Unconnected),
+                        due = ticks.tick() => {
+                            let question = Question { due, class: Class::Read, lag: Duration::ZERO };
+                            self.record(&question, Outcome::Unconnected);
+                        }
                         _ = ended.wait_for(|end| *end) => return,
                     }
                 }
@@ -188,8 +199,8 @@ impl Place {
                 }
                 Err(_) => Outcome::Lost,
             };
-            for (due, class) in asked.into_values() {
-                self.record(due, class, outcome);
+            for question in asked.values() {
+                self.record(question, outcome);
             }
             if *ended.borrow() {
                 return;
@@ -221,16 +232,17 @@ impl Place {
                     *last += 1;
                     let (class, bytes) = self.next_request(*last);
                     let now = Instant::now();
-                    let due = if now - due < PRECISION { now } else { due };
-                    asked.insert(last.to_string(), (due, class));
+                    let lag = now - due;
+                    let due = if lag < PRECISION { now } else { due };
+                    asked.insert(last.to_string(), Question { due, class, lag });
                     socket.send(&bytes).await?;
                 }
                 text = socket.text() => {
                     let text = text?;
                     let Some(answer) = Answer::read(&text) else { continue };
-                    let Some((due, class)) = asked.remove(answer.id) else { continue };
+                    let Some(question) = asked.remove(answer.id) else { continue };
                     let outcome = if answer.error.is_some() { Outcome::Refused } else { Outcome::Answered };
-                    self.record(due, class, outcome);
+                    self.record(&question, outcome);
                 }
             }
         }
@@ -251,8 +263,9 @@ impl Place {
         }
     }
 
-    fn record(&self, due: Instant, class: Class, outcome: Outcome) {
-        let sample = Sample { due, class, outcome, after: due.elapsed() };
+    fn record(&self, question: &Question, outcome: Outcome) {
+        let Question { due, class, lag } = *question;
+        let sample = Sample { due, class, outcome, after: due.elapsed(), lag };
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
     }
 }
@@ -269,6 +282,10 @@ pub struct Summary {
     pub p50: Duration,
     pub p99: Duration,
     pub worst: Duration,
+    /// The p99 of the lag.
+    pub lag: Duration,
+    /// Requests whose connection closed, or could not be opened.
+    pub lost: usize,
     /// Error responses, lost connections, requests without a connection or without a response.
     pub errors: usize,
 }
@@ -282,7 +299,11 @@ pub fn summarise(samples: &[Sample], class: Option<Class>) -> Summary {
         .collect();
     times.sort_unstable();
     let at = |share: f64| times.get(((times.len() as f64 * share) as usize).min(times.len().max(1) - 1));
+    let mut lags: Vec<_> = of_class().map(|sample| sample.lag).collect();
+    lags.sort_unstable();
     Summary {
+        lag: lags.get(lags.len() * 99 / 100).copied().unwrap_or_default(),
+        lost: of_class().filter(|s| matches!(s.outcome, Outcome::Lost | Outcome::Unconnected)).count(),
         requests: of_class().count(),
         p50: at(0.5).copied().unwrap_or_default(),
         p99: at(0.99).copied().unwrap_or_default(),
@@ -298,8 +319,8 @@ mod tests {
     #[test]
     fn a_request_without_a_response_counts_with_its_time_and_as_an_error() {
         let due = Instant::now();
-        let sample =
-            |ms, outcome| Sample { due, class: Class::Read, outcome, after: Duration::from_millis(ms) };
+        let (class, lag) = (Class::Read, Duration::ZERO);
+        let sample = |ms, outcome| Sample { due, class, outcome, after: Duration::from_millis(ms), lag };
         let mut samples: Vec<_> = (1..=98).map(|ms| sample(ms, Outcome::Answered)).collect();
         samples.push(sample(5000, Outcome::Unanswered));
         samples.push(sample(0, Outcome::Unconnected));

@@ -20,6 +20,8 @@ use tokio::time::{Instant, sleep};
 const QUIET: Duration = Duration::from_secs(6);
 /// How long an attack lasts that does not end by itself.
 const LENGTH: Duration = Duration::from_secs(10);
+/// The pause of an attacker before it connects again.
+const SHORT: Duration = Duration::from_millis(100);
 /// An attack that ends sooner is followed by a pause, so that there are enough requests for a p99.
 const SHORTEST: Duration = Duration::from_secs(3);
 const TOKEN: &str = "attack-program-0123456789abcdef";
@@ -72,29 +74,29 @@ async fn attack(kind: &str, target: &Target, filled: &str) -> Result<String, Fai
         "burst" => {
             let mut reports = Vec::new();
             for round in 0..3 {
-                reports.push(work::settings_burst(target, round).await?);
+                reports.push(work::settings_burst(target, round, 990).await?);
             }
             for messages in [12, 60] {
                 reports.push(work::message_burst(target, messages).await?);
             }
             Ok(reports.join("; "))
         }
-        "search" => work::search(target, LENGTH).await,
+        "search" => work::search(target, 100, LENGTH).await,
         "delete" => work::delete(target, filled).await,
-        "heads" => heads(target, Origin::One).await,
-        "heads-same" => heads(target, Origin::Same).await,
-        "heads-many" => heads(target, Origin::Many).await,
+        "heads" => heads(target, Origin::One, 1500, SHORT).await,
+        "heads-same" => heads(target, Origin::Same, 1500, SHORT).await,
+        "heads-many" => heads(target, Origin::Many, 1500, SHORT).await,
         "strangers" => unfinished(target, &[1, 5, 20]).await,
         "places" => strangers(target, 10_500, LENGTH).await,
         "inflight" => in_flight(target, 60, Ballast::Message, &[1, 5, 20]).await,
         "inflight-256" => in_flight(target, 256, Ballast::Message, &[1, 5, 20]).await,
         "inflight-payload" => in_flight(target, 60, Ballast::Payload, &[1, 5, 20]).await,
-        "escapes" => work::escapes(target, false, LENGTH).await,
-        "escapes-before" => work::escapes(target, true, LENGTH).await,
-        "refused" => floods::refused(target, LENGTH).await,
-        "reconnect" | "reconnect-by-address" => floods::reconnect(target, LENGTH).await,
-        "order" => order::order(target, LENGTH).await,
-        "tokens" => tokens(target).await,
+        "escapes" => work::escapes(target, false, 4, LENGTH).await,
+        "escapes-before" => work::escapes(target, true, 4, LENGTH).await,
+        "refused" => floods::refused(target, SHORT, LENGTH).await,
+        "reconnect" | "reconnect-by-address" => floods::reconnect(target, Duration::ZERO, LENGTH).await,
+        "order" => order::order(target, 80, LENGTH).await,
+        "tokens" => tokens(target, 500, Duration::ZERO).await,
         "pages" => {
             let path = pages::large_page(target).await?;
             pages::pages(target, &path, LENGTH).await
@@ -135,7 +137,7 @@ async fn row(program: &str, kind: &str) -> Result<String, Failure> {
     let attacked = Instant::now();
     let finding = attack(kind, &target, &filled).await.unwrap_or_else(|error| format!("FAILED: {error}"));
     sleep(SHORTEST.saturating_sub(attacked.elapsed())).await;
-    let end = target.over.get().unwrap_or_else(Instant::now);
+    let end = target.over.get().unwrap_or_else(Instant::now).max(attacked + SHORTEST);
     others.finish();
     let phases = [(start, attacked), (attacked, end)].map(|(from, to)| others.between(from, to));
     let figures = [Class::Read, Class::Write].map(|class| {

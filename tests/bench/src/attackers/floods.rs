@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 use switchboard::protocol::frame;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{ATTACKER, Answers, Target, collect};
+use super::{Answers, Target, collect};
 use crate::wire::{Failure, MASK, request};
 
-/// 20,000 frames of 7 bytes on a connection, again and again. Reports on the first.
-pub async fn refused(target: &Target, length: Duration) -> Result<String, Failure> {
+/// 20,000 frames of 7 bytes on a connection, again and again after a pause. Reports on the first.
+pub async fn refused(target: &Target, pause: Duration, length: Duration) -> Result<String, Failure> {
     const FRAMES: usize = 20_000;
     let mut frames = Vec::new();
     for _ in 0..FRAMES {
@@ -24,48 +23,44 @@ pub async fn refused(target: &Target, length: Duration) -> Result<String, Failur
     let mut first = None;
     let (mut rounds, mut total) = (0, 0);
     while Instant::now() < end {
-        let (out, is_closed) = flood(target, &frames).await?;
+        let (out, closed) = flood(target, &frames).await?;
         rounds += 1;
         total += out;
-        first.get_or_insert((out, is_closed));
-        sleep(Duration::from_millis(200)).await;
+        first.get_or_insert((out, closed));
+        sleep(pause).await;
     }
-    let (out, is_closed) = first.unwrap_or_default();
+    let (out, closed) = first.unwrap_or_default();
     Ok(format!(
         "{} KB in, {} KB out ({:.1}-fold), {}; {rounds} rounds, {:.1} MB out",
         frames.len() / 1000,
         out / 1000,
         out as f64 / frames.len() as f64,
-        if is_closed { "closed" } else { "NOT closed" },
+        closed.as_deref().unwrap_or("NOT closed"),
         total as f64 / 1e6
     ))
 }
 
-/// Returns the bytes that came, and whether the server closed the connection.
-async fn flood(target: &Target, frames: &[u8]) -> Result<(usize, bool), Failure> {
-    let mut socket = target.connect(ATTACKER).await?;
-    let (mut reader, mut writer) = socket.stream.split();
+/// Returns the bytes that came, and how the server closed the connection.
+async fn flood(target: &Target, frames: &[u8]) -> Result<(usize, Option<String>), Failure> {
+    let mut socket = target.connect(target.from).await?;
     let mut bytes = 0;
-    let read = async {
-        let mut buffer = vec![0; 64 << 10];
-        while let Ok(count @ 1..) = reader.read(&mut buffer).await {
-            bytes += count;
+    let talk = async {
+        // The server can close meanwhile.
+        let _ = socket.send(frames).await;
+        loop {
+            match socket.text().await {
+                // A header of four bytes.
+                Ok(text) => bytes += text.len() + 4,
+                Err(error) => return error.to_string(),
+            }
         }
     };
-    let write = async {
-        // The server can close meanwhile.
-        let _ = writer.write_all(frames).await;
-        sleep(Duration::from_millis(1500)).await;
-    };
-    let is_closed = tokio::select! {
-        () = read => true,
-        () = write => false,
-    };
-    Ok((bytes, is_closed))
+    let closed = timeout(Duration::from_secs(2), talk).await.ok();
+    Ok((bytes, closed))
 }
 
-/// Four clients that use their rate window up, and connect again.
-pub async fn reconnect(target: &Target, length: Duration) -> Result<String, Failure> {
+/// Four clients that use their rate window up, and connect again after a pause.
+pub async fn reconnect(target: &Target, pause: Duration, length: Duration) -> Result<String, Failure> {
     let (answered, refused) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let connections = Rc::new(Cell::new(0));
     let end = Instant::now() + length;
@@ -76,7 +71,7 @@ pub async fn reconnect(target: &Target, length: Duration) -> Result<String, Fail
         tasks.spawn_local(async move {
             let pings = request("ping", "system:ping", &Value::Null).repeat(100);
             while Instant::now() < end {
-                let Ok(mut socket) = target.connect(ATTACKER).await else {
+                let Ok(mut socket) = target.connect(target.from).await else {
                     sleep(Duration::from_millis(50)).await;
                     continue;
                 };
@@ -87,6 +82,7 @@ pub async fn reconnect(target: &Target, length: Duration) -> Result<String, Fail
                 }
                 answered.set(answered.get() + answers.answered);
                 refused.set(refused.get() + answers.refused);
+                sleep(pause).await;
             }
         });
     }

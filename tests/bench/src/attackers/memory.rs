@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{ATTACKER, Answers, MIB, Target};
+use super::{Answers, MIB, Target};
 use crate::program::resident_mib;
 use crate::wire::{Failure, LOCALHOST, Socket};
 
@@ -68,7 +68,7 @@ pub async fn unfinished(target: &Target, after: &[u64]) -> Result<String, Failur
     for _ in 0..60 {
         let (target, out, closed) = (target.clone(), out.clone(), closed.clone());
         tasks.spawn_local(async move {
-            let Ok(stream) = target.dial(ATTACKER).await else { return };
+            let Ok(stream) = target.dial(target.from).await else { return };
             let Ok((101, mut socket)) = Socket::upgrade(stream, None).await else { return };
             let _ = socket.stream.write_all(&out).await;
             while socket.read().await.is_ok() {}
@@ -108,7 +108,7 @@ pub async fn in_flight(
             held.push(connection);
         }
     }));
-    let mut socket = target.connect(ATTACKER).await?;
+    let mut socket = target.connect(target.from).await?;
     let setting = json!({"key": "ai.openai.baseUrl", "value": model});
     socket.call("settings:set", &setting).await?;
     let message = waiting_request(ballast);
@@ -122,12 +122,12 @@ pub async fn in_flight(
             while let Some((_, text)) = socket.frame()? {
                 answers.see(&text);
             }
-            // Not over the rate limit, of messages and of bytes: about 40 a second.
-            sleep(Duration::from_millis(25)).await;
+            // Four a second: not over the rate limit of bytes.
+            sleep(Duration::from_millis(250)).await;
         }
         Ok::<_, Failure>(())
     };
-    let limit = Duration::from_secs(20).max(Duration::from_millis(100) * requests as u32);
+    let limit = Duration::from_millis(500) * requests as u32;
     let end = match timeout(limit, sending).await {
         Err(_) => "the rest waits unread".to_owned(),
         Ok(Err(error)) => error.to_string(),

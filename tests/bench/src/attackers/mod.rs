@@ -22,7 +22,7 @@ use crate::dice::Dice;
 use crate::program::{Folder, Program};
 use crate::wire::{Answer, Failure, LOCALHOST, Socket, dial, request};
 
-/// The address of attackers. Those that use many take the addresses after it.
+/// The address of an attacker that is alone.
 pub const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// The longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,6 +35,8 @@ pub struct Target {
     pub process: u32,
     pub folder: PathBuf,
     pub token: Option<String>,
+    /// The address of the attacker.
+    pub from: Ipv4Addr,
     /// When the attack was over, if the attacker went on to watch the server.
     pub over: Rc<Cell<Option<Instant>>>,
 }
@@ -46,8 +48,14 @@ impl Target {
             process: program.process(),
             folder,
             token: token.map(str::to_owned),
+            from: ATTACKER,
             over: Rc::default(),
         }
+    }
+
+    /// The same server for another attacker, from an address of its own.
+    pub fn for_another(&self, number: u8) -> Target {
+        Target { from: Ipv4Addr::new(127, 0, 2, number), over: Rc::default(), ..self.clone() }
     }
 
     /// Connects with the token.

@@ -9,16 +9,15 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::{ATTACKER, Answers, Target, collect, new_chat};
+use super::{Answers, Target, collect, new_chat};
 use crate::wire::{Failure, LOCALHOST, request};
 
 const LISTENERS: usize = 8;
-const A_SECOND: usize = 80;
 
 type Sequences = Rc<RefCell<Vec<Vec<u64>>>>;
 
-/// Writes with five clients, and compares what eight listeners get.
-pub async fn order(target: &Target, length: Duration) -> Result<String, Failure> {
+/// Writes so often with each of five clients, and compares what eight listeners get.
+pub async fn order(target: &Target, a_second: usize, length: Duration) -> Result<String, Failure> {
     let sequences: Sequences = Rc::new(RefCell::new(vec![Vec::new(); LISTENERS]));
     let mut listeners = JoinSet::new();
     for number in 0..LISTENERS {
@@ -38,7 +37,7 @@ pub async fn order(target: &Target, length: Duration) -> Result<String, Failure>
     for number in 0..5 {
         let target = target.clone();
         writers.spawn_local(async move {
-            write(&target, number, length).await.map_err(|error| error.to_string())
+            write(&target, number, a_second, length).await.map_err(|error| error.to_string())
         });
     }
     let mut answers = Answers::default();
@@ -73,20 +72,25 @@ fn common_part(one: &[u64], other: &[u64]) -> usize {
     one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
 
-async fn write(target: &Target, number: usize, length: Duration) -> Result<Answers, Failure> {
-    let mut socket = target.connect(ATTACKER).await?;
+async fn write(
+    target: &Target,
+    number: usize,
+    a_second: usize,
+    length: Duration,
+) -> Result<Answers, Failure> {
+    let mut socket = target.connect(target.from).await?;
     let chat = new_chat(&mut socket).await?;
     let start = Instant::now();
     let (mut sent, mut answers) = (0, Answers::default());
     while start.elapsed() < length {
         let mut out = Vec::new();
-        for _ in 0..A_SECOND / 10 {
+        for _ in 0..a_second.div_ceil(10) {
             sent += 1;
             let (channel, payload) = a_change(number, sent, &chat);
             out.extend_from_slice(&request("change", channel, &payload));
         }
         socket.send(&out).await?;
-        let next = start + Duration::from_millis(100) * (sent / (A_SECOND / 10)) as u32;
+        let next = start + Duration::from_secs_f64(sent as f64 / a_second as f64);
         if let Some(reason) = collect(&mut socket, &mut answers, usize::MAX, next).await {
             return Err(reason.into());
         }

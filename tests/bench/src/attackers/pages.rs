@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{ATTACKER, MIB, Target, shown};
+use super::{MIB, Target, shown};
 use crate::wire::{Failure, LOCALHOST};
 
 const READERS: usize = 32;
@@ -44,7 +44,7 @@ pub async fn pages(target: &Target, path: &str, length: Duration) -> Result<Stri
     let mut held = Vec::new();
     for _ in 0..READERS {
         let socket = TcpSocket::new_v4()?;
-        socket.bind((ATTACKER, 0).into())?;
+        socket.bind((target.from, 0).into())?;
         socket.set_recv_buffer_size(4096)?;
         let mut stream = socket.connect((LOCALHOST, target.port).into()).await?;
         stream.write_all(page_request(target, path).as_bytes()).await?;

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{ATTACKER, PATIENCE, Target, shown};
+use super::{PATIENCE, Target, shown};
 use crate::program::resident_mib;
 use crate::wire::{Failure, LOCALHOST, Socket};
 
@@ -26,9 +26,9 @@ pub enum Origin {
 }
 
 impl Origin {
-    fn address(self, number: usize) -> Ipv4Addr {
+    fn address(self, from: Ipv4Addr, number: usize) -> Ipv4Addr {
         match self {
-            Origin::One => ATTACKER,
+            Origin::One => from,
             Origin::Same => LOCALHOST,
             Origin::Many => Ipv4Addr::new(127, 0, 1, (number % 250 + 1) as u8),
         }
@@ -54,17 +54,23 @@ impl Attempts {
     }
 }
 
-/// 1,500 connections that send the start of a head and nothing more, opened again when they are cut, while 23 clients arrive.
-pub async fn heads(target: &Target, origin: Origin) -> Result<String, Failure> {
+/// So many connections that send the start of a head and nothing more, opened again a while after they are cut, while 23 clients
+/// arrive.
+pub async fn heads(
+    target: &Target,
+    origin: Origin,
+    count: usize,
+    pause: Duration,
+) -> Result<String, Failure> {
     let opened = Rc::new(Cell::new(0_usize));
     let mut tasks = JoinSet::new();
-    for number in 0..1500 {
+    for number in 0..count {
         let (target, opened) = (target.clone(), opened.clone());
         tasks.spawn_local(async move {
             loop {
-                let life = slow_head(&target, origin.address(number)).await;
+                let life = slow_head(&target, origin.address(target.from, number)).await;
                 opened.set(opened.get() + usize::from(life.is_ok()));
-                sleep(Duration::from_millis(100)).await;
+                sleep(pause).await;
             }
         });
     }
@@ -153,31 +159,32 @@ pub async fn strangers(target: &Target, count: usize, length: Duration) -> Resul
 }
 
 async fn stranger(target: &Target) -> Result<(u16, Socket), Failure> {
-    Socket::upgrade(target.dial(ATTACKER).await?, None).await
+    Socket::upgrade(target.dial(target.from).await?, None).await
 }
 
-/// 500 wrong tokens, ten at a time. Then the right one, from another address and from this one.
-pub async fn tokens(target: &Target) -> Result<String, Failure> {
+/// So many wrong tokens, ten at a time with a pause after each. Then the right one, from another address and from this one.
+pub async fn tokens(target: &Target, count: usize, pause: Duration) -> Result<String, Failure> {
     let start = Instant::now();
     let statuses = Rc::new(std::cell::RefCell::new(BTreeMap::<u16, usize>::new()));
     let mut tasks = JoinSet::new();
     for _ in 0..10 {
         let (target, statuses) = (target.clone(), statuses.clone());
         tasks.spawn_local(async move {
-            for number in 0..50 {
+            for number in 0..count / 10 {
                 let wrong = format!("wrong-{number}");
-                let status = match target.dial(ATTACKER).await {
+                let status = match target.dial(target.from).await {
                     Ok(stream) => Socket::upgrade(stream, Some(&wrong)).await.map_or(0, |(status, _)| status),
                     Err(_) => 0,
                 };
                 *statuses.borrow_mut().entry(status).or_default() += 1;
+                sleep(pause).await;
             }
         });
     }
     while tasks.join_next().await.transpose()?.is_some() {}
     let time = shown(start.elapsed());
     let mut right = Vec::new();
-    for from in [LOCALHOST, ATTACKER] {
+    for from in [LOCALHOST, target.from] {
         let start = Instant::now();
         let (status, _) = Socket::upgrade(target.dial(from).await?, target.token.as_deref()).await?;
         right.push(format!("{status} in {}", shown(start.elapsed())));
@@ -185,7 +192,7 @@ pub async fn tokens(target: &Target) -> Result<String, Failure> {
     let statuses: Vec<_> =
         statuses.borrow().iter().map(|(status, count)| format!("{count} × {status}")).collect();
     Ok(format!(
-        "500 wrong tokens in {time}: {}; the right one from another address: {}, from the same: {}",
+        "{count} wrong tokens in {time}: {}; the right one from another address: {}, from the same: {}",
         statuses.join(", "),
         right[0],
         right[1]

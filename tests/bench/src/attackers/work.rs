@@ -10,7 +10,7 @@ use switchboard::protocol::frame;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{ATTACKER, Answers, MIB, PATIENCE, Target, collect, new_chat, shown};
+use super::{Answers, MIB, PATIENCE, Target, collect, new_chat, shown};
 use crate::wire::{Failure, MASK, Socket, request};
 
 const READERS: usize = 20;
@@ -30,7 +30,7 @@ impl Readers {
         let closed = Rc::new(RefCell::new(Vec::new()));
         let mut tasks = JoinSet::new();
         for number in 0..READERS {
-            let mut socket = target.connect(ATTACKER).await?;
+            let mut socket = target.connect(target.from).await?;
             let (got, closed) = (got.clone(), closed.clone());
             tasks.spawn_local(async move {
                 let error = loop {
@@ -68,29 +68,28 @@ impl Readers {
     }
 }
 
-/// One `settings:update` of 990 values of 4.2 KB.
-pub async fn settings_burst(target: &Target, round: usize) -> Result<String, Failure> {
-    const KEYS: usize = 990;
+/// One `settings:update` of so many values of 4.2 KB.
+pub async fn settings_burst(target: &Target, round: usize, keys: usize) -> Result<String, Failure> {
     let readers = Readers::connect(target).await?;
-    let mut writer = target.connect(ATTACKER).await?;
+    let mut writer = target.connect(target.from).await?;
     let value = char::from(b'a' + (round % 26) as u8).to_string().repeat(4200);
-    let values: serde_json::Map<_, _> = (0..KEYS).map(|key| (format!("k{key:03}"), json!(value))).collect();
+    let values: serde_json::Map<_, _> = (0..keys).map(|key| (format!("k{key:03}"), json!(value))).collect();
     writer.send(&request("burst", "settings:update", &Value::Object(values))).await?;
     let mut answers = Answers::default();
     let closed = collect(&mut writer, &mut answers, 1, Instant::now() + PATIENCE).await;
-    readers.wait_for(KEYS).await;
+    readers.wait_for(keys).await;
     let answer = match (answers.answered, closed) {
         (1, _) => "answered".to_owned(),
         (_, Some(reason)) => format!("NOT answered, {reason}"),
         _ => "NOT answered".to_owned(),
     };
-    Ok(format!("990 settings: {}, {answer}", readers.report(KEYS)))
+    Ok(format!("{keys} settings: {}, {answer}", readers.report(keys)))
 }
 
 /// Pipelined `chat:add-message` of 1 MB each. The chat is deleted at the end.
 pub async fn message_burst(target: &Target, messages: usize) -> Result<String, Failure> {
     let readers = Readers::connect(target).await?;
-    let mut writer = target.connect(ATTACKER).await?;
+    let mut writer = target.connect(target.from).await?;
     let chat = new_chat(&mut writer).await?;
     let content = "many words ".repeat(1_000_000 / 11);
     let one =
@@ -104,37 +103,36 @@ pub async fn message_burst(target: &Target, messages: usize) -> Result<String, F
     readers.wait_for(messages).await;
     let closed = closed.map_or_else(String::new, |reason| format!(", writer {reason}"));
     let report = readers.report(messages);
-    let mut cleaner = target.connect(ATTACKER).await?;
+    let mut cleaner = target.connect(target.from).await?;
     cleaner.call("chat:delete", &json!({"id": chat})).await?;
     Ok(format!("{messages} × 1 MB: {report}, {} of {messages} answered{closed}", answers.answered))
 }
 
-/// A hundred searches a second that match all messages.
-pub async fn search(target: &Target, length: Duration) -> Result<String, Failure> {
-    const A_SECOND: usize = 100;
-    let mut socket = target.connect(ATTACKER).await?;
-    let batch = request("search", "chat:search", &json!({"query": "common"})).repeat(A_SECOND);
+/// So many searches a second that match all messages.
+pub async fn search(target: &Target, a_second: usize, length: Duration) -> Result<String, Failure> {
+    let mut socket = target.connect(target.from).await?;
+    let batch = request("search", "chat:search", &json!({"query": "common"})).repeat(a_second);
     let start = Instant::now();
     let (mut sent, mut answers) = (0, Answers::default());
     while start.elapsed() < length {
-        if start.elapsed() >= Duration::from_secs((sent / A_SECOND) as u64) {
+        if start.elapsed() >= Duration::from_secs((sent / a_second) as u64) {
             // The server stops reading while too many are in flight.
             match tokio::time::timeout_at(start + length, socket.send(&batch)).await {
                 Err(_) => break,
                 Ok(sent) => sent?,
             }
-            sent += A_SECOND;
+            sent += a_second;
         }
-        let next = start + Duration::from_secs((sent / A_SECOND) as u64);
+        let next = start + Duration::from_secs((sent / a_second) as u64);
         collect(&mut socket, &mut answers, usize::MAX, next.min(start + length)).await.map_or(Ok(()), Err)?;
     }
-    let a_second = answers.answered as f64 / length.as_secs_f64();
-    Ok(format!("{sent} searches asked, {a_second:.1} a second answered, {} refused", answers.refused))
+    let answered = answers.answered as f64 / length.as_secs_f64();
+    Ok(format!("{sent} searches asked, {answered:.1} a second answered, {} refused", answers.refused))
 }
 
 /// Deletes a chat.
 pub async fn delete(target: &Target, chat: &str) -> Result<String, Failure> {
-    let mut socket = target.connect(ATTACKER).await?;
+    let mut socket = target.connect(target.from).await?;
     let start = Instant::now();
     let existed = socket.call("chat:delete", &json!({"id": chat})).await?;
     Ok(format!("answered {existed} after {}", shown(start.elapsed())))
@@ -149,17 +147,19 @@ fn escaped_message() -> Vec<u8> {
     out
 }
 
-/// Messages of 15 MiB with escaped member names, 16 a second in all: over the rate limit, or before authentication.
+/// Messages of 15 MiB with escaped member names, four a second on each connection: over the rate limit, or before
+/// authentication.
 pub async fn escapes(
     target: &Target,
     before_authentication: bool,
+    connections: u64,
     length: Duration,
 ) -> Result<String, Failure> {
     let message = Rc::new(escaped_message());
     let (sent, closed) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let end = Instant::now() + length;
     let mut tasks = JoinSet::new();
-    for number in 0..4 {
+    for number in 0..connections {
         let (target, message) = (target.clone(), message.clone());
         let (sent, closed) = (sent.clone(), closed.clone());
         tasks.spawn_local(async move {
@@ -183,8 +183,8 @@ async fn send_escapes(
     sent: &Cell<usize>,
 ) -> Result<(), Failure> {
     let mut socket = match before_authentication {
-        true => Socket::greeted(target.dial(ATTACKER).await?, None).await?,
-        false => target.connect(ATTACKER).await?,
+        true => Socket::greeted(target.dial(target.from).await?, None).await?,
+        false => target.connect(target.from).await?,
     };
     let pings = request("ping", "system:ping", &Value::Null).repeat(100);
     let mut window = Instant::now();

@@ -7,8 +7,9 @@
 //! order.
 //!
 //! `cargo run --release --manifest-path tests/bench/Cargo.toml --bin soak -- target/release/switchboard MINUTES CLIENTS`
-//! (Linux). The exit status is 1 if anything unexpected happened, if descriptors leaked, or if memory grew.
+//! (Linux). With `--attackers` after these, see [`attacked`]. The exit status is 1 if anything unexpected happened, if descriptors leaked, or if memory grew.
 
+mod attacked;
 mod client;
 mod order;
 mod shared;
@@ -209,15 +210,21 @@ async fn run(program: &Program, minutes: f64, clients: usize) -> Result<bool, Fa
 }
 
 fn main() -> Result<ExitCode, Failure> {
-    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<_> = std::env::args().skip(1).collect();
+    let has_attackers = arguments.iter().any(|argument| argument == "--attackers");
+    arguments.retain(|argument| argument != "--attackers");
     let (path, minutes, clients) = match arguments.as_slice() {
         [path] => (path, 30.0, 1000),
         [path, minutes] => (path, minutes.parse()?, 1000),
         [path, minutes, clients] => (path, minutes.parse()?, clients.parse()?),
-        _ => return Err("soak SWITCHBOARD [MINUTES [CLIENTS]]".into()),
+        _ => return Err("soak SWITCHBOARD [MINUTES [CLIENTS]] [--attackers]".into()),
     };
-    let program = Program::start(path, Folder::new()?, &[])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if has_attackers {
+        let is_well = LocalSet::new().block_on(&runtime, attacked::run(path, minutes, clients))?;
+        return Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let program = Program::start(path, Folder::new()?, &[])?;
     let is_well = LocalSet::new().block_on(&runtime, run(&program, minutes, clients))?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
