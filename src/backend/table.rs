@@ -43,7 +43,7 @@ const FAMILIES: &[Family] = &[
     Family {
         channels: imagegen::CHANNELS,
         types: imagegen::TYPES,
-        tables: &[(6, imagegen::TABLES)],
+        tables: &[(6, imagegen::TABLES), (9, imagegen::CLIENTS)],
         register: |server, backend| {
             let recorder = backend.analytics().recorder().clone();
             let config = backend.config().imagegen.clone();

@@ -22,7 +22,7 @@ const OFFER: &str = "//! What other families may use:";
 
 /// Files outside of `protocol/` that are as pure: they read what a provider answers or what an archive contains, without a
 /// socket or a clock.
-pub const PURE_FILES: [&str; 20] = [
+pub const PURE_FILES: [&str; 22] = [
     "backend::families::ai::anthropic",
     "backend::families::ai::dialect",
     "backend::families::ai::echo",
@@ -43,6 +43,8 @@ pub const PURE_FILES: [&str; 20] = [
     "backend::families::imagegen::pattern",
     "backend::families::imagegen::picture",
     "backend::families::imagegen::providers",
+    "backend::families::imagegen::turns",
+    "backend::shared::origin",
 ];
 
 /// Words and paths that need a socket, a clock, a file, a runtime or the terminal.

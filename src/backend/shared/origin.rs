@@ -3,8 +3,8 @@
 //! The HTTP client connects to what is read here and to nothing else. So the origin that a key is checked against is the one
 //! that the key is sent to, whatever the URL looks like to another reader.
 
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Longest URL, in bytes.
@@ -83,7 +83,7 @@ impl Origin {
 
     /// Whether no third party can read what is sent there: it uses TLS, or stays on this machine.
     pub(crate) fn is_private(&self) -> bool {
-        let address = self.host.parse::<std::net::IpAddr>();
+        let address = self.host.parse::<IpAddr>();
         self.secure
             || self.host == "localhost"
             || self.host.ends_with(".localhost")

@@ -254,16 +254,19 @@ async fn a_full_queue_or_gallery_refuses_more() {
         (config.max_queued, config.max_groups, config.max_total_bytes) = (2, 2, 150);
     })
     .await;
-    let mut client = Client::connect(host.port).await;
+    let (mut client, mut other) = (Client::connect(host.port).await, Client::connect(host.port).await);
     point_at(&mut client, "openai", &upstream.url).await;
     let first = client.call("imagegen:create-entry", ask("openai")).await;
     client.event("imagegen:job-created").await;
     client.event("imagegen:batch-started").await;
-    for _ in 0..2 {
-        client.call("imagegen:create-entry", ask("openai")).await;
-    }
+    client.call("imagegen:create-entry", ask("openai")).await;
     let error = client.refuse("imagegen:create-entry", ask("openai")).await;
-    assert_eq!(error["message"], "queued entries: limit of 2 reached");
+    assert_eq!(error["message"], "queued entries of one client: limit of 1 reached");
+    other.call("imagegen:create-entry", ask("openai")).await;
+    for client in [&mut client, &mut other] {
+        let error = client.refuse("imagegen:create-entry", ask("openai")).await;
+        assert_eq!(error["message"], "queued entries: limit of 2 reached");
+    }
     client.call("imagegen:create-group", json!({"name": "x"})).await;
     let error = client.refuse("imagegen:create-group", json!({"name": "y"})).await;
     assert_eq!(error["message"], "groups: limit of 2 reached");

@@ -46,7 +46,9 @@ const ROWS: &[Row<Arc<Ai>>] = &[
         response: "ModelConfig[]",
         description: "List models with their prices: the provider's own list, or the built-in one if there is no key",
         example: r#"{"provider":"echo"}"#,
-        handler: OwnWithin(deadline, |ai, payload, _| Box::pin(async move { ai.models(&payload).await })),
+        handler: OwnWithin(deadline, |ai, payload, cx| {
+            Box::pin(async move { ai.models(&payload, cx.client_id).await })
+        }),
     },
     Row {
         name: "ai:has-credentials",

@@ -47,7 +47,8 @@ pub struct AiConfig {
     ///
     /// Default 1 MiB, the limit of a message in a chat.
     pub max_answer_bytes: usize,
-    /// Most concurrent requests to providers. Further ones wait, within `max_duration`.
+    /// Most concurrent requests to providers, lists of models included. Further ones wait, in turns for each client, within
+    /// `max_duration`. One client holds at most all places but one, unless there is only one.
     ///
     /// Default 64.
     pub max_concurrent: usize,

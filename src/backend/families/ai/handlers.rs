@@ -5,7 +5,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use crate::backend::shared::db::Db;
@@ -14,7 +13,7 @@ use crate::backend::shared::provider::{Access, Host, no_key};
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::{ErrorCode, WireError};
 use crate::protocol::payload::Payload;
-use crate::server::RequestContext;
+use crate::server::{ClientId, Places, RequestContext};
 
 use super::super::analytics::{AiCall, Recorder};
 use super::super::{chat, credentials};
@@ -39,8 +38,8 @@ pub(super) struct Ai {
     db: Db,
     config: AiConfig,
     recorder: Recorder,
-    /// One permit for each request to a provider that is in progress.
-    concurrent: Semaphore,
+    /// One place for each request to a provider that is in progress.
+    places: Places<ClientId>,
     /// By the provider's name.
     lists: Mutex<BTreeMap<&'static str, ModelList>>,
 }
@@ -99,8 +98,8 @@ struct Question {
 
 impl Ai {
     pub(super) fn new(db: Db, config: AiConfig, recorder: Recorder) -> Ai {
-        let concurrent = Semaphore::new(config.max_concurrent.clamp(1, Semaphore::MAX_PERMITS));
-        Ai { db, config, recorder, concurrent, lists: Mutex::default() }
+        let places = Places::new(config.max_concurrent);
+        Ai { db, config, recorder, places, lists: Mutex::default() }
     }
 
     pub(super) fn max_duration(&self) -> Duration {
@@ -156,7 +155,7 @@ impl Ai {
             started,
             answered: None,
         };
-        let asking = self.ask(provider, &request, |chunk| on_chunk(&request_id, chunk));
+        let asking = self.ask(provider, &request, cx.client_id, |chunk| on_chunk(&request_id, chunk));
         let (answer, finish) = match timeout(self.config.max_duration, asking).await {
             Ok(answered) => answered?,
             Err(_) => {
@@ -177,6 +176,7 @@ impl Ai {
         &self,
         provider: &'static AiProvider,
         request: &ChatRequest,
+        client: ClientId,
         mut on_chunk: impl FnMut(&Chunk) + Send,
     ) -> Result<(ChatAnswer, Finish), WireError> {
         let dialect = match provider.engine {
@@ -192,21 +192,23 @@ impl Ai {
             Engine::Network(dialect) => dialect,
         };
         let name = provider.name;
-        let access = self.usable_access(name).await?.ok_or_else(|| WireError::new(no_key(name)))?;
-        let stopping = |_| WireError::new("the server is stopping");
-        let _permit = self.concurrent.acquire().await.map_err(stopping)?;
+        let without_key = || WireError::new(no_key(name));
+        self.usable_access(name).await?.ok_or_else(without_key)?;
+        let _place = self.places.acquire(client).await;
+        // Read again, because the key or the base URL can have changed during the wait.
+        let access = self.usable_access(name).await?.ok_or_else(without_key)?;
         Upstream { name, dialect, access, config: &self.config }.ask(request, on_chunk).await.map_err(wire)
     }
 
     /// Lists models: a provider's own list if there is a key, else those of the data file. In a list of all providers, one
     /// whose list cannot be read is shown with the models of the data file.
-    pub(super) async fn models(&self, payload: &Payload) -> Result<Payload, WireError> {
+    pub(super) async fn models(&self, payload: &Payload, client: ClientId) -> Result<Payload, WireError> {
         let fields = Fields::decode(payload)?;
         let only = if fields.has("provider") { Some(read_provider(&fields)?) } else { None };
         let mut listed = Vec::new();
         for provider in PROVIDERS.iter().filter(|provider| only.is_none_or(|only| only.name == provider.name))
         {
-            match self.list(provider).await {
+            match self.list(provider, client).await {
                 Ok(Some(models)) => listed.extend(models.iter().map(Model::to_json)),
                 Err(error) if only.is_some() => return Err(error),
                 Ok(None) | Err(_) => {
@@ -219,15 +221,22 @@ impl Ai {
     }
 
     /// Returns the provider's own list; `None` if it has none, or needs a key and has none.
-    async fn list(&self, provider: &'static AiProvider) -> Result<Option<Vec<Model>>, WireError> {
+    async fn list(
+        &self,
+        provider: &'static AiProvider,
+        client: ClientId,
+    ) -> Result<Option<Vec<Model>>, WireError> {
         let Engine::Network(dialect) = provider.engine else { return Ok(None) };
         let name = provider.name;
         let Some(access) = self.usable_access(name).await? else { return Ok(None) };
-        if let Some(list) = self.lists.lock().unwrap_or_else(PoisonError::into_inner).get(name)
-            && list.base_url == access.base_url
-            && list.read_at.elapsed() < LIST_LIFETIME
-        {
-            return Ok(Some(list.models.clone()));
+        if let Some(models) = self.kept_list(name, &access) {
+            return Ok(Some(models));
+        }
+        let _place = self.places.acquire(client).await;
+        // Read again, as for a question. Another request can have read the list during the wait.
+        let Some(access) = self.usable_access(name).await? else { return Ok(None) };
+        if let Some(models) = self.kept_list(name, &access) {
+            return Ok(Some(models));
         }
         let base_url = access.base_url.clone();
         let upstream = Upstream { name, dialect, access, config: &self.config };
@@ -235,6 +244,13 @@ impl Ai {
         let list = ModelList { read_at: Instant::now(), base_url, models: models.clone() };
         self.lists.lock().unwrap_or_else(PoisonError::into_inner).insert(name, list);
         Ok(Some(models))
+    }
+
+    /// Returns a provider's list if it was read from the same address a short time ago.
+    fn kept_list(&self, provider: &str, access: &Access) -> Option<Vec<Model>> {
+        let lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = lists.get(provider).filter(|list| list.base_url == access.base_url)?;
+        (list.read_at.elapsed() < LIST_LIFETIME).then(|| list.models.clone())
     }
 
     pub(super) async fn has_credentials(&self, payload: &Payload) -> Result<Payload, WireError> {

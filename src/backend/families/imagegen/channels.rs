@@ -31,7 +31,9 @@ const ROWS: &[Row<Arc<Imagegen>>] = &[
         response: "QueueGroup",
         description: "Create a group",
         example: r#"{"name":"Landscapes"}"#,
-        handler: Own(|imagegen, payload, _| Box::pin(async move { imagegen.create_group(payload).await })),
+        handler: Own(|imagegen, payload, cx| {
+            Box::pin(async move { imagegen.create_group(payload, cx.client_id).await })
+        }),
     },
     Row {
         name: "imagegen:list-entries",
@@ -47,7 +49,9 @@ const ROWS: &[Row<Arc<Imagegen>>] = &[
         response: "QueueEntry",
         description: "Add an entry to the queue, for one or more batches of images",
         example: r#"{"prompt":"A lake at dawn","provider":"pattern","batchSize":2}"#,
-        handler: Own(|imagegen, payload, _| Box::pin(async move { imagegen.create_entry(payload).await })),
+        handler: Own(|imagegen, payload, cx| {
+            Box::pin(async move { imagegen.create_entry(payload, cx.client_id).await })
+        }),
     },
     Row {
         name: "imagegen:cancel-entry",
@@ -87,6 +91,9 @@ pub const TYPES: &str = concat!("\n", include_str!("types.d.ts"));
 
 /// The tables.
 pub(crate) const TABLES: &str = include_str!("tables.sql");
+
+/// The columns for the clients that made entries and groups.
+pub(crate) const CLIENTS: &str = include_str!("clients.sql");
 
 /// Registers the family's handlers and the paths of its images. Returns the worker, which works as long as it is polled. A
 /// database must not have two.

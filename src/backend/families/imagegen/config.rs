@@ -45,11 +45,12 @@ pub struct ImagegenConfig {
     ///
     /// Default 16 GiB, like the database.
     pub max_total_bytes: u64,
-    /// Most queued entries. Further ones are refused.
+    /// Most queued entries. Further ones are refused. One client can queue nine tenths of them, so that the others find room, or
+    /// all but one if they are fewer than ten.
     ///
     /// Default 1 000.
     pub max_queued: u32,
-    /// Most groups. Further ones are refused.
+    /// Most groups. Further ones are refused. One client can make nine tenths of them, as for the queue.
     ///
     /// Default 1 000: `imagegen:list-groups` returns all of them.
     pub max_groups: u32,

@@ -6,7 +6,7 @@ use crate::backend::shared::db::Db;
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
-use crate::server::Page;
+use crate::server::{ClientId, Page};
 
 use super::super::settings;
 use super::config::ImagegenConfig;
@@ -36,16 +36,24 @@ pub(super) struct Imagegen {
 }
 
 impl Imagegen {
-    pub(super) async fn create_group(&self, payload: Payload) -> Result<Payload, WireError> {
+    pub(super) async fn create_group(
+        &self,
+        payload: Payload,
+        client: ClientId,
+    ) -> Result<Payload, WireError> {
         let max = i64::from(self.config.max_groups);
         let created = self.db.write(move |change| {
             let name = Fields::decode(&payload)?.required_text("name", 1..=MAX_NAME_BYTES)?;
-            store::create_group(change, &name, max)
+            store::create_group(change, &name, &client.to_string(), max)
         });
         created.await
     }
 
-    pub(super) async fn create_entry(&self, payload: Payload) -> Result<Payload, WireError> {
+    pub(super) async fn create_entry(
+        &self,
+        payload: Payload,
+        client: ClientId,
+    ) -> Result<Payload, WireError> {
         let default = settings::text(&self.db, "imagegen.defaultProvider").await?.text;
         let config = self.config.clone();
         let created = self.db.write(move |change| {
@@ -53,7 +61,8 @@ impl Imagegen {
             let (provider, batch, batch_count) = read_entry(&fields, &default, &config)?;
             let group = fields.id("groupId")?.unwrap_or_else(|| DEFAULT_GROUP.to_owned());
             let group = store::group_seq(change.connection, &fields, &group)?;
-            let entry = NewEntry { group, provider: provider.name, batch, batch_count };
+            let client = client.to_string();
+            let entry = NewEntry { client, group, provider: provider.name, batch, batch_count };
             store::create_entry(change, &entry, i64::from(config.max_queued))
         });
         let entry = created.await?;

@@ -10,8 +10,10 @@
 //!                                                               GET /files/images/<id> ◄─ files
 //! ```
 //!
-//! One worker processes the entries in the order of the queue, one batch at a time. Each step is stored before its event is
-//! emitted. After a crash an interrupted batch is generated again; a complete one is neither repeated nor emitted again.
+//! One worker makes one batch at a time, in turns for each client that has entries, and the entries of one client in the order of
+//! the queue. Each step is stored before its event is emitted. After a crash an interrupted batch is generated again; a complete
+//! one is neither repeated nor emitted again. Clients do not survive the end of the program: what they have queued before counts
+//! as queued by one client.
 //!
 //! A provider is a row of `providers.rs`. Its API is a constant in a file of its own, for example `automatic1111.rs`.
 //!
@@ -30,9 +32,10 @@ mod pattern;
 mod picture;
 mod providers;
 mod store;
+mod turns;
 mod upstream;
 mod worker;
 
 pub use channels::{CHANNELS, TYPES};
-pub(crate) use channels::{TABLES, register};
+pub(crate) use channels::{CLIENTS, TABLES, register};
 pub use config::ImagegenConfig;

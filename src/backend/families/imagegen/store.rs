@@ -42,20 +42,18 @@ pub(super) fn list_groups(view: &View<'_>, _: &Fields<'_>) -> Result<Payload, Wi
 /// Creates a group.
 ///
 /// # Errors
-/// When there are `max_groups` already.
+/// When there are `max_groups` already, or the client has made its share of them.
 pub(super) fn create_group(
     change: &mut Change<'_>,
     name: &str,
+    client: &str,
     max_groups: i64,
 ) -> Result<Payload, WireError> {
-    let count = count(change.connection, "SELECT count(*) FROM image_groups")?;
-    if count >= max_groups {
-        return Err(too_many("groups", max_groups));
-    }
+    check_room(change.connection, "image_groups", "groups", client, max_groups)?;
     change
         .connection
-        .prepare_cached("INSERT INTO image_groups (id, name, created_at) VALUES (?, ?, ?)")?
-        .execute(params![Uuid::v4().to_string(), name, change.unix_ms])?;
+        .prepare_cached("INSERT INTO image_groups (id, name, client, created_at) VALUES (?, ?, ?, ?)")?
+        .execute(params![Uuid::v4().to_string(), name, client, change.unix_ms])?;
     let group = change
         .connection
         .prepare_cached("SELECT seq, id, name, created_at FROM image_groups ORDER BY seq DESC LIMIT 1")?
@@ -164,6 +162,7 @@ pub(super) fn list_entries(view: &View<'_>, fields: &Fields<'_>) -> Result<Paylo
 
 /// A new entry of a group.
 pub(super) struct NewEntry {
+    pub(super) client: String,
     pub(super) group: i64,
     pub(super) provider: &'static str,
     pub(super) batch: Batch,
@@ -173,24 +172,22 @@ pub(super) struct NewEntry {
 /// Adds an entry to the end of the queue.
 ///
 /// # Errors
-/// When `max_queued` entries are waiting already.
+/// When `max_queued` entries are waiting already, or the client's share of them.
 pub(super) fn create_entry(
     change: &mut Change<'_>,
     entry: &NewEntry,
     max_queued: i64,
 ) -> Result<Payload, WireError> {
-    let waiting = count(change.connection, "SELECT count(*) FROM image_entries WHERE status = 'queued'")?;
-    if waiting >= max_queued {
-        return Err(too_many("queued entries", max_queued));
-    }
+    let waiting = "image_entries WHERE status = 'queued'";
+    check_room(change.connection, waiting, "queued entries", &entry.client, max_queued)?;
     let id = Uuid::v4().to_string();
     let batch = &entry.batch;
     change
         .connection
         .prepare_cached(
             "INSERT INTO image_entries (id, of_group, prompt, negative_prompt, provider, model, width, height,
-                 batch_size, batch_count, steps, cfg_scale, seed, params, created_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 batch_size, batch_count, steps, cfg_scale, seed, params, client, created_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
             id,
@@ -207,6 +204,7 @@ pub(super) fn create_entry(
             batch.cfg_scale,
             batch.seed,
             batch.params,
+            entry.client,
             change.unix_ms,
         ])?;
     entry_of(change.connection, &id)?.map(Payload::trusted).ok_or_else(lost)
@@ -279,9 +277,11 @@ fn emit_job(change: &mut Change<'_>, channel: &'static str, id: &str) -> Result<
     Ok(())
 }
 
-/// An entry that the worker processes.
+/// An entry of which the worker makes a batch.
 pub(super) struct Task {
     pub(super) id: String,
+    /// Whether the entry has been started.
+    pub(super) is_running: bool,
     /// The name of its provider.
     pub(super) provider: String,
     pub(super) batch: Batch,
@@ -289,19 +289,37 @@ pub(super) struct Task {
     pub(super) batch_count: i64,
 }
 
-/// Queues the entries again that were running when the server ended.
+/// Queues the entries again that were running when the server ended, and forgets the clients of that time.
 pub(super) fn requeue(change: &mut Change<'_>) -> Result<(), WireError> {
-    change.connection.execute("UPDATE image_entries SET status = 'queued' WHERE status = 'running'", [])?;
+    for sql in [
+        "UPDATE image_entries SET status = 'queued', client = NULL WHERE status IN ('queued', 'running')",
+        "UPDATE image_groups SET client = NULL WHERE client NOT NULL",
+    ] {
+        change.connection.execute(sql, [])?;
+    }
     Ok(())
 }
 
-/// Returns the oldest queued entry.
-pub(super) fn next_task(view: &View<'_>) -> Result<Option<Task>, WireError> {
-    let sql = "SELECT id, provider, prompt, negative_prompt, model, width, height, batch_size, steps, cfg_scale, seed, params,
-             batches_done, batch_count
-         FROM image_entries WHERE status = 'queued' ORDER BY seq LIMIT 1";
+/// A client with the entry whose turn it is among its entries. Those of earlier runs of the program have no client.
+pub(super) type Waiting = (Option<String>, String);
+
+/// Returns each client that has entries to make, with the oldest of them.
+pub(super) fn waiting(view: &View<'_>) -> Result<Vec<Waiting>, WireError> {
+    // SQLite takes `id` from the row that has the minimum.
+    let sql = "SELECT client, id, min(seq) FROM image_entries WHERE status IN ('queued', 'running')
+         GROUP BY client ORDER BY 3";
     let mut statement = view.connection.prepare_cached(sql)?;
-    let mut rows = statement.query([])?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Returns an entry to make a batch of; `None` if it has ended.
+pub(super) fn task(view: &View<'_>, id: &str) -> Result<Option<Task>, WireError> {
+    let sql = "SELECT id, provider, prompt, negative_prompt, model, width, height, batch_size, steps, cfg_scale, seed, params,
+             batches_done, batch_count, status = 'running'
+         FROM image_entries WHERE id = ? AND status IN ('queued', 'running')";
+    let mut statement = view.connection.prepare_cached(sql)?;
+    let mut rows = statement.query([id])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     let batch = Batch {
         prompt: row.get(2)?,
@@ -321,6 +339,7 @@ pub(super) fn next_task(view: &View<'_>) -> Result<Option<Task>, WireError> {
         batch,
         batches_done: row.get(12)?,
         batch_count: row.get(13)?,
+        is_running: row.get(14)?,
     }))
 }
 
@@ -517,6 +536,31 @@ pub(super) fn total_bytes(view: &View<'_>) -> Result<i64, WireError> {
 /// The error for a row that is missing although the same transaction wrote it.
 fn lost() -> WireError {
     WireError::new("Internal error")
+}
+
+/// Checks that a client can add one more of `what`, of which there can be `max`. One client can have nine tenths of them, so that
+/// the others find room; and all but one, if they are few.
+///
+/// # Errors
+/// When there are too many.
+fn check_room(
+    connection: &Connection,
+    rows: &str,
+    what: &str,
+    client: &str,
+    max: i64,
+) -> Result<(), WireError> {
+    let sql = format!("SELECT count(*), count(*) FILTER (WHERE client = ?) FROM {rows}");
+    let (all, own): (i64, i64) =
+        connection.prepare_cached(&sql)?.query_row([client], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if all >= max {
+        return Err(too_many(what, max));
+    }
+    let share = (max - (max / 10).max(1)).max(1);
+    if own >= share {
+        return Err(too_many(&format!("{what} of one client"), share));
+    }
+    Ok(())
 }
 
 /// The error for exceeding a limit of the number of groups or entries.

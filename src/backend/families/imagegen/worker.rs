@@ -1,5 +1,5 @@
-//! The worker: one task that processes the entries in the order of the queue, one batch at a time. Each step is written to
-//! the database before its event is emitted, so that a restarted server continues where it stopped.
+//! The worker: one task that makes one batch at a time, in turns for each client. Each step is written to the database before its
+//! event is emitted, so that a restarted server continues where it stopped.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -23,6 +23,7 @@ use super::job::{Batch, GeneratedImage};
 use super::picture::Format;
 use super::providers::{self, Engine};
 use super::store::{self, StoredImage, Task};
+use super::turns::Turns;
 use super::upstream::Upstream;
 
 /// The pause before a failed access to the database is retried.
@@ -66,6 +67,12 @@ pub(super) struct Worker {
     pub(super) recorder: Recorder,
 }
 
+/// Whether an entry has further batches.
+enum Progress {
+    Unfinished,
+    Finished,
+}
+
 /// Why a job did not complete.
 enum JobError {
     /// A client cancelled the entry.
@@ -85,11 +92,17 @@ impl Worker {
     pub(super) async fn run(self) {
         until_done(|| self.db.write(store::requeue)).await;
         self.sweep().await;
+        let mut turns = Turns::new();
         loop {
-            match self.db.read(store::next_task).await {
-                Ok(Some(task)) => self.process(&task).await,
-                Ok(None) => self.signals.queued.notified().await,
-                Err(_) => sleep(DATABASE_PAUSE).await,
+            let Ok(waiting) = self.db.read(store::waiting).await else {
+                sleep(DATABASE_PAUSE).await;
+                continue;
+            };
+            let clients: Vec<Option<String>> = waiting.iter().map(|(client, _)| client.clone()).collect();
+            let next = turns.next(&clients);
+            match waiting.into_iter().find(|(client, _)| next.as_ref() == Some(client)) {
+                Some((_, entry)) => self.take_turn(entry).await,
+                None => self.signals.queued.notified().await,
             }
         }
     }
@@ -102,22 +115,28 @@ impl Worker {
         if self.db.write(job).await? { Ok(()) } else { Err(JobError::Cancelled) }
     }
 
-    /// Processes one entry until it ends.
-    async fn process(&self, task: &Task) {
+    /// Makes one batch of an entry, and ends the entry with its last batch.
+    async fn take_turn(&self, id: String) {
         let cancel = Arc::new(Notify::new());
-        // Before the job starts, so that no cancellation is missed.
-        self.signals.set_current(Some((task.id.clone(), cancel.clone())));
-        let made = self.make_batches(task, &cancel).await;
+        // Before the entry is read, so that no cancellation is missed.
+        self.signals.set_current(Some((id.clone(), cancel.clone())));
+        let entry = id.clone();
+        let made = match self.db.read(move |view| store::task(view, &entry)).await {
+            Ok(Some(task)) => self.make_next_batch(&task, &cancel).await,
+            Ok(None) => Err(JobError::Cancelled),
+            Err(error) => Err(error.into()),
+        };
         self.signals.set_current(None);
         let (status, error) = match made {
-            Ok(()) => ("completed", None),
+            Ok(Progress::Unfinished) => return,
+            Ok(Progress::Finished) => ("completed", None),
             // The request that cancelled it has written the status.
             Err(JobError::Cancelled) => return,
             Err(JobError::Failed(error)) => ("failed", Some(error)),
         };
         // Retried until it is written: otherwise the entry would look as if it were running.
         until_done(|| {
-            let (id, error) = (task.id.clone(), error.clone());
+            let (id, error) = (id.clone(), error.clone());
             self.db.write(move |change| {
                 // A job that could not start is still queued.
                 store::end(change, &id, &["running", "queued"], status, error.as_deref())
@@ -126,10 +145,13 @@ impl Worker {
         .await;
     }
 
-    async fn make_batches(&self, task: &Task, cancel: &Notify) -> Result<(), JobError> {
-        let id = task.id.clone();
-        self.step(move |change| store::start_job(change, &id)).await?;
-        for index in task.batches_done..task.batch_count {
+    async fn make_next_batch(&self, task: &Task, cancel: &Notify) -> Result<Progress, JobError> {
+        if !task.is_running {
+            let id = task.id.clone();
+            self.step(move |change| store::start_job(change, &id)).await?;
+        }
+        let index = task.batches_done;
+        if index < task.batch_count {
             let id = task.id.clone();
             self.step(move |change| store::start_batch(change, &id, index)).await?;
             let mut batch = task.batch.clone();
@@ -140,7 +162,7 @@ impl Worker {
             self.record(task, started.elapsed(), &made);
             made?;
         }
-        Ok(())
+        Ok(if index + 1 < task.batch_count { Progress::Unfinished } else { Progress::Finished })
     }
 
     /// Generates and stores one batch. Returns its number of images.
