@@ -241,6 +241,11 @@ impl<H> Session<H> {
         self.parked.payload_bytes().saturating_add(message)
     }
 
+    /// Whether a message has begun to arrive and is not complete.
+    pub fn is_receiving(&self) -> bool {
+        self.connection.announced_bytes() > 0
+    }
+
     /// How many more messages pass in the present rate window.
     pub fn remaining(&self, now: Millis) -> u32 {
         self.rate.get().remaining(now, &self.rules.limits)

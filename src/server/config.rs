@@ -97,7 +97,9 @@ pub struct Config {
     /// Default false.
     pub same_user: bool,
     /// Most bytes that all clients together hold in messages being received, payloads of requests in flight and bytes that
-    /// wait to be sent, as far as a client holds more than 64 KiB. A message that finds no room is not read until there is.
+    /// wait to be sent, as far as a client holds more than 64 KiB. Events are not counted: each is in memory once. A message
+    /// that finds no room is not read until there is. Meanwhile clients that have had room for 5 s and neither complete
+    /// their message nor take any of their answers are closed with 1008 or cut.
     ///
     /// Default 256 MiB: sixteen messages of the largest size.
     pub max_buffered_bytes: usize,

@@ -18,6 +18,7 @@ mod http;
 mod hub;
 mod lifecycle;
 mod listen;
+mod memory;
 mod metrics;
 mod observer;
 #[cfg(feature = "pages")]

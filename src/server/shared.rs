@@ -19,6 +19,7 @@ use super::admission::{Admission, Key};
 use super::clock::{Clock, unix_ms};
 use super::config::{ClientId, Config, ServerError};
 use super::hub::{self, ClientInfo, Hub};
+use super::memory::Memory;
 use super::metrics::{Limited, Metrics, Stats};
 use super::observer::{Observer, Observers};
 #[cfg(feature = "pages")]
@@ -85,6 +86,7 @@ pub(super) struct Shared {
     pub(super) admission: Admission<Client>,
     /// Places for decoding large messages. A client waits for at most one, so they are given out in turns.
     pub(super) decoding: Arc<Semaphore>,
+    pub(super) memory: Arc<Memory>,
     /// Clients whose upgrade was accepted and whose task has not ended.
     pub(super) tasks: AtomicUsize,
     pub(super) task_ended: Notify,
@@ -149,6 +151,7 @@ impl Server {
                 observers: RwLock::new(Observers::new(config.clone())),
                 clock: Clock::start(),
                 admission: Admission::new(&config),
+                memory: Arc::new(Memory::new(config.max_buffered_bytes)),
                 decoding: Arc::new(Semaphore::new(decoding_places())),
                 tasks: AtomicUsize::new(0),
                 task_ended: Notify::new(),

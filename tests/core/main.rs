@@ -15,6 +15,7 @@ mod handlers;
 mod handshake;
 mod interop;
 mod large;
+mod memory;
 mod observers;
 mod order;
 #[cfg(feature = "pages")]

@@ -71,6 +71,9 @@ struct Talk {
     handled: usize,
     /// Messages without the id of a call that have no response yet.
     hostile: u64,
+    /// Answers with `RATE_LIMITED`.
+    refused: u64,
+    wrong_tokens: u64,
     next_for_everyone: Option<u64>,
     next_for_you: u64,
     shutting_down: bool,
@@ -147,6 +150,8 @@ async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
         names: 0,
         handled: 0,
         hostile: 0,
+        refused: 0,
+        wrong_tokens: 0,
         next_for_everyone: None,
         next_for_you: 0,
         shutting_down: false,
@@ -301,6 +306,7 @@ impl Talk {
         let (channel, payload) = match self.rng.below(12) {
             _ if !self.is_authenticated && self.rng.percent(40) => {
                 let token = if self.rng.percent(70) { TOKEN } else { "guess" };
+                self.wrong_tokens += u64::from(token != TOKEN);
                 ("auth", json!({"token": token}))
             }
             0..3 => ("echo", json!({"name": name, "text": "é\u{1f600}\"\\"})),
@@ -481,6 +487,7 @@ impl Talk {
 
     fn response(&mut self, message: &Value) {
         let code = message["error"]["code"].as_str().unwrap_or_default();
+        self.refused += u64::from(code == "RATE_LIMITED");
         let id = match message["id"].as_str() {
             Some("rate_limited") => message["error"]["details"]["requestId"].as_str(),
             id => id,
@@ -537,6 +544,13 @@ impl Talk {
             (Some(1000), _) => assert_eq!(self.manner, Manner::Closing),
             (Some(1008), "authentication timeout") => assert!(!self.is_authenticated),
             (Some(1008), "slow consumer") => {}
+            (Some(1008), "too many refused messages") => {
+                let least = u64::from(limits.rate_max_requests) * 10;
+                assert!(self.refused + 1 >= least, "closed after {} refusals", self.refused);
+            }
+            (Some(1008), "too many wrong tokens") => {
+                assert!(self.wrong_tokens >= u64::from(limits.max_auth_attempts), "{}", self.wrong_tokens);
+            }
             (Some(1002 | 1007 | 1009), _) => assert_eq!(self.manner, Manner::Rude),
             _ => panic!("{}: closed with {code:?} {reason}", self.name()),
         }

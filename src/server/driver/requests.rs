@@ -14,6 +14,7 @@ use crate::protocol::session::{Action, Request, Slot};
 use crate::protocol::time::Millis;
 
 use super::super::config::ServerError;
+use super::super::memory::Share;
 use super::super::router::Running;
 use super::super::shared::{Lookup, RequestContext};
 use super::decoding::Decoding;
@@ -38,6 +39,29 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             backlog.input_at = 0;
         }
         if used > 0 { Progress::Some } else { Progress::None }
+    }
+
+    /// Reserves room for what the client holds, before more is read. Returns whether there is.
+    pub(super) fn reserve(&mut self, turn: &mut Turn<'_, '_>) -> bool {
+        let mut held_bytes = self.session.held_bytes();
+        let mut share = None;
+        if let Some(backlog) = &mut self.backlog {
+            held_bytes = held_bytes.saturating_add(backlog.outbox.owned_bytes());
+            share = backlog.share.take();
+        }
+        let Some(mut share) = share.or_else(|| Share::new(&self.client.shared.memory, held_bytes)) else {
+            return true;
+        };
+        // A client that is not read because of its own limits has no need to wait.
+        let waits = !self.is_blocked() && self.session.wants_input();
+        let has_room = share.reserve(held_bytes, turn.now.at, waits.then_some(&mut *turn.cx));
+        share.note_receiving(self.session.is_receiving(), turn.now.at);
+        if share.waiting_since().is_some() {
+            // Silence is not the client's fault.
+            self.session.touch(turn.now.at);
+        }
+        self.backlog().share = Some(share);
+        has_room
     }
 
     pub(super) fn read(

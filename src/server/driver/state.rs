@@ -15,6 +15,7 @@ use crate::protocol::time::{Millis, Now};
 use crate::protocol::uuid::Uuid;
 
 use super::super::admission::Place;
+use super::super::memory::Share;
 use super::super::metrics::Limited;
 use super::super::shared::{Client, Shared, Ticket};
 use super::decoding::Decoding;
@@ -50,6 +51,10 @@ pub(super) struct Backlog {
     pub(super) outbox: Outbox,
     /// When the client counts as slow.
     pub(super) slow_at: Option<Millis>,
+    /// What the client has of the memory that all clients share.
+    pub(super) share: Option<Share>,
+    /// When the client is in the way of others, or has waited too long.
+    pub(super) room_at: Option<Millis>,
 }
 
 impl Backlog {
@@ -58,7 +63,10 @@ impl Backlog {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        !self.has_input() && self.decoding.is_none() && self.outbox.is_empty()
+        !self.has_input()
+            && self.decoding.is_none()
+            && self.outbox.is_empty()
+            && self.share.as_ref().is_none_or(Share::is_empty)
     }
 }
 
@@ -173,7 +181,6 @@ impl<Io> Driver<Io> {
         if is_closing || (limit == Limited::Unauthenticated && self.session.is_open()) {
             return;
         }
-        self.client.shared.metrics.limited(limit);
         if limit == Limited::SlowConsumers
             && let Some(backlog) = &mut self.backlog
         {
@@ -186,6 +193,17 @@ impl<Io> Driver<Io> {
             Limited::SlowConsumers => (CloseCode::Policy, "slow consumer"),
             _ => (CloseCode::Policy, limit.as_str()),
         };
+        self.close_limited(turn, limit, code, reason);
+    }
+
+    pub(super) fn close_limited(
+        &mut self,
+        turn: &mut Turn<'_, '_>,
+        limit: Limited,
+        code: CloseCode,
+        reason: &str,
+    ) {
+        self.client.shared.metrics.limited(limit);
         self.session.close(turn.now.at, code, reason, turn.out);
         if limit == Limited::Unauthenticated {
             // It has no place any more, so it is cut as soon as the close frame is written.

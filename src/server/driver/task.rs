@@ -9,10 +9,12 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 
+use crate::protocol::connection::CloseCode;
 use crate::protocol::outbox::Outbox;
 use crate::protocol::session::Due;
 use crate::protocol::time::Millis;
 
+use super::super::memory::LOOK_INTERVAL;
 use super::super::metrics::Limited;
 use super::state::{Alarm, Disconnected, Driver, Progress, Stage, Turn, WRITE_BYTES};
 
@@ -38,9 +40,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             };
             note(self.handle_mail(turn)?);
             note(self.handle_decoded(turn)?);
+            let has_room = self.reserve(turn);
             if self.backlog.as_ref().is_some_and(|backlog| backlog.has_input()) {
-                note(self.handle_held_input(turn));
-            } else if self.may_read() && turn.reads > 0 {
+                if has_room {
+                    note(self.handle_held_input(turn));
+                }
+            } else if has_room && self.may_read() && turn.reads > 0 {
                 turn.reads -= 1;
                 note(self.read(turn, buffer)?);
             }
@@ -56,6 +61,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             }
         }
         self.check_outbox(turn)?;
+        self.check_room(turn)?;
         self.backlog.take_if(|backlog| backlog.is_done());
         self.publish();
         self.set_alarm(turn);
@@ -112,6 +118,46 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         Ok(())
     }
 
+    /// Closes a client that has waited too long for room, and cuts one whose answers find none. Of those that do not use their
+    /// room while others wait for some, one that sends is closed, and one that does not read is cut: only that frees its
+    /// answers.
+    fn check_room(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), Disconnected> {
+        let has_room = self.reserve(turn);
+        let now = turn.now.at;
+        let is_closing = self.session.closing_until().is_some();
+        let Some(backlog) = &mut self.backlog else { return Ok(()) };
+        backlog.room_at = None;
+        let Some(share) = backlog.share.as_ref().filter(|_| !is_closing) else { return Ok(()) };
+        let is_over =
+            !has_room && backlog.outbox.owned_bytes() > self.client.shared.rules.limits.soft_outbox_bytes;
+        let waits_until = share.waiting_since().map(|since| since + self.client.shared.config.memory_timeout);
+        let takes_until = share.must_move_at(backlog.outbox.progress_at());
+        let sends_until = share.must_move_at(share.receiving_since());
+        let others_wait = share.others_wait();
+        let look_at = takes_until.into_iter().chain(sends_until).map(|until| until.max(now + LOOK_INTERVAL));
+        backlog.room_at = waits_until.into_iter().chain(look_at).min();
+        let is_past = |until: Option<Millis>| until.is_some_and(|until| now >= until);
+        if is_over || (others_wait && is_past(takes_until)) {
+            self.client.shared.metrics.limited(Limited::Memory);
+            return Err(Disconnected);
+        }
+        if is_past(waits_until) {
+            self.evict(turn, Limited::Memory);
+        } else if others_wait && is_past(sends_until) {
+            self.close_limited(
+                turn,
+                Limited::Memory,
+                CloseCode::Policy,
+                "message too slow while others wait",
+            );
+        } else {
+            return Ok(());
+        }
+        self.write(turn)?;
+        self.reserve(turn);
+        Ok(())
+    }
+
     /// Once the session has ended, removes the client from the hub; only the close handshake is left.
     fn start_lingering(&mut self, now: Millis) {
         if self.session.is_finished() && self.stage == Stage::Open {
@@ -161,8 +207,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             Stage::Lingering { until, .. } => until,
             _ => self.session.deadline(),
         };
-        if let Some(slow_at) = self.backlog.as_ref().and_then(|backlog| backlog.slow_at) {
-            at = at.min(slow_at);
+        if let Some(backlog) = &self.backlog {
+            at = [backlog.slow_at, backlog.room_at].into_iter().flatten().fold(at, Millis::min);
         }
         let now = turn.now.at;
         if self.alarm.as_ref().is_some_and(|alarm| now < alarm.at && alarm.at <= at) {
