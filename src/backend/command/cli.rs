@@ -110,6 +110,9 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 async fn run(options: ServeOptions) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let ServeOptions { mut config, backend, private } = options;
+    if backend.artifact.allow {
+        hide_memory()?;
+    }
     let data_dir = backend.data_dir.clone();
     let backend = Backend::open(backend)?;
     if private {
@@ -137,6 +140,20 @@ async fn run(options: ServeOptions) -> Result<(), Failure> {
     server.stop().await;
     backend.close().await;
     print("[WS] Server stopped\n")
+}
+
+/// Hides the memory of this process from other processes of its user, root excepted: artifacts could read the token and
+/// keys in its environment. It also writes no core dumps then.
+#[cfg(target_os = "linux")]
+fn hide_memory() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// Does nothing: only Linux shows the environment of a process as a file.
+#[cfg(not(target_os = "linux"))]
+fn hide_memory() -> io::Result<()> {
+    Ok(())
 }
 
 /// A token that is this short can be guessed.

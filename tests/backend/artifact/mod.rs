@@ -2,5 +2,6 @@
 
 mod hostile;
 mod install;
+mod resources;
 mod run;
 mod setup;

@@ -81,6 +81,29 @@ pub struct ArtifactLimits {
     ///
     /// Default 8 KiB.
     pub max_stderr_bytes: usize,
+    /// Most memory of one process of a program: its heap, its stacks and its other private data, in bytes. At the limit it
+    /// cannot allocate more. What processes share is not counted.
+    ///
+    /// Default 2 GiB. As the other limits below, it is set where the system has it and `/bin/sh` exists.
+    pub max_memory_bytes: u64,
+    /// Largest file that a program can write, in bytes. Past it the program is killed by a signal.
+    ///
+    /// Default 256 MiB, the largest total size of an artifact.
+    pub max_written_file_bytes: u64,
+    /// Most files that one process of a program can have open.
+    ///
+    /// Default 1 024, the usual limit of a login session.
+    pub max_open_files: u64,
+    /// How many processes and threads a program can add to those that run in the system when it starts, on Linux. At the
+    /// limit it cannot start more. The system counts all that its user runs, and does not limit root.
+    ///
+    /// Default 256.
+    pub max_processes: u64,
+    /// Most time that one process of a program can compute, in whole seconds. Then it is killed by a signal, also if it has
+    /// left the group of the program.
+    ///
+    /// Default 10 min, as of [`max_timeout`](ArtifactLimits::max_timeout).
+    pub max_cpu_time: Duration,
 }
 
 impl Default for ArtifactLimits {
@@ -98,6 +121,11 @@ impl Default for ArtifactLimits {
             max_running: 8,
             max_output_bytes: 16 << 20,
             max_stderr_bytes: 8 << 10,
+            max_memory_bytes: 2 << 30,
+            max_written_file_bytes: 256 << 20,
+            max_open_files: 1024,
+            max_processes: 256,
+            max_cpu_time: Duration::from_secs(600),
         }
     }
 }

@@ -31,6 +31,8 @@ mod plan;
 mod process;
 mod program;
 #[cfg(unix)]
+mod resources;
+#[cfg(unix)]
 mod run;
 mod schema;
 #[cfg(unix)]

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::manifest::SEARCH_PATH;
+use super::resources::Starter;
 
 const CHUNK_BYTES: usize = 64 << 10;
 /// Reads or writes of a pipe before the other pipes get a turn.
@@ -49,8 +50,17 @@ pub(super) struct Launch {
     pub max_output_bytes: usize,
     /// How much of the end of stderr is kept, in bytes.
     pub max_stderr_bytes: usize,
+    /// Starts it within the limits of the system.
+    pub starter: Starter,
     /// Dropped once the program was reaped.
-    pub held_until_reaped: Box<dyn Send>,
+    pub _held_until_reaped: Box<dyn Send + Sync>,
+}
+
+impl Launch {
+    fn failure_to_start(&self, completed: &Completed) -> Option<io::Error> {
+        let Exit::Code(code) = completed.exit else { return None };
+        self.starter.failure(code, &completed.stderr)
+    }
 }
 
 /// The result of a run.
@@ -79,6 +89,25 @@ pub(super) enum Exit {
 /// # Errors
 /// When the program cannot be started.
 pub(super) async fn run(launch: Launch, input: &str, deadline: Instant) -> io::Result<Completed> {
+    let launch = Arc::new(launch);
+    let mut tries = 1;
+    loop {
+        let failure = match run_once(launch.clone(), input, deadline).await {
+            Ok(completed) => match launch.failure_to_start(&completed) {
+                None => return Ok(completed),
+                Some(failure) => failure,
+            },
+            Err(error) => error,
+        };
+        if failure.kind() != io::ErrorKind::ExecutableFileBusy || tries == BUSY_TRIES {
+            return Err(failure);
+        }
+        tries += 1;
+        tokio::time::sleep(BUSY_PAUSE).await;
+    }
+}
+
+async fn run_once(launch: Arc<Launch>, input: &str, deadline: Instant) -> io::Result<Completed> {
     let started = spawn_blocking(move || start(launch)).await;
     let mut program = started.map_err(|_| io::Error::other("the server is stopping"))??;
     let exit = match timeout_at(deadline, program.exchange(input.as_bytes())).await {
@@ -142,10 +171,9 @@ impl Group {
     }
 }
 
-fn start(launch: Launch) -> io::Result<RunningProgram> {
-    let mut command = Command::new(&launch.program);
+fn start(launch: Arc<Launch>) -> io::Result<RunningProgram> {
+    let mut command = launch.starter.command(&launch.program, &launch.arguments);
     command
-        .args(&launch.arguments)
         .current_dir(&launch.folder)
         .env_clear()
         .env("PATH", SEARCH_PATH)
@@ -156,15 +184,15 @@ fn start(launch: Launch) -> io::Result<RunningProgram> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    let mut child = spawn(&mut command)?;
+    let mut child = command.spawn()?;
     let group = Arc::new(Group { pid: Pid::from_child(&child), is_reaped: Mutex::new(false) });
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (notify_reaped, reaped) = oneshot::channel();
-    let waiting = group.clone();
+    let (waiting, held) = (group.clone(), launch.clone());
     // Before anything below can fail, so that the program is always reaped.
     spawn_blocking(move || {
         let status = waiting.wait(child);
-        drop(launch.held_until_reaped);
+        drop(held);
         // It fails if the request was dropped.
         let _ = notify_reaped.send(status);
     });
@@ -180,19 +208,6 @@ fn start(launch: Launch) -> io::Result<RunningProgram> {
     program.stdout.pipe = stdout.map(|end| pipe::Receiver::from_owned_fd(OwnedFd::from(end))).transpose()?;
     program.stderr.pipe = stderr.map(|end| pipe::Receiver::from_owned_fd(OwnedFd::from(end))).transpose()?;
     Ok(program)
-}
-
-fn spawn(command: &mut Command) -> io::Result<Child> {
-    let mut tries = 1;
-    loop {
-        match command.spawn() {
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
-                tries += 1;
-                std::thread::sleep(BUSY_PAUSE);
-            }
-            spawned => return spawned,
-        }
-    }
 }
 
 impl RunningProgram {

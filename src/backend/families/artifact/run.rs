@@ -16,6 +16,10 @@ use super::folders::{Artifacts, Lease};
 use super::manifest::Manifest;
 use super::process::{self, Completed, Exit, Launch};
 use super::program::locate;
+use super::resources::Starter;
+
+/// So that the end of a duration can always be calculated.
+const MAX_DURATION: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Runs the program of a manifest in its folder.
 ///
@@ -29,7 +33,7 @@ pub(super) async fn run(
 ) -> Result<Payload, WireError> {
     let limits = &artifacts.config().limits;
     let limit = manifest.timeout.min(limits.max_timeout);
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + limit.min(MAX_DURATION);
     let Ok(permit) = timeout_at(deadline, artifacts.running().acquire_owned()).await else {
         let message =
             format!("{} other programs were running for {} ms", limits.max_running, limit.as_millis());
@@ -49,7 +53,8 @@ pub(super) async fn run(
         scratch: scratch.path(),
         max_output_bytes: limits.max_output_bytes,
         max_stderr_bytes: limits.max_stderr_bytes,
-        held_until_reaped: Box::new((folder, scratch, permit)),
+        starter: Starter::new(limits),
+        _held_until_reaped: Box::new((folder, scratch, permit)),
     };
     let completed = process::run(launch, input, deadline).await;
     let completed =

@@ -254,7 +254,7 @@ fn copy_file(folder: &OwnedFd, top: &str, path: &str, copier: &mut Copier) -> Re
 
 fn read_all(file: fs::File, max_bytes: usize) -> Result<Vec<u8>, Problem> {
     let mut content = Vec::new();
-    let read = file.take(max_bytes as u64 + 1).read_to_end(&mut content);
+    let read = file.take((max_bytes as u64).saturating_add(1)).read_to_end(&mut content);
     read.map_err(|error| format!("{MANIFEST_NAME:?}: {error}"))?;
     if content.len() > max_bytes { Err("a manifest that is too large".to_owned()) } else { Ok(content) }
 }
@@ -331,7 +331,7 @@ fn read_archive(
     limits: &ArtifactLimits,
     mut visit: impl FnMut(Item<'_>) -> Result<(), Problem>,
 ) -> Result<(), Problem> {
-    let overhead = MAX_OVERHEAD_PER_FILE.saturating_mul(limits.max_files as u64 + 256);
+    let overhead = MAX_OVERHEAD_PER_FILE.saturating_mul((limits.max_files as u64).saturating_add(256));
     let allowed = limits.max_total_bytes.saturating_add(overhead);
     if size > allowed {
         return Err(format!("an archive of {size} bytes, {allowed} allowed"));
