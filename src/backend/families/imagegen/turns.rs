@@ -50,10 +50,10 @@ mod tests {
             (&["a", "ab", "ab", "ab"], "abab"),
             (&["ab", "abc", "abc", "abc", "abc"], "abcab"),
             // One that always has only one thing to do gets no more than one that has many.
-            (&["ab", "a", "ab", "a", "ab", "ab"], "abab".repeat(2).get(..6).unwrap()),
+            (&["ab", "ab", "a", "ab", "a", "ab"], "ababab"),
             (&["b", "ab", "b", "ab", "b"], "babab"),
             // One that has nothing to do loses its turn, and the others go on.
-            (&["abc", "c", "ac", "ac", "ab", "ab"], "acacba"),
+            (&["abc", "c", "ac", "ac", "ab", "ab"], "acacab"),
         ] {
             assert_eq!(turns(steps), expected, "{steps:?}");
         }
