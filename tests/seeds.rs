@@ -42,6 +42,8 @@ const TARGETS: &[(&str, Property)] = &[
     ("sse", properties::sse),
     #[cfg(feature = "backend")]
     ("tar", properties::tar),
+    #[cfg(feature = "backend")]
+    ("origin", properties::origin),
 ];
 
 /// Mutated seeds per target; they take a second or two without optimisation.
@@ -265,6 +267,10 @@ fn each_property_can_fail() {
     });
     #[cfg(feature = "backend")]
     can_fail("sse: memory", |wrong| properties::sse::memory_is_within(if wrong { 5000 } else { 50 }));
+    #[cfg(feature = "backend")]
+    can_fail("origin: the place", |wrong| {
+        properties::origin::place_is(if wrong { "https://a" } else { "https://b" }, "https://a@B.:443/x");
+    });
     #[cfg(feature = "backend")]
     can_fail("tar: the entries", |wrong| {
         let seed = &inputs("seeds", "tar")[0].1[4..];

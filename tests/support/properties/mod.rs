@@ -15,6 +15,8 @@ pub mod envelope;
 pub mod fair;
 pub mod frames;
 pub mod json;
+#[cfg(feature = "backend")]
+pub mod origin;
 pub mod session;
 #[cfg(feature = "backend")]
 pub mod sse;
@@ -32,6 +34,8 @@ pub use self::envelope::envelope;
 pub use self::fair::fair;
 pub use self::frames::frames;
 pub use self::json::json;
+#[cfg(feature = "backend")]
+pub use self::origin::origin;
 pub use self::session::session;
 #[cfg(feature = "backend")]
 pub use self::sse::sse;
