@@ -168,6 +168,11 @@ fn each_property_can_fail() {
         }
         properties::envelope::decoded_matches_the_text(text, decoded);
     });
+    can_fail("envelope: the start of a message", |wrong| {
+        let message = format!(r#"{{"id":"1","x":"{}"}}"#, "x".repeat(2000));
+        let id = if wrong { None } else { Some("1") };
+        properties::envelope::peeked_matches_the_start(message.as_bytes(), (id, None));
+    });
     can_fail("envelope: round trip", |wrong| {
         let text = r#"{"type":"event","channel":"c","timestamp":7}"#;
         let meant = Envelope::decode(text).unwrap();
@@ -221,6 +226,16 @@ fn each_property_can_fail() {
         }
         assert_eq!(run.events.last(), Some(&failed(FrameError::ReservedBit)));
         scene.matches_tungstenite(&stream, &run, last_frame_at);
+    });
+    can_fail("connection: after this end has closed", |wrong| {
+        let scene =
+            properties::connection::Scene { role: Role::Server, max_message_bytes: 100, closes_at: Some(2) };
+        let stream = [0x80, 0x81, 0, 0, 0, 0, b'a', 0x88, 0x80, 0, 0, 0, 0];
+        let (mut run, _) = scene.run(&stream, &[]);
+        if wrong {
+            run.events.pop();
+        }
+        scene.ends_by_its_frames(&stream, 2, &run);
     });
     can_fail("connection: memory", |wrong| {
         properties::connection::memory_is_within(if wrong { 5000 } else { 50 }, 100);

@@ -13,6 +13,7 @@ use switchboard::protocol::connection::{Connection, Event};
 use switchboard::protocol::error::ErrorCode;
 use switchboard::protocol::frame;
 use switchboard::protocol::payload::Payload;
+use switchboard::protocol::session::MAX_INLINE_BYTES;
 use switchboard::protocol::time::{Millis, Now};
 use switchboard::protocol::uuid::Uuid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -53,6 +54,8 @@ struct Asked {
 }
 
 struct Talk {
+    /// Whether it sends messages that are decoded apart.
+    sends_large: bool,
     world: Arc<World>,
     rng: Rng,
     wire: Wire,
@@ -137,6 +140,7 @@ async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
     };
     let is_plain = rng.percent(50);
     let talk = Talk {
+        sends_large: world.limits.max_message_bytes > MAX_INLINE_BYTES && weather.max_piece >= 5000,
         world: world.clone(),
         wire,
         started,
@@ -308,6 +312,10 @@ impl Talk {
                 let token = if self.rng.percent(70) { TOKEN } else { "guess" };
                 self.wrong_tokens += u64::from(token != TOKEN);
                 ("auth", json!({"token": token}))
+            }
+            0..3 if self.sends_large && self.rng.percent(30) => {
+                world.count("large");
+                ("echo", json!({"name": name, "text": "x".repeat(MAX_INLINE_BYTES)}))
             }
             0..3 => ("echo", json!({"name": name, "text": "é\u{1f600}\"\\"})),
             3 | 4 => ("wait", json!({"ms": self.rng.between(0, 1500)})),

@@ -75,7 +75,10 @@ impl World {
     pub fn new(rng: &mut Rng, is_crowded: bool, traced: bool) -> Arc<World> {
         let is_loud = !is_crowded && rng.percent(20);
         let mut limits = Limits {
-            max_message_bytes: rng.between(600, 4000) as usize,
+            max_message_bytes: match rng.percent(15) && !is_crowded {
+                true => rng.between(100_000, 200_000),
+                false => rng.between(600, 4000),
+            } as usize,
             rate_max_requests: rng.between(3, 40) as u32,
             rate_window: Duration::from_millis(rng.between(50, 1000)),
             max_in_flight: rng.between(1, 6) as usize,

@@ -3,7 +3,7 @@
 use std::io::{Cursor, Read, Result as IoResult, Write};
 
 use switchboard::protocol::connection::{CloseCode, Connection, Event, Violation};
-use switchboard::protocol::frame::{self, FrameError, Header, Role};
+use switchboard::protocol::frame::{self, FrameError, Header, OpCode, Role};
 use tungstenite::error::ProtocolError;
 use tungstenite::protocol::{self, WebSocketConfig};
 use tungstenite::{Error, Message, WebSocket};
@@ -13,8 +13,9 @@ use super::{Choices, cut};
 const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
 
 /// The events and the output are the same wherever the stream is cut. The messages are those that `tungstenite` reads. A
-/// stream is refused where `tungstenite` refuses it or where we are stricter on purpose. Memory stays within the limit, and
-/// nothing is sent after a close frame.
+/// stream is refused where `tungstenite` refuses it or where we are stricter on purpose. Memory stays within the limit, what
+/// is announced is known from the headers, and nothing is sent after a close frame. Once this end has closed, messages are
+/// neither collected nor judged; the peer's close frame and broken headers still end the connection.
 ///
 /// The bytes are: the role and its limit, when this side closes (if it does), the number of cuts, the cuts, the stream.
 pub fn connection(data: &[u8]) {
@@ -34,8 +35,9 @@ pub fn connection(data: &[u8]) {
     if stream.len() <= 512 {
         assert_eq!(scene.run(stream, &[1]).0, whole, "byte by byte");
     }
-    if closes_at.is_none() {
-        scene.matches_tungstenite(stream, &whole, last_frame_at);
+    match closes_at {
+        None => scene.matches_tungstenite(stream, &whole, last_frame_at),
+        Some(at) => scene.ends_by_its_frames(stream, at.min(stream.len()), &whole),
     }
 }
 
@@ -87,11 +89,16 @@ impl Scene {
         for (part, closes) in [(before, self.closes_at.is_some()), (after, false)] {
             for piece in cut(part, cuts) {
                 self.feed(&mut connection, piece, &mut run, &mut position, &mut last_step_at);
+                if stream.len() <= 512 {
+                    let expected = if connection.is_open() { self.announced(&stream[..position]) } else { 0 };
+                    assert_eq!(connection.announced_bytes(), expected, "after {position} bytes");
+                }
             }
             if closes {
                 // Longer than a close frame can hold, and of two-byte characters.
                 connection.close(CloseCode::Away, &"é".repeat(100), &mut run.out);
                 connection.close(CloseCode::Error, "once is enough", &mut run.out);
+                memory_is_within(connection.buffered_bytes(), 0);
             }
         }
         let failed = matches!(run.events.last(), Some(OwnedEvent::Failed(_)));
@@ -126,13 +133,59 @@ impl Scene {
                 matches!(event, Some(OwnedEvent::Closed(..) | OwnedEvent::Failed(_))),
                 connection.is_closed() && !closed
             );
-            memory_is_within(connection.buffered_bytes(), self.max_message_bytes);
+            let most = if connection.is_open() { self.max_message_bytes } else { 0 };
+            memory_is_within(connection.buffered_bytes(), most);
             run.events.extend(event);
             at += consumed;
             *position += consumed;
             // Without bytes there is no step.
             let nothing = connection.receive(&mut [], &mut run.out);
             assert!(nothing.consumed == 0 && nothing.event.is_none());
+        }
+    }
+
+    /// The bytes of the message that these bytes begin, as the headers announce them.
+    fn announced(&self, stream: &[u8]) -> usize {
+        let (mut at, mut message) = (0, 0);
+        while let Ok(Some(header)) = Header::decode(self.role, stream.get(at..).unwrap_or_default()) {
+            let end = at + header.header_bytes + header.length as usize;
+            if let OpCode::Data(_) = header.opcode {
+                message += header.length as usize;
+                if header.fin && end <= stream.len() {
+                    message = 0;
+                }
+            }
+            at = end;
+        }
+        message
+    }
+
+    /// Reads the frames after this end has closed, one by one. The first close frame or broken header ends the connection.
+    pub fn ends_by_its_frames(&self, stream: &[u8], closes_at: usize, run: &Run) {
+        let mut expected = Scene { closes_at: None, ..*self }.run(&stream[..closes_at], &[]).0;
+        let is_open = !matches!(expected.events.last(), Some(OwnedEvent::Closed(..) | OwnedEvent::Failed(_)));
+        expected.events.extend(is_open.then(|| self.end_after(stream, closes_at)).flatten());
+        assert_eq!(run.events, expected.events, "closed at {closes_at}");
+        let ours = run.out.strip_prefix(expected.out.as_slice()).expect("the output before it closes");
+        let frames = usize::from(is_open);
+        assert_eq!(ours.first().map_or(0, |first| usize::from(*first == 0x88)), frames, "one close frame");
+    }
+
+    /// The event of the first close frame or broken header that is complete after this end has closed.
+    fn end_after(&self, stream: &[u8], closes_at: usize) -> Option<OwnedEvent> {
+        let mut at = 0;
+        loop {
+            let header = match Header::decode(self.role, stream.get(at..)?) {
+                Ok(header) => header?,
+                Err(error) => return Some(OwnedEvent::Failed(Violation::Frame(error))),
+            };
+            let start = at + header.header_bytes;
+            at = start.saturating_add(usize::try_from(header.length).unwrap_or(usize::MAX));
+            if header.opcode == frame::CLOSE && at > closes_at {
+                let mask = header.mask.unwrap_or_default();
+                let payload = stream.get(start..at)?.iter().zip(mask.iter().cycle());
+                return Some(closed_by(&payload.map(|(a, b)| a ^ b).collect::<Vec<_>>()));
+            }
         }
     }
 
@@ -267,6 +320,22 @@ impl Scene {
     /// Its limit of frames applies to control frames too, ours does not.
     fn frame_limit(&self) -> usize {
         self.max_message_bytes.max(frame::MAX_CONTROL_BYTES)
+    }
+}
+
+/// What a close frame's payload says (RFC 6455, sections 5.5.1 and 7.4).
+fn closed_by(payload: &[u8]) -> OwnedEvent {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return match payload {
+            [] => OwnedEvent::Closed(None, String::new()),
+            _ => OwnedEvent::Failed(Violation::BadClose),
+        };
+    };
+    let code = u16::from_be_bytes(*code);
+    match (code, String::from_utf8(reason.to_vec())) {
+        (0..1000 | 1004..1007 | 1015..3000 | 5000.., _) => OwnedEvent::Failed(Violation::BadClose),
+        (_, Err(_)) => OwnedEvent::Failed(Violation::NotUtf8),
+        (_, Ok(reason)) => OwnedEvent::Closed(Some(code), reason),
     }
 }
 

@@ -4,16 +4,17 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 use switchboard::protocol::envelope::{
-    self, Body, Envelope, EnvelopeError, EnvelopeErrorKind, Kind, MAX_CHANNEL_BYTES, MAX_ID_BYTES, Timestamp,
+    self, Body, Envelope, EnvelopeError, EnvelopeErrorKind, Kind, MAX_CHANNEL_BYTES, MAX_ID_BYTES,
+    PEEK_BYTES, Timestamp,
 };
-use switchboard::protocol::json::{self, JsonError, Shape};
+use switchboard::protocol::json::{self, JsonError, JsonErrorKind, Shape};
 
 use super::json::without_lone_surrogates;
 use super::offset;
 
 /// We accept what a naive implementation of the rules accepts, and read the members that `serde_json` reads. A refusal
 /// names the same fault at the same byte, with the same usable id and channel. A decoded envelope decodes again after it
-/// was encoded.
+/// was encoded. The start of a message shows the id and the channel that its complete members have.
 pub fn envelope(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let decoded = Envelope::decode(&text);
@@ -26,6 +27,46 @@ pub fn envelope(data: &[u8]) {
         }
     }
     any_strings_survive(&text);
+
+    peeked_matches_the_start(data, envelope::peek(data));
+    // The same with the end of the part that is looked at somewhere in these bytes.
+    if let Some(rest) = data.strip_prefix(b"{") {
+        let sum = data.iter().map(|byte| usize::from(*byte)).sum::<usize>();
+        let pad = (PEEK_BYTES - 10).saturating_sub(sum % (rest.len() + 1));
+        for after in [&b""[..], &[b' '; 2 * PEEK_BYTES]] {
+            let long = [br#"{"pad":""#, "x".repeat(pad).as_bytes(), b"\",", rest, after].concat();
+            peeked_matches_the_start(&long, envelope::peek(&long));
+        }
+    }
+}
+
+/// The start of a message, ended by a brace where it is valid then.
+pub fn peeked_matches_the_start(message: &[u8], peeked: (Option<&str>, Option<&str>)) {
+    let head = &message[..message.len().min(PEEK_BYTES)];
+    let is_cut = head.len() < message.len();
+    let head = match std::str::from_utf8(head) {
+        Ok(head) => head,
+        Err(error) if is_cut && error.valid_up_to() + 4 > head.len() && error.error_len().is_none() => {
+            std::str::from_utf8(&head[..error.valid_up_to()]).expect("it is valid up to there")
+        }
+        Err(_) => return assert_eq!(peeked, (None, None), "not UTF-8"),
+    };
+    let shown = |text: &str| {
+        let (id, channel) = match naive(text) {
+            Ok(envelope) => (envelope.id, Some(envelope.channel)),
+            Err(error) => (error.id, error.channel),
+        };
+        (id.map(str::to_owned), channel.map(str::to_owned))
+    };
+    let expected = match json::validate(head) {
+        Ok(()) => shown(head),
+        Err(error) if is_cut && error.kind == JsonErrorKind::UnexpectedEnd => {
+            let mut ended = (0..=head.len()).rev().filter_map(|end| Some(format!("{}}}", head.get(..end)?)));
+            ended.find(|text| json::validate(text).is_ok()).map_or((None, None), |text| shown(&text))
+        }
+        Err(_) => (None, None),
+    };
+    assert_eq!((peeked.0.map(str::to_owned), peeked.1.map(str::to_owned)), expected, "{head:?}");
 }
 
 pub fn decoded_matches_the_text(text: &str, decoded: Result<Envelope<'_>, EnvelopeError<'_>>) {

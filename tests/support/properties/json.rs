@@ -216,6 +216,11 @@ pub fn members_are_those_of_serde_json(text: &str, shape: Shape, seen: &[Member<
         let lone_surrogate = name != member.name;
         assert_eq!(json::unescape(member.name).is_none(), lone_surrogate, "{:?}", member.name);
         let name = json::unescape(&name).expect("the name has no lone surrogate").into_owned();
+        // Compared with the other names, too, most of which are different.
+        for known in seen.iter().filter_map(|other| json::unescape(other.name)).take(20) {
+            let is_same = known == name && !lone_surrogate;
+            assert_eq!(json::content_is(member.name, &known), is_same, "{:?} is {known:?}", member.name);
+        }
         let value = serde_json::from_str(&in_clean(member.value)).expect("a member's value is JSON");
         members.insert(name, value);
     }
@@ -233,6 +238,9 @@ pub fn string_means(written: &str, meaning: &str) {
     assert_eq!(json::validate(written), Ok(()));
     let content = json::string_content(written).expect("it has quotes");
     assert_eq!(json::unescape(content).as_deref(), Some(meaning));
+    let start = meaning.char_indices().next_back().map_or("x", |(at, _)| &meaning[..at]);
+    let compared = [meaning, &format!("{meaning}x"), start].map(|text| json::content_is(content, text));
+    assert_eq!(compared, [true, false, false], "{written}");
 }
 
 /// A payload accepts only JSON, its debug output does not show it, and `?` in a handler converts its errors.
