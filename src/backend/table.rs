@@ -22,7 +22,7 @@ const FAMILIES: &[Family] = &[
     Family {
         channels: chat::CHANNELS,
         types: chat::TYPES,
-        tables: &[(1, chat::TABLES)],
+        tables: &[(1, chat::TABLES), (10, chat::DELETED)],
         register: |server, backend| chat::register(server, backend.db()),
     },
     Family {

@@ -187,6 +187,8 @@ export interface SearchResult {
   snippet: string;
   score: number;
   createdAt: number;
+  /** Whether more matched than were ranked: only the newest, at most `db.max_ranked_rows`. */
+  truncated?: true;
 }
 
 export type AiProvider = "anthropic" | "openai" | "echo";
@@ -300,6 +302,8 @@ export interface TranscriptSearchResult {
   snippet: string;
   score: number;
   createdAt: number;
+  /** Whether more matched than were ranked: only the newest, at most `db.max_ranked_rows`. */
+  truncated?: true;
 }
 
 /** The files as they were before the prompt `entryId`, if their backup exists. */
@@ -396,6 +400,8 @@ export interface Image {
   prompt: string;
   model: string | null;
   createdAt: number;
+  /** Whether more prompts matched than were searched: only the newest, at most `db.max_ranked_rows`. */
+  truncated?: true;
 }
 
 /** `from` and `to` are Unix ms, both inclusive. */

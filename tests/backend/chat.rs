@@ -207,6 +207,78 @@ async fn search_finds_and_marks_words_and_accepts_any_text() {
 }
 
 #[tokio::test]
+async fn a_search_with_too_many_matches_ranks_the_newest_and_says_so() {
+    let host = Host::open(tempfile::tempdir().unwrap(), |backend, _| backend.db.max_ranked_rows = 3).await;
+    let mut client = Client::connect(host.port).await;
+    let mut chats = Vec::new();
+    for _ in 0..2 {
+        chats.push(client.call("chat:create", json!({})).await["id"].clone());
+    }
+    // The oldest match is the best one, and only the second is in the other chat.
+    let mut ids = Vec::new();
+    let texts = [
+        "needle",
+        "needle and thread",
+        "needle and thread, and more",
+        "a fourth needle, with many words after it",
+    ];
+    for (chat, content) in [0, 1, 0, 0].into_iter().zip(texts) {
+        let message = json!({"chatId": chats[chat], "role": "user", "content": content});
+        ids.push(client.call("chat:add-message", message).await["id"].clone());
+        if ids.len() == 3 {
+            check_search(&mut client, json!({"query": "needle"}), &[&ids[0], &ids[1], &ids[2]], false).await;
+        }
+    }
+    check_search(&mut client, json!({"query": "needle"}), &[&ids[1], &ids[2], &ids[3]], true).await;
+    check_search(&mut client, json!({"query": "needle", "limit": 1}), &[&ids[1]], true).await;
+    // Matches that are not searched do not count.
+    let in_one = json!({"query": "needle", "chatId": chats[0]});
+    check_search(&mut client, in_one, &[&ids[0], &ids[2], &ids[3]], false).await;
+    host.close().await;
+}
+
+async fn check_search(client: &mut Client, query: Value, ids: &[&Value], truncated: bool) {
+    let found = client.call("chat:search", query.clone()).await;
+    assert_eq!(pluck(&found, "messageId"), ids, "{query}");
+    for hit in found.as_array().unwrap() {
+        assert_eq!(hit.get("truncated"), truncated.then_some(&json!(true)), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_chat_is_gone_at_once_although_its_messages_are_removed_later() {
+    let host = small(tempfile::tempdir().unwrap()).await;
+    let mut a = Client::connect(host.port).await;
+    let mut chats = Vec::new();
+    // Its messages are the newest, so they would be the first results.
+    for title in ["kept", "deleted"] {
+        let id = a.call("chat:create", json!({"title": title})).await["id"].clone();
+        for _ in 0..300 {
+            a.call("chat:add-message", json!({"chatId": id, "role": "user", "content": "needle"})).await;
+        }
+        chats.push(id);
+    }
+    let (mut b, id) = (Client::connect(host.port).await, &chats[1]);
+    assert_eq!(a.call("chat:delete", json!({"id": id})).await, true);
+    assert_eq!(b.event("chat:deleted").await, json!({"id": id}));
+    // Each of these comes while messages of the chat are still on the disk, or after that: the answer is the same.
+    for _ in 0..3 {
+        assert_eq!(b.call("chat:get", json!({"id": id})).await, Value::Null);
+        assert_eq!(pluck(&b.call("chat:list", json!({})).await, "title"), ["kept"]);
+        let found = b.call("chat:search", json!({"query": "needle", "limit": 100})).await;
+        assert!(pluck(&found, "chatTitle").iter().all(|title| *title == "kept") && found[99].is_object());
+        b.refuse_member("chat:list", json!({"before": id}), "before").await;
+        b.refuse_member("chat:get-messages", json!({"chatId": id}), "chatId").await;
+        b.refuse_member("chat:search", json!({"query": "needle", "chatId": id}), "chatId").await;
+        b.refuse_member("chat:update", json!({"id": id, "title": "back"}), "id").await;
+        let message = json!({"chatId": id, "role": "user", "content": "late"});
+        b.refuse_member("chat:add-message", message, "chatId").await;
+        assert_eq!(b.call("chat:delete", json!({"id": id})).await, false);
+    }
+    host.close().await;
+}
+
+#[tokio::test]
 async fn concurrent_clients_lose_nothing_and_see_changes_in_one_order() {
     let host = small(tempfile::tempdir().unwrap()).await;
     let mut witness = Client::connect(host.port).await;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::support::client::Client;
 use crate::support::program::{Program, refused};
 use crate::support::skip;
+use crate::support::socket::within;
 
 fn sqlite3(database: &Path, sql: &str) -> Option<String> {
     let output = Command::new("sqlite3").arg(database).arg(sql).output().ok()?;
@@ -75,6 +76,61 @@ async fn every_write_that_was_answered_survives_kill_9() {
     println!("{rounds} kills: {} writes were answered, {} are there", answered.len(), there.len());
     drop(client);
     assert_eq!(program.stop("-TERM").0, Some(0));
+}
+
+#[tokio::test]
+async fn removing_a_large_chat_goes_on_after_a_crash_and_keeps_no_server_from_stopping() {
+    const MESSAGES: usize = 1500;
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let rows = || -> (i64, i64) {
+        let database = rusqlite::Connection::open(data_dir.join("switchboard.db")).unwrap();
+        let count = "SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM chats)";
+        database.query_row(count, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+    };
+
+    let program = Program::start(&data_dir);
+    let mut client = Client::connect(program.port).await;
+    let kept = client.call("chat:create", json!({"title": "kept"})).await["id"].clone();
+    let chat = client.call("chat:create", json!({"title": "large"})).await["id"].clone();
+    let content: String = (0..300).map(|n| format!("needle{n} ")).collect();
+    for chat in [vec![&kept; 10], vec![&chat; MESSAGES]].concat() {
+        client.send("chat:add-message", json!({"chatId": chat, "role": "user", "content": content})).await;
+    }
+    let mut answers = 0;
+    while answers < MESSAGES + 10 {
+        answers += usize::from(client.next().await.unwrap()["type"] == "response");
+    }
+    assert_eq!(client.call("chat:delete", json!({"id": chat})).await, true);
+    program.kill();
+    let (left, chats) = rows();
+    assert!(left > 10 && chats == 2, "{left} messages are left to remove");
+
+    // The removal has begun again when the server stops, and is not finished first.
+    let program = Program::start(&data_dir);
+    let mut client = Client::connect(program.port).await;
+    assert_eq!(client.call("chat:get", json!({"id": chat})).await, Value::Null);
+    drop(client);
+    assert_eq!(program.stop("-TERM").0, Some(0));
+    let (left_later, _) = rows();
+    assert!(left_later > 10 && left_later <= left, "{left_later} of {left} messages are left");
+
+    let program = Program::start(&data_dir);
+    let mut client = Client::connect(program.port).await;
+    let search = json!({"query": "needle", "limit": 100});
+    let removed = async {
+        while rows() != (10, 1) {
+            let found = client.call("chat:search", search.clone()).await;
+            assert_eq!(found.as_array().unwrap().len(), 10);
+        }
+    };
+    within("the removal", removed).await;
+    assert_eq!(client.call("chat:get", json!({"id": kept})).await["messageCount"], 10);
+    drop(client);
+    assert_eq!(program.stop("-TERM").0, Some(0));
+    let database = rusqlite::Connection::open(data_dir.join("switchboard.db")).unwrap();
+    let check: String = database.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
 }
 
 #[tokio::test]

@@ -25,8 +25,10 @@ pub(crate) struct Row<S: 'static> {
 pub(crate) enum Handler<S: 'static> {
     /// None: the server sends events on this channel.
     Event,
-    /// Reads from the database.
-    Read(fn(&View<'_>, &Fields<'_>) -> Result<Payload, WireError>),
+    /// Reads a few rows from the database by key.
+    Read(Reading),
+    /// Reads many rows from the database. It does not delay the reads by key.
+    Search(Reading),
     /// Writes to the database, in one transaction.
     Write(fn(&mut Change<'_>, &Fields<'_>) -> Result<Payload, WireError>),
     /// Does anything else.
@@ -35,6 +37,7 @@ pub(crate) enum Handler<S: 'static> {
     OwnWithin(fn(&S) -> Duration, Own<S>),
 }
 
+type Reading = fn(&View<'_>, &Fields<'_>) -> Result<Payload, WireError>;
 type Own<S> = fn(S, Payload, RequestContext) -> Answer;
 
 /// A handler at work.
@@ -102,15 +105,22 @@ where
             Handler::Event => {}
             Handler::Read(handler) => {
                 let db = db();
-                server.on_request(row.name, move |payload: Payload, _| {
-                    let db = db.clone();
+                server.on_request(row.name, move |payload: Payload, cx| {
+                    let db = db.on_behalf_of(cx.client_id);
                     async move { db.read(move |view| handler(view, &Fields::decode(&payload)?)).await }
+                });
+            }
+            Handler::Search(handler) => {
+                let db = db();
+                server.on_request(row.name, move |payload: Payload, cx| {
+                    let db = db.on_behalf_of(cx.client_id);
+                    async move { db.search(move |view| handler(view, &Fields::decode(&payload)?)).await }
                 });
             }
             Handler::Write(handler) => {
                 let db = db();
-                server.on_request(row.name, move |payload: Payload, _| {
-                    let db = db.clone();
+                server.on_request(row.name, move |payload: Payload, cx| {
+                    let db = db.on_behalf_of(cx.client_id);
                     async move { db.write(move |change| handler(change, &Fields::decode(&payload)?)).await }
                 });
             }

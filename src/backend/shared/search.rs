@@ -7,7 +7,7 @@ use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 
 use super::db::View;
-use super::encode::array;
+use super::encode::{Object, array};
 
 /// Returns an FTS5 query for all words of a text; the last word matches as a prefix. Quoting removes the special meaning of
 /// characters.
@@ -20,16 +20,25 @@ pub(crate) fn match_expression(query: &str) -> String {
     quoted.join(" ")
 }
 
-/// Returns the start of a query: the table `best (seq, score)` with at most `?3` hits of `?1` in an index, best first, then
-/// newest first. If `?2` is set, only the rows that `within` selects are searched. Snippets are expensive, so callers make them
-/// for the rows of this table only.
-pub(crate) fn best_hits(index: &str, within: &str) -> String {
+/// Returns the start of a query: the table `best (seq, score, truncated)` with at most `?3` hits of `?1` in an index, best first,
+/// then newest first. Only the newest `?4` matches are ranked; `truncated` is whether there are more. `filter` is a condition on
+/// `rowid`, in which `?2` is what to search in. Snippets are expensive, so callers make them for the rows of this table only.
+pub(crate) fn best_hits(index: &str, filter: &str) -> String {
     format!(
-        "WITH best AS MATERIALIZED (
+        "WITH newest AS MATERIALIZED (
              SELECT rowid AS seq, rank AS score FROM {index}
-             WHERE {index} MATCH ?1 AND (?2 IS NULL OR rowid IN ({within}))
-             ORDER BY rank, rowid DESC LIMIT ?3)"
+             WHERE {index} MATCH ?1 AND {filter}
+             ORDER BY rowid DESC LIMIT ?4 + 1),
+         best AS MATERIALIZED (
+             SELECT seq, score, (SELECT count(*) FROM newest) > ?4 AS truncated FROM newest
+             WHERE (SELECT count(*) FROM newest) <= ?4 OR seq > (SELECT min(seq) FROM newest)
+             ORDER BY score, seq DESC LIMIT ?3)"
     )
+}
+
+/// Marks a hit of a search that did not rank all matches.
+pub(crate) fn mark_truncated(hit: Object, truncated: bool) -> Object {
+    if truncated { hit.boolean("truncated", true) } else { hit }
 }
 
 /// Runs a search, and returns its hits as an array, each encoded by `hit`. It ends early at

@@ -144,7 +144,7 @@ impl Ai {
         let question = read_question(payload, cx)?;
         if let Some((chat, _)) = &question.chat {
             let chat = chat.clone();
-            self.db.read(move |view| chat::has_chat(view, &chat)).await?;
+            self.db.on_behalf_of(cx.client_id).read(move |view| chat::has_chat(view, &chat)).await?;
         }
         let Question { provider, request, request_id, chat } = question;
         let name = provider.name;
@@ -166,8 +166,8 @@ impl Ai {
         record.succeed(&answer, &finish);
         if let Some((chat, user_message)) = chat {
             let exchange = stored_exchange(name, &request, user_message, &answer, &finish);
-            let stored = self.db.write(move |change| chat::store(change, &chat, &exchange));
-            stored.await?;
+            let db = self.db.on_behalf_of(cx.client_id);
+            db.write(move |change| chat::store(change, &chat, &exchange)).await?;
         }
         Ok(response(&request_id, name, &request, &answer, &finish, started.elapsed()))
     }

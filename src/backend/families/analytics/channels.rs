@@ -9,7 +9,7 @@ use crate::backend::shared::registry::Channel;
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
-use crate::server::Server;
+use crate::server::{ClientId, Server};
 
 use super::query::{self, Params, Query, QueryFn, Source};
 use super::upkeep::Analytics;
@@ -27,8 +27,8 @@ const ROWS: &[Row<Analytics>] = &[
         response: "DashboardData",
         description: "Get an overview, by default of the last 30 days and by day. `totals` are always those of the lifetime",
         example: SERIES_EXAMPLE,
-        handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Params::Neither, query::dashboard))
+        handler: Own(|analytics, payload, cx| {
+            Box::pin(answer(analytics, payload, cx.client_id, Params::Neither, query::dashboard))
         }),
     },
     Row {
@@ -37,8 +37,8 @@ const ROWS: &[Row<Analytics>] = &[
         response: "LifetimeTotals",
         description: "Get the totals since the first record",
         example: "",
-        handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Params::Nothing, query::lifetime_totals))
+        handler: Own(|analytics, payload, cx| {
+            Box::pin(answer(analytics, payload, cx.client_id, Params::Nothing, query::lifetime_totals))
         }),
     },
     Row {
@@ -47,8 +47,8 @@ const ROWS: &[Row<Analytics>] = &[
         response: "CostSummary",
         description: "Get costs by provider and model",
         example: RANGE_EXAMPLE,
-        handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Params::Range, query::cost_summary))
+        handler: Own(|analytics, payload, cx| {
+            Box::pin(answer(analytics, payload, cx.client_id, Params::Range, query::cost_summary))
         }),
     },
     Row {
@@ -57,8 +57,14 @@ const ROWS: &[Row<Analytics>] = &[
         response: "TimeSeriesData",
         description: "Get costs over time in USD, one series per provider",
         example: SERIES_EXAMPLE,
-        handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Params::RangeAndGranularity, query::cost_timeseries))
+        handler: Own(|analytics, payload, cx| {
+            Box::pin(answer(
+                analytics,
+                payload,
+                cx.client_id,
+                Params::RangeAndGranularity,
+                query::cost_timeseries,
+            ))
         }),
     },
     Row {
@@ -67,8 +73,8 @@ const ROWS: &[Row<Analytics>] = &[
         response: "ErrorSummary",
         description: "Get errors by code and channel",
         example: RANGE_EXAMPLE,
-        handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Params::Range, query::error_summary))
+        handler: Own(|analytics, payload, cx| {
+            Box::pin(answer(analytics, payload, cx.client_id, Params::Range, query::error_summary))
         }),
     },
     Row {
@@ -77,8 +83,14 @@ const ROWS: &[Row<Analytics>] = &[
         response: "TimeSeriesData",
         description: "Get errors over time, one series per code",
         example: SERIES_EXAMPLE,
-        handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Params::RangeAndGranularity, query::error_timeseries))
+        handler: Own(|analytics, payload, cx| {
+            Box::pin(answer(
+                analytics,
+                payload,
+                cx.client_id,
+                Params::RangeAndGranularity,
+                query::error_timeseries,
+            ))
         }),
     },
     Row {
@@ -87,8 +99,14 @@ const ROWS: &[Row<Analytics>] = &[
         response: "TimeSeriesData",
         description: "Get tokens over time: `input`, `output`, `cacheRead`, `cacheWrite`",
         example: SERIES_EXAMPLE,
-        handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Params::RangeAndGranularity, query::token_timeseries))
+        handler: Own(|analytics, payload, cx| {
+            Box::pin(answer(
+                analytics,
+                payload,
+                cx.client_id,
+                Params::RangeAndGranularity,
+                query::token_timeseries,
+            ))
         }),
     },
     Row {
@@ -97,8 +115,8 @@ const ROWS: &[Row<Analytics>] = &[
         response: "ModelUsageData",
         description: "Get the calls of each model, most used first",
         example: RANGE_EXAMPLE,
-        handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Params::Range, query::model_usage))
+        handler: Own(|analytics, payload, cx| {
+            Box::pin(answer(analytics, payload, cx.client_id, Params::Range, query::model_usage))
         }),
     },
     Row {
@@ -107,8 +125,14 @@ const ROWS: &[Row<Analytics>] = &[
         response: "TimeSeriesData",
         description: "Get images over time: `images`, `batches`, `failed`",
         example: SERIES_EXAMPLE,
-        handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Params::RangeAndGranularity, query::imagegen_timeseries))
+        handler: Own(|analytics, payload, cx| {
+            Box::pin(answer(
+                analytics,
+                payload,
+                cx.client_id,
+                Params::RangeAndGranularity,
+                query::imagegen_timeseries,
+            ))
         }),
     },
     Row {
@@ -117,8 +141,8 @@ const ROWS: &[Row<Analytics>] = &[
         response: "ToolUsageData",
         description: "Get the calls of artifacts and of tools of models, most used first",
         example: RANGE_EXAMPLE,
-        handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Params::Range, query::tool_usage))
+        handler: Own(|analytics, payload, cx| {
+            Box::pin(answer(analytics, payload, cx.client_id, Params::Range, query::tool_usage))
         }),
     },
     Row {
@@ -127,8 +151,8 @@ const ROWS: &[Row<Analytics>] = &[
         response: "SessionStats",
         description: "Get the number and the duration of sessions",
         example: RANGE_EXAMPLE,
-        handler: Own(|analytics, payload, _| {
-            Box::pin(answer(analytics, payload, Params::Range, query::session_stats))
+        handler: Own(|analytics, payload, cx| {
+            Box::pin(answer(analytics, payload, cx.client_id, Params::Range, query::session_stats))
         }),
     },
     Row {
@@ -137,7 +161,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "{ aggregated: number }",
         description: "Roll up raw rows now; this changes no totals",
         example: "",
-        handler: Own(|analytics, payload, _| Box::pin(run_aggregation(analytics, payload))),
+        handler: Own(|analytics, payload, cx| Box::pin(run_aggregation(analytics, payload, cx.client_id))),
     },
     Row {
         name: "analytics:run-cleanup",
@@ -145,7 +169,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "{ deleted: number }",
         description: "Roll up raw rows, then delete those older than `analytics.retentionDays`; this changes no totals",
         example: "",
-        handler: Own(|analytics, payload, _| Box::pin(run_cleanup(analytics, payload))),
+        handler: Own(|analytics, payload, cx| Box::pin(run_cleanup(analytics, payload, cx.client_id))),
     },
 ];
 
@@ -169,26 +193,32 @@ pub fn register(server: &Server, analytics: &Analytics) {
 async fn answer(
     analytics: Analytics,
     payload: Payload,
+    client: ClientId,
     needs: Params,
     query: QueryFn,
 ) -> Result<Payload, WireError> {
     let asked = Query::read(&Fields::decode(&payload)?, needs)?;
     // A database that is full can still answer from what it has.
-    let _ = analytics.flush().await;
+    let db = analytics.db().on_behalf_of(client);
+    let _ = analytics.flush_through(&db).await;
     let read = move |view: &View<'_>| query(&Source { connection: view.connection, now: unix_ms() }, asked);
-    analytics.db().read(read).await.map(Payload::trusted)
+    db.search(read).await.map(Payload::trusted)
 }
 
-async fn run_aggregation(analytics: Analytics, payload: Payload) -> Result<Payload, WireError> {
+async fn run_aggregation(
+    analytics: Analytics,
+    payload: Payload,
+    client: ClientId,
+) -> Result<Payload, WireError> {
     Fields::decode(&payload)?;
-    analytics.flush().await?;
+    analytics.flush_through(&analytics.db().on_behalf_of(client)).await?;
     let rows = analytics.roll_up().await?;
     Ok(Payload::trusted(Object::new().integer("aggregated", rows).finish()))
 }
 
-async fn run_cleanup(analytics: Analytics, payload: Payload) -> Result<Payload, WireError> {
+async fn run_cleanup(analytics: Analytics, payload: Payload, client: ClientId) -> Result<Payload, WireError> {
     Fields::decode(&payload)?;
-    analytics.flush().await?;
+    analytics.flush_through(&analytics.db().on_behalf_of(client)).await?;
     let rows = analytics.clean_up().await?;
     Ok(Payload::trusted(Object::new().integer("deleted", rows).finish()))
 }

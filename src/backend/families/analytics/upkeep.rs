@@ -46,6 +46,11 @@ impl Analytics {
     /// # Errors
     /// When the database cannot write. The records stay in memory and are written the next time.
     pub async fn flush(&self) -> Result<(), WireError> {
+        self.flush_through(&self.db).await
+    }
+
+    /// As [`flush`](Analytics::flush), with the turns of a handle.
+    pub(super) async fn flush_through(&self, db: &Db) -> Result<(), WireError> {
         // Drained on the writing thread, so that a concurrent flush also waits for these records.
         let drained = Arc::new(Mutex::new(Batch::default()));
         let (recorder, batch) = (self.recorder.clone(), drained.clone());
@@ -61,7 +66,7 @@ impl Analytics {
                 recorder.put_back(std::mem::take(&mut *batch));
             }
         };
-        self.db.write_background(write, done).await
+        db.write_background(write, done).await
     }
 
     /// Rolls up raw rows and returns their number.

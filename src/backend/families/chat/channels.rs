@@ -1,12 +1,12 @@
 //! The channels of the family, and their handlers.
 
-use crate::backend::shared::channel::Handler::{Read, Write};
+use crate::backend::shared::channel::Handler::{Read, Search, Write};
 use crate::backend::shared::channel::{self, Row};
 use crate::backend::shared::db::Db;
 use crate::backend::shared::registry::Channel;
 use crate::server::Server;
 
-use super::chats::{create, delete, get, list, update};
+use super::chats::{create, delete, get, list, remove_deleted, update};
 use super::messages::{add_message, get_messages};
 use super::search::search;
 
@@ -76,7 +76,7 @@ const ROWS: &[Row<()>] = &[
         response: "SearchResult[]",
         description: "Search the text of messages, best match first: 1..=100 results, 20 by default",
         example: r#"{"query":"hello"}"#,
-        handler: Read(search),
+        handler: Search(search),
     },
     Row::event("chat:created", "Chat", "A chat was created"),
     Row::event("chat:updated", "Chat", "A chat's title or system prompt has changed"),
@@ -93,7 +93,11 @@ pub const TYPES: &str = concat!("\n", include_str!("types.d.ts"));
 /// The tables.
 pub(crate) const TABLES: &str = include_str!("tables.sql");
 
+/// The column that hides deleted chats.
+pub(crate) const DELETED: &str = include_str!("deleted.sql");
+
 /// Registers the family's handlers.
 pub fn register(server: &Server, db: &Db) {
     channel::register(server, Some(db), &(), ROWS);
+    db.work_in_steps(remove_deleted);
 }

@@ -19,12 +19,14 @@ pub(super) fn list(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, Wire
         None => i64::MAX,
         Some(id) => view
             .connection
-            .prepare_cached("SELECT moved FROM chats WHERE id = ?")?
+            .prepare_cached("SELECT moved FROM chats WHERE id = ? AND deleted = 0")?
             .query_row([&id], |row| row.get(0))
             .optional()?
             .ok_or_else(|| fields.wrong("before", "id of a chat", "an unknown id"))?,
     };
-    let sql = format!("SELECT {CHAT_COLUMNS} FROM chats WHERE moved < ? ORDER BY moved DESC LIMIT ?");
+    let sql = format!(
+        "SELECT {CHAT_COLUMNS} FROM chats WHERE moved < ? AND deleted = 0 ORDER BY moved DESC LIMIT ?"
+    );
     let mut statement = view.connection.prepare_cached(&sql)?;
     let chats = statement.query_map([before, limit], chat_json)?.collect::<Result<Vec<_>, _>>()?;
     Ok(Payload::trusted(array(&chats)))
@@ -60,7 +62,7 @@ pub(super) fn update(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Pay
         .prepare_cached(
             "UPDATE chats SET title = coalesce(?2, title), system_prompt = iif(?3, ?4, system_prompt),
                  moved = (SELECT max(moved) + 1 FROM chats), updated_at = max(?5, created_at)
-             WHERE id = ?1 AND (title IS NOT coalesce(?2, title) OR ?3 AND system_prompt IS NOT ?4)",
+             WHERE id = ?1 AND deleted = 0 AND (title IS NOT coalesce(?2, title) OR ?3 AND system_prompt IS NOT ?4)",
         )?
         .execute(params![id, title, system_prompt.is_some(), system_prompt.flatten(), change.unix_ms])?;
     let chat = require_chat(change.connection, fields, "id", &id)?;
@@ -72,11 +74,33 @@ pub(super) fn update(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Pay
 
 pub(super) fn delete(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
     let id = fields.required_id("id")?;
-    let deleted = change.connection.prepare_cached("DELETE FROM chats WHERE id = ?")?.execute([&id])?;
+    let deleted = change
+        .connection
+        .prepare_cached("UPDATE chats SET deleted = 1 WHERE id = ? AND deleted = 0")?
+        .execute([&id])?;
     if deleted > 0 {
+        change.leave_work();
         change.emit("chat:deleted", Payload::trusted(Object::new().text("id", &id).finish()));
     }
     Ok(Payload::from(serde_json::Value::Bool(deleted > 0)))
+}
+
+/// Removes one message of a deleted chat; if it has none, its row. Returns whether there is more to remove.
+pub(super) fn remove_deleted(connection: &Connection) -> Result<bool, WireError> {
+    let chat: Option<i64> = connection
+        .prepare_cached("SELECT seq FROM chats WHERE deleted = 1 ORDER BY seq LIMIT 1")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    let Some(chat) = chat else { return Ok(false) };
+    let removed = connection
+        .prepare_cached(
+            "DELETE FROM messages WHERE seq = (SELECT seq FROM messages WHERE chat = ? ORDER BY seq LIMIT 1)",
+        )?
+        .execute([chat])?;
+    if removed == 0 {
+        connection.prepare_cached("DELETE FROM chats WHERE seq = ?")?.execute([chat])?;
+    }
+    Ok(true)
 }
 
 /// Checks that a chat exists.
@@ -96,7 +120,7 @@ fn system_prompt(fields: &Fields<'_>) -> Result<Option<Option<String>>, WireErro
 }
 
 fn find_chat(connection: &Connection, id: &str) -> rusqlite::Result<Option<String>> {
-    let sql = format!("SELECT {CHAT_COLUMNS} FROM chats WHERE id = ?");
+    let sql = format!("SELECT {CHAT_COLUMNS} FROM chats WHERE id = ? AND deleted = 0");
     connection.prepare_cached(&sql)?.query_row([id], chat_json).optional()
 }
 
@@ -112,7 +136,7 @@ fn require_chat(
 
 pub(super) fn chat_seq(connection: &Connection, id: &str) -> Result<i64, WireError> {
     let seq = connection
-        .prepare_cached("SELECT seq FROM chats WHERE id = ?")?
+        .prepare_cached("SELECT seq FROM chats WHERE id = ? AND deleted = 0")?
         .query_row([id], |row| row.get(0))
         .optional()?;
     seq.ok_or_else(|| wrong("chatId", "id of a chat", "an unknown id"))

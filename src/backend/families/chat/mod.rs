@@ -10,7 +10,7 @@ mod chats;
 mod messages;
 mod search;
 
-pub(crate) use channels::TABLES;
 pub use channels::{CHANNELS, TYPES, register};
+pub(crate) use channels::{DELETED, TABLES};
 pub(crate) use chats::has_chat;
 pub(crate) use messages::{Content, NewMessage, content, store};

@@ -5,7 +5,7 @@ use rusqlite::params;
 use crate::backend::shared::db::View;
 use crate::backend::shared::encode::Object;
 use crate::backend::shared::search::{
-    MARK_END, MARK_START, best_hits, marked_html, match_expression, page_of_hits,
+    MARK_END, MARK_START, best_hits, mark_truncated, marked_html, match_expression, page_of_hits,
 };
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
@@ -14,6 +14,11 @@ use crate::protocol::payload::Payload;
 use super::chats::chat_seq;
 
 const MAX_QUERY_BYTES: usize = 1 << 10;
+/// Messages of one chat or of all. Those of deleted chats stay in the index until they are removed.
+const FILTER: &str = "(?2 IS NULL OR rowid IN (SELECT seq FROM messages WHERE chat = ?2))
+             AND (NOT EXISTS (SELECT 1 FROM chats WHERE deleted = 1) OR NOT EXISTS (
+                 SELECT 1 FROM messages JOIN chats ON chats.seq = chat
+                 WHERE messages.seq = message_index.rowid AND deleted = 1))";
 
 pub(super) fn search(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
     let query = match_expression(&fields.required_text("query", 0..=MAX_QUERY_BYTES)?);
@@ -25,15 +30,15 @@ pub(super) fn search(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, Wi
     if query.is_empty() {
         return Ok(Payload::trusted("[]".to_owned()));
     }
-    let best = best_hits("message_index", "SELECT seq FROM messages WHERE chat = ?2");
+    let best = best_hits("message_index", FILTER);
     let sql = format!(
         "{best} SELECT chats.id, chats.title, messages.id, role,
-             snippet(message_index, 0, '{MARK_START}', '{MARK_END}', '…', 24), score, messages.created_at
+             snippet(message_index, 0, '{MARK_START}', '{MARK_END}', '…', 24), score, messages.created_at, truncated
          FROM best CROSS JOIN message_index ON message_index.rowid = best.seq AND message_index MATCH ?1
              JOIN messages ON messages.seq = best.seq JOIN chats ON chats.seq = chat
          ORDER BY score, best.seq DESC"
     );
-    page_of_hits(view, &sql, params![query, chat, limit], |row| {
+    page_of_hits(view, &sql, params![query, chat, limit, view.limits.ranked_rows()], |row| {
         let hit = Object::new()
             .text("chatId", row.get_ref(0)?.as_str()?)
             .text("chatTitle", row.get_ref(1)?.as_str()?)
@@ -42,8 +47,7 @@ pub(super) fn search(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, Wi
             .text("snippet", &marked_html(row.get_ref(4)?.as_str()?))
             // In FTS5 the best match has the smallest rank.
             .number("score", -row.get::<_, f64>(5)?)
-            .integer("createdAt", row.get(6)?)
-            .finish();
-        Ok(hit)
+            .integer("createdAt", row.get(6)?);
+        Ok(mark_truncated(hit, row.get(7)?).finish())
     })
 }

@@ -46,4 +46,6 @@ export interface SearchResult {
   snippet: string;
   score: number;
   createdAt: number;
+  /** Whether more matched than were ranked: only the newest, at most `db.max_ranked_rows`. */
+  truncated?: true;
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::protocol::error::WireError;
@@ -21,6 +21,7 @@ use super::config::CodeConfig;
 use super::scan::{Batch, Found, Tail};
 use super::{index, scan};
 use crate::backend::shared::db::Db;
+use crate::server::{ClientId, Place, Places};
 
 /// How much was read from disk for the index since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +46,9 @@ struct Shared {
     config: CodeConfig,
     /// When the last scan ended. Locked while one runs.
     scanned_at: Arc<Mutex<Option<Instant>>>,
-    /// Locked while files are restored.
-    restoring: Arc<Mutex<()>>,
+    /// The turns of clients that restore files, and of those whose backups are hashed.
+    restoring: Places<ClientId>,
+    hashing: Places<ClientId>,
     scans: AtomicU64,
     files_read: AtomicU64,
     bytes_read: AtomicU64,
@@ -60,7 +62,8 @@ impl Code {
                 db,
                 config,
                 scanned_at: Arc::default(),
-                restoring: Arc::default(),
+                restoring: Places::new(1),
+                hashing: Places::new(1),
                 scans: AtomicU64::new(0),
                 files_read: AtomicU64::new(0),
                 bytes_read: AtomicU64::new(0),
@@ -86,9 +89,14 @@ impl Code {
         &self.shared.db
     }
 
-    /// Waits until no other request restores files.
-    pub(super) async fn restore_turn(&self) -> OwnedMutexGuard<()> {
-        self.shared.restoring.clone().lock_owned().await
+    /// Waits until no other request restores files. Clients take turns.
+    pub(super) async fn restore_turn(&self, client: ClientId) -> Place<ClientId> {
+        self.shared.restoring.acquire(client).await
+    }
+
+    /// Waits until no other request hashes backups. Clients take turns.
+    pub(super) async fn hash_turn(&self, client: ClientId) -> Place<ClientId> {
+        self.shared.hashing.acquire(client).await
     }
 
     /// Updates the index if it is older than the limits allow.

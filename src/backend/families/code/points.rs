@@ -17,6 +17,7 @@ use super::transcript;
 use crate::backend::shared::db::View;
 use crate::backend::shared::encode::{Object, array, quoted};
 use crate::backend::shared::validate::{Fields, wrong};
+use crate::server::ClientId;
 
 const MAX_TARGET_BYTES: usize = 1 << 10;
 /// Backups that are hashed between two writes to the index.
@@ -34,10 +35,11 @@ struct RestorePoint {
 /// The stamp and the SHA-1 of backups, by name.
 type Hashes = HashMap<String, (BackupStamp, String)>;
 
-pub(super) async fn list(code: Code, payload: Payload) -> Result<Payload, WireError> {
+pub(super) async fn list(code: Code, payload: Payload, client: ClientId) -> Result<Payload, WireError> {
     code.refresh().await;
     let (session_id, points, known) = code
         .db()
+        .on_behalf_of(client)
         .read(move |view| {
             let fields = Fields::decode(&payload)?;
             let session_id = fields.required_id("sessionId")?;
@@ -46,7 +48,7 @@ pub(super) async fn list(code: Code, payload: Payload) -> Result<Payload, WireEr
             Ok((session_id, points, read_hashes(view.connection, session)?))
         })
         .await?;
-    let hashes = hash_backups(&code, &session_id, &points, known).await?;
+    let hashes = hash_backups(&code, client, &session_id, &points, known).await?;
     let points: Vec<String> = points.iter().map(|point| point_json(point, &session_id, &hashes)).collect();
     Ok(Payload::trusted(array(&points)))
 }
@@ -92,6 +94,7 @@ fn read_hashes(connection: &Connection, session: i64) -> Result<Hashes, WireErro
 /// Returns the sizes and hashes of existing backups. A backup is read once, and again after it has changed.
 async fn hash_backups(
     code: &Code,
+    client: ClientId,
     session_id: &str,
     points: &[RestorePoint],
     known: Hashes,
@@ -106,7 +109,9 @@ async fn hash_backups(
         let (names, folder) = (names.to_vec(), folder.clone());
         let known: Hashes =
             names.iter().filter_map(|name| Some((name.clone(), known.get(name)?.clone()))).collect();
+        let turn = code.hash_turn(client).await;
         let (current, new) = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let mut current = Hashes::new();
             let mut new = Vec::new();
             for name in names {
@@ -127,7 +132,8 @@ async fn hash_backups(
         hashes.extend(current);
         if !new.is_empty() {
             let session_id = session_id.to_owned();
-            code.db().write(move |change| keep_hashes(change.connection, &session_id, &new)).await?;
+            let db = code.db().on_behalf_of(client);
+            db.write(move |change| keep_hashes(change.connection, &session_id, &new)).await?;
         }
     }
     Ok(hashes)
@@ -164,12 +170,11 @@ fn point_json(point: &RestorePoint, session_id: &str, hashes: &Hashes) -> String
         .finish()
 }
 
-pub(super) async fn restore(code: Code, payload: Payload) -> Result<Payload, WireError> {
+pub(super) async fn restore(code: Code, payload: Payload, client: ClientId) -> Result<Payload, WireError> {
     code.refresh().await;
-    let config = code.config().clone();
-    let (id, order) =
-        code.db().read(move |view| read_order(view, &Fields::decode(&payload)?, config)).await?;
-    let turn = code.restore_turn().await;
+    let (db, config) = (code.db().on_behalf_of(client), code.config().clone());
+    let (id, order) = db.read(move |view| read_order(view, &Fields::decode(&payload)?, config)).await?;
+    let turn = code.restore_turn(client).await;
     let restored = tokio::task::spawn_blocking(move || {
         let _turn = turn;
         restore::restore(&order)

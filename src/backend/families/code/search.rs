@@ -5,7 +5,7 @@ use rusqlite::params;
 use crate::backend::shared::db::View;
 use crate::backend::shared::encode::Object;
 use crate::backend::shared::search::{
-    MARK_END, MARK_START, best_hits, marked_html, match_expression, page_of_hits,
+    MARK_END, MARK_START, best_hits, mark_truncated, marked_html, match_expression, page_of_hits,
 };
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
@@ -30,16 +30,19 @@ pub(super) fn search_transcript(
     if query.is_empty() {
         return Ok(Payload::trusted("[]".to_owned()));
     }
-    let best = best_hits("code_entry_index", "SELECT seq FROM code_entries WHERE session = ?2");
+    let best = best_hits(
+        "code_entry_index",
+        "(?2 IS NULL OR rowid IN (SELECT seq FROM code_entries WHERE session = ?2))",
+    );
     let sql = format!(
         "{best} SELECT s.id, e.id, e.role, snippet(code_entry_index, 0, '{MARK_START}', '{MARK_END}', '…', 24),
-             score, e.created_at
+             score, e.created_at, truncated
          FROM best CROSS JOIN code_entry_index
                  ON code_entry_index.rowid = best.seq AND code_entry_index MATCH ?1
              JOIN code_entries e ON e.seq = best.seq JOIN code_sessions s ON s.seq = e.session
          ORDER BY score, best.seq DESC"
     );
-    page_of_hits(view, &sql, params![query, session, limit], |row| {
+    page_of_hits(view, &sql, params![query, session, limit, view.limits.ranked_rows()], |row| {
         let hit = Object::new()
             .text("sessionId", row.get_ref(0)?.as_str()?)
             .text("entryId", row.get_ref(1)?.as_str()?)
@@ -47,8 +50,7 @@ pub(super) fn search_transcript(
             .text("snippet", &marked_html(row.get_ref(3)?.as_str()?))
             // In FTS5 the best match has the smallest rank.
             .number("score", -row.get::<_, f64>(4)?)
-            .integer("createdAt", row.get(5)?)
-            .finish();
-        Ok(hit)
+            .integer("createdAt", row.get(5)?);
+        Ok(mark_truncated(hit, row.get(6)?).finish())
     })
 }

@@ -54,6 +54,8 @@ export interface TranscriptSearchResult {
   snippet: string;
   score: number;
   createdAt: number;
+  /** Whether more matched than were ranked: only the newest, at most `db.max_ranked_rows`. */
+  truncated?: true;
 }
 
 /** The files as they were before the prompt `entryId`, if their backup exists. */

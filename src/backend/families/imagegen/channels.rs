@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::shared::channel::Handler::{Own, Read};
+use crate::backend::shared::channel::Handler::{Own, Read, Search};
 use crate::backend::shared::channel::{self, Row};
 use crate::backend::shared::db::Db;
 use crate::backend::shared::registry::Channel;
@@ -23,7 +23,7 @@ const ROWS: &[Row<Arc<Imagegen>>] = &[
         response: "QueueGroup[]",
         description: "List the groups of the queue, oldest first; the group `default` always exists",
         example: "",
-        handler: Read(store::list_groups),
+        handler: Search(store::list_groups),
     },
     Row {
         name: "imagegen:create-group",
@@ -59,7 +59,9 @@ const ROWS: &[Row<Arc<Imagegen>>] = &[
         response: "QueueEntry",
         description: "Cancel an entry that is queued or running; its completed batches stay. One that has already ended is returned unchanged",
         example: r#"{"id":"550e8400-e29b-41d4-a716-446655440000"}"#,
-        handler: Own(|imagegen, payload, _| Box::pin(async move { imagegen.cancel_entry(payload).await })),
+        handler: Own(|imagegen, payload, cx| {
+            Box::pin(async move { imagegen.cancel_entry(payload, cx.client_id).await })
+        }),
     },
     Row {
         name: "imagegen:list-images",
@@ -67,7 +69,7 @@ const ROWS: &[Row<Arc<Imagegen>>] = &[
         response: "GalleryPage",
         description: "List images, newest first: 1..=500 of them, 50 by default, those older than the image `before`",
         example: r#"{"query":"lake"}"#,
-        handler: Read(store::list_images),
+        handler: Search(store::list_images),
     },
     Row::event("imagegen:job-created", "{ jobId: string, job: Job }", "The worker has started an entry"),
     Row::event(

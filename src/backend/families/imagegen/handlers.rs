@@ -42,7 +42,8 @@ impl Imagegen {
         client: ClientId,
     ) -> Result<Payload, WireError> {
         let max = i64::from(self.config.max_groups);
-        let created = self.db.write(move |change| {
+        let db = self.db.on_behalf_of(client);
+        let created = db.write(move |change| {
             let name = Fields::decode(&payload)?.required_text("name", 1..=MAX_NAME_BYTES)?;
             store::create_group(change, &name, &client.to_string(), max)
         });
@@ -56,7 +57,8 @@ impl Imagegen {
     ) -> Result<Payload, WireError> {
         let default = settings::text(&self.db, "imagegen.defaultProvider").await?.text;
         let config = self.config.clone();
-        let created = self.db.write(move |change| {
+        let db = self.db.on_behalf_of(client);
+        let created = db.write(move |change| {
             let fields = Fields::decode(&payload)?;
             let (provider, batch, batch_count) = read_entry(&fields, &default, &config)?;
             let group = fields.id("groupId")?.unwrap_or_else(|| DEFAULT_GROUP.to_owned());
@@ -70,9 +72,14 @@ impl Imagegen {
         Ok(entry)
     }
 
-    pub(super) async fn cancel_entry(&self, payload: Payload) -> Result<Payload, WireError> {
+    pub(super) async fn cancel_entry(
+        &self,
+        payload: Payload,
+        client: ClientId,
+    ) -> Result<Payload, WireError> {
         let id = Fields::decode(&payload)?.required_id("id")?;
-        let cancelled = self.db.write(move |change| {
+        let db = self.db.on_behalf_of(client);
+        let cancelled = db.write(move |change| {
             let fields = Fields::decode(&payload)?;
             store::cancel_entry(change, &fields, &fields.required_id("id")?)
         });
@@ -141,8 +148,8 @@ pub(super) async fn page(db: &Db, folder: &Folder, id: &str, max_bytes: usize) -
     let mime_type = db.read(move |view| store::mime_type(view, &image)).await.ok()??;
     let format = Format::from_mime_type(&mime_type)?;
     let path = folder.path_of(id, format);
-    let (file, length) = tokio::task::spawn_blocking(move || files::open(&path, max_bytes)).await.ok()??;
-    let page = Page::file(format.mime_type(), file, length)
+    let bytes = tokio::task::spawn_blocking(move || files::read(&path, max_bytes)).await.ok()??;
+    let page = Page::new(format.mime_type(), bytes)
         .etag(id)
         // An image never changes. It is private because a token can be required.
         .header("cache-control", "private, max-age=31536000, immutable")

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::backend::shared::db::{Change, View};
 use crate::backend::shared::encode::{Object, array};
-use crate::backend::shared::search::match_expression;
+use crate::backend::shared::search::{mark_truncated, match_expression};
 use crate::backend::shared::validate::{Fields, wrong};
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
@@ -443,6 +443,10 @@ const SELECT_IMAGES: &str = "
     FROM images JOIN image_entries ON image_entries.seq = entry JOIN image_groups ON image_groups.seq = of_group";
 
 fn image_json(row: &Row<'_>) -> rusqlite::Result<String> {
+    image_object(row).map(Object::finish)
+}
+
+fn image_object(row: &Row<'_>) -> rusqlite::Result<Object> {
     let id = row.get_ref(0)?.as_str()?;
     let seed: Option<i64> = row.get(8)?;
     let image = Object::new()
@@ -459,7 +463,18 @@ fn image_json(row: &Row<'_>) -> rusqlite::Result<String> {
         .text("prompt", row.get_ref(9)?.as_str()?)
         .text_or_null("model", row.get_ref(10)?.as_str_or_null()?)
         .integer("createdAt", row.get(11)?);
-    Ok(image.finish())
+    Ok(image)
+}
+
+/// Returns whether more prompts match than a search looks at: the newest `max` up to an entry.
+fn is_truncated(connection: &Connection, query: &str, last_entry: i64, max: i64) -> rusqlite::Result<bool> {
+    let matches: i64 = connection
+        .prepare_cached(
+            "SELECT count(*) FROM (SELECT 1 FROM image_prompt_index WHERE prompt MATCH ?1 AND rowid <= ?2
+                 ORDER BY rowid DESC LIMIT ?3 + 1)",
+        )?
+        .query_row(params![query, last_entry, max], |row| row.get(0))?;
+    Ok(matches > max)
 }
 
 /// Returns a page of the gallery, newest first. It has fewer images than `limit` if the response would be too long.
@@ -477,6 +492,13 @@ pub(super) fn list_images(view: &View<'_>, fields: &Fields<'_>) -> Result<Payloa
     };
     let entry = row("entryId", "SELECT seq FROM image_entries WHERE id = ?", "id of an entry")?;
     let before = row("before", "SELECT seq FROM images WHERE id = ?", "id of an image")?;
+    // The entries of a queue are processed in order, so older images are those of this entry and of older ones.
+    let last_entry = match before {
+        None => i64::MAX,
+        Some(image) => connection
+            .prepare_cached("SELECT entry FROM images WHERE seq = ?")?
+            .query_row([image], |row| row.get(0))?,
+    };
     let query = fields.text("query", 0..=MAX_QUERY_BYTES)?.map(|query| match_expression(&query));
     let from = fields.integer("from", 0..=MAX_MS)?;
     let to = fields.integer("to", 0..=MAX_MS)?;
@@ -484,16 +506,19 @@ pub(super) fn list_images(view: &View<'_>, fields: &Fields<'_>) -> Result<Payloa
     let sql = format!(
         "{SELECT_IMAGES} WHERE images.seq < ?1 AND (?2 IS NULL OR of_group = ?2) AND (?3 IS NULL OR entry = ?3)
              AND (?4 IS NULL OR images.created_at >= ?4) AND (?5 IS NULL OR images.created_at <= ?5)
-             AND (?6 = '' OR entry IN (SELECT rowid FROM image_prompt_index WHERE prompt MATCH ?6))
+             AND (?6 = '' OR entry IN (SELECT rowid FROM image_prompt_index
+                 WHERE prompt MATCH ?6 AND rowid <= ?8 ORDER BY rowid DESC LIMIT ?9))
          ORDER BY images.seq DESC LIMIT ?7"
     );
     let mut statement = connection.prepare_cached(&sql)?;
-    let query = query.unwrap_or_default();
+    let (query, max) = (query.unwrap_or_default(), view.limits.ranked_rows());
+    let truncated = !query.is_empty() && is_truncated(connection, &query, last_entry, max)?;
+    let before = before.unwrap_or(i64::MAX);
     let mut rows =
-        statement.query(params![before.unwrap_or(i64::MAX), group, entry, from, to, query, limit + 1])?;
+        statement.query(params![before, group, entry, from, to, query, limit + 1, last_entry, max])?;
     let (mut images, mut bytes, mut has_more, mut last) = (Vec::new(), 0, false, None);
     while let Some(row) = rows.next()? {
-        let image = image_json(row)?;
+        let image = mark_truncated(image_object(row)?, truncated).finish();
         bytes += image.len();
         let is_full = images.len() as i64 == limit || bytes > view.limits.max_page_bytes;
         if is_full && !images.is_empty() {

@@ -74,6 +74,8 @@ export interface Image {
   prompt: string;
   model: string | null;
   createdAt: number;
+  /** Whether more prompts matched than were searched: only the newest, at most `db.max_ranked_rows`. */
+  truncated?: true;
 }
 
 /** `from` and `to` are Unix ms, both inclusive. */

@@ -218,7 +218,7 @@ impl Worker {
         generated: Vec<GeneratedImage>,
     ) -> Result<(), JobError> {
         let bytes: usize = generated.iter().map(|image| image.picture.bytes.len()).sum();
-        let total = self.db.read(store::total_bytes).await?;
+        let total = self.db.search(store::total_bytes).await?;
         let max = self.config.max_total_bytes;
         debug_assert!(total >= 0, "a sum of sizes");
         if u64::try_from(total).unwrap_or_default().saturating_add(bytes as u64) > max {

@@ -1,0 +1,93 @@
+//! The writes that wait for the writing thread. In: writes and their owners. Out: the next one.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::protocol::fair::{FairQueue, Ticket};
+use crate::server::ClientId;
+
+use super::owner::Owner;
+
+/// How long work in the background waits at most while clients write.
+pub(super) const BACKGROUND_PAUSE: Duration = Duration::from_millis(50);
+
+/// Writes in the order in which they are done: clients in turn, each client's own in their order. Those of the server yield to
+/// clients, but are never more than [`BACKGROUND_PAUSE`] apart.
+pub(super) struct Waiting<T> {
+    turns: FairQueue<ClientId>,
+    of_clients: HashMap<u64, (Ticket<ClientId>, T)>,
+    of_server: VecDeque<T>,
+    /// When the last one of the server was taken.
+    server_at: Instant,
+}
+
+impl<T> Waiting<T> {
+    pub(super) fn new(now: Instant) -> Waiting<T> {
+        Waiting {
+            // The one place is that of the write that is taken.
+            turns: FairQueue::new(1),
+            of_clients: HashMap::new(),
+            of_server: VecDeque::new(),
+            server_at: now,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.of_clients.is_empty() && self.of_server.is_empty()
+    }
+
+    pub(super) fn push(&mut self, owner: Owner, write: T) {
+        match owner {
+            Owner::Server => self.of_server.push_back(write),
+            Owner::Client(client) => {
+                let ticket = self.turns.enter(client);
+                self.of_clients.insert(ticket.number(), (ticket, write));
+            }
+        }
+    }
+
+    /// Takes the next write.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<T> {
+        let server_is_due = now.saturating_duration_since(self.server_at) >= BACKGROUND_PAUSE;
+        if (self.of_clients.is_empty() || server_is_due)
+            && let Some(write) = self.of_server.pop_front()
+        {
+            self.server_at = now;
+            return Some(write);
+        }
+        let number = self.turns.poll()?;
+        let (ticket, write) = self.of_clients.remove(&number)?;
+        self.turns.leave(ticket);
+        Some(write)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::uuid::Uuid;
+
+    #[test]
+    fn clients_take_turns_and_the_server_yields_but_is_not_forgotten() {
+        let start = Instant::now();
+        let mut waiting = Waiting::new(start);
+        let [a, b] = [1, 2].map(|id| Owner::Client(Uuid::from_random([id; 16])));
+        for (owner, write) in [
+            (Owner::Server, "s1"),
+            (a, "a1"),
+            (a, "a2"),
+            (a, "a3"),
+            (b, "b1"),
+            (Owner::Server, "s2"),
+            (b, "b2"),
+        ] {
+            waiting.push(owner, write);
+        }
+        let mut taken = Vec::new();
+        for ms in [0, 10, 49, 50, 60, 70, 80] {
+            taken.extend(waiting.pop(start + Duration::from_millis(ms)));
+        }
+        assert_eq!(taken, ["a1", "b1", "a2", "s1", "b2", "a3", "s2"]);
+        assert!(waiting.is_empty() && waiting.pop(start).is_none() && waiting.turns.is_empty());
+    }
+}
