@@ -15,8 +15,10 @@ use crate::protocol::time::Millis;
 
 /// Bytes that each client can hold without counting.
 const FREE_BYTES: usize = 64 << 10;
-/// How long a client that has room can make no use of it while others wait for room.
+/// How long a client that has room can take for its message, or take none of its answers, while others wait for room.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it can send nothing.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How often such a client is looked at, after that.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -127,14 +129,15 @@ impl Share {
         self.waiting.as_ref().map(|waiting| waiting.since)
     }
 
-    /// Since when the client could send a message for which there is room.
-    pub(super) fn receiving_since(&self) -> Option<Millis> {
-        self.receiving_since
+    /// Until when a message that is arriving must have arrived if others wait. `last_byte` is when the client last sent any.
+    pub(super) fn must_send_until(&self, last_byte: Millis) -> Option<Millis> {
+        let since = self.receiving_since.filter(|_| self.reserved.is_some())?;
+        Some((since + PATIENCE).min(since.max(last_byte) + SILENCE))
     }
 
-    /// Until when the client can go on to make no use of its room if others wait.
-    pub(super) fn must_move_at(&self, since: Option<Millis>) -> Option<Millis> {
-        self.reserved.as_ref().and(since).map(|since| since + PATIENCE)
+    /// Until when the client must take answers if others wait. `progress_at` is when it last took any, if some wait.
+    pub(super) fn must_take_until(&self, progress_at: Option<Millis>) -> Option<Millis> {
+        Some(progress_at.filter(|_| self.reserved.is_some())? + PATIENCE)
     }
 
     /// Whether other clients wait for room.

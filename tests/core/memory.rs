@@ -114,6 +114,23 @@ async fn a_message_that_does_not_end_gives_way_to_one_that_waits() {
     assert_eq!(server.stats().limited_by(Limited::Memory), 1);
 }
 
+/// However many clients do that, a message that waits gets its turn in time.
+#[tokio::test(start_paused = true)]
+async fn many_messages_that_do_not_end_keep_no_other_out() {
+    let server = server(small_account());
+    let mut slow = Vec::new();
+    for _ in 0..5 {
+        slow.push(wide(&server).await);
+    }
+    for client in &mut slow {
+        send_half(client, 900).await;
+    }
+    let mut other = wide(&server).await;
+    other.send("2", "echo", large(500)).await;
+    assert_eq!(other.response().await["id"], "2");
+    assert_eq!(server.stats().limited_by(Limited::Memory), 5);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_message_has_five_seconds_from_when_there_is_room_for_it() {
     let server = server(small_account());
@@ -131,9 +148,14 @@ async fn a_message_has_five_seconds_from_when_there_is_room_for_it() {
     holder.response().await;
     let began = Instant::now();
     other.send("2", "echo", large(500)).await;
-    sleep(Duration::from_secs(4)).await;
-    small.assert_alive().await;
+    for _ in 0..8 {
+        sleep(Duration::from_millis(500)).await;
+        slow.socket.get_mut().write_all(b" ").await.expect("it is still read");
+        small.assert_alive().await;
+    }
     assert_eq!(server.client_count(), 4);
+    sleep(Duration::from_millis(700)).await;
+    slow.socket.get_mut().write_all(b" ").await.expect("it is still read");
     assert_eq!(other.response().await["id"], "2");
     assert!((4_900..6_100).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
     assert_eq!(slow.close_code().await, 1008);

@@ -131,8 +131,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         let is_over =
             !has_room && backlog.outbox.owned_bytes() > self.client.shared.rules.limits.soft_outbox_bytes;
         let waits_until = share.waiting_since().map(|since| since + self.client.shared.config.memory_timeout);
-        let takes_until = share.must_move_at(backlog.outbox.progress_at());
-        let sends_until = share.must_move_at(share.receiving_since());
+        let takes_until = share.must_take_until(backlog.outbox.progress_at());
+        let sends_until = share.must_send_until(self.session.last_byte());
         let others_wait = share.others_wait();
         let look_at = takes_until.into_iter().chain(sends_until).map(|until| until.max(now + LOOK_INTERVAL));
         backlog.room_at = waits_until.into_iter().chain(look_at).min();
