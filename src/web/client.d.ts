@@ -636,8 +636,8 @@ export interface Channels {
   "credentials:list": { payload: undefined; response: string[] };
   /** Get whether a credential exists, and its metadata; never its token. */
   "credentials:get": { payload: { key: string }; response: Credential };
-  /** Store or replace a credential; its token is encrypted on disk. A provider's token is sent only to the origin of the base URL that is set at this time. */
-  "credentials:set": { payload: { key: string, token: string, metadata?: Record<string, unknown> }; response: undefined };
+  /** Store or replace a credential; its token is encrypted on disk. A provider's token is sent only to `origin`, by default to that of the base URL that is set at this time. */
+  "credentials:set": { payload: { key: string, token: string, metadata?: Record<string, unknown>, origin?: string }; response: undefined };
   /** Delete a credential and return whether it existed. */
   "credentials:delete": { payload: { key: string }; response: boolean };
   /** List the installed artifacts, by id. */

@@ -90,6 +90,15 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
             "metadata",
         ),
         ("credentials:set", json!({"key": [TOKEN], "token": TOKEN}), "key"),
+        ("credentials:set", json!({"key": "k", "token": TOKEN, "origin": null}), "origin"),
+        ("credentials:set", json!({"key": "k", "token": TOKEN, "origin": ""}), "origin"),
+        ("credentials:set", json!({"key": "k", "token": TOKEN, "origin": TOKEN}), "origin"),
+        (
+            "credentials:set",
+            json!({"key": "k", "token": TOKEN, "origin": format!("https://{TOKEN}@a")}),
+            "origin",
+        ),
+        ("credentials:set", json!({"key": "k", "token": TOKEN, "origin": "x".repeat(2049)}), "origin"),
     ] {
         let error = client.refuse_member(channel, payload, path).await;
         assert!(!error.to_string().contains(TOKEN), "{error}");

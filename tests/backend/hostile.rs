@@ -86,7 +86,7 @@ fn payloads(Named { chat, session, restore_point, entry }: &Named) -> Vec<(&'sta
         ("settings:reset", json!({"key": "theme"})),
         ("credentials:list", Value::Null),
         ("credentials:get", json!({"key": "k"})),
-        ("credentials:set", json!({"key": "k", "token": "t", "metadata": {"a": 1}})),
+        ("credentials:set", json!({"key": "k", "token": "t", "metadata": {"a": 1}, "origin": "https://a"})),
         ("credentials:delete", json!({"key": "k"})),
         ("artifact:list", Value::Null),
         ("artifact:get", json!({"id": "a"})),

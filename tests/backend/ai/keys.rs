@@ -148,6 +148,28 @@ async fn a_credential_belongs_to_the_base_urls_of_both_families_that_use_it() {
     host.close().await;
 }
 
+#[tokio::test]
+async fn a_key_that_names_its_origin_belongs_to_it_whatever_is_set() {
+    let (ours, theirs) = (Upstream::start(vec![done()]).await, Upstream::start(vec![]).await);
+    let host = new_host().await;
+    let mut client = Client::connect(host.port).await;
+    point_at(&mut client, "openai", &theirs.url).await;
+    let given = json!({"key": "openai", "token": TOKEN, "origin": format!("{}/v1", ours.url)});
+    client.call("credentials:set", given).await;
+    client.event("credentials:changed").await;
+    assert!(
+        refusals(&mut client).await[0]
+            .contains(&format!("given for {}, and is not sent to {}", ours.url, theirs.url))
+    );
+    point_at(&mut client, "openai", &ours.url).await;
+    client.call("ai:chat", question("openai", "m", "x")).await;
+    client.call("settings:reset", json!({"key": "ai.openai.baseUrl"})).await;
+    client.event("settings:changed").await;
+    assert!(refusals(&mut client).await[0].contains("is not sent to https://api.openai.com"));
+    assert!(ours.requests().len() == 1 && ours.requests()[0].contains(TOKEN) && theirs.requests().is_empty());
+    host.close().await;
+}
+
 /// Whatever the order of the changes, a server receives a key only if it was given while the base URL was that server's.
 #[tokio::test]
 async fn a_key_given_while_the_base_url_changes_goes_to_one_of_the_two_only() {

@@ -28,9 +28,9 @@ const ROWS: &[Row<Db>] = &[
     },
     Row {
         name: "credentials:set",
-        payload: "{ key: string, token: string, metadata?: Record<string, unknown> }",
+        payload: "{ key: string, token: string, metadata?: Record<string, unknown>, origin?: string }",
         response: "-",
-        description: "Store or replace a credential; its token is encrypted on disk. A provider's token is sent only to the origin of the base URL that is set at this time",
+        description: "Store or replace a credential; its token is encrypted on disk. A provider's token is sent only to `origin`, by default to that of the base URL that is set at this time",
         example: r#"{"key":"example","token":"not-a-real-token","metadata":{"label":"Example"}}"#,
         handler: Own(|db, payload, cx| Box::pin(set(db.on_behalf_of(cx.client_id), payload))),
     },

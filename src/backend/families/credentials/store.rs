@@ -21,6 +21,7 @@ use super::seal::{
 
 const MAX_KEY_BYTES: usize = 256;
 const MAX_TOKEN_BYTES: usize = 16 << 10;
+const MAX_URL_BYTES: usize = 2 << 10;
 const MAX_METADATA_BYTES: usize = 64 << 10;
 /// Most credentials, so that the response of `credentials:list` always fits into a message.
 const MAX_CREDENTIALS: i64 = 1000;
@@ -137,10 +138,16 @@ fn store(change: &mut Change<'_>, fields: &Fields<'_>, key_path: &Path) -> Resul
     let key = fields.required_text("key", 1..=MAX_KEY_BYTES)?;
     let token = fields.required_text("token", 1..=MAX_TOKEN_BYTES)?;
     let metadata = fields.object_json("metadata", MAX_METADATA_BYTES)?;
+    let origins = match given_origin(fields)? {
+        Some(origin) => vec![origin],
+        // Read in the transaction that stores the token: no change of a base URL can come between.
+        None => {
+            let stored = |setting: &str| settings::stored(change.connection, setting);
+            origins(&settings::base_urls(&key, stored)?)
+        }
+    };
+    let secret = Secret { token: Token::new(token), origins };
     let cipher = writing_key(change.connection, key_path)?;
-    // Read in the transaction that stores the token: no change of a base URL can come between.
-    let base_urls = settings::base_urls(&key, |setting| settings::stored(change.connection, setting))?;
-    let secret = Secret { token: Token::new(token), origins: origins(&base_urls) };
     let sealed = seal(&cipher, &key, &secret)?;
     change
         .connection
@@ -158,6 +165,14 @@ fn store(change: &mut Change<'_>, fields: &Fields<'_>, key_path: &Path) -> Resul
     }
     announce(change, &key, true);
     Ok(Payload::none())
+}
+
+/// Reads the only origin that a token is for, if the payload names one.
+fn given_origin(fields: &Fields<'_>) -> Result<Option<Origin>, WireError> {
+    let Some(url) = fields.text("origin", 1..=MAX_URL_BYTES)? else { return Ok(None) };
+    // The text is not repeated in the error: a password can be in it.
+    let expected = "http:// or https:// URL with a host, and without user, password and query";
+    url.parse().map(Some).map_err(|_| fields.wrong("origin", expected, "another string"))
 }
 
 pub(super) fn delete(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
