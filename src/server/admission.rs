@@ -2,6 +2,7 @@
 //! addresses of connections and requests. Output: places, refusals, and the end of what loses its place.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -116,6 +117,20 @@ impl<O> House<O> {
 pub(super) struct Place<O> {
     house: Arc<House<O>>,
     seat: Seat,
+}
+
+#[cfg(feature = "pages")]
+impl<O> Place<O> {
+    /// Whether a newcomer has it.
+    pub(super) fn is_lost(&self) -> bool {
+        !self.house.held().occupants.contains_key(&self.seat)
+    }
+}
+
+impl<O> fmt::Debug for Place<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").field("seat", &self.seat).finish_non_exhaustive()
+    }
 }
 
 impl<O> Drop for Place<O> {

@@ -64,8 +64,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Most clients of one address at the same time; IPv6 addresses count by their /64 network. Further ones get 429.
     ///
-    /// Default 10 000, as many as there can be at all: many people can share an address. Behind a proxy, name it in
-    /// [`trusted_proxies`](Config::trusted_proxies) before you lower this.
+    /// Default `usize::MAX`, so only `max_connections` counts: many people can share an address. Behind a proxy, name it in
+    /// [`trusted_proxies`](Config::trusted_proxies) before you set this.
     pub max_connections_per_address: usize,
     /// Most upgraded clients that must still authenticate. They do not count among
     /// [`max_connections`](Config::max_connections). At the limit, the oldest one of the address that has most is closed
@@ -121,14 +121,15 @@ pub struct Config {
     ///
     /// Default 16 KiB; nginx takes 8 KiB a line, hyper 400 KiB.
     pub max_head_bytes: usize,
-    /// Most pages of [`Server::on_get`](super::Server::on_get) that are answered at the same time. Each is in memory until it
-    /// is sent. Further requests wait for `handshake_timeout`, then get 503.
+    /// Most handlers of [`Server::on_get`](super::Server::on_get) that run at the same time. Further requests wait, in turns by
+    /// address; after `handshake_timeout` they get 503. Sending a page takes none of these places.
     ///
     /// Default 32; a browser opens 6 connections to a server.
     #[cfg(feature = "pages")]
     pub max_pages: usize,
-    /// Most responses of [`Server::on_get`](super::Server::on_get) that are being sent at the same time. At the limit, the
-    /// oldest one of the address that has most is cut.
+    /// Most requests for pages of [`Server::on_get`](super::Server::on_get) that are being answered at the same time, from the
+    /// end of their heads until the page is sent. At the limit, the oldest one of the address that has most is cut. A page
+    /// made of bytes is in memory until it is sent; see [`Page::file`](super::Page::file).
     ///
     /// Default 256.
     #[cfg(feature = "pages")]
@@ -219,7 +220,7 @@ impl Default for Config {
             token: None,
             insecure: false,
             max_connections: 10_000,
-            max_connections_per_address: 10_000,
+            max_connections_per_address: usize::MAX,
             max_unauthenticated: 256,
             max_wrong_tokens: 10,
             wrong_token_pause: Duration::from_secs(1),

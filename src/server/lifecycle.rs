@@ -1,6 +1,8 @@
 //! The life of a server: start, serve, stop, and requests of the embedder's own hyper server.
 
 use std::io;
+#[cfg(feature = "pages")]
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -120,9 +122,12 @@ impl Server {
         &self,
         request: &mut hyper::Request<B>,
         peer: impl Into<Peer>,
-    ) -> hyper::Response<super::pages::Content> {
+    ) -> hyper::Response<super::content::Content> {
         let answer = upgrade::answer_embedded(&self.shared, request, peer.into());
-        upgrade::finish(&self.shared, answer).await
+        let place = upgrade::page_place(&self.shared, &answer, Arc::default());
+        let mut response = upgrade::finish(&self.shared, answer).await;
+        response.body_mut().hold(place);
+        response
     }
 
     /// Stops: accepts no new clients, and sends the connected ones `server:shutdown`, `CONNECTION_CLOSED` for each request

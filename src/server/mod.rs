@@ -13,6 +13,8 @@
 mod admission;
 mod clock;
 mod config;
+#[cfg(feature = "pages")]
+mod content;
 mod driver;
 mod http;
 mod hub;
@@ -32,11 +34,13 @@ mod upgrade;
 
 pub use admission::Peer;
 pub use config::{Callback, ClientId, Config, ServerError};
+#[cfg(feature = "pages")]
+pub use content::Content;
 pub use hub::ClientInfo;
 pub use metrics::{Limited, Stats};
 pub use observer::{Completed, Observer, Visit};
 #[cfg(feature = "pages")]
-pub use pages::{Content, Page};
+pub use pages::Page;
 #[cfg(feature = "pages")]
 #[allow(unused_imports)]
 pub(crate) use places::{Place, Places};

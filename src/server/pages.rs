@@ -3,31 +3,31 @@
 //! token as for an upgrade. Built-in pages check `Host` only, and `/metrics` the token; they send no CORS header, so a browser
 //! does not let another site read them.
 //!
-//! A page is held in memory while it is sent, so [`Config::max_pages`](super::Config::max_pages) limits how many are
-//! answered at a time, and [`Config::page_timeout`](super::Config::page_timeout) how long each takes.
+//! [`Config::max_pages`](super::Config::max_pages) limits how many handlers run at a time, in turns by address;
+//! [`Config::max_open_pages`](super::Config::max_open_pages) how many pages are made or sent, and
+//! [`Config::page_timeout`](super::Config::page_timeout) how long each takes.
 
-use std::convert::Infallible;
+use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::task::{Context, Poll};
+use std::task::Poll;
+use std::time::Duration;
 
-use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::protocol::handshake::{self, AccessRules, Head, Refusal};
 
 use super::admission::Key;
 use super::config::{Config, ServerError};
-use super::http::{refuse, text};
+use super::content::{Content, Rest};
+use super::http::{busy, refuse, text};
 use super::metrics::Stats;
-
-/// How much of a page is handed to the socket at once.
-const FRAME_BYTES: usize = 64 << 10;
+use super::places::Places;
 
 /// The result of a page's handler.
 ///
@@ -38,7 +38,7 @@ const FRAME_BYTES: usize = 64 << 10;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Page {
-    body: Bytes,
+    body: Rest,
     content_type: &'static str,
     etag: Option<HeaderValue>,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -48,7 +48,29 @@ impl Page {
     /// A page with a content type. Browsers must not interpret it as another type, or keep a copy unless a
     /// [`header`](Page::header) `cache-control` allows it.
     pub fn new(content_type: &'static str, body: impl Into<Bytes>) -> Page {
-        Page { body: body.into(), content_type, etag: None, headers: Vec::new() }
+        Page { body: Rest::Bytes(body.into()), content_type, etag: None, headers: Vec::new() }
+    }
+
+    /// A page with the first `length` bytes of a file. They are read while they are sent, 64 KiB at a time, so a client that
+    /// does not read them costs no memory. If the file turns out to be shorter, the connection is cut.
+    ///
+    /// ```
+    /// use std::fs::File;
+    /// use switchboard::{Config, Page, Server};
+    ///
+    /// let server = Server::new(Config::default());
+    /// server.on_get("/logo", |_| async {
+    ///     let opened = tokio::task::spawn_blocking(|| {
+    ///         let file = File::open("logo.png")?;
+    ///         let length = file.metadata()?.len();
+    ///         std::io::Result::Ok((file, length))
+    ///     });
+    ///     let (file, length) = opened.await.ok()?.ok()?;
+    ///     Some(Page::file("image/png", file, length))
+    /// });
+    /// ```
+    pub fn file(content_type: &'static str, file: File, length: u64) -> Page {
+        Page { body: Rest::file(file, length), content_type, etag: None, headers: Vec::new() }
     }
 
     /// The same page with a name for exactly this content. A client that sends it in `If-None-Match` gets 304. A name that is
@@ -114,8 +136,8 @@ const CLIENT: BuiltInBody = BuiltInBody::File(JAVASCRIPT, include_str!("../web/c
 pub(super) struct Pages {
     config: Arc<Config>,
     routes: RwLock<Vec<Arc<PageRoute>>>,
-    /// Permits for pages that are being answered.
-    at_once: Arc<Semaphore>,
+    /// For the handlers that run.
+    places: Places<Key>,
 }
 
 /// What is served at a path.
@@ -126,8 +148,8 @@ enum Found {
 
 impl Pages {
     pub(super) fn new(config: Arc<Config>) -> Pages {
-        let at_once = Semaphore::new(config.max_pages.clamp(1, Semaphore::MAX_PERMITS));
-        Pages { config, routes: RwLock::default(), at_once: Arc::new(at_once) }
+        let places = Places::new(config.max_pages);
+        Pages { config, routes: RwLock::default(), places }
     }
 
     pub(super) fn insert<F, Fut>(&self, prefix: &str, handler: F)
@@ -187,11 +209,10 @@ impl Pages {
 
     /// Calls the handler of a page.
     pub(super) async fn finish(&self, call: PageCall, report: impl FnOnce(ServerError)) -> Response<Content> {
-        let permit = timeout(self.config.handshake_timeout, self.at_once.clone().acquire_owned());
-        let Ok(Ok(permit)) = permit.await else {
-            let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "Too many pages at once");
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            return response.map(Content::from);
+        let place = timeout(self.config.handshake_timeout, self.places.acquire(call.key));
+        let Ok(place) = place.await else {
+            let (status, wait) = (StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(1));
+            return busy(status, "Too many pages at once", wait).map(Content::from);
         };
         let rest = call.path.strip_prefix(&*call.route.prefix).unwrap_or_default().to_owned();
         let route = call.route.clone();
@@ -201,8 +222,11 @@ impl Pages {
             let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx)));
             polled.map_or(Poll::Ready(Err(())), |polled| polled.map(Ok))
         });
-        let mut response = match timeout(self.config.page_timeout, answered).await {
-            Ok(Ok(Some(page))) => call.response(page, permit),
+        let answered = timeout(self.config.page_timeout, answered).await;
+        // However slowly the client reads, it keeps no other page waiting.
+        drop(place);
+        let mut response = match answered {
+            Ok(Ok(Some(page))) => call.response(page),
             Ok(Ok(None)) => text(StatusCode::NOT_FOUND, "Not found").map(Content::from),
             Ok(Err(())) => {
                 report(ServerError::HandlerPanicked { channel: call.route.prefix.clone() });
@@ -290,7 +314,7 @@ impl PageCall {
         }
     }
 
-    fn response(&self, page: Page, permit: OwnedSemaphorePermit) -> Response<Content> {
+    fn response(&self, page: Page) -> Response<Content> {
         let is_known = page.etag.as_ref().is_some_and(|etag| self.knows(etag.as_bytes()));
         let mut response =
             text(if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK }, "").map(Content::from);
@@ -304,8 +328,8 @@ impl PageCall {
             headers.insert(name, value);
         }
         if !is_known {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(page.body.len()));
-            *response.body_mut() = Content { rest: page.body, _permit: Some(permit) };
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(page.body.length()));
+            *response.body_mut() = Content::from(page.body);
         }
         response
     }
@@ -317,43 +341,5 @@ impl PageCall {
             .split(|byte| *byte == b',')
             .map(<[u8]>::trim_ascii)
             .any(|tag| tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == etag)
-    }
-}
-
-/// The body of a response. It is sent piece by piece, and each piece is freed once it is sent.
-#[derive(Debug, Default)]
-pub struct Content {
-    rest: Bytes,
-    /// Counts against [`Config::max_pages`] until the page is sent.
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl From<String> for Content {
-    fn from(text: String) -> Content {
-        Content { rest: text.into(), _permit: None }
-    }
-}
-
-impl Body for Content {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.rest.is_empty() {
-            return Poll::Ready(None);
-        }
-        let length = self.rest.len().min(FRAME_BYTES);
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
     }
 }

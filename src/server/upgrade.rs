@@ -16,12 +16,14 @@ use tokio::sync::Notify;
 
 use crate::protocol::handshake::{self, Accepted, AccessRules, Head, Refusal};
 
-use super::admission::{Key, Peer, Place};
+use super::admission::{Peer, Place};
+#[cfg(feature = "pages")]
+use super::content::Content;
 use super::driver::Driver;
 use super::http::{busy, refuse};
 use super::metrics::Limited;
 #[cfg(feature = "pages")]
-use super::pages::{Content, PageCall};
+use super::pages::PageCall;
 use super::shared::{Shared, Ticket};
 
 /// When a client that found no place should try again.
@@ -41,7 +43,7 @@ struct Outcome {
     /// How long its answer may take after [`Config::handshake_timeout`](super::Config::handshake_timeout).
     patience: Duration,
     /// Its place, among the requests that are not answered yet or, later, among the pages.
-    place: Place<Notify>,
+    _place: Place<Notify>,
 }
 
 /// A connection whose head is to be read.
@@ -70,7 +72,7 @@ where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Arrival { peer, place, cut } = arrival;
-    let outcome = Mutex::new(Outcome { upgrade: None, patience: Duration::ZERO, place });
+    let outcome = Mutex::new(Outcome { upgrade: None, patience: Duration::ZERO, _place: place });
     let service = service_fn(|request| {
         let mut outcome = lock(&outcome);
         // hyper writes nothing for an error: the driver sends the 101 in one write with `server:connected`.
@@ -79,10 +81,11 @@ where
             "upgraded"
         });
         #[cfg(feature = "pages")]
-        if let Ok(Answer::Page(page)) = &answer {
+        if let Some(place) = answer.as_ref().ok().and_then(|answer| page_place(&shared, answer, cut.clone()))
+        {
             // Once for its handler, once for sending it.
             outcome.patience = shared.config.page_timeout.saturating_mul(2);
-            outcome.place = open_page(&shared, page.key, cut.clone());
+            outcome._place = place;
         }
         #[cfg(not(feature = "pages"))]
         let response = std::future::ready(answer.map(|Answer::Ready(response)| response));
@@ -126,12 +129,13 @@ fn lock(outcome: &Mutex<Outcome>) -> MutexGuard<'_, Outcome> {
 
 /// A place for a page, which is being made from now on.
 #[cfg(feature = "pages")]
-fn open_page(shared: &Shared, key: Key, cut: Arc<Notify>) -> Place<Notify> {
-    let (place, is_crowded) = shared.admission.open_pages.enter(key, cut);
+pub(super) fn page_place(shared: &Shared, answer: &Answer, cut: Arc<Notify>) -> Option<Place<Notify>> {
+    let Answer::Page(call) = answer else { return None };
+    let (place, is_crowded) = shared.admission.open_pages.enter(call.key, cut);
     if is_crowded {
         shared.metrics.limited(Limited::Pages);
     }
-    place
+    Some(place)
 }
 
 /// Answers a request of the embedder's own hyper server, and upgrades it if possible.

@@ -2,7 +2,7 @@
 //! registers.
 
 use crate::support::socket::{self, config, start, within};
-use switchboard::{Config, Page, Server};
+use switchboard::{Config, Limited, Page, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -228,6 +228,105 @@ async fn page_handlers_are_limited_in_number_and_time() {
 
     let (server, port) = shelf(Config { page_timeout: short, ..config() }).await;
     assert!(get(port, "GET /shelf/never").await.0.starts_with("HTTP/1.1 504 "));
+    server.stop().await;
+}
+
+/// More than all buffers between a server and a client that does not read.
+const LARGE: usize = 24 << 20;
+
+/// A server with the page `/large`, and `/small`.
+async fn with_large_page(config: Config) -> (Server, u16) {
+    let server = Server::new(config);
+    let large: hyper::body::Bytes = vec![b'x'; LARGE].into();
+    server.on_get("/large", move |_| {
+        let large = large.clone();
+        async move { Some(Page::new("text/plain", large)) }
+    });
+    server.on_get("/small", |_| async { Some(Page::new("text/plain", "small")) });
+    let port = server.start().await.expect("a free port");
+    (server, port)
+}
+
+/// A client that has asked for a page, and reads the head of the answer only.
+async fn unread(port: u16, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(within("a head", stream.read_u8()).await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&head));
+    stream
+}
+
+/// The length of what is left of an answer.
+async fn rest_of(stream: &mut TcpStream) -> usize {
+    let mut rest = Vec::new();
+    // A reset is an end, too.
+    let _ = within("the end of the page", stream.read_to_end(&mut rest)).await;
+    rest.len()
+}
+
+#[tokio::test]
+async fn pages_that_are_not_read_delay_no_other() {
+    let (server, port) = with_large_page(Config { max_pages: 2, ..config() }).await;
+    let mut readers = Vec::new();
+    for _ in 0..6 {
+        readers.push(unread(port, "/large").await);
+    }
+    assert_eq!(get(port, "GET /small").await.1, "small");
+    assert_eq!(rest_of(&mut readers[0]).await, LARGE);
+    drop(readers);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_oldest_page_that_is_being_sent_is_cut_for_a_new_one() {
+    let (server, port) = with_large_page(Config { max_open_pages: 2, ..config() }).await;
+    let mut oldest = unread(port, "/large").await;
+    let mut second = unread(port, "/large").await;
+    assert_eq!(server.stats().limited_by(Limited::Pages), 0);
+    assert_eq!(get(port, "GET /small").await.1, "small");
+    assert_eq!(server.stats().limited_by(Limited::Pages), 1);
+    assert!(rest_of(&mut oldest).await < LARGE);
+    assert_eq!(rest_of(&mut second).await, LARGE);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_file_of_a_page_is_sent_as_far_as_it_was_promised() {
+    let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_be_bytes).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("content");
+    std::fs::write(&path, &content).unwrap();
+    let server = Server::new(config());
+    // Clones of a page share its file, but not the position in it.
+    let page = Page::file("image/png", std::fs::File::open(&path).unwrap(), 1_000_000).etag("v1");
+    server.on_get("/file", move |_| std::future::ready(Some(page.clone())));
+    let short = path.clone();
+    server.on_get("/short", move |_| {
+        let file = std::fs::File::open(&short).unwrap();
+        async { Some(Page::file("image/png", file, 1_200_001)) }
+    });
+    let port = server.start().await.expect("a free port");
+    let mut readers = Vec::new();
+    for _ in 0..3 {
+        readers.push(unread(port, "/file").await);
+    }
+    for mut reader in readers {
+        let mut sent = Vec::new();
+        within("the file", reader.read_to_end(&mut sent)).await.unwrap();
+        assert!(sent == content[..1_000_000], "{} bytes", sent.len());
+    }
+    let (head, body) = get(port, "HEAD /file").await;
+    assert_eq!((field(&head, "content-length"), body.as_str()), ("1000000", ""));
+    let (head, _) = get_with(port, "GET /file", "If-None-Match: \"v1\"\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 304 "), "{head}");
+    // The file is one byte shorter: the client must notice.
+    let mut reader = unread(port, "/short").await;
+    let mut sent = Vec::new();
+    let _ = within("the end", reader.read_to_end(&mut sent)).await;
+    assert_eq!(sent.len(), 1_200_000);
     server.stop().await;
 }
 

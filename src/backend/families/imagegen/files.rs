@@ -101,10 +101,11 @@ impl Folder {
     }
 }
 
-/// Reads a file of at most `max_bytes`; `None` if it does not exist or is longer.
-pub(super) fn read(path: &Path, max_bytes: usize) -> Option<Vec<u8>> {
-    let length = usize::try_from(File::open(path).ok()?.metadata().ok()?.len()).ok()?;
-    (length <= max_bytes).then(|| fs::read(path).ok())?
+/// Opens a file of at most `max_bytes`, and returns its length too; `None` if it does not exist or is longer.
+pub(super) fn open(path: &Path, max_bytes: usize) -> Option<(File, u64)> {
+    let file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    (length <= max_bytes as u64).then_some((file, length))
 }
 
 /// Whether a text has the form of an id. Such a text is safe as a file name: it has no `/` and no `.`.
@@ -170,9 +171,10 @@ mod tests {
         fs::create_dir(folder.0.join(format!("{ID}.webp.tmp"))).unwrap();
         let third = "550e8400-e29b-41d4-a716-446655440002";
         assert!(folder.write(&[(third, Format::Png, b"1"), (ID, Format::Webp, b"2")]).is_err());
-        assert_eq!(read(&folder.path_of(ID, Format::Png), 3).as_deref(), Some(&b"png"[..]));
-        assert_eq!(read(&folder.path_of(ID, Format::Png), 2), None);
-        assert_eq!(read(&folder.path_of(third, Format::Png), 9), None);
+        let (file, length) = open(&folder.path_of(ID, Format::Png), 3).unwrap();
+        assert_eq!((io::read_to_string(file).unwrap().as_str(), length), ("png", 3));
+        assert!(open(&folder.path_of(ID, Format::Png), 2).is_none());
+        assert!(open(&folder.path_of(third, Format::Png), 9).is_none());
         let mut names: Vec<_> = folder.list().unwrap().into_iter().map(|(_, name)| name).collect();
         names.sort();
         assert_eq!(names, [format!("{ID}.png"), format!("{ID}.webp.tmp"), format!("{other}.png")]);

@@ -148,8 +148,8 @@ pub(super) async fn page(db: &Db, folder: &Folder, id: &str, max_bytes: usize) -
     let mime_type = db.read(move |view| store::mime_type(view, &image)).await.ok()??;
     let format = Format::from_mime_type(&mime_type)?;
     let path = folder.path_of(id, format);
-    let bytes = tokio::task::spawn_blocking(move || files::read(&path, max_bytes)).await.ok()??;
-    let page = Page::new(format.mime_type(), bytes)
+    let (file, length) = tokio::task::spawn_blocking(move || files::open(&path, max_bytes)).await.ok()??;
+    let page = Page::file(format.mime_type(), file, length)
         .etag(id)
         // An image never changes. It is private because a token can be required.
         .header("cache-control", "private, max-age=31536000, immutable")
