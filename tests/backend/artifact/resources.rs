@@ -7,10 +7,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use switchboard::Config;
+use switchboard::backend::BackendConfig;
 
 use crate::support::client::Client;
 use crate::support::program::{self, Program};
 
+use super::run::named_pipe;
 use super::setup::*;
 
 /// Runs the server as a process, with scripts as artifacts, and as a user whom the system limits: root is not limited.
@@ -149,5 +152,45 @@ async fn a_program_that_cannot_be_started_is_reported_as_such() {
     let refused = shop.refuse_invoke("same", json!(null)).await;
     assert_eq!(refused["details"]["exitCode"], 126);
     assert!(Path::new("/bin/sh").exists());
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn one_client_does_not_hold_all_places_for_programs() {
+    let adjust = |config: &mut BackendConfig, _: &mut Config| config.artifact.limits.max_running = 3;
+    let mut shop = Shop::open(tempfile::tempdir().unwrap(), adjust).await;
+    let door = named_pipe(shop.host.folder.path(), "door");
+    let started = shop.host.folder.path().join("started");
+    let hold = format!("echo >> {}; read x < {}; echo 1", started.display(), door.display());
+    shop.script("hold", json!({}), &hold).await;
+    shop.script("fine", json!({}), "echo 2").await;
+    let mut other = Client::connect(shop.host.port).await;
+    for _ in 0..8 {
+        shop.client.send("artifact:invoke", json!({"id": "hold"})).await;
+    }
+    while fs::read(&started).unwrap_or_default().len() < 2 {
+        shop.client.call("system:ping", Value::Null).await;
+    }
+    assert_eq!(other.call("artifact:invoke", json!({"id": "fine"})).await, json!(2));
+    assert_eq!(fs::read(&started).unwrap().len(), 2, "the third place is left for others");
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn clients_take_turns_with_installations() {
+    const MANY: usize = 12;
+    let mut shop = Shop::new().await;
+    for id in (0..MANY).map(|number| format!("many-{number}")).chain(["one".to_owned()]) {
+        write_script(&shop.sources(), &id, json!({}), "echo 1");
+    }
+    let mut other = Client::connect(shop.host.port).await;
+    for number in 0..MANY {
+        shop.client.send("artifact:install", json!({"source": format!("many-{number}")})).await;
+    }
+    shop.client.call("system:ping", Value::Null).await;
+    other.call("artifact:install", json!({"source": "one"})).await;
+    let installed = other.call("artifact:list", Value::Null).await;
+    let installed = installed.as_array().unwrap().len();
+    assert!(installed <= MANY, "all {installed} came first");
     shop.close().await;
 }

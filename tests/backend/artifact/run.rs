@@ -58,7 +58,7 @@ fn let_go(path: &Path) {
     });
 }
 
-fn named_pipe(folder: &Path, name: &str) -> PathBuf {
+pub(super) fn named_pipe(folder: &Path, name: &str) -> PathBuf {
     let path = folder.join(name);
     command("mkfifo", &[path.to_str().unwrap()], folder);
     path

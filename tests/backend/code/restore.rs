@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use super::setup::*;
+use crate::support::client::Client;
 
 #[tokio::test]
 async fn files_are_restored_as_they_were_before_a_prompt() {
@@ -219,5 +220,28 @@ async fn a_folder_that_is_swapped_for_a_link_never_leads_outside() {
     assert!(swaps > TRIES && restored > TRIES, "{swaps} swaps, {restored} files");
     let left: Vec<_> = fs::read_dir(outside.path().join("b")).unwrap().collect();
     assert!(left.is_empty(), "{} files are outside after {swaps} swaps", left.len());
+    reader.close().await;
+}
+
+#[tokio::test]
+async fn clients_take_turns_with_restores() {
+    const MANY: usize = 8;
+    let agent = Agent::new();
+    let files = (0..100).map(|file| (format!("f{file}"), backup(Some("aa@v1"))));
+    let files = serde_json::Value::Object(files.collect());
+    agent.backup("s", "aa@v1", "x").write("p/s.jsonl", &[snapshot("u1", files, false)]);
+    let mut reader = Reader::new(agent.folder).await;
+    let points = reader.call("code:list-restore-points", json!({"sessionId": "s"})).await;
+    let restore =
+        |target: &str| json!({"restorePointId": points[0]["id"], "targetDir": target, "overwrite": true});
+    let mut other = Client::connect(reader.host.port).await;
+    for target in 0..MANY {
+        reader.client.send("code:restore", restore(&format!("many-{target}"))).await;
+    }
+    reader.client.call("system:ping", json!(null)).await;
+    other.call("code:restore", restore("one")).await;
+    let root = reader.host.folder.path().join("data/restored");
+    let begun = fs::read_dir(&root).unwrap().count();
+    assert!(begun <= MANY, "all {begun} came first");
     reader.close().await;
 }

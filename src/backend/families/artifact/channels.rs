@@ -39,8 +39,8 @@ const ROWS: &[Row<State>] = &[
         response: "Artifact",
         description: "Install or update an artifact from a folder or a .tar file below a source folder of the server",
         example: r#"{"source":"hello"}"#,
-        handler: OwnWithin(install_deadline, |state, payload, _| {
-            Box::pin(install::install(state.artifacts, payload))
+        handler: OwnWithin(install_deadline, |state, payload, context| {
+            Box::pin(install::install(state.artifacts, payload, context.client_id))
         }),
     },
     Row {
@@ -49,8 +49,10 @@ const ROWS: &[Row<State>] = &[
         response: "unknown",
         description: "Run an enabled artifact and return the JSON that it writes",
         example: r#"{"id":"hello","input":{"name":"Ada"}}"#,
-        handler: OwnWithin(invoke_deadline, |state, payload, _| {
-            Box::pin(async move { invoke::invoke(&state.artifacts, &payload, &state.recorder).await })
+        handler: OwnWithin(invoke_deadline, |state, payload, context| {
+            Box::pin(async move {
+                invoke::invoke(&state.artifacts, &payload, &state.recorder, context.client_id).await
+            })
         }),
     },
     Row {
@@ -75,7 +77,9 @@ const ROWS: &[Row<State>] = &[
         response: "boolean",
         description: "Remove an artifact and return whether it existed; runs in progress continue",
         example: r#"{"id":"hello"}"#,
-        handler: Own(|state, payload, _| Box::pin(install::remove(state.artifacts, payload))),
+        handler: Own(|state, payload, context| {
+            Box::pin(install::remove(state.artifacts, payload, context.client_id))
+        }),
     },
     Row::event("artifact:installed", "{ artifact: Artifact }", "A new artifact was installed"),
     Row::event("artifact:updated", "{ artifact: Artifact }", "An artifact was updated, enabled or disabled"),

@@ -69,7 +69,8 @@ pub struct ArtifactLimits {
     ///
     /// Default 10 min.
     pub max_timeout: Duration,
-    /// Most programs that run at the same time. Further ones wait, within their `timeoutMs`.
+    /// Most programs that run at the same time. Further ones wait, within their `timeoutMs`; clients take turns, and one of
+    /// several places is left for others than the client that holds the rest.
     ///
     /// Default 8. Each occupies one of the runtime's threads for blocking work, of which tokio has 512.
     pub max_running: usize,

@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 
 use crate::backend::shared::db::Db;
 use crate::protocol::uuid::Uuid;
+use crate::server::{ClientId, Place, Places};
 
 use super::config::ArtifactConfig;
 use super::store;
@@ -30,9 +31,11 @@ struct Inner {
     config: ArtifactConfig,
     /// The leased folders, by name.
     leased: Mutex<BTreeMap<String, Leases>>,
-    /// One permit: there is one installation at a time.
+    /// One permit, of the installation that runs, or of the sweep.
     installing: Arc<Semaphore>,
-    running: Arc<Semaphore>,
+    /// One place: clients take turns with installations.
+    install_turns: Places<ClientId>,
+    run_places: Places<ClientId>,
 }
 
 /// The leases of one folder.
@@ -57,14 +60,15 @@ impl Artifacts {
         if let Ok(folder) = std::path::absolute(&config.folder) {
             config.folder = folder;
         }
-        let running = Semaphore::new(config.limits.max_running.clamp(1, Semaphore::MAX_PERMITS));
+        let run_places = Places::new(config.limits.max_running);
         Artifacts {
             inner: Arc::new(Inner {
                 db,
                 config,
                 leased: Mutex::default(),
                 installing: Arc::new(Semaphore::new(1)),
-                running: Arc::new(running),
+                install_turns: Places::new(1),
+                run_places,
             }),
         }
     }
@@ -83,9 +87,14 @@ impl Artifacts {
         self.inner.installing.clone()
     }
 
-    /// Each running program holds a permit.
-    pub(super) fn running(&self) -> Arc<Semaphore> {
-        self.inner.running.clone()
+    /// Waits until it is a client's turn with an installation.
+    pub(super) async fn install_turn(&self, client: ClientId) -> Place<ClientId> {
+        self.inner.install_turns.acquire(client).await
+    }
+
+    /// Waits for the place of a running program.
+    pub(super) async fn run_place(&self, client: ClientId) -> Place<ClientId> {
+        self.inner.run_places.acquire(client).await
     }
 
     /// Returns the path of a folder.

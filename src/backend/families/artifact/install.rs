@@ -15,6 +15,7 @@ use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::protocol::uuid::Uuid;
+use crate::server::ClientId;
 
 use super::folders::{Artifacts, Lease};
 use super::manifest::Manifest;
@@ -34,13 +35,23 @@ impl Drop for StopOnDrop {
 }
 
 /// Installs the source that a payload names.
-pub(super) async fn install(artifacts: Artifacts, payload: Payload) -> Result<Payload, WireError> {
+pub(super) async fn install(
+    artifacts: Artifacts,
+    payload: Payload,
+    client: ClientId,
+) -> Result<Payload, WireError> {
     let source = Fields::decode(&payload)?.required_text("source", 1..=MAX_SOURCE_BYTES)?;
     if artifacts.config().sources.is_empty() {
         return Err(refused("a server that was started without --artifact-source"));
     }
+    // A request that is dropped while it waits leaves the queue.
+    let turn = artifacts.install_turn(client).await;
     let stop = StopOnDrop(Arc::default());
-    let installed = tokio::spawn(install_whole(artifacts, source, stop.0.clone()));
+    let installing = install_whole(artifacts, source, stop.0.clone(), client);
+    let installed = tokio::spawn(async move {
+        let _turn = turn;
+        installing.await
+    });
     installed.await.map_err(|_| stopping())?
 }
 
@@ -48,9 +59,10 @@ async fn install_whole(
     artifacts: Artifacts,
     source: String,
     stop: Arc<AtomicBool>,
+    client: ClientId,
 ) -> Result<Payload, WireError> {
     let permit = artifacts.installing().acquire_owned().await.map_err(|_| stopping())?;
-    // The request can have been dropped while this installation waited for its turn.
+    // The request can have been dropped while this installation waited for the sweep.
     if stop.load(Ordering::Relaxed) {
         return Err(cancelled());
     }
@@ -63,7 +75,8 @@ async fn install_whole(
     } else {
         let (files, max) = (files_json(&staged.files), artifacts.config().limits.max_artifacts);
         let (manifest, folder) = (staged.manifest, folder.clone());
-        let write = artifacts.db().write(move |change| {
+        let db = artifacts.db().on_behalf_of(client);
+        let write = db.write(move |change| {
             let row = NewRow { manifest: &manifest, source: &source, folder: &folder, files: &files };
             let (artifact, previous) = store::install(change, &row, max)?;
             change.emit("artifact:progress", progress(&manifest.id, "1"));
@@ -137,10 +150,15 @@ fn stage(_: &Artifacts, _: &str, _: Arc<AtomicBool>) -> Result<Staged, WireError
 }
 
 /// Removes the artifact that a payload names.
-pub(super) async fn remove(artifacts: Artifacts, payload: Payload) -> Result<Payload, WireError> {
+pub(super) async fn remove(
+    artifacts: Artifacts,
+    payload: Payload,
+    client: ClientId,
+) -> Result<Payload, WireError> {
     // In its own task, so that the folder is deleted even if the client leaves.
     let removed = tokio::spawn(async move {
-        let write = artifacts.db().write(move |change| {
+        let db = artifacts.db().on_behalf_of(client);
+        let write = db.write(move |change| {
             let id = Fields::decode(&payload)?.required_id("id")?;
             let folder = store::remove(change, &id)?;
             if folder.is_some() {

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use crate::backend::shared::db::Db;
 use crate::backend::shared::validate::{Fields, wrong};
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
+use crate::server::ClientId;
 
 use super::super::analytics::Recorder;
 use super::config::ArtifactLimits;
@@ -20,11 +22,12 @@ pub(super) async fn invoke(
     artifacts: &Artifacts,
     payload: &Payload,
     recorder: &Recorder,
+    client: ClientId,
 ) -> Result<Payload, WireError> {
     let fields = Fields::decode(payload)?;
     let id = fields.required_id("id")?;
     let input = if fields.has("input") { fields.required_json("input")? } else { "null" };
-    let (installed, lease) = find(artifacts, &id).await?;
+    let (installed, lease) = find(artifacts, &id, client).await?;
     if !artifacts.config().allow {
         return Err(WireError::new(
             "running artifacts is not allowed: the server was started without --allow-artifacts",
@@ -38,7 +41,7 @@ pub(super) async fn invoke(
     let manifest = Manifest::decode(installed.manifest.as_bytes(), &wide)?;
     check_input(&manifest, input)?;
     let mut record = InvocationRecord { recorder, id: &id, started: Instant::now(), failed: true };
-    let result = run(artifacts, manifest, lease, input).await;
+    let result = run(artifacts, manifest, lease, input, client).await;
     record.failed = result.is_err();
     result
 }
@@ -59,11 +62,12 @@ impl Drop for InvocationRecord<'_> {
 
 /// Returns an artifact and a lease of its folder. Reads the row again once the folder is leased, because an update can
 /// have replaced the folder in between.
-async fn find(artifacts: &Artifacts, id: &str) -> Result<(Installed, Lease), WireError> {
-    let mut installed = look_up(artifacts, id).await?;
+async fn find(artifacts: &Artifacts, id: &str, client: ClientId) -> Result<(Installed, Lease), WireError> {
+    let db = artifacts.db().on_behalf_of(client);
+    let mut installed = look_up(&db, id).await?;
     loop {
         let lease = artifacts.lease(&installed.folder);
-        let again = look_up(artifacts, id).await?;
+        let again = look_up(&db, id).await?;
         if again.folder == installed.folder {
             return Ok((again, lease));
         }
@@ -71,9 +75,9 @@ async fn find(artifacts: &Artifacts, id: &str) -> Result<(Installed, Lease), Wir
     }
 }
 
-async fn look_up(artifacts: &Artifacts, id: &str) -> Result<Installed, WireError> {
+async fn look_up(db: &Db, id: &str) -> Result<Installed, WireError> {
     let id = id.to_owned();
-    artifacts.db().read(move |view| store::installed(view, &id)).await
+    db.read(move |view| store::installed(view, &id)).await
 }
 
 fn check_input(manifest: &Manifest, input: &str) -> Result<(), WireError> {

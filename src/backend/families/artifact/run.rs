@@ -10,6 +10,7 @@ use crate::backend::shared::files::private_folder;
 use crate::protocol::error::{ErrorCode, WireError};
 use crate::protocol::payload::Payload;
 use crate::protocol::uuid::Uuid;
+use crate::server::ClientId;
 
 use super::config::ArtifactLimits;
 use super::folders::{Artifacts, Lease};
@@ -30,16 +31,16 @@ pub(super) async fn run(
     manifest: Manifest,
     folder: Lease,
     input: &str,
+    client: ClientId,
 ) -> Result<Payload, WireError> {
     let limits = &artifacts.config().limits;
     let limit = manifest.timeout.min(limits.max_timeout);
     let deadline = Instant::now() + limit.min(MAX_DURATION);
-    let Ok(permit) = timeout_at(deadline, artifacts.running().acquire_owned()).await else {
+    let Ok(place) = timeout_at(deadline, artifacts.run_place(client)).await else {
         let message =
             format!("{} other programs were running for {} ms", limits.max_running, limit.as_millis());
         return Err(WireError::with_code(ErrorCode::Timeout, message));
     };
-    let permit = permit.map_err(|_| WireError::new("the server is stopping"))?;
     let program = locate(&manifest.program, &folder.path());
     let program = program
         .ok_or_else(|| WireError::new(format!("{}: its program does not exist any more", manifest.id)))?;
@@ -54,7 +55,7 @@ pub(super) async fn run(
         max_output_bytes: limits.max_output_bytes,
         max_stderr_bytes: limits.max_stderr_bytes,
         starter: Starter::new(limits),
-        _held_until_reaped: Box::new((folder, scratch, permit)),
+        _held_until_reaped: Box::new((folder, scratch, place)),
     };
     let completed = process::run(launch, input, deadline).await;
     let completed =
