@@ -85,6 +85,9 @@ pub struct Received<'a> {
     pub consumed: usize,
     /// What the peer sent, if this step completed it.
     pub event: Option<Event<'a>>,
+    /// Whether it completed a frame that adds nothing to a message: a control frame, or an empty fragment that does not end
+    /// its message.
+    pub is_overhead: bool,
 }
 
 /// What a peer sent.
@@ -237,13 +240,13 @@ impl Connection {
     pub fn receive<'a>(&mut self, input: &'a mut [u8], out: &mut Vec<u8>) -> Received<'a> {
         let available = input.len();
         if self.is_closed() {
-            return Received { consumed: available, event: None };
+            return Received { consumed: available, event: None, is_overhead: false };
         }
         let (mut current, start) = match self.current.take() {
             Some(current) => (current, 0),
             None => match self.receive_header(input) {
                 Ok((consumed, Some(header))) => (Current { header, received: 0 }, consumed),
-                Ok((consumed, None)) => return Received { consumed, event: None },
+                Ok((consumed, None)) => return Received { consumed, event: None, is_overhead: false },
                 Err(violation) => return self.fail(violation, available, out),
             },
         };
@@ -261,10 +264,14 @@ impl Connection {
         };
         match event {
             Ok(event) => {
+                let mut is_overhead = false;
                 if !current.is_complete() {
                     self.current = Some(current);
+                } else if event.is_none() {
+                    let is_control = matches!(current.header.opcode, OpCode::Control(_));
+                    is_overhead = is_control || current.header.length == 0;
                 }
-                Received { consumed: start + bytes, event }
+                Received { consumed: start + bytes, event, is_overhead }
             }
             Err(violation) => self.fail(violation, available, out),
         }
@@ -396,7 +403,7 @@ impl Connection {
             self.write_close(Some(violation.code().into()), violation.as_str(), out);
         }
         self.end(State::Failed);
-        Received { consumed: available, event: Some(Event::Failed(violation)) }
+        Received { consumed: available, event: Some(Event::Failed(violation)), is_overhead: false }
     }
 
     fn end(&mut self, state: State) {

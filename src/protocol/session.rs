@@ -12,6 +12,7 @@
 //! | `auth` without the token | `UNAUTHORIZED` | `UNAUTHORIZED` | - | - |
 //! | the last of [`Limits::max_auth_attempts`] wrong tokens | `UNAUTHORIZED`, close 1008, `Closing` | `UNAUTHORIZED`, close 1008, `Closing` | - | - |
 //! | other request | `UNAUTHORIZED` | [`Action::Request`] | - | - |
+//! | the last of too many pings, pongs and empty fragments | close 1008, `Closing` | close 1008, `Closing` | - | - |
 //! | ping | pong | pong | - | - |
 //! | pong | - | - | - | - |
 //! | close frame | close frame, `Finished` | close frame, `Finished` | `Finished` | - |
@@ -98,6 +99,9 @@ pub struct Session<H = ()> {
     rate: Window,
     /// Messages over the rate limit since the last one within it.
     refused_in_a_row: u32,
+    /// Frames that add nothing to a message, and until when they are counted together.
+    overhead_frames: u32,
+    overhead_until: Millis,
     idle: IdleTimer,
     parked: Parking<H>,
     /// The size of the message that is being decoded; 0 if there is none.
@@ -112,6 +116,11 @@ pub struct Session<H = ()> {
 
 /// How many rate windows full of refused messages in a row close a connection.
 const REFUSED_WINDOWS: u32 = 10;
+
+/// How many frames that add nothing to a message a client can send in a rate window, at least. They cost little, but are not
+/// counted as messages: without a limit, a client could occupy a thread with them. HTTP/2 servers have limits for pings and empty
+/// frames since CVE-2019-9512 and CVE-2019-9518.
+const MIN_OVERHEAD_FRAMES: u32 = 1000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -161,6 +170,8 @@ impl<H> Session<H> {
             phase,
             rate: Window::Own(RateWindow::default()),
             refused_in_a_row: 0,
+            overhead_frames: 0,
+            overhead_until: Millis(0),
             idle: IdleTimer::new(now),
             parked: Parking::new(),
             decoding_bytes: 0,
@@ -307,7 +318,12 @@ impl<H> Session<H> {
                 self.discard_parked();
                 None
             }
-            None => None,
+            None => {
+                if received.is_overhead {
+                    self.count_overhead(now.at, out);
+                }
+                None
+            }
         };
         let action = message.and_then(|message| self.handle_message(now, message, out));
         Step { consumed: received.consumed, action }
@@ -326,6 +342,21 @@ impl<H> Session<H> {
             return Some(Action::Decode(Undecoded(message.into_owned())));
         }
         self.handle_result(now, message.decode(), out)
+    }
+
+    /// Counts a frame that adds nothing to a message, or closes a client that sends too many of them.
+    #[cold]
+    fn count_overhead(&mut self, now: Millis, out: &mut Vec<u8>) {
+        let limits = &self.rules.limits;
+        if now >= self.overhead_until {
+            (self.overhead_frames, self.overhead_until) = (0, now + limits.rate_window);
+        }
+        self.overhead_frames = self.overhead_frames.saturating_add(1);
+        let most = limits.rate_max_requests.saturating_mul(REFUSED_WINDOWS).max(MIN_OVERHEAD_FRAMES);
+        if self.overhead_frames > most && self.connection.is_open() {
+            self.tally.closed_for_refusals = true;
+            self.close(now, CloseCode::Policy, "too many frames without a message", out);
+        }
     }
 
     /// Answers a message over the rate limit, or closes a client that gets nothing else.

@@ -23,7 +23,7 @@ pub enum Limited {
     /// An attempt was refused because of earlier wrong tokens
     /// ([`Config::max_wrong_tokens`](super::Config::max_wrong_tokens)).
     WrongTokens,
-    /// A client was closed after too many refused messages
+    /// A client was closed after too many refused messages, or frames without a message
     /// ([`Limits::rate_max_requests`](crate::protocol::limits::Limits::rate_max_requests)).
     Refusals,
     /// A client was closed because of the memory that it held or waited for

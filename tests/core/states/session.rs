@@ -19,6 +19,7 @@ const NEVER: Duration = Duration::from_secs(1 << 30);
 const START: Now = Now { at: Millis(0), unix_ms: 0 };
 const OVER_LIMIT: &str = "message over the rate limit";
 const LAST_REFUSED: &str = "the last of too many of them in a row";
+const LAST_OVERHEAD: &str = "the last of too many pings, pongs and empty fragments";
 const LAST_TOKEN: &str = "the last of Limits::max_auth_attempts wrong tokens";
 const DECODED: &str = "Session::handle_decoded of a request";
 const WRONG_TOKEN: &str = r#"{"type":"request","id":"1","channel":"auth","payload":{"token":"s3cre"}}"#;
@@ -28,7 +29,7 @@ const LATER: Now = Now { at: Millis(1000), unix_ms: 1000 };
 fn the_session_does_what_its_table_of_states_says() {
     let table = Table::read(include_str!("../../../src/protocol/session.rs"));
     assert_eq!(table.states, ["Unauthenticated", "Open", "Closing", "Finished"]);
-    assert_eq!(table.rows.len(), 22, "rows that this test walks through");
+    assert_eq!(table.rows.len(), 23, "rows that this test walks through");
     for (input, cells) in &table.rows {
         for (state, cell) in table.states.iter().zip(cells) {
             if !cell.is_empty() {
@@ -73,7 +74,7 @@ impl Walk {
         };
         let due = LATER.at.since(START.at);
         match input {
-            OVER_LIMIT | LAST_REFUSED => limits.rate_max_requests = 1,
+            OVER_LIMIT | LAST_REFUSED | LAST_OVERHEAD => limits.rate_max_requests = 1,
             "Limits::auth_timeout" => limits.auth_timeout = due,
             "Limits::ping_interval of silence" => limits.ping_interval = Some(due),
             "Limits::idle_timeout of silence" => limits.idle_timeout = due,
@@ -114,6 +115,7 @@ impl Walk {
     fn lead_up_to(&mut self, input: &str) {
         match input {
             LAST_REFUSED => (1..10).for_each(|_| self.receive(&text_frame(&request("c", "2")))),
+            LAST_OVERHEAD => self.receive(&frame(FIN | PONG, b"").repeat(1000)),
             LAST_TOKEN => (1..3).for_each(|_| self.receive(&text_frame(WRONG_TOKEN))),
             DECODED => self.receive(&text_frame(&large_request())),
             _ => {}
@@ -149,7 +151,7 @@ impl Walk {
             }
             "auth without the token" => self.receive(&text(&request("auth", "1"))),
             "ping" => self.receive(&frame(FIN | PING, b"beat")),
-            "pong" => self.receive(&frame(FIN | PONG, b"")),
+            LAST_OVERHEAD | "pong" => self.receive(&frame(FIN | PONG, b"")),
             "close frame" => self.receive(&frame(FIN | CLOSE, &1000_u16.to_be_bytes())),
             "violation of RFC 6455 in a message, or of its limit" => {
                 self.receive(&frame(FIN | CONTINUATION, b""));

@@ -31,6 +31,42 @@ fn ten_windows_of_refusals_in_a_row_close_with_1008() {
 }
 
 #[test]
+fn a_flood_of_frames_without_a_message_closes_with_1008() {
+    let ping = frame(FIN | PING, b"beat");
+    let pong = frame(FIN | PONG, b"");
+    let empty = frame(CONTINUATION, b"");
+    for (rate_max_requests, most) in [(1, 1000), (100, 1000), (200, 2000)] {
+        for flood in [&ping, &pong, &empty] {
+            let rules = rules(|rules| rules.limits.rate_max_requests = rate_max_requests);
+            let mut pair = connected(&rules, Network::Whole);
+            if flood[0] == CONTINUATION {
+                pair.send_raw(&frame(TEXT, &[b'"'; 16]));
+            }
+            // In one window as many as are allowed, then again in the next one.
+            for _ in 0..2 {
+                pair.send_raw(&flood.repeat(most));
+                assert_eq!(pair.closed(), None, "{most} of {:?}", &flood[..2]);
+                pair.advance(seconds(1));
+            }
+            pair.send_raw(&flood.repeat(most + 1));
+            assert_eq!(pair.closed(), Some((1008, "too many frames without a message")));
+        }
+    }
+}
+
+#[test]
+fn fragments_that_carry_something_are_no_flood() {
+    check(&rules(|rules| rules.limits.rate_max_requests = 1), |pair| {
+        let fragments = frame(CONTINUATION, b" ").repeat(3000);
+        let end = frame(FIN | CONTINUATION, br#"{"type":"request","id":"1","channel":"echo"}"#);
+        pair.send_raw(&[frame(TEXT, b""), fragments, end].concat());
+        assert_eq!(pair.response().code(), "");
+        pair.advance(seconds(1));
+        assert_alive(pair);
+    });
+}
+
+#[test]
 fn a_message_that_passes_starts_the_count_of_refusals_again() {
     check(&rules(|rules| rules.limits.rate_max_requests = 1), |pair| {
         for _ in 0..5 {

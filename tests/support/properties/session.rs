@@ -83,6 +83,8 @@ struct Harness {
     in_window: u32,
     bytes_in_window: usize,
     refused_in_a_row: u32,
+    overhead_frames: u32,
+    overhead_until: Millis,
     wrong_tokens: u32,
     wrong_tokens_taken: u32,
     closed_for: (bool, bool),
@@ -153,6 +155,8 @@ impl Harness {
             in_window: 0,
             bytes_in_window: 0,
             refused_in_a_row: 0,
+            overhead_frames: 0,
+            overhead_until: Millis(0),
             wrong_tokens: 0,
             wrong_tokens_taken: 0,
             closed_for: (false, false),
@@ -214,6 +218,10 @@ impl Harness {
                 2 => self.set_wall_clock(0),
                 3 => self.set_wall_clock(10 * 365 * 86_400_000),
                 4 => self.handle_decoded(choices),
+                // A flood of pongs, or of empty fragments.
+                5 => self
+                    .wire
+                    .extend(choices.pick(&[[0x8a, 0x80, 0, 0, 0, 0], [0, 0x80, 0, 0, 0, 0]]).repeat(600)),
                 // Nothing is due, so nothing happens.
                 _ => self.handle_deadline(),
             },
@@ -326,7 +334,8 @@ impl Harness {
         let mut twin = input.to_vec();
         let mut twin_out = Vec::new();
         let received = self.shadow.receive(&mut twin, &mut twin_out);
-        let (consumed, event) = (received.consumed, received.event.map(own));
+        let (consumed, is_overhead) = (received.consumed, received.is_overhead);
+        let event = received.event.map(own);
         self.touched();
 
         let mut out = Vec::new();
@@ -337,8 +346,16 @@ impl Harness {
             Some(OwnedEvent::Binary(bytes)) => self.message(&bytes, step.action, &out, choices),
             event => {
                 assert!(step.action.is_none());
-                assert_eq!(out, twin_out, "without a message, only the connection writes");
-                self.hear(&out);
+                let (shared, rest) = out.split_at(twin_out.len());
+                assert_eq!(shared, twin_out, "without a message, the connection writes first");
+                self.hear(shared);
+                let is_flood = is_overhead && self.is_flood();
+                let mut heard = self.hear(rest);
+                if is_flood {
+                    self.is_closed_by(&mut heard, "too many frames without a message");
+                    self.closed_for.0 = true;
+                }
+                assert_eq!(heard, [], "without a message, only a flood is answered");
                 if let Some(OwnedEvent::Closed(..) | OwnedEvent::Failed(_)) = event {
                     self.drop_parked();
                 }

@@ -143,9 +143,20 @@ impl Harness {
     }
 
     /// The session closes after its answer.
-    fn is_closed_by(&mut self, heard: &mut Vec<Heard>, reason: &str) {
+    pub(super) fn is_closed_by(&mut self, heard: &mut Vec<Heard>, reason: &str) {
         assert_eq!(heard.pop(), Some(Heard::Close(Some(1008), reason.to_owned())));
         self.closes();
+    }
+
+    /// Counts a frame that adds nothing to a message. Returns whether it is one too many in its window.
+    pub(super) fn is_flood(&mut self) -> bool {
+        let limits = &self.rules.limits;
+        if self.now.at >= self.overhead_until {
+            self.overhead_frames = 0;
+            self.overhead_until = self.now.at + limits.rate_window;
+        }
+        self.overhead_frames += 1;
+        self.overhead_frames > 1000.max(10 * limits.rate_max_requests) && !self.sent_close
     }
 
     /// Counts a message. Over the limit, returns the ms until the window opens again.
