@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use support::frames::text_frame;
+use support::resident::resident_bytes;
 use support::socket::{self, calls, config, start, upgrade, within};
 
 const CONNECTIONS: usize = 10_000;
@@ -20,16 +21,6 @@ const KIB: usize = 1024;
 
 /// The most that an idle connection may cost, with its client's socket: far less than one buffer.
 const IDLE_BYTES: usize = 8 * KIB;
-
-/// Anonymous memory of this process in RAM, in bytes. Pages of files are left out, because code that runs for the first
-/// time adds them.
-fn resident_bytes() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").expect("a Linux system");
-    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("the kernel counts it");
-    let kib: usize =
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number of KiB");
-    kib * KIB
-}
 
 #[tokio::test]
 async fn idle_connections_hold_no_buffers_and_closed_ones_free_everything() {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::frames::{FIN, PING, PONG, frame, text_frame};
-use crate::support::socket::{self, Client, calls, config, server, start, within};
+use crate::support::socket::{self, Client, calls, config, server, start, upgraded_pipe, within};
 
 /// The size of a frame's header if the payload has 126 to 65 535 bytes.
 const HEADER: usize = 4;
@@ -41,17 +41,6 @@ async fn narrow(server: &Server) -> (Client<DuplexStream>, ClientId) {
 /// Lets the client's task process its mailbox. Under a paused clock, time passes only when every task waits.
 async fn let_it_work() {
     tokio::time::sleep(Duration::from_millis(1)).await;
-}
-
-/// A pipe of the given size after the upgrade. No client reads at this end.
-async fn upgraded_pipe(server: &Server, bytes: usize) -> DuplexStream {
-    let mut pipe = socket::pipe(server, bytes);
-    pipe.write_all(socket::upgrade("").as_bytes()).await.expect("the server reads");
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(pipe.read_u8().await.expect("the server answers"));
-    }
-    pipe
 }
 
 /// Reads until the end, or until nothing more arrives. Returns the number of messages, and the close code.

@@ -14,6 +14,8 @@ pub mod pair;
 pub mod program;
 pub mod properties;
 pub mod random;
+#[cfg(target_os = "linux")]
+pub mod resident;
 pub mod skip;
 pub mod socket;
 #[cfg(feature = "backend")]

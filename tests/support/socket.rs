@@ -9,7 +9,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use switchboard::{Config, HandlerError, Payload, RequestContext, Server};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -133,6 +133,17 @@ pub fn pipe(server: &Server, bytes: usize) -> DuplexStream {
     let (near, far) = tokio::io::duplex(bytes);
     tokio::spawn(serve_hyper(server.clone(), far));
     near
+}
+
+/// A pipe of the given size after the upgrade. No client reads at this end.
+pub async fn upgraded_pipe(server: &Server, bytes: usize) -> DuplexStream {
+    let mut pipe = pipe(server, bytes);
+    pipe.write_all(upgrade("").as_bytes()).await.expect("the server reads");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(pipe.read_u8().await.expect("the server answers"));
+    }
+    pipe
 }
 
 /// A hyper server of an embedder with one connection: `/ws` is ours, the rest is theirs.
