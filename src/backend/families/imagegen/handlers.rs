@@ -55,6 +55,7 @@ impl Imagegen {
         payload: Payload,
         client: ClientId,
     ) -> Result<Payload, WireError> {
+        self.signals.joined(client);
         let default = settings::text(&self.db, "imagegen.defaultProvider").await?.text;
         let config = self.config.clone();
         let db = self.db.on_behalf_of(client);

@@ -12,8 +12,8 @@
 //!
 //! One worker makes one batch at a time, in turns for each client that has entries, and the entries of one client in the order of
 //! the queue. Each step is stored before its event is emitted. After a crash an interrupted batch is generated again; a complete
-//! one is neither repeated nor emitted again. Clients do not survive the end of the program: what they have queued before counts
-//! as queued by one client.
+//! one is neither repeated nor emitted again. What clients have queued that have left, or that were there before the program
+//! started, counts as queued by one client.
 //!
 //! A provider is a row of `providers.rs`. Its API is a constant in a file of its own, for example `automatic1111.rs`.
 //!

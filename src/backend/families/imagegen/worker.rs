@@ -1,6 +1,7 @@
 //! The worker: one task that makes one batch at a time, in turns for each client. Each step is written to the database before its
 //! event is emitted, so that a restarted server continues where it stopped.
 
+use std::collections::HashSet;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use crate::backend::shared::db::{Change, Db};
 use crate::backend::shared::provider::{Host, no_key};
 use crate::protocol::error::WireError;
 use crate::protocol::uuid::Uuid;
+use crate::server::{ClientId, Observer, Visit};
 
 use super::super::analytics::{ImageBatch, Recorder};
 use super::super::credentials;
@@ -22,7 +24,7 @@ use super::files::Folder;
 use super::job::{Batch, GeneratedImage};
 use super::picture::Format;
 use super::providers::{self, Engine};
-use super::store::{self, StoredImage, Task};
+use super::store::{self, StoredImage, Task, Waiting};
 use super::turns::Turns;
 use super::upstream::Upstream;
 
@@ -37,12 +39,32 @@ pub(super) struct Signals {
     queued: Notify,
     /// The entry that is processed, and how to cancel it.
     current: Mutex<Option<(String, Arc<Notify>)>>,
+    /// The connected clients that have made entries.
+    clients: Mutex<HashSet<ClientId>>,
+}
+
+impl Observer for Signals {
+    fn disconnected(&self, visit: &Visit) {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&visit.client_id);
+    }
 }
 
 impl Signals {
     /// Wakes the worker: an entry was queued.
     pub(super) fn queued(&self) {
         self.queued.notify_one();
+    }
+
+    /// Gives a client turns of its own, as long as it is connected.
+    pub(super) fn joined(&self, client: ClientId) {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).insert(client);
+    }
+
+    /// Returns the client with this id if it is connected. All others share their turns: otherwise one that connects for each of
+    /// its entries would have as many turns as entries.
+    fn connected(&self, client: Option<&str>) -> Option<ClientId> {
+        let client = client?.parse().ok()?;
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).get(&client).copied()
     }
 
     /// Stops the worker's current batch if it belongs to this entry.
@@ -98,10 +120,12 @@ impl Worker {
                 sleep(DATABASE_PAUSE).await;
                 continue;
             };
-            let clients: Vec<Option<String>> = waiting.iter().map(|(client, _)| client.clone()).collect();
+            let of = |(client, _): &Waiting| self.signals.connected(client.as_deref());
+            let clients: Vec<Option<ClientId>> = waiting.iter().map(of).collect();
             let next = turns.next(&clients);
-            match waiting.into_iter().find(|(client, _)| next.as_ref() == Some(client)) {
-                Some((_, entry)) => self.take_turn(entry).await,
+            // The first one found is the oldest.
+            match clients.iter().zip(waiting).find(|(client, _)| next.as_ref() == Some(*client)) {
+                Some((_, (_, entry))) => self.take_turn(entry).await,
                 None => self.signals.queued.notified().await,
             }
         }
