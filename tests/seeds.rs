@@ -151,6 +151,14 @@ fn each_property_can_fail() {
         properties::json::members_are_those_of_serde_json(text, shape, &seen);
         properties::json::members_cover_the_text(text, shape, &seen);
     });
+    can_fail("json: members that are skipped", |wrong| {
+        let (text, mut seen) = (r#"{"a":[1],"b":2}"#, Vec::new());
+        json::members(text, |member| seen.push(member)).unwrap();
+        if wrong {
+            seen.pop();
+        }
+        properties::json::members_are_skipped_alike(text, &seen);
+    });
     can_fail("json: strings", |wrong| {
         properties::json::string_means("\"a\\u000a\"", if wrong { "a" } else { "a\n" });
     });

@@ -10,6 +10,7 @@ pub mod connection;
 mod decode;
 pub mod envelope;
 pub mod error;
+mod escape;
 pub mod fair;
 pub mod frame;
 pub mod handshake;

@@ -31,6 +31,7 @@ pub const ROOMS: [Room; 7] = [
         features: &["pages"],
         parts: &[
             "protocol/json",
+            "protocol/escape",
             "protocol/envelope",
             "protocol/frame",
             "protocol/connection",

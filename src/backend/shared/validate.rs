@@ -14,6 +14,9 @@ use super::encode::Object;
 /// Longest id that is accepted, in bytes.
 const MAX_ID_BYTES: usize = 128;
 
+/// Most members of an object. A payload can have as many as fit into a message; nothing needs more than the settings have.
+const MAX_MEMBERS: usize = 10_000;
+
 /// The members of an object. A method takes the name of a member and what it can be, and returns `None` if there is no such
 /// member. Its name starts with `required` if a missing member is an error.
 #[derive(Debug)]
@@ -49,15 +52,20 @@ impl<'a> Fields<'a> {
             return Err(wrong(path, "object", kind_of(text)));
         }
         let mut members = BTreeMap::new();
-        let mut unreadable = false;
-        let scanned = json::members(text, |member| match json::unescape(member.name) {
-            Some(name) => {
-                members.insert(name, member.value);
+        let (mut count, mut unreadable) = (0, false);
+        json::members_of_json(text, |name, value| {
+            count += 1;
+            match json::unescape(name) {
+                Some(name) => drop(members.insert(name, value)),
+                None => unreadable = true,
             }
-            None => unreadable = true,
+            count <= MAX_MEMBERS && !unreadable
         });
-        if scanned.is_err() || unreadable {
+        if unreadable {
             return Err(wrong(path, "object with names in Unicode", "a name with a lone surrogate"));
+        }
+        if count > MAX_MEMBERS {
+            return Err(wrong(path, &format!("object of at most {MAX_MEMBERS} members"), "more"));
         }
         Ok(Fields { prefix, members })
     }
@@ -335,31 +343,11 @@ pub(crate) fn integer_of(json: &str) -> Option<i64> {
 
 /// Returns the elements of an array that is known to be JSON; at most `max + 1` of them.
 fn elements_of(array: &str, max: usize) -> Vec<&str> {
-    let inner = array.strip_prefix('[').and_then(|array| array.strip_suffix(']')).unwrap_or_default();
     let mut elements = Vec::new();
-    let (mut depth, mut in_string, mut escaped, mut start) = (0_usize, false, false, 0);
-    for (at, byte) in inner.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            b',' if depth == 0 => {
-                elements.push(inner.get(start..at).unwrap_or_default().trim_ascii());
-                start = at + 1;
-                if elements.len() > max {
-                    return elements;
-                }
-            }
-            _ => {}
-        }
-    }
-    let last = inner.get(start..).unwrap_or_default().trim_ascii();
-    if !last.is_empty() {
-        elements.push(last);
-    }
+    json::elements_of_json(array, |element| {
+        elements.push(element);
+        elements.len() <= max
+    });
     elements
 }
 
@@ -502,6 +490,18 @@ mod tests {
     fn no_payload_and_null_are_an_object_without_members() {
         for payload in [Payload::none(), Payload::from_json("null").unwrap()] {
             assert_eq!(Fields::decode(&payload).unwrap().iter().count(), 0);
+        }
+    }
+
+    #[test]
+    fn an_object_has_a_most_of_members() {
+        for (count, fits) in [(MAX_MEMBERS, true), (MAX_MEMBERS + 1, false)] {
+            let members = (0..count).map(|n| format!("\"\\u0061{n}\":[{n},\"]\"]")).collect::<Vec<_>>();
+            let payload = Payload::from_json(format!("{{{}}}", members.join(", "))).unwrap();
+            match Fields::decode(&payload) {
+                Ok(fields) => assert!(fits && fields.iter().count() == count),
+                Err(error) => assert!(!fits && details(error)[2] == "more"),
+            }
         }
     }
 

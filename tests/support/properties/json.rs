@@ -21,6 +21,8 @@ pub fn json(data: &[u8]) {
     assert_eq!(shape.map(|_| ()), verdict, "`members` and `validate` accept the same grammar: {text:?}");
     if let Ok(shape) = shape {
         members_cover_the_text(&text, shape, &seen);
+        members_are_skipped_alike(&text, &seen);
+        elements_are_those_of_serde_json(&without_lone_surrogates(&text));
         members_are_those_of_serde_json(&text, shape, &seen);
     }
     let mut written = String::new();
@@ -201,6 +203,30 @@ pub fn members_cover_the_text(text: &str, shape: Shape, seen: &[Member<'_>]) {
     }
     assert_eq!(punctuation(at, text.len()), if seen.is_empty() { "{}" } else { "}" }, "{text:?}");
     assert_eq!(trim(&text[end..]), "}", "{text:?}");
+}
+
+/// The members that are found by quotes and brackets alone are the same, and the visitor can end the search.
+pub fn members_are_skipped_alike(text: &str, seen: &[Member<'_>]) {
+    for most in [usize::MAX, 1, 2] {
+        let mut skipped = Vec::new();
+        json::members_of_json(text, |name, value| {
+            skipped.push((name, value));
+            skipped.len() < most
+        });
+        let expected: Vec<_> = seen.iter().map(|member| (member.name, member.value)).take(most).collect();
+        assert_eq!(skipped, expected, "{text:?}");
+    }
+}
+
+fn elements_are_those_of_serde_json(text: &str) {
+    if let Ok(Value::Array(expected)) = serde_json::from_str(text) {
+        let mut elements = Vec::new();
+        json::elements_of_json(text, |element| {
+            elements.push(serde_json::from_str::<Value>(element).expect("an element is JSON"));
+            true
+        });
+        assert_eq!(elements, expected, "{text:?}");
+    }
 }
 
 /// The last of duplicate members counts, and names unescape to what `serde_json` reads.
