@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
-use switchboard_bench::attackers::memory::{Ballast, in_flight, unfinished};
+use switchboard_bench::attackers::memory::{Ballast, in_flight, unfinished, unread};
 use switchboard_bench::attackers::places::{Origin, heads, strangers, tokens};
 use switchboard_bench::attackers::{Target, fill_chat, floods, order, pages, prepared, shown, work};
 use switchboard_bench::others::{Class, Habits, Others, Summary, summarise};
@@ -26,7 +26,7 @@ const SHORT: Duration = Duration::from_millis(100);
 const SHORTEST: Duration = Duration::from_secs(3);
 const TOKEN: &str = "attack-program-0123456789abcdef";
 
-const KINDS: [&str; 19] = [
+const KINDS: [&str; 21] = [
     "burst",
     "search",
     "delete",
@@ -38,6 +38,8 @@ const KINDS: [&str; 19] = [
     "inflight",
     "inflight-256",
     "inflight-payload",
+    "inflight-many",
+    "unread",
     "escapes",
     "escapes-before",
     "refused",
@@ -87,10 +89,12 @@ async fn attack(kind: &str, target: &Target, filled: &str) -> Result<String, Fai
         "heads-same" => heads(target, Origin::Same, 1500, SHORT).await,
         "heads-many" => heads(target, Origin::Many, 1500, SHORT).await,
         "strangers" => unfinished(target, &[1, 5, 20]).await,
-        "places" => strangers(target, 10_500, LENGTH).await,
-        "inflight" => in_flight(target, 60, Ballast::Message, &[1, 5, 20]).await,
-        "inflight-256" => in_flight(target, 256, Ballast::Message, &[1, 5, 20]).await,
-        "inflight-payload" => in_flight(target, 60, Ballast::Payload, &[1, 5, 20]).await,
+        "places" => strangers(target, 10_500, Duration::from_secs(5), LENGTH).await,
+        "inflight" => in_flight(target, 1, 60, Ballast::Message, &[1, 5, 20]).await,
+        "inflight-256" => in_flight(target, 1, 256, Ballast::Message, &[1, 5, 20]).await,
+        "inflight-payload" => in_flight(target, 1, 60, Ballast::Payload, &[1, 5, 20]).await,
+        "inflight-many" => in_flight(target, 40, 2, Ballast::Payload, &[1, 5, 20]).await,
+        "unread" => unread(target, 60, 20, LENGTH, &[1, 5, 20]).await,
         "escapes" => work::escapes(target, false, 4, LENGTH).await,
         "escapes-before" => work::escapes(target, true, 4, LENGTH).await,
         "refused" => floods::refused(target, SHORT, LENGTH).await,

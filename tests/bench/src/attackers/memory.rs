@@ -1,6 +1,7 @@
 //! Attackers that take memory: messages that are never complete, requests that are large and wait.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Answers, MIB, Target};
+use super::{Answers, MIB, Target, collect, new_chat};
 use crate::program::resident_mib;
-use crate::wire::{Failure, LOCALHOST, Socket};
+use crate::wire::{Failure, LOCALHOST, Socket, request};
 
 /// Watches the resident memory of the server.
 struct Watch {
@@ -93,9 +94,10 @@ pub enum Ballast {
     Payload,
 }
 
-/// So many requests of 15 MiB on one connection, whose handlers wait for a model that does not answer. Then the client leaves.
+/// So many clients, each with so many requests of 15 MiB, whose handlers wait for a model that does not answer. Then they leave.
 pub async fn in_flight(
     target: &Target,
+    clients: usize,
     requests: usize,
     ballast: Ballast,
     after: &[u64],
@@ -108,35 +110,88 @@ pub async fn in_flight(
             held.push(connection);
         }
     }));
-    let mut socket = target.connect(target.from).await?;
     let setting = json!({"key": "ai.openai.baseUrl", "value": model});
-    socket.call("settings:set", &setting).await?;
-    let message = waiting_request(ballast);
+    target.connect(target.from).await?.call("settings:set", &setting).await?;
+    let message = Rc::new(waiting_request(ballast));
     let watch = Watch::start(target)?;
-    let mut sent = 0;
-    let mut answers = Answers::default();
-    let sending = async {
-        while sent < requests {
-            socket.send(&message).await?;
-            sent += 1;
-            while let Some((_, text)) = socket.frame()? {
-                answers.see(&text);
-            }
-            // Four a second: not over the rate limit of bytes.
-            sleep(Duration::from_millis(250)).await;
+    let sent = Rc::new(Cell::new(0));
+    let mut tasks = JoinSet::new();
+    for _ in 0..clients {
+        let (target, message, sent) = (target.clone(), message.clone(), sent.clone());
+        tasks.spawn_local(async move {
+            let mut socket = target.connect(target.from).await.map_err(|error| error.to_string())?;
+            let sending = send_waiting(&mut socket, &message, requests, &sent);
+            let end = match timeout(Duration::from_millis(500) * requests as u32, sending).await {
+                Err(_) => Ok(()),
+                Ok(end) => end.map_err(|error| error.to_string()),
+            };
+            // All clients stay until the last has sent what it can.
+            end.map(|()| socket)
+        });
+    }
+    let (mut held, mut ends) = (Vec::new(), BTreeMap::<String, usize>::new());
+    while let Some(end) = tasks.join_next().await.transpose()? {
+        match end {
+            Ok(socket) => held.push(socket),
+            Err(end) => *ends.entry(end).or_default() += 1,
         }
-        Ok::<_, Failure>(())
-    };
-    let limit = Duration::from_millis(500) * requests as u32;
-    let end = match timeout(limit, sending).await {
-        Err(_) => "the rest waits unread".to_owned(),
-        Ok(Err(error)) => error.to_string(),
-        Ok(Ok(())) => "all read".to_owned(),
-    };
+    }
     sleep(Duration::from_secs(1)).await;
-    drop(socket);
+    drop(held);
     let report = watch.report(target, after).await?;
-    Ok(format!("{sent} of {requests} requests of 15 MiB sent, {end}, {} refused: {report}", answers.refused))
+    let ends: String = ends.iter().map(|(end, count)| format!(", {count} {end}")).collect();
+    let all = clients * requests;
+    Ok(format!("{clients} clients: {} of {all} requests of 15 MiB were taken{ends}: {report}", sent.get()))
+}
+
+/// Sends four a second: not over the rate limit of bytes.
+async fn send_waiting(
+    socket: &mut Socket,
+    message: &[u8],
+    requests: usize,
+    sent: &Cell<usize>,
+) -> Result<(), Failure> {
+    for _ in 0..requests {
+        socket.send(message).await?;
+        sent.set(sent.get() + 1);
+        let mut answers = Answers::default();
+        let next = Instant::now() + Duration::from_millis(250);
+        if let Some(reason) = collect(socket, &mut answers, usize::MAX, next).await {
+            return Err(reason.into());
+        }
+        if answers.refused > 0 {
+            return Err("refused".into());
+        }
+    }
+    Ok(())
+}
+
+/// So many clients that ask for so many answers of 4 MB each, and read nothing. Then they leave.
+pub async fn unread(
+    target: &Target,
+    clients: usize,
+    requests: usize,
+    length: Duration,
+    after: &[u64],
+) -> Result<String, Failure> {
+    let mut socket = target.connect(target.from).await?;
+    let chat = new_chat(&mut socket).await?;
+    for _ in 0..4 {
+        let message = json!({"chatId": chat, "role": "user", "content": "x".repeat(1_000_000)});
+        socket.call("chat:add-message", &message).await?;
+    }
+    let watch = Watch::start(target)?;
+    let ask = request("unread", "chat:get-messages", &json!({"chatId": chat, "limit": 4})).repeat(requests);
+    let mut held = Vec::new();
+    for _ in 0..clients {
+        let mut socket = target.connect(target.from).await?;
+        socket.stream.write_all(&ask).await?;
+        held.push(socket);
+    }
+    sleep(length).await;
+    drop(held);
+    let report = watch.report(target, after).await?;
+    Ok(format!("{clients} clients with {requests} answers of 4 MB that they do not read: {report}"))
 }
 
 struct AbortOnDrop(JoinHandle<()>);

@@ -119,8 +119,13 @@ async fn healthy(target: &Target) -> Result<(), Failure> {
     if answer.starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err("not healthy".into()) }
 }
 
-/// So many clients without the token, opened again when they are closed. The owner of the token connects meanwhile.
-pub async fn strangers(target: &Target, count: usize, length: Duration) -> Result<String, Failure> {
+/// So many clients without the token, opened again a while after they are closed. The owner of the token connects meanwhile.
+pub async fn strangers(
+    target: &Target,
+    count: usize,
+    pause: Duration,
+    length: Duration,
+) -> Result<String, Failure> {
     let (open, refused) = (Rc::new(Cell::new(0_usize)), Rc::new(Cell::new(0_usize)));
     let mut tasks = JoinSet::new();
     for _ in 0..count {
@@ -134,7 +139,7 @@ pub async fn strangers(target: &Target, count: usize, length: Duration) -> Resul
                 } else {
                     refused.set(refused.get() + 1);
                 }
-                sleep(Duration::from_millis(1000)).await;
+                sleep(pause).await;
             }
         });
         if tasks.len() % 50 == 0 {

@@ -63,12 +63,12 @@ fn attackers(prey: &Prey) -> Vec<(&'static str, Attack)> {
                 Box::pin(async move { unfinished(&target, &[]).await })
             }),
         ),
-        ("places", Box::pin(async move { strangers(&many, 300, length).await })),
+        ("places", Box::pin(async move { strangers(&many, 300, every(1), length).await })),
         (
             "inflight",
             repeated(length, every(10), move |_| {
                 let target = flight.clone();
-                Box::pin(async move { in_flight(&target, 10, Ballast::Payload, &[]).await })
+                Box::pin(async move { in_flight(&target, 1, 10, Ballast::Payload, &[]).await })
             }),
         ),
         ("escapes", Box::pin(async move { work::escapes(&over, false, 1, length).await })),
