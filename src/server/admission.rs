@@ -10,13 +10,17 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::protocol::admission::{Seat, Seats, WrongTokens};
+use crate::protocol::admission::{Recent, Seat, Seats, WrongTokens};
 use crate::protocol::handshake::{AddressKey, Head, Network, client_address};
+use crate::protocol::rate::RateWindow;
 use crate::protocol::time::Millis;
 
 use super::config::Config;
 use super::hub::Client;
 use super::metrics::Limited;
+
+/// How many addresses have a rate window, at most. Then the one whose last client connected longest ago is forgotten.
+const ADDRESSES_WITH_WINDOWS: usize = 10_000;
 
 /// What clients are counted by; `None` where the embedder has passed no address.
 pub(super) type Key = Option<AddressKey>;
@@ -209,6 +213,8 @@ pub(super) struct Admission<C> {
     pub(super) unauthenticated: Arc<House<C>>,
     pub(super) clients: Census,
     wrong_tokens: Mutex<WrongTokens<AddressKey>>,
+    /// With [`Config::rate_by_address`].
+    windows: Option<Mutex<Recent<AddressKey, Arc<Mutex<RateWindow>>>>>,
 }
 
 impl<C: Occupant> Admission<C> {
@@ -227,7 +233,14 @@ impl<C: Occupant> Admission<C> {
                 by_address: Mutex::default(),
             },
             wrong_tokens: Mutex::new(WrongTokens::new(config.max_wrong_tokens, config.wrong_token_pause)),
+            windows: config.rate_by_address.then(|| Mutex::new(Recent::new(ADDRESSES_WITH_WINDOWS))),
         }
+    }
+
+    /// The rate window that all clients of an address share.
+    pub(super) fn window(&self, key: Key) -> Option<Arc<Mutex<RateWindow>>> {
+        let mut windows = self.windows.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(windows.touch(key?).clone())
     }
 
     /// What a request is counted by.

@@ -290,3 +290,73 @@ async fn a_wrong_token_counts_wherever_it_is_sent() {
         assert_eq!(request(port, &foreign).await.1, 403);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_closes_those_that_send_a_token_later() {
+    let server = server(Config { max_wrong_tokens: 2, ..config().token("s3cret") });
+    let (right, wrong) = (json!({ "token": "s3cret" }), json!({ "token": "wrong" }));
+    let mut connected = Client::on(from(&server, "127.0.0.1")).await;
+    assert_eq!(connected.ask("auth", right.clone()).await["error"], Value::Null);
+    let mut waiting = Client::on(from(&server, "127.0.0.1")).await;
+    let mut guessing = Client::on(from(&server, "127.0.0.1")).await;
+    for _ in 0..2 {
+        assert_eq!(guessing.ask("auth", wrong.clone()).await["error"]["message"], "Token is wrong");
+    }
+    // Neither its next guess nor the right token of another connection is looked at.
+    guessing.send("3", "auth", wrong.clone()).await;
+    assert_eq!(guessing.next().await, Err(1008));
+    waiting.send("1", "auth", right.clone()).await;
+    assert_eq!(waiting.next().await, Err(1008));
+    assert_eq!(server.stats().limited_by(Limited::WrongTokens), 2);
+    assert_eq!(try_token(&server, "127.0.0.1", "s3cret").await, 429);
+    connected.assert_alive().await;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let mut late = Client::on(from(&server, "127.0.0.1")).await;
+    assert_eq!(late.ask("auth", right).await["error"], Value::Null);
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_hundred_guesses_on_channel_auth_take_minutes() {
+    let server = server(config().token("s3cret"));
+    let started = tokio::time::Instant::now();
+    let mut looked_at = 0;
+    while looked_at < 500 {
+        let mut client = Client::on(from(&server, "127.0.0.1")).await;
+        // Several at once: what was sent before an answer came counts too.
+        for id in 0..5 {
+            client.send(&id.to_string(), "auth", json!({ "token": "wrong" })).await;
+        }
+        while let Ok(answer) = client.next().await {
+            looked_at += usize::from(answer["error"]["message"] == "Token is wrong");
+        }
+        tokio::time::advance(Duration::from_millis(500)).await;
+    }
+    assert!(started.elapsed() >= Duration::from_secs(240), "{:?}", started.elapsed());
+}
+
+// Rate windows.
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_window_by_address_outlives_its_connections() {
+    for by_address in [false, true] {
+        let mut limits = Config { rate_by_address: by_address, ..Config::default() };
+        limits.limits.rate_max_requests = 3;
+        let server = server(limits);
+        let mut first = Client::on(from(&server, "127.0.0.1")).await;
+        let mut beside = Client::on(from(&server, "127.0.0.1")).await;
+        for _ in 0..2 {
+            first.assert_alive().await;
+        }
+        first.leave().await;
+        beside.assert_alive().await;
+        let mut next = Client::on(from(&server, "127.0.0.1")).await;
+        for client in [&mut beside, &mut next] {
+            client.send("1", "echo", json!(1)).await;
+            let code = client.response().await["error"]["code"].clone();
+            assert_eq!(code, if by_address { json!("RATE_LIMITED") } else { Value::Null });
+        }
+        Client::on(from(&server, "::1")).await.assert_alive().await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+        next.assert_alive().await;
+    }
+}

@@ -104,6 +104,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             && !self.is_blocked()
             && self.session.wants_input()
         {
+            self.check_pause(turn);
             turn.frames -= 1;
             debug_assert!(used <= input.len(), "a step uses only its input");
             let rest = input.get_mut(used..).unwrap_or_default();
@@ -125,7 +126,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         clock: &mut Option<Instant>,
     ) {
         match action {
-            None => self.complete_unhandled(turn.now.unix_ms),
+            None => {
+                self.count_wrong_tokens(turn.now.at);
+                self.complete_unhandled(turn.now.unix_ms);
+            }
             Some(Action::Authenticated) => self.handle_authenticated(turn),
             Some(Action::Request(request)) => self.dispatch(turn, routes, request, clock),
             // It is polled in the same turn, because handling the message was progress.

@@ -126,6 +126,9 @@ impl<Io> Driver<Io> {
             session.keep_errors();
         }
         let address = ticket.hand_over();
+        if let Some(window) = shared.admission.window(address) {
+            session.share_window(window);
+        }
         let client = Arc::new(Client::new(id, shared.clone(), observers, rules, address, now));
         let waiting_place = (!accepted.authenticated)
             .then(|| Box::new(shared.admission.unauthenticated.enter(address, client.clone()).0));
@@ -170,6 +173,22 @@ impl<Io> Driver<Io> {
         }
     }
 
+    /// Closes a client whose address must wait after wrong tokens: what it sends now is not looked at.
+    pub(super) fn check_pause(&mut self, turn: &mut Turn<'_, '_>) {
+        let admission = &self.client.shared.admission;
+        if self.waiting_place.is_some() && admission.wait(self.client.address, turn.now.at).is_some() {
+            self.evict(turn, Limited::WrongTokens);
+        }
+    }
+
+    /// Counts the wrong tokens that the client has sent.
+    pub(super) fn count_wrong_tokens(&mut self, now: Millis) {
+        let count = self.session.take_wrong_tokens();
+        if count > 0 {
+            self.client.shared.admission.add_wrong_tokens(self.client.address, count, now);
+        }
+    }
+
     pub(super) fn become_member(&self) {
         self.client.become_member(self.client.shared.clock.at());
     }
@@ -191,6 +210,7 @@ impl<Io> Driver<Io> {
             Limited::Connections | Limited::Address => (CloseCode::Again, "too many clients"),
             Limited::Unauthenticated => (CloseCode::Policy, "not authenticated while others wait"),
             Limited::SlowConsumers => (CloseCode::Policy, "slow consumer"),
+            Limited::WrongTokens => (CloseCode::Policy, "too many wrong tokens"),
             _ => (CloseCode::Policy, limit.as_str()),
         };
         self.close_limited(turn, limit, code, reason);
