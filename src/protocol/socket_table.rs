@@ -2,6 +2,7 @@
 //! Input: lines of those files, and of `/proc/self/status`. Output: both ends of a socket, and its owner.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::HashMap;
 
 /// A socket of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,4 +49,58 @@ fn end(text: &str) -> Option<SocketAddr> {
 pub fn user_of_process(status: &str) -> Option<u32> {
     let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     users.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Both ends of connections, whose other ends are looked up.
+#[derive(Debug)]
+pub struct Search {
+    /// Of each end, as it is in the table: which connection, and whether the end is the other one.
+    ends: HashMap<(SocketAddr, SocketAddr), (usize, bool)>,
+    found: Vec<Found>,
+    missing: usize,
+}
+
+/// What was found of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Found {
+    /// The owner of the other end, as in [`Socket`]; `None` if that end was not found.
+    pub other: Option<Option<u32>>,
+    /// Whether this end was found. If not, the table does not tell anything.
+    pub own: bool,
+}
+
+impl Search {
+    /// Begins a search for connections, each with its own and its other end.
+    pub fn new(connections: impl Iterator<Item = (SocketAddr, SocketAddr)>) -> Search {
+        let canonical = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+        let mut search = Search { ends: HashMap::new(), found: Vec::new(), missing: 0 };
+        for (own, other) in connections.map(|(own, other)| (canonical(own), canonical(other))) {
+            search.ends.insert((own, other), (search.found.len(), false));
+            search.ends.insert((other, own), (search.found.len(), true));
+            search.found.push(Found::default());
+        }
+        search.missing = search.found.len();
+        search
+    }
+
+    /// Reads a line of a table. Returns whether further lines can tell more.
+    pub fn read(&mut self, line: &str) -> bool {
+        if let Some(socket) = Socket::parse(line)
+            && let Some(&(index, is_other)) = self.ends.get(&(socket.local, socket.remote))
+            && let Some(found) = self.found.get_mut(index)
+        {
+            if !is_other {
+                found.own = true;
+            } else if found.other.is_none_or(|owner| owner.is_none()) {
+                self.missing -= usize::from(socket.owner.is_some());
+                found.other = Some(socket.owner);
+            }
+        }
+        self.missing > 0
+    }
+
+    /// What was found, in the order of the connections.
+    pub fn found(&self) -> &[Found] {
+        &self.found
+    }
 }

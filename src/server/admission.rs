@@ -18,6 +18,7 @@ use crate::protocol::time::Millis;
 use super::config::Config;
 use super::hub::Client;
 use super::metrics::Limited;
+use super::same_user::SameUser;
 
 /// How many addresses have a rate window, at most. Then the one whose last client connected longest ago is forgotten.
 const ADDRESSES_WITH_WINDOWS: usize = 10_000;
@@ -213,6 +214,8 @@ pub(super) struct Admission<C> {
     pub(super) unauthenticated: Arc<House<C>>,
     pub(super) clients: Census,
     wrong_tokens: Mutex<WrongTokens<AddressKey>>,
+    /// With [`Config::same_user`].
+    pub(super) same_user: Option<Arc<SameUser>>,
     /// With [`Config::rate_by_address`].
     windows: Option<Mutex<Recent<AddressKey, Arc<Mutex<RateWindow>>>>>,
 }
@@ -233,6 +236,7 @@ impl<C: Occupant> Admission<C> {
                 by_address: Mutex::default(),
             },
             wrong_tokens: Mutex::new(WrongTokens::new(config.max_wrong_tokens, config.wrong_token_pause)),
+            same_user: SameUser::new(config),
             windows: config.rate_by_address.then(|| Mutex::new(Recent::new(ADDRESSES_WITH_WINDOWS))),
         }
     }

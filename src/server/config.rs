@@ -91,8 +91,10 @@ pub struct Config {
     ///
     /// Default false.
     pub rate_by_address: bool,
-    /// On Linux, refuses connections on loopback from processes of other users of the machine, except root, with 403. It
-    /// applies only while neither a token, an allowed host or origin, nor a proxy is configured.
+    /// On Linux, refuses upgrades, pages and `/metrics` on loopback to processes of other users of the machine, except root,
+    /// with 403. It applies only while neither a token, an allowed host or origin, nor a proxy is configured, and not to requests
+    /// of the embedder's own hyper server. Each connection costs a look into the kernel's list of sockets, which takes longer
+    /// the more there are on the machine; connections that come meanwhile share the next one.
     ///
     /// Default false.
     pub same_user: bool,

@@ -127,10 +127,13 @@ async fn accept_loop(shared: Arc<Shared>, listener: TcpListener, loopback: bool)
     let mut report_at = Millis::default();
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
+            Ok((stream, address)) => {
                 pause = SHORTEST_PAUSE;
-                let peer = Peer { loopback, ..Peer::from(peer) };
-                let (arrival, is_crowded) = Arrival::new(&shared, peer);
+                let peer = Peer { loopback, ..Peer::from(address) };
+                let (mut arrival, is_crowded) = Arrival::new(&shared, peer);
+                if shared.admission.same_user.is_some() && loopback {
+                    arrival.ends = stream.local_addr().ok().map(|own| (own, address));
+                }
                 let own = shared.clone();
                 tokio::spawn(async move {
                     // Otherwise small answers would wait for the acknowledgement of earlier ones. A socket that refuses

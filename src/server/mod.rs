@@ -29,6 +29,7 @@ mod pages;
 #[allow(dead_code)]
 mod places;
 mod router;
+mod same_user;
 mod shared;
 mod upgrade;
 

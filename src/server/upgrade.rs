@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,10 +21,11 @@ use super::admission::{Peer, Place};
 #[cfg(feature = "pages")]
 use super::content::Content;
 use super::driver::Driver;
-use super::http::{busy, refuse};
+use super::http::{busy, refuse, text};
 use super::metrics::Limited;
 #[cfg(feature = "pages")]
 use super::pages::PageCall;
+use super::same_user::Ends;
 use super::shared::{Shared, Ticket};
 
 /// When a client that found no place should try again.
@@ -48,10 +50,12 @@ struct Outcome {
 
 /// A connection whose head is to be read.
 pub(super) struct Arrival {
-    pub(super) peer: Peer,
-    pub(super) place: Place<Notify>,
+    peer: Peer,
+    /// Both ends, if the user of the other one counts.
+    pub(super) ends: Option<Ends>,
+    place: Place<Notify>,
     /// Notified when the place is lost.
-    pub(super) cut: Arc<Notify>,
+    cut: Arc<Notify>,
 }
 
 impl Arrival {
@@ -62,7 +66,7 @@ impl Arrival {
         if is_crowded {
             shared.metrics.limited(Limited::Handshakes);
         }
-        (Arrival { peer, place, cut }, is_crowded)
+        (Arrival { peer, ends: None, place, cut }, is_crowded)
     }
 }
 
@@ -71,29 +75,32 @@ pub(super) async fn serve<Io>(shared: Arc<Shared>, io: Io, arrival: Arrival)
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Arrival { peer, place, cut } = arrival;
+    let Arrival { peer, ends, place, cut } = arrival;
     let outcome = Mutex::new(Outcome { upgrade: None, patience: Duration::ZERO, _place: place });
-    let service = service_fn(|request| {
-        let mut outcome = lock(&outcome);
-        // hyper writes nothing for an error: the driver sends the 101 in one write with `server:connected`.
-        let answer = decide(&shared, &request, peer).map_err(|upgrade| {
-            outcome.upgrade = Some(upgrade);
-            "upgraded"
-        });
+    let service = service_fn(|request: Request<Incoming>| {
+        let decided = decide(&shared, &request, peer);
+        let is_private = request.uri().path() == "/metrics" || !matches!(decided, Ok(Answer::Ready(_)));
+        let ends = ends.filter(|_| is_private);
+        let (shared, outcome) = (&shared, &outcome);
         #[cfg(feature = "pages")]
-        if let Some(place) = answer.as_ref().ok().and_then(|answer| page_place(&shared, answer, cut.clone()))
-        {
-            // Once for its handler, once for sending it.
-            outcome.patience = shared.config.page_timeout.saturating_mul(2);
-            outcome._place = place;
-        }
-        #[cfg(not(feature = "pages"))]
-        let response = std::future::ready(answer.map(|Answer::Ready(response)| response));
-        #[cfg(feature = "pages")]
-        let shared = &shared;
-        #[cfg(feature = "pages")]
-        let response = async move { Ok::<_, &str>(finish(shared, answer?).await) };
-        Box::pin(response)
+        let cut = &cut;
+        Box::pin(async move {
+            let decided =
+                if is_own(shared, ends).await { decided } else { Ok(Answer::Ready(foreign_user())) };
+            // hyper writes nothing for an error: the driver sends the 101 in one write with `server:connected`.
+            let answer = decided.map_err(|upgrade| {
+                lock(outcome).upgrade = Some(upgrade);
+                "upgraded"
+            })?;
+            #[cfg(feature = "pages")]
+            if let Some(place) = page_place(shared, &answer, cut.clone()) {
+                let mut outcome = lock(outcome);
+                // Once for its handler, once for sending it.
+                outcome.patience = shared.config.page_timeout.saturating_mul(2);
+                outcome._place = place;
+            }
+            Ok::<_, &str>(finish(shared, answer).await)
+        })
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -125,6 +132,21 @@ where
 
 fn lock(outcome: &Mutex<Outcome>) -> MutexGuard<'_, Outcome> {
     outcome.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the other end of a connection is of a user who may connect.
+async fn is_own(shared: &Shared, ends: Option<Ends>) -> bool {
+    match (&shared.admission.same_user, ends) {
+        (Some(users), Some(ends)) => users.allows(ends).await,
+        _ => true,
+    }
+}
+
+fn foreign_user() -> Response<String> {
+    text(
+        StatusCode::FORBIDDEN,
+        "Only the user who runs this server may connect without a token (same_user; --any-user allows others)",
+    )
 }
 
 /// A place for a page, which is being made from now on.
@@ -205,6 +227,12 @@ fn decide<B>(shared: &Arc<Shared>, request: &Request<B>, peer: Peer) -> Result<A
         shared.admission.add_wrong_tokens(key, 1, shared.clock.at());
     }
     Ok(Answer::Ready(refused))
+}
+
+/// Completes an answer.
+#[cfg(not(feature = "pages"))]
+async fn finish(_: &Shared, Answer::Ready(response): Answer) -> Response<String> {
+    response
 }
 
 /// Completes an answer: calls the handler of a page.

@@ -360,3 +360,70 @@ async fn a_rate_window_by_address_outlives_its_connections() {
         next.assert_alive().await;
     }
 }
+
+// Users of the machine.
+
+#[tokio::test]
+async fn the_own_user_connects_while_others_are_refused() {
+    let (server, port) = start(with_pages(Config { same_user: true, ..config() })).await;
+    let mut clients = Vec::new();
+    // Many at once: one look serves several.
+    for _ in 0..50 {
+        clients.push(tokio::spawn(async move { Client::connect(port).await }));
+    }
+    for client in clients {
+        client.await.unwrap().assert_alive().await;
+    }
+    if let Ok(stream) = TcpStream::connect(("::1", port)).await {
+        Client::on(stream).await.assert_alive().await;
+    }
+    assert!(server.stats().connections >= 50);
+}
+
+/// What a process of another user gets: the status of the answers to an upgrade and to other requests.
+#[cfg(target_os = "linux")]
+async fn as_another_user(port: u16, request: String) -> Option<u16> {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    let script = r#"exec 3<>"/dev/tcp/$0/$1"; printf '%s' "$2" >&3; read -r line <&3; echo "$line""#;
+    let run = move || {
+        let port = port.to_string();
+        let mut bash = Command::new("bash");
+        bash.args(["-c", script, "127.0.0.1", &port, &request]).stderr(Stdio::null());
+        String::from_utf8(bash.uid(65_534).gid(65_534).output().ok()?.stdout).ok()
+    };
+    let line = tokio::task::spawn_blocking(run).await.unwrap()?;
+    line.split(' ').nth(1)?.parse().ok()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_of_the_machine_is_refused() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    if !status.contains("\nUid:\t0\t0\t") {
+        return crate::support::skip::skipped("another user: only root can become one");
+    }
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let (server, port) = start(with_pages(Config { same_user: true, ..config() })).await;
+    assert_eq!(as_another_user(port, upgrade("")).await, Some(403));
+    assert_eq!(as_another_user(port, get("/none")).await, Some(426));
+    #[cfg(feature = "pages")]
+    {
+        server.on_get("/images/", |_| async { Some(switchboard::Page::new("text/plain", "private")) });
+        for (path, expected) in [("/images/x", 403), ("/metrics", 403), ("/healthz", 200)] {
+            assert_eq!(as_another_user(port, get(path)).await, Some(expected), "{path}");
+        }
+    }
+    assert_eq!(server.stats().connections, 0);
+    // With a token, a name or a proxy, the server is meant for more than its user; and by default.
+    for allowed in [
+        Config { same_user: true, ..config().token("s3cret") },
+        Config { same_user: true, allow_hosts: vec!["box.example".to_owned()], ..config() },
+        Config { same_user: true, trusted_proxies: vec!["10.0.0.1".to_owned()], ..config() },
+        config(),
+    ] {
+        let (_server, port) = start(allowed).await;
+        assert_eq!(as_another_user(port, upgrade("")).await, Some(101));
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use switchboard::protocol::admission::{Recent, Seat, Seats, WrongTokens};
 use switchboard::protocol::handshake::{self, AddressKey, Head, Network};
-use switchboard::protocol::socket_table::{self, Socket};
+use switchboard::protocol::socket_table::{self, Found, Search, Socket};
 use switchboard::protocol::time::Millis;
 
 use super::Choices;
@@ -248,6 +248,7 @@ fn sockets(mut choices: Choices<'_>) {
     );
     let owner = (inode != 0).then_some(owner);
     socket_is_right((local, remote, owner), Socket::parse(&line));
+    search_is_right((local, remote, owner), &line);
     // Any text is read without a panic, and what is read as a socket has both ends.
     let text = String::from_utf8_lossy(choices.rest());
     for line in text.lines() {
@@ -271,6 +272,22 @@ fn kernel_form(end: SocketAddr) -> String {
         word.iter().map(|byte| format!("{byte:02X}")).collect::<String>()
     });
     format!("{}:{:04X}", words.collect::<String>(), end.port())
+}
+
+/// The line is found from its other end and from its own, and other connections are not.
+fn search_is_right((local, remote, owner): (SocketAddr, SocketAddr, Option<u32>), line: &str) {
+    let elsewhere = SocketAddr::new(local.ip(), local.port().wrapping_add(1));
+    if local == remote || remote == elsewhere {
+        return;
+    }
+    let connections = [(remote, local), (local, remote), (local, elsewhere), (elsewhere, remote)];
+    let connections = connections.into_iter();
+    let mut search = Search::new(connections.clone().take(1));
+    assert_eq!(search.read(line), owner.is_none(), "an end without a process can have another line");
+    assert_eq!(search.found(), [Found { other: Some(owner), own: false }]);
+    let mut search = Search::new(connections.skip(1));
+    assert!(search.read(line), "what is missing is the other end");
+    assert_eq!(search.found(), [Found { other: None, own: true }, Found::default(), Found::default()]);
 }
 
 pub fn socket_is_right(written: (SocketAddr, SocketAddr, Option<u32>), read: Option<Socket>) {
