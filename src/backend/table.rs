@@ -37,7 +37,7 @@ const FAMILIES: &[Family] = &[
     Family {
         channels: code::CHANNELS,
         types: code::TYPES,
-        tables: &[(3, code::TABLES)],
+        tables: &[(3, code::TABLES), (11, code::INDEXES)],
         register: |server, backend| code::register(server, backend.code()),
     },
     Family {

@@ -207,6 +207,20 @@ async fn search_finds_and_marks_words_and_accepts_any_text() {
 }
 
 #[tokio::test]
+async fn a_long_message_that_matches_everywhere_has_a_snippet_soon() {
+    let host = small(tempfile::tempdir().unwrap()).await;
+    let mut client = Client::connect(host.port).await;
+    let chat = client.call("chat:create", json!({})).await;
+    let text = "again ".repeat(100_000);
+    client.call("chat:add-message", json!({"chatId": chat["id"], "role": "user", "content": text})).await;
+    // Comparing every match with every other one would take hours.
+    let found = client.call("chat:search", json!({"query": "again"})).await;
+    assert!(found[0]["snippet"].as_str().unwrap().starts_with("<mark>again</mark> <mark>again</mark> "));
+    assert!(found[0]["snippet"].as_str().unwrap().ends_with(" <mark>again</mark>…"), "{found}");
+    host.close().await;
+}
+
+#[tokio::test]
 async fn a_search_with_too_many_matches_ranks_the_newest_and_says_so() {
     let host = Host::open(tempfile::tempdir().unwrap(), |backend, _| backend.db.max_ranked_rows = 3).await;
     let mut client = Client::connect(host.port).await;

@@ -11,5 +11,6 @@ pub(crate) mod origin;
 pub(crate) mod provider;
 pub mod registry;
 pub(crate) mod search;
+pub(crate) mod snippet;
 pub(crate) mod token;
 pub(crate) mod validate;

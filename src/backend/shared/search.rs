@@ -12,12 +12,21 @@ use super::encode::{Object, array};
 /// Returns an FTS5 query for all words of a text; the last word matches as a prefix. Quoting removes the special meaning of
 /// characters.
 pub(crate) fn match_expression(query: &str) -> String {
+    quoted_words(query).join(" ")
+}
+
+/// Returns an FTS5 query for any word of a text, as [`match_expression`] does for all.
+pub(crate) fn any_expression(query: &str) -> String {
+    quoted_words(query).join(" OR ")
+}
+
+fn quoted_words(query: &str) -> Vec<String> {
     let words = query.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     let mut quoted: Vec<String> = words.map(|word| format!("\"{}\"", word.replace('"', "\"\""))).collect();
     if let Some(last) = quoted.last_mut() {
         last.push('*');
     }
-    quoted.join(" ")
+    quoted
 }
 
 /// Returns the start of a query: the table `best (seq, score, truncated)` with at most `?3` hits of `?1` in an index, best first,
@@ -55,6 +64,10 @@ pub(crate) fn page_of_hits(
     let mut hits = Vec::new();
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
+        // SQLite looks at the deadline between its own steps only.
+        if view.is_over() {
+            return Err(WireError::new("the search took too long"));
+        }
         let hit = hit(row)?;
         bytes += hit.len();
         if bytes > view.limits.max_page_bytes && !hits.is_empty() {

@@ -14,7 +14,7 @@ use super::record::{Batch, Recorder};
 use super::store;
 
 /// Rows that are rolled up or deleted in one transaction, so that other writes can run in between.
-const ROWS_AT_ONCE: i64 = 10_000;
+const ROWS_AT_ONCE: i64 = 1_000;
 /// The setting with the number of days to keep raw rows.
 const RETENTION_SETTING: &str = "analytics.retentionDays";
 

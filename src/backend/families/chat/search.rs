@@ -4,9 +4,8 @@ use rusqlite::params;
 
 use crate::backend::shared::db::View;
 use crate::backend::shared::encode::Object;
-use crate::backend::shared::search::{
-    MARK_END, MARK_START, best_hits, mark_truncated, marked_html, match_expression, page_of_hits,
-};
+use crate::backend::shared::search::{best_hits, mark_truncated, match_expression, page_of_hits};
+use crate::backend::shared::snippet::{Snippets, short_snippet};
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
@@ -21,7 +20,8 @@ const FILTER: &str = "(?2 IS NULL OR rowid IN (SELECT seq FROM messages WHERE ch
                  WHERE messages.seq = message_index.rowid AND deleted = 1))";
 
 pub(super) fn search(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, WireError> {
-    let query = match_expression(&fields.required_text("query", 0..=MAX_QUERY_BYTES)?);
+    let typed = fields.required_text("query", 0..=MAX_QUERY_BYTES)?;
+    let query = match_expression(&typed);
     let limit = fields.integer("limit", 1..=100)?.unwrap_or(20);
     let chat = match fields.id("chatId")? {
         None => None,
@@ -31,20 +31,22 @@ pub(super) fn search(view: &View<'_>, fields: &Fields<'_>) -> Result<Payload, Wi
         return Ok(Payload::trusted("[]".to_owned()));
     }
     let best = best_hits("message_index", FILTER);
+    let snippet = short_snippet("message_index", "messages.text");
     let sql = format!(
         "{best} SELECT chats.id, chats.title, messages.id, role,
-             snippet(message_index, 0, '{MARK_START}', '{MARK_END}', '…', 24), score, messages.created_at, truncated
+             {snippet}, score, messages.created_at, truncated, best.seq
          FROM best CROSS JOIN message_index ON message_index.rowid = best.seq AND message_index MATCH ?1
              JOIN messages ON messages.seq = best.seq JOIN chats ON chats.seq = chat
          ORDER BY score, best.seq DESC"
     );
+    let snippets = Snippets::new(view, &typed, "SELECT text FROM messages WHERE seq = ?");
     page_of_hits(view, &sql, params![query, chat, limit, view.limits.ranked_rows()], |row| {
         let hit = Object::new()
             .text("chatId", row.get_ref(0)?.as_str()?)
             .text("chatTitle", row.get_ref(1)?.as_str()?)
             .text("messageId", row.get_ref(2)?.as_str()?)
             .text("role", row.get_ref(3)?.as_str()?)
-            .text("snippet", &marked_html(row.get_ref(4)?.as_str()?))
+            .text("snippet", &snippets.html(row.get_ref(4)?.as_str_or_null()?, row.get(8)?)?)
             // In FTS5 the best match has the smallest rank.
             .number("score", -row.get::<_, f64>(5)?)
             .integer("createdAt", row.get(6)?);

@@ -40,7 +40,7 @@ const ROWS: &[Row<Code>] = &[
         response: "TranscriptPage",
         description: "Get the last entries of a session, or those just before or after an entry, oldest first: 1..=500 of them, 100 by default",
         example: r#"{"sessionId":"550e8400-e29b-41d4-a716-446655440000","limit":50,"roles":["user","assistant"]}"#,
-        handler: Own(|code, payload, cx| Box::pin(read(code, payload, cx.client_id, get_transcript))),
+        handler: Own(|code, payload, cx| Box::pin(search(code, payload, cx.client_id, get_transcript))),
     },
     Row {
         name: "code:search-transcript",
@@ -76,6 +76,9 @@ pub const TYPES: &str = concat!("\n", include_str!("types.d.ts"));
 
 /// The tables.
 pub(crate) const TABLES: &str = include_str!("tables.sql");
+
+/// Further indexes.
+pub(crate) const INDEXES: &str = include_str!("bounded.sql");
 
 /// Registers the family's handlers.
 pub fn register(server: &Server, code: &Code) {

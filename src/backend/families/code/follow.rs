@@ -126,7 +126,7 @@ impl Code {
         let max_files = self.config().limits.max_files;
         let start = folder.clone();
         let walk = tokio::task::spawn_blocking(move || scan::walk(&start, max_files)).await?;
-        let known = self.db().read(index::stamps).await?;
+        let known = self.db().search(index::stamps).await?;
         let found: HashSet<&str> = walk.found.iter().map(|found| found.path.as_str()).collect();
         let mut deleted_files = HashSet::new();
         for path in known.keys().filter(|path| !found.contains(path.as_str())) {

@@ -6,6 +6,7 @@
 //! parent of an entry always precedes it and is always visible, so the tree has no cycles, whatever the lines contain.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -16,8 +17,9 @@ use super::scan::{Batch, Found, Item, ItemKind, Progress, Stamp};
 use super::transcript::Backups;
 use crate::backend::shared::db::{Change, View};
 
-/// Most rows that one transaction deletes.
-const MAX_DELETED_ROWS: i64 = 500;
+/// How long one transaction deletes rows, and how many of a table it deletes between two looks at the clock.
+const DELETE_TIME: Duration = Duration::from_millis(2);
+const ROWS_AT_ONCE: i64 = 8;
 /// Most files that a restore point tracks.
 const MAX_TRACKED_FILES: usize = 10_000;
 /// The model name of answers that the program itself wrote.
@@ -67,8 +69,8 @@ fn stamp(row: &Row<'_>, first: usize) -> rusqlite::Result<Stamp> {
     })
 }
 
-/// Deletes a part of the rows of a file. When none is left, it deletes the file, and its session if it has no other file. The
-/// result says whether there is more to delete.
+/// Deletes a part of the rows of a file: what takes a few milliseconds. When none is left, it deletes the file, and its session if
+/// it has no other file. The result says whether there is more to delete.
 pub(super) fn delete_part(change: &mut Change<'_>, path: &str) -> Result<bool, WireError> {
     let connection = change.connection;
     let file: Option<(i64, Option<i64>, bool)> = connection
@@ -76,51 +78,68 @@ pub(super) fn delete_part(change: &mut Change<'_>, path: &str) -> Result<bool, W
         .query_row([path], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     let Some((file, session, is_main)) = file else { return Ok(false) };
-    let deleted = connection
-        .prepare_cached(
-            "DELETE FROM code_entries WHERE seq IN (SELECT seq FROM code_entries WHERE file = ? LIMIT ?)",
-        )?
-        .execute(params![file, MAX_DELETED_ROWS])?;
-    let has_more = deleted as i64 == MAX_DELETED_ROWS;
-    if !has_more {
-        connection.prepare_cached("DELETE FROM code_files WHERE seq = ?")?.execute([file])?;
+    if is_main {
+        connection
+            .prepare_cached(
+                "UPDATE code_sessions SET cwd = NULL, custom_title = NULL, ai_title = NULL, summary = NULL,
+                     prompt = NULL, model = NULL WHERE seq = ?",
+            )?
+            .execute([session])?;
     }
-    if let Some(session) = session {
-        if is_main {
-            connection
-                .prepare_cached(
-                    "UPDATE code_sessions SET cwd = NULL, custom_title = NULL, ai_title = NULL, summary = NULL,
-                         prompt = NULL, model = NULL WHERE seq = ?",
-                )?
-                .execute([session])?;
-        }
-        if !has_more {
-            recount(connection, session)?;
-            connection
-                .prepare_cached(
-                    "DELETE FROM code_sessions
-                     WHERE seq = ?1 AND NOT EXISTS (SELECT 1 FROM code_files WHERE session = ?1)",
-                )?
-                .execute([session])?;
+    let started = Instant::now();
+    while delete_rows(connection, file, session)? {
+        if started.elapsed() >= DELETE_TIME {
+            return Ok(true);
         }
     }
-    Ok(has_more)
-}
-
-/// Recounts the entries and restore points of a session after rows were deleted.
-fn recount(connection: &Connection, session: i64) -> Result<(), WireError> {
+    // Two lookups at the ends of an index.
     connection
         .prepare_cached(
             "UPDATE code_sessions SET
-                 (message_count, started_at, updated_at) = (
-                     SELECT count(*), min(created_at), max(created_at) FROM code_entries
-                     WHERE session = ?1 AND role IS NOT NULL),
-                 restore_point_count = (SELECT count(*) FROM code_restore_points WHERE session = ?1),
-                 skipped_lines = (SELECT coalesce(sum(skipped_lines), 0) FROM code_files WHERE session = ?1)
+                 started_at = (SELECT min(created_at) FROM code_entries WHERE session = ?1 AND role IS NOT NULL),
+                 updated_at = (SELECT max(created_at) FROM code_entries WHERE session = ?1 AND role IS NOT NULL),
+                 skipped_lines = skipped_lines - (SELECT skipped_lines FROM code_files WHERE seq = ?2)
              WHERE seq = ?1",
         )?
+        .execute(params![session, file])?;
+    connection.prepare_cached("DELETE FROM code_files WHERE seq = ?")?.execute([file])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM code_sessions
+             WHERE seq = ?1 AND NOT EXISTS (SELECT 1 FROM code_files WHERE session = ?1)",
+        )?
         .execute([session])?;
-    Ok(())
+    Ok(false)
+}
+
+/// Deletes a few rows that belong to a file, and those of its session that no other file has. Returns whether there were any.
+fn delete_rows(connection: &Connection, file: i64, session: Option<i64>) -> Result<bool, WireError> {
+    let mut statement = connection.prepare_cached(
+        "DELETE FROM code_entries WHERE seq IN (SELECT seq FROM code_entries WHERE file = ? LIMIT ?)
+         RETURNING role IS NOT NULL",
+    )?;
+    let entries = statement.query_map([file, ROWS_AT_ONCE], |row| row.get(0))?;
+    let entries = entries.collect::<Result<Vec<bool>, _>>()?;
+    let delete = |table: &str, condition: &str| {
+        let rows = format!("SELECT rowid FROM {table} WHERE {condition} LIMIT {ROWS_AT_ONCE}");
+        let sql = format!("DELETE FROM {table} WHERE rowid IN ({rows})");
+        connection.prepare_cached(&sql)?.execute([file])
+    };
+    let points = delete("code_restore_points", "file = ?1")?;
+    let summaries = delete("code_summaries", "file = ?1")?;
+    let backups = delete(
+        "code_backups",
+        "session = (SELECT session FROM code_files file WHERE seq = ?1 AND NOT EXISTS (
+             SELECT 1 FROM code_files other WHERE other.session = file.session AND other.seq <> ?1))",
+    )?;
+    let messages = entries.iter().filter(|is_message| **is_message).count();
+    connection
+        .prepare_cached(
+            "UPDATE code_sessions SET message_count = message_count - ?2,
+                 restore_point_count = restore_point_count - ?3 WHERE seq = ?1",
+        )?
+        .execute(params![session, messages as i64, points as i64])?;
+    Ok(entries.len() + points + summaries + backups > 0)
 }
 
 /// The changes that a batch makes to its session.

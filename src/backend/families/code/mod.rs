@@ -25,7 +25,7 @@ mod search;
 mod sessions;
 pub mod transcript;
 
-pub(crate) use channels::TABLES;
 pub use channels::{CHANNELS, TYPES, register};
+pub(crate) use channels::{INDEXES, TABLES};
 pub use config::{CodeConfig, CodeLimits};
 pub use follow::{Code, CodeStats};

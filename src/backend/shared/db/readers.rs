@@ -28,6 +28,14 @@ pub(crate) struct View<'a> {
     pub connection: &'a Connection,
     /// The limits of the database.
     pub limits: &'a DbLimits,
+    is_over: &'a dyn Fn() -> bool,
+}
+
+impl View<'_> {
+    /// Returns whether the deadline of the read has passed, or its caller has left.
+    pub(crate) fn is_over(&self) -> bool {
+        (self.is_over)()
+    }
 }
 
 /// Which priority the threads of a lane have.
@@ -140,9 +148,9 @@ fn read<T>(
 ) -> Result<T, WireError> {
     let deadline = Instant::now() + limits.read_timeout.min(Duration::from_secs(u32::MAX.into()));
     let is_over = move || Instant::now() >= deadline || caller.strong_count() == 0;
-    connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(is_over))?;
+    connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(is_over.clone()))?;
     let transaction = connection.transaction()?;
-    let result = job(&View { connection: &transaction, limits });
+    let result = job(&View { connection: &transaction, limits, is_over: &is_over });
     drop(transaction);
     if result.is_err() && Instant::now() >= deadline {
         return Err(WireError::new(format!("query took longer than {} ms", limits.read_timeout.as_millis())));
