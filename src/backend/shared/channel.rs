@@ -121,7 +121,14 @@ where
                 let db = db();
                 server.on_request(row.name, move |payload: Payload, cx| {
                     let db = db.on_behalf_of(cx.client_id);
-                    async move { db.write(move |change| handler(change, &Fields::decode(&payload)?)).await }
+                    async move {
+                        let room = db.room_for(payload.as_str().map_or(0, str::len)).await;
+                        let write = db.write(move |change| {
+                            let _until_it_is_done = room;
+                            handler(change, &Fields::decode(&payload)?)
+                        });
+                        write.await
+                    }
                 });
             }
             Handler::Own(handler) => {

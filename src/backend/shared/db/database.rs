@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
@@ -19,6 +19,12 @@ use super::owner::Owner;
 use super::readers::{Lane, Priority, View, closed};
 use super::write::{Change, Chore, Order, Write, background_write, write};
 use super::writer::Writer;
+
+/// Most bytes of large payloads in the queue of writes. A queued write is done even if its client leaves, and then nothing else
+/// counts them.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+/// A smaller payload needs no room: the number of queued writes is limited.
+const SMALL_BYTES: usize = 64 << 10;
 
 /// An open database. A clone is another handle to the same one.
 #[derive(Clone)]
@@ -34,6 +40,8 @@ struct Shared {
     lookups: Lane,
     searches: Lane,
     queue: Places<Owner>,
+    /// One permit for each byte of [`MAX_QUEUED_BYTES`].
+    room: Arc<Semaphore>,
     writes: mpsc::Sender<Order>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     lock: Mutex<Option<File>>,
@@ -70,6 +78,7 @@ impl Db {
             lookups,
             searches,
             queue: Places::new(limits.max_queued_writes),
+            room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)),
             writes,
             writer: Mutex::new(Some(writer)),
             lock: Mutex::new(Some(opened.lock)),
@@ -148,6 +157,16 @@ impl Db {
         F: FnOnce(&mut Change<'_>) -> Result<T, WireError> + Send + 'static,
     {
         self.queue(|answer| write(job, answer)).await
+    }
+
+    /// Waits for room for the payload of a write, which the write keeps until it is done. `None` if it needs none.
+    pub(crate) async fn room_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let permits = u32::try_from(bytes.min(MAX_QUEUED_BYTES)).unwrap_or(u32::MAX);
+        if bytes <= SMALL_BYTES {
+            None
+        } else {
+            self.shared.room.clone().acquire_many_owned(permits).await.ok()
+        }
     }
 
     /// Writes without events, all or nothing. `done` is called on the writing thread with whether the change is on disk, even if

@@ -116,3 +116,16 @@ async fn a_write_that_waits_for_its_place_is_dropped_with_its_caller_and_a_queue
     });
     assert_eq!(stored.await.unwrap(), [1, 3]);
 }
+
+#[tokio::test]
+async fn large_payloads_of_queued_writes_are_bounded_in_bytes() {
+    let (_folder, db) = open(DbLimits::default());
+    // One that is larger than all of it gets all of it, and small ones need none.
+    let first = db.room_for(2 * MAX_QUEUED_BYTES).await;
+    assert!(first.is_some() && db.room_for(SMALL_BYTES).await.is_none());
+    let mut second = Box::pin(db.room_for(SMALL_BYTES + 1));
+    let waits = tokio::time::timeout(Duration::ZERO, &mut second).await;
+    assert!(waits.is_err(), "there is no room");
+    drop(first);
+    assert!(second.await.is_some());
+}
