@@ -10,6 +10,9 @@ use super::families::code::CodeConfig;
 use super::families::imagegen::ImagegenConfig;
 use super::shared::db::DbLimits;
 
+/// Longest duration that is used; a longer one is forever too.
+const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// Configuration of the backend.
 ///
 /// ```
@@ -55,5 +58,34 @@ impl BackendConfig {
             analytics: AnalyticsConfig::default(),
             data_dir,
         }
+    }
+
+    /// Limits every duration, so that the end of one can always be calculated.
+    pub(super) fn bounded(mut self) -> BackendConfig {
+        let (ai, imagegen) = (&mut self.ai, &mut self.imagegen);
+        let (code, artifact) = (&mut self.code.limits, &mut self.artifact.limits);
+        for duration in [
+            &mut self.heartbeat_interval,
+            &mut self.db.read_timeout,
+            &mut ai.connect_timeout,
+            &mut ai.idle_timeout,
+            &mut ai.max_duration,
+            &mut ai.retry_pause,
+            &mut ai.max_retry_pause,
+            &mut imagegen.connect_timeout,
+            &mut imagegen.generation_timeout,
+            &mut imagegen.retry_pause,
+            &mut imagegen.max_retry_pause,
+            &mut code.scan_interval,
+            &mut code.scan_wait,
+            &mut artifact.install_timeout,
+            &mut artifact.max_timeout,
+            &mut artifact.max_cpu_time,
+            &mut self.analytics.flush_interval,
+            &mut self.analytics.rollup_interval,
+        ] {
+            *duration = MAX_DURATION.min(*duration);
+        }
+        self
     }
 }

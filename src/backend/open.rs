@@ -22,6 +22,7 @@ impl Backend {
     /// # Errors
     /// When the database is in use, damaged, of a newer version, or not a Switchboard database. It is left unchanged.
     pub fn open(config: BackendConfig) -> Result<Backend, OpenError> {
+        let config = config.bounded();
         let db = Db::open(&config.data_dir, &migrations(), config.db.clone())?;
         Ok(Backend::new(db, config))
     }

@@ -14,6 +14,8 @@ mod commands;
 mod credentials;
 mod durability;
 #[cfg(unix)]
+mod extremes;
+#[cfg(unix)]
 mod faults;
 mod hostile;
 mod imagegen;

@@ -191,9 +191,9 @@ pub(crate) fn retry_pause(
     pause: Duration,
     max_pause: Duration,
 ) -> Option<Duration> {
-    let pause = failure.retry_after.unwrap_or(pause * 2_u32.pow(retries.min(MAX_RETRIES)));
+    let pause = failure.retry_after.unwrap_or(pause.saturating_mul(2_u32.pow(retries.min(MAX_RETRIES))));
     let again = failure.transient && retries < MAX_RETRIES && pause <= max_pause;
-    again.then(|| pause + jitter(pause))
+    again.then(|| pause.saturating_add(jitter(pause)))
 }
 
 /// Returns up to a fifth of a pause, so that requests that failed together are not retried together.
@@ -395,5 +395,7 @@ mod tests {
         {
             assert_eq!(retry_pause(&failure, retries, ms(100), ms(1000)), None);
         }
+        let longest = retry_pause(&failure(true, None), 1, Duration::MAX, Duration::MAX);
+        assert_eq!(longest, Some(Duration::MAX));
     }
 }

@@ -38,6 +38,9 @@ impl View<'_> {
     }
 }
 
+/// Most threads of a lane, whatever the limits say: each has a connection of its own.
+const MAX_THREADS: usize = 256;
+
 /// Which priority the threads of a lane have.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Priority {
@@ -65,7 +68,7 @@ impl Lane {
         priority: Priority,
         limits: &Arc<DbLimits>,
     ) -> Result<Lane, OpenError> {
-        let threads = threads.max(1);
+        let threads = threads.clamp(1, MAX_THREADS);
         let (sender, jobs) = mpsc::channel();
         let jobs = Arc::new(Mutex::new(jobs));
         let lane = Lane {
