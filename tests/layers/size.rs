@@ -19,12 +19,12 @@ const CORE: [&str; 2] = ["protocol/", "server/"];
 
 /// A budget that is too small is raised together with what needs it, for a reason that the commit gives.
 pub const ROOMS: [Room; 7] = [
-    Room { name: "core, no features", features: &[], parts: &CORE, budget: Some(6_000) },
+    Room { name: "core, no features", features: &[], parts: &CORE, budget: Some(6_100) },
     Room {
         name: "core, all its features",
         features: &["pages", "client"],
         parts: &CORE,
-        budget: Some(6_900),
+        budget: Some(7_000),
     },
     Room {
         name: "what strangers' bytes reach before authentication",
