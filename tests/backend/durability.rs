@@ -125,6 +125,15 @@ async fn removing_a_large_chat_goes_on_after_a_crash_and_keeps_no_server_from_st
         }
     };
     within("the removal", removed).await;
+    // Also when it was interrupted, it has left no setting in the index.
+    let automerge = "SELECT v FROM message_index_config WHERE k = 'automerge'";
+    let restored = async {
+        let database = rusqlite::Connection::open(data_dir.join("switchboard.db")).unwrap();
+        while database.query_row(automerge, [], |row| row.get::<_, i64>(0)).unwrap() != 4 {
+            client.call("system:ping", Value::Null).await;
+        }
+    };
+    within("the index", restored).await;
     assert_eq!(client.call("chat:get", json!({"id": kept})).await["messageCount"], 10);
     drop(client);
     assert_eq!(program.stop("-TERM").0, Some(0));

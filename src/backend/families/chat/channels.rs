@@ -6,8 +6,9 @@ use crate::backend::shared::db::Db;
 use crate::backend::shared::registry::Channel;
 use crate::server::Server;
 
-use super::chats::{create, delete, get, list, remove_deleted, update};
+use super::chats::{create, delete, get, list, update};
 use super::messages::{add_message, get_messages};
+use super::removal::{merge_index, remove_message};
 use super::search::search;
 
 const EXAMPLE_ID: &str = r#"{"id":"550e8400-e29b-41d4-a716-446655440000"}"#;
@@ -99,5 +100,6 @@ pub(crate) const DELETED: &str = include_str!("deleted.sql");
 /// Registers the family's handlers.
 pub fn register(server: &Server, db: &Db) {
     channel::register(server, Some(db), &(), ROWS);
-    db.work_in_steps(remove_deleted);
+    db.work_in_steps(remove_message);
+    db.work_in_steps(merge_index);
 }

@@ -85,24 +85,6 @@ pub(super) fn delete(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Pay
     Ok(Payload::from(serde_json::Value::Bool(deleted > 0)))
 }
 
-/// Removes one message of a deleted chat; if it has none, its row. Returns whether there is more to remove.
-pub(super) fn remove_deleted(connection: &Connection) -> Result<bool, WireError> {
-    let chat: Option<i64> = connection
-        .prepare_cached("SELECT seq FROM chats WHERE deleted = 1 ORDER BY seq LIMIT 1")?
-        .query_row([], |row| row.get(0))
-        .optional()?;
-    let Some(chat) = chat else { return Ok(false) };
-    let removed = connection
-        .prepare_cached(
-            "DELETE FROM messages WHERE seq = (SELECT seq FROM messages WHERE chat = ? ORDER BY seq LIMIT 1)",
-        )?
-        .execute([chat])?;
-    if removed == 0 {
-        connection.prepare_cached("DELETE FROM chats WHERE seq = ?")?.execute([chat])?;
-    }
-    Ok(true)
-}
-
 /// Checks that a chat exists.
 ///
 /// # Errors

@@ -8,6 +8,7 @@
 mod channels;
 mod chats;
 mod messages;
+mod removal;
 mod search;
 
 pub use channels::{CHANNELS, TYPES, register};

@@ -25,4 +25,4 @@ pub use database::Db;
 pub use limits::DbLimits;
 pub use open::{FILE_NAME, OpenError};
 pub(crate) use readers::View;
-pub(crate) use write::Change;
+pub(crate) use write::{Change, Progress};

@@ -21,8 +21,19 @@ pub(super) enum Order {
     Close,
 }
 
-/// Work that is done in small steps. Each call does one step, of at most some milliseconds, and returns whether there is more to do.
-pub(crate) type Chore = fn(&Connection) -> Result<bool, WireError>;
+/// Work that is done in small steps. Each call does a part of a step, which takes at most some milliseconds.
+pub(crate) type Chore = fn(&Connection) -> Result<Progress, WireError>;
+
+/// How a chore goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It has more to do.
+    More,
+    /// It has nothing to do now, but perhaps after the next step of another chore.
+    Later,
+    /// It has nothing to do until a write leaves work.
+    Done,
+}
 
 /// A queued write.
 pub(super) type Write = Box<dyn Job>;

@@ -16,7 +16,7 @@ use crate::server::Place;
 use super::emitter::Emitter;
 use super::owner::Owner;
 use super::waiting::{BACKGROUND_PAUSE, Waiting};
-use super::write::{Chore, Job, Order, Write};
+use super::write::{Chore, Job, Order, Progress, Write};
 
 /// Most writes that share one transaction.
 const MAX_BATCH: usize = 256;
@@ -187,14 +187,14 @@ impl Writer {
         }
         self.stepped_at = end + pause;
         self.step_at = end + pause;
-        if stepped.unwrap_or(true) {
+        if !stepped.is_ok_and(|progress| progress == Progress::Done) {
             self.due.push_back(chore);
         }
     }
 
-    /// Does some of a chore in one transaction, and returns whether there is more to do. It is not synced to the disk: after a power
+    /// Does some of a chore in one transaction. It is not synced to the disk: after a power
     /// failure it is done again.
-    fn step(&mut self, chore: Chore) -> Result<bool, WireError> {
+    fn step(&mut self, chore: Chore) -> Result<Progress, WireError> {
         if self.is_synced {
             self.is_synced = false;
             self.connection.execute_batch("PRAGMA synchronous = NORMAL")?;
@@ -203,16 +203,16 @@ impl Writer {
         let started = Instant::now();
         let connection = &self.connection;
         let work = AssertUnwindSafe(|| {
-            while chore(connection)? {
-                if started.elapsed() >= STEP_TIME {
-                    return Ok(true);
+            loop {
+                let progress = chore(connection)?;
+                if progress != Progress::More || started.elapsed() >= STEP_TIME {
+                    return Ok(progress);
                 }
             }
-            Ok(false)
         });
-        let has_more = catch_unwind(work).unwrap_or_else(|_| Err(WireError::new("Internal error")))?;
+        let progress = catch_unwind(work).unwrap_or_else(|_| Err(WireError::new("Internal error")))?;
         self.connection.execute_batch("COMMIT")?;
-        Ok(has_more)
+        Ok(progress)
     }
 
     fn roll_back(&self) {

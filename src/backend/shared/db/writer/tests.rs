@@ -93,9 +93,10 @@ fn a_write_waits_for_one_transaction_of_a_client_that_has_queued_many() {
 }
 
 /// Counts down the one row of its table.
-fn count_down(connection: &Connection) -> Result<bool, WireError> {
+fn count_down(connection: &Connection) -> Result<Progress, WireError> {
     connection.execute("UPDATE work SET rest = rest - 1 WHERE rest > 0", [])?;
-    Ok(connection.query_row("SELECT rest > 0 FROM work", [], |row| row.get(0))?)
+    let has_more = connection.query_row("SELECT rest > 0 FROM work", [], |row| row.get(0))?;
+    Ok(if has_more { Progress::More } else { Progress::Done })
 }
 
 fn rest(writer: &Writer) -> i64 {
