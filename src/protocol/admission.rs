@@ -21,19 +21,19 @@ pub struct Seats<K> {
     max: usize,
     next: u64,
     keys: BTreeMap<Seat, K>,
-    held: HashMap<K, BTreeSet<Seat>>,
+    held: BTreeMap<K, BTreeSet<Seat>>,
     /// Of each key, how many places it holds, and its oldest. The last one is the next to lose a place.
     ranks: BTreeSet<(usize, Reverse<Seat>)>,
 }
 
-impl<K: Copy + Eq + Hash> Seats<K> {
+impl<K: Copy + Ord> Seats<K> {
     /// No place is taken yet. There is at least one.
     pub fn new(max: usize) -> Seats<K> {
         Seats {
             max: max.max(1),
             next: 0,
             keys: BTreeMap::new(),
-            held: HashMap::new(),
+            held: BTreeMap::new(),
             ranks: BTreeSet::new(),
         }
     }

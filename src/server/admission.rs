@@ -1,7 +1,7 @@
 //! Who is let in: places for what is not finished yet, counts of clients, pauses after wrong tokens, by address. Input: the
 //! addresses of connections and requests. Output: places, refusals, and the end of what loses its place.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -75,12 +75,12 @@ pub(super) struct House<O>(Mutex<Held<O>>);
 
 struct Held<O> {
     seats: Seats<Key>,
-    occupants: HashMap<Seat, Arc<O>>,
+    occupants: BTreeMap<Seat, Arc<O>>,
 }
 
 impl<O: Occupant> House<O> {
     fn new(places: usize) -> Arc<House<O>> {
-        let held = Held { seats: Seats::new(places), occupants: HashMap::new() };
+        let held = Held { seats: Seats::new(places), occupants: BTreeMap::new() };
         Arc::new(House(Mutex::new(held)))
     }
 
