@@ -9,6 +9,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{MIB, Target, shown};
+use crate::program::resident_mib;
 use crate::wire::{Failure, LOCALHOST};
 
 const READERS: usize = 32;
@@ -64,8 +65,9 @@ pub async fn pages(target: &Target, path: &str, length: Duration) -> Result<Stri
             Err(_) => format!("{name}: nothing in 20 s"),
         });
     }
+    let mib = resident_mib(target.process)?;
     tokio::time::sleep_until(start + length).await;
-    Ok(format!("{READERS} unread pages of 24 MiB; another client: {}", report.join("; ")))
+    Ok(format!("{READERS} unread pages of 24 MiB, {mib:.0} MiB; another client: {}", report.join("; ")))
 }
 
 async fn get(target: &Target, path: &str) -> Result<(String, usize), Failure> {

@@ -11,7 +11,7 @@ use serde_json::json;
 use switchboard_bench::attackers::memory::{Ballast, in_flight, unfinished};
 use switchboard_bench::attackers::places::{Origin, heads, strangers, tokens};
 use switchboard_bench::attackers::{Target, fill_chat, floods, order, pages, prepared, shown, work};
-use switchboard_bench::others::{Habits, Others, Sample, Summary, summarise};
+use switchboard_bench::others::{Class, Habits, Others, Sample, summarise};
 use switchboard_bench::program::{Folder, Program, resident_mib};
 use switchboard_bench::wire::{Failure, LOCALHOST};
 use tokio::task::JoinSet;
@@ -33,6 +33,8 @@ struct Prey {
     /// The page that one of them asks for.
     page: String,
     length: Duration,
+    /// The attackers that run; empty for all.
+    kinds: Vec<String>,
 }
 
 type Attack = Pin<Box<dyn Future<Output = Result<String, Failure>>>>;
@@ -133,7 +135,8 @@ async fn prepare(path: &str, phases: usize) -> Result<Prepared, Failure> {
 /// Runs attackers until they end. Returns what they saw.
 async fn run_attackers(prey: &Prey) -> Result<Vec<String>, Failure> {
     let mut running = JoinSet::new();
-    for (kind, attack) in attackers(prey) {
+    let is_wanted = |kind: &str| prey.kinds.is_empty() || prey.kinds.iter().any(|wanted| wanted == kind);
+    for (kind, attack) in attackers(prey).into_iter().filter(|(kind, _)| is_wanted(kind)) {
         running.spawn_local(async move {
             let report = attack.await.unwrap_or_else(|error| format!("ended: {error}"));
             format!("{kind}: {report}")
@@ -181,21 +184,26 @@ struct Phase {
     most_mib: f64,
 }
 
-fn print_row(name: &str, of: &Summary, mib: f64, most: f64) {
+fn print_row(name: &str, samples: &[Sample], mib: f64, most: f64) {
+    let [all, reads, writes] =
+        [None, Some(Class::Read), Some(Class::Write)].map(|class| summarise(samples, class));
     println!(
-        "| {name} | {} | {} | {} | {} | {} | {} | {} | {mib:.0} | {most:.0} |",
-        of.requests,
-        shown(of.p50),
-        shown(of.p99),
-        shown(of.worst),
-        of.errors,
-        of.lost,
-        shown(of.lag)
+        "| {name} | {} | {} | {} · {} | {} · {} | {} | {} | {} | {mib:.0} | {most:.0} |",
+        all.requests,
+        shown(all.p50),
+        shown(reads.p99),
+        shown(reads.worst),
+        shown(writes.p99),
+        shown(writes.worst),
+        all.errors,
+        all.lost,
+        shown(all.lag)
     );
 }
 
-/// Runs phases for so long. Returns whether the clients that behave well had no errors.
-pub async fn run(path: &str, minutes: f64, clients: usize) -> Result<bool, Failure> {
+/// Runs phases for so long, with the attackers of these kinds, or all. Returns whether the clients that behave well had no
+/// errors.
+pub async fn run(path: &str, minutes: f64, clients: usize, kinds: Vec<String>) -> Result<bool, Failure> {
     let whole = Duration::from_secs_f64(minutes * 60.0);
     let length = (whole / 4).clamp(SHORTEST_PHASE, PHASE);
     let pairs = (whole.as_secs_f64() / (length * 2 + BREAK).as_secs_f64()).round().max(1.0) as usize;
@@ -221,19 +229,15 @@ pub async fn run(path: &str, minutes: f64, clients: usize) -> Result<bool, Failu
     let mut phases: Vec<Phase> = Vec::new();
     let mut reports = Vec::new();
     for (number, chat) in deleted.into_iter().enumerate() {
-        let prey = Prey { target: target.clone(), chat, page: page.clone(), length };
+        let prey = Prey { target: target.clone(), chat, page: page.clone(), length, kinds: kinds.clone() };
         for attack in [None, Some(&prey)] {
             let (phase, seen) = phase(program.process(), attack, length).await?;
             // Late responses.
             sleep(if attack.is_some() { BREAK } else { Duration::ZERO }).await;
             let name = if attack.is_some() { "with attackers" } else { "without" };
-            let summary = summarise(&others.between(phase.start, phase.end), None);
-            print_row(
-                &format!("{} {name}", number + 1),
-                &summary,
-                resident_mib(program.process())?,
-                phase.most_mib,
-            );
+            let samples = others.between(phase.start, phase.end);
+            let name = format!("{} {name}", number + 1);
+            print_row(&name, &samples, resident_mib(program.process())?, phase.most_mib);
             phases.push(phase);
             reports = if seen.is_empty() { reports } else { seen };
         }
@@ -245,9 +249,10 @@ pub async fn run(path: &str, minutes: f64, clients: usize) -> Result<bool, Failu
     };
     let resident = resident_mib(program.process())?;
     let most = phases.iter().map(|phase| phase.most_mib).fold(0.0, f64::max);
-    let [without, with] = [all(false), all(true)].map(|samples| summarise(&samples, None));
+    let [without, with] = [all(false), all(true)];
     print_row("all without", &without, resident, most);
     print_row("all with attackers", &with, resident, most);
+    let [without, with] = [without, with].map(|samples| summarise(&samples, None));
     println!("\nIn the last phase:");
     for report in reports {
         println!("- {report}");

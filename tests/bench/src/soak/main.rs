@@ -211,17 +211,19 @@ async fn run(program: &Program, minutes: f64, clients: usize) -> Result<bool, Fa
 
 fn main() -> Result<ExitCode, Failure> {
     let mut arguments: Vec<_> = std::env::args().skip(1).collect();
-    let has_attackers = arguments.iter().any(|argument| argument == "--attackers");
-    arguments.retain(|argument| argument != "--attackers");
+    let is_attackers = |argument: &String| argument == "--attackers" || argument.starts_with("--attackers=");
+    let attackers = arguments.iter().position(is_attackers).map(|at| arguments.remove(at));
     let (path, minutes, clients) = match arguments.as_slice() {
         [path] => (path, 30.0, 1000),
         [path, minutes] => (path, minutes.parse()?, 1000),
         [path, minutes, clients] => (path, minutes.parse()?, clients.parse()?),
-        _ => return Err("soak SWITCHBOARD [MINUTES [CLIENTS]] [--attackers]".into()),
+        _ => return Err("soak SWITCHBOARD [MINUTES [CLIENTS]] [--attackers[=KIND,...]]".into()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    if has_attackers {
-        let is_well = LocalSet::new().block_on(&runtime, attacked::run(path, minutes, clients))?;
+    if let Some(attackers) = attackers {
+        let kinds = attackers.split_once('=').map_or("", |(_, kinds)| kinds).split_terminator(',');
+        let kinds = kinds.map(str::to_owned).collect();
+        let is_well = LocalSet::new().block_on(&runtime, attacked::run(path, minutes, clients, kinds))?;
         return Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let program = Program::start(path, Folder::new()?, &[])?;
