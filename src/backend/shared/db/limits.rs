@@ -22,7 +22,8 @@ pub struct DbLimits {
     /// Most reads by key at the same time: lists, pages and single rows. Further handlers wait. One client has at most all but one
     /// of these places, and clients that wait for one take turns.
     ///
-    /// Default 4.
+    /// Default: the number of processor cores, at least 2 and at most 4. Such reads hardly wait for the disk, so more of them
+    /// would only take time from everything else.
     pub max_readers: usize,
     /// Most searches at the same time, statistics and other reads of many rows included. Further handlers wait, as for
     /// [`max_readers`](DbLimits::max_readers). Searches have threads of their own, on Linux with a lower priority, so that
@@ -46,8 +47,8 @@ impl Default for DbLimits {
             max_database_bytes: 16 << 30,
             max_page_bytes: 8 << 20,
             max_queued_writes: 1024,
-            max_readers: 4,
-            max_searches: thread::available_parallelism().map_or(2, |cores| (cores.get() - 1).clamp(2, 8)),
+            max_readers: cores(0).clamp(2, 4),
+            max_searches: cores(1).clamp(2, 8),
             max_ranked_rows: 10_000,
             read_timeout: Duration::from_secs(10),
         }
@@ -59,4 +60,9 @@ impl DbLimits {
     pub(crate) fn ranked_rows(&self) -> i64 {
         i64::try_from(self.max_ranked_rows.max(1)).unwrap_or(i64::MAX - 1)
     }
+}
+
+/// Returns the number of processor cores that are left if some are kept free.
+fn cores(kept_free: usize) -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(kept_free))
 }
