@@ -1,6 +1,8 @@
 //! Full-text search with FTS5. In: the text that a person typed, and the snippet of a hit. Out: a query for these words, without
 //! any operators, and HTML in which only the marks are markup.
 
+use std::collections::HashSet;
+
 use rusqlite::{Params, Row};
 
 use crate::protocol::error::WireError;
@@ -20,12 +22,16 @@ pub(crate) fn any_expression(query: &str) -> String {
     quoted_words(query).join(" OR ")
 }
 
+/// Returns the words of a text, quoted, each once: FTS5 looks up all matches of every word that a query has.
 fn quoted_words(query: &str) -> Vec<String> {
     let words = query.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
-    let mut quoted: Vec<String> = words.map(|word| format!("\"{}\"", word.replace('"', "\"\""))).collect();
-    if let Some(last) = quoted.last_mut() {
-        last.push('*');
-    }
+    let mut words: Vec<&str> = words.collect();
+    let last = words.pop();
+    let mut seen = HashSet::new();
+    words.retain(|word| seen.insert(word.to_lowercase()));
+    let quote = |word: &str| format!("\"{}\"", word.replace('"', "\"\""));
+    let mut quoted: Vec<String> = words.into_iter().map(quote).collect();
+    quoted.extend(last.map(|last| format!("{}*", quote(last))));
     quoted
 }
 
@@ -125,6 +131,8 @@ mod tests {
             ("hello wor", r#""hello" "wor"*"#),
             (r#"say "hi" OR (NEAR"#, r#""say" """hi""" "OR" "(NEAR"*"#),
             ("a\0b", r#""a" "b"*"#),
+            // The last word is a prefix, so it is not the same as an earlier one.
+            ("a b A a b", r#""a" "b" "b"*"#),
         ] {
             assert_eq!(match_expression(query), expression);
         }
