@@ -16,6 +16,8 @@ pub(super) const BACKGROUND_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Waiting<T> {
     turns: FairQueue<ClientId>,
     of_clients: HashMap<u64, (Ticket<ClientId>, T)>,
+    /// The client of the last write keeps one of two places until the next one, and cannot have both.
+    last: Option<Ticket<ClientId>>,
     of_server: VecDeque<T>,
     /// When the last one of the server was taken.
     server_at: Instant,
@@ -24,9 +26,9 @@ pub(super) struct Waiting<T> {
 impl<T> Waiting<T> {
     pub(super) fn new(now: Instant) -> Waiting<T> {
         Waiting {
-            // The one place is that of the write that is taken.
-            turns: FairQueue::new(1),
+            turns: FairQueue::new(2),
             of_clients: HashMap::new(),
+            last: None,
             of_server: VecDeque::new(),
             server_at: now,
         }
@@ -55,9 +57,14 @@ impl<T> Waiting<T> {
             self.server_at = now;
             return Some(write);
         }
-        let number = self.turns.poll()?;
+        // A client that came while another one's write was done goes before the next write of that one.
+        let other = self.turns.poll();
+        if let Some(last) = self.last.take() {
+            self.turns.leave(last);
+        }
+        let number = other.or_else(|| self.turns.poll())?;
         let (ticket, write) = self.of_clients.remove(&number)?;
-        self.turns.leave(ticket);
+        self.last = Some(ticket);
         Some(write)
     }
 }
@@ -66,6 +73,20 @@ impl<T> Waiting<T> {
 mod tests {
     use super::*;
     use crate::protocol::uuid::Uuid;
+
+    #[test]
+    fn a_client_that_comes_later_waits_for_one_write_of_another_one() {
+        let start = Instant::now();
+        let mut waiting = Waiting::new(start);
+        let [a, b] = [1, 2].map(|id| Owner::Client(Uuid::from_random([id; 16])));
+        for write in ["a1", "a2", "a3"] {
+            waiting.push(a, write);
+        }
+        assert_eq!(waiting.pop(start), Some("a1"));
+        waiting.push(b, "b1");
+        let rest = std::array::from_fn(|_| waiting.pop(start));
+        assert_eq!(rest, [Some("b1"), Some("a2"), Some("a3"), None]);
+    }
 
     #[test]
     fn clients_take_turns_and_the_server_yields_but_is_not_forgotten() {
