@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use switchboard::ClientId;
 use switchboard::protocol::backoff::Backoff;
 use switchboard::protocol::caller::{Caller, CallerLimits, Due, Incoming};
 use switchboard::protocol::connection::{Connection, Event};
@@ -16,6 +15,7 @@ use switchboard::protocol::payload::Payload;
 use switchboard::protocol::session::MAX_INLINE_BYTES;
 use switchboard::protocol::time::{Millis, Now};
 use switchboard::protocol::uuid::Uuid;
+use switchboard::{ClientId, Limited};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -313,9 +313,14 @@ impl Talk {
                 self.wrong_tokens += u64::from(token != TOKEN);
                 ("auth", json!({"token": token}))
             }
-            0..3 if self.sends_large && self.rng.percent(30) => {
+            // Before authentication they are too big.
+            0..3 if self.sends_large && self.is_authenticated && self.rng.percent(30) => {
                 world.count("large");
-                ("echo", json!({"name": name, "text": "x".repeat(MAX_INLINE_BYTES)}))
+                let text = "x".repeat(MAX_INLINE_BYTES + self.rng.below(30_000) as usize);
+                match self.rng.percent(50) {
+                    true => ("echo", json!({"name": name, "text": text})),
+                    false => ("wait", json!({"ms": self.rng.between(0, 1500), "text": text})),
+                }
             }
             0..3 => ("echo", json!({"name": name, "text": "é\u{1f600}\"\\"})),
             3 | 4 => ("wait", json!({"ms": self.rng.between(0, 1500)})),
@@ -558,6 +563,10 @@ impl Talk {
             }
             (Some(1008), "too many wrong tokens") => {
                 assert!(self.wrong_tokens >= u64::from(limits.max_auth_attempts), "{}", self.wrong_tokens);
+            }
+            (Some(1013), "server out of memory for messages")
+            | (Some(1008), "message too slow while others wait") => {
+                assert!(self.world.server.stats().limited_by(Limited::Memory) > 0);
             }
             (Some(1002 | 1007 | 1009), _) => assert_eq!(self.manner, Manner::Rude),
             _ => panic!("{}: closed with {code:?} {reason}", self.name()),

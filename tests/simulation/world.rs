@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use switchboard::protocol::limits::Limits;
+use switchboard::protocol::session::MAX_INLINE_BYTES;
 use switchboard::{ClientId, Config, HandlerError, Payload, RequestContext, Server};
 use tokio::time::{Instant, sleep};
 
@@ -93,6 +94,10 @@ impl World {
             send_timeout: Duration::from_millis(rng.between(200, 2000)),
             ..Limits::default()
         };
+        if limits.max_message_bytes > MAX_INLINE_BYTES {
+            // Answers that find no room in the account are cut beyond this.
+            limits.soft_outbox_bytes = 1 << 20;
+        }
         if is_loud {
             // Threads emit while no client can read.
             (limits.max_outbox_bytes, limits.soft_outbox_bytes) = (1 << 20, 1 << 20);
@@ -100,7 +105,12 @@ impl World {
         let has_token = rng.percent(25);
         Arc::new_cyclic(|world: &std::sync::Weak<World>| {
             let token = has_token.then(|| TOKEN.to_owned());
-            let config = Config { limits: limits.clone(), token, ..Config::default() };
+            let mut config = Config { limits: limits.clone(), token, ..Config::default() };
+            if limits.max_message_bytes > MAX_INLINE_BYTES {
+                // Room for one or a few large messages, beyond what is free for each client.
+                config.max_buffered_bytes = rng.between(10_000, 40_000) as usize;
+                config.memory_timeout = Duration::from_millis(rng.between(50, 800));
+            }
             let (joins, leaves) = (world.clone(), world.clone());
             let config = config
                 .on_connection(move |id| joins.upgrade().iter().for_each(|world| world.joined(id)))
