@@ -1,6 +1,6 @@
 //! The token of `serve --private`: made at the first start and kept in the data folder, where `call`, `listen` and `channels`
-//! find it. Input: the data folder, or a URL. Output: the token. It never leaves this machine, and an existing one is never
-//! overwritten.
+//! find it. Input: the data folder, or a URL. Output: the token. It never leaves this machine, on Linux not even to another
+//! user of it, and an existing one is never overwritten.
 
 use std::fs::Metadata;
 use std::io::{self, Read, Write};
@@ -11,6 +11,8 @@ use hyper::Uri;
 
 use crate::backend::shared::below::{Folder, Replace};
 use crate::protocol::handshake::base64;
+#[cfg(target_os = "linux")]
+use crate::protocol::socket_table::Socket;
 use crate::protocol::uuid::Uuid;
 
 use super::values::{Failure, MAX_TOKEN_FILE_BYTES, check_token};
@@ -36,12 +38,46 @@ pub(super) fn make_or_read(data_dir: &Path) -> Result<String, Failure> {
 /// Returns the token for a server of this machine; `None` if the URL names another one, or no token was made.
 ///
 /// # Errors
-/// When there is a token that cannot be read, or that other users can read.
+/// When there is a token that cannot be read, or that other users can read, or the server is of another user (Linux).
 pub(super) fn find(url: &str, data_dir: &Path) -> Result<Option<String>, Failure> {
-    match Folder::open(data_dir) {
-        Ok(folder) if is_this_machine(url) => read(&folder, &data_dir.join(FILE).display().to_string()),
-        _ => Ok(None),
+    let token = match Folder::open(data_dir) {
+        Ok(folder) if is_this_machine(url) => read(&folder, &data_dir.join(FILE).display().to_string())?,
+        _ => None,
+    };
+    if token.is_some() && has_foreign_listener(url) {
+        return Err(format!(
+            "{url}: another user of this machine listens there, so the token in {} is not sent",
+            data_dir.join(FILE).display()
+        )
+        .into());
     }
+    Ok(token)
+}
+
+/// Whether a process of another user, root excepted, listens on the port of a URL. What cannot be found out is no.
+#[cfg(target_os = "linux")]
+fn has_foreign_listener(url: &str) -> bool {
+    let Ok(uri) = url.parse::<Uri>() else { return false };
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("wss") { 443 } else { 80 });
+    let user = rustix::process::geteuid().as_raw();
+    let tables =
+        ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    tables.iter().any(|table| lists_foreign_listener(table, port, user))
+}
+
+/// Only Linux has a list of sockets with their users.
+#[cfg(not(target_os = "linux"))]
+fn has_foreign_listener(_: &str) -> bool {
+    false
+}
+
+#[cfg(target_os = "linux")]
+fn lists_foreign_listener(table: &str, port: u16, user: u32) -> bool {
+    table.lines().filter_map(Socket::parse).any(|socket| {
+        // A socket that listens has no other end.
+        let listens = socket.remote.port() == 0 && socket.local.port() == port;
+        listens && socket.owner.is_some_and(|owner| owner != user && owner != 0)
+    })
 }
 
 /// Whether the host of a URL is `localhost` or a loopback address. Other names could lead elsewhere, `*.localhost` too.
@@ -140,6 +176,25 @@ mod tests {
             assert_eq!(find(url), Ok(is_found.then(|| token.clone())), "{url}");
         }
         assert!(super::find("ws://localhost", &folder.path().join("missing")).unwrap().is_none());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_listener_of_another_user_is_recognised() {
+        // Port 3001 is 0BB9. The first socket listens, the second is a connection of it, the third listens on every address.
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+            0: 0100007F:0BB9 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1001        0 5001 1\n\
+            1: 0100007F:0BBA 0100007F:C000 01 00000000:00000000 00:00000000 00000000  1001        0 5002 1\n\
+            2: 00000000:0BBB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 5003 1\n";
+        for (port, user, is_foreign) in [
+            (3001, 1000, true),
+            (3001, 1001, false),
+            (3002, 1000, false),
+            (3003, 1000, false),
+            (1, 1000, false),
+        ] {
+            assert_eq!(lists_foreign_listener(table, port, user), is_foreign, "{port} {user}");
+        }
     }
 
     #[cfg(unix)]
