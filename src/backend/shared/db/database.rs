@@ -42,6 +42,7 @@ struct Shared {
     queue: Places<Owner>,
     /// One permit for each byte of [`MAX_QUEUED_BYTES`].
     room: Arc<Semaphore>,
+    room_turns: Places<Owner>,
     writes: mpsc::Sender<Order>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     lock: Mutex<Option<File>>,
@@ -79,6 +80,7 @@ impl Db {
             searches,
             queue: Places::new(limits.max_queued_writes),
             room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)),
+            room_turns: Places::new(1),
             writes,
             writer: Mutex::new(Some(writer)),
             lock: Mutex::new(Some(opened.lock)),
@@ -165,6 +167,8 @@ impl Db {
         if bytes <= SMALL_BYTES {
             None
         } else {
+            // One at a time waits for room, and clients take turns.
+            let _turn = self.shared.room_turns.acquire(self.owner).await;
             self.shared.room.clone().acquire_many_owned(permits).await.ok()
         }
     }

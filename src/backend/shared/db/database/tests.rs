@@ -129,3 +129,27 @@ async fn large_payloads_of_queued_writes_are_bounded_in_bytes() {
     drop(first);
     assert!(second.await.is_some());
 }
+
+#[tokio::test]
+async fn clients_take_turns_for_the_room_of_large_writes() {
+    let (_folder, db) = open(DbLimits::default());
+    let [busy, other] = clients(&db);
+    let (order, mut rooms) = tokio::sync::mpsc::unbounded_channel();
+    let all = db.room_for(MAX_QUEUED_BYTES).await;
+    for (client, name) in [(&busy, "busy"), (&busy, "busy"), (&busy, "busy"), (&other, "other")] {
+        let (client, order) = (client.clone(), order.clone());
+        tokio::spawn(async move {
+            let room = client.room_for(MAX_QUEUED_BYTES).await;
+            order.send(name).unwrap();
+            drop(room);
+        });
+        tokio::task::yield_now().await;
+    }
+    drop(all);
+    let mut given = Vec::new();
+    while given.len() < 4 {
+        given.extend(rooms.recv().await);
+    }
+    // The first two had their turns before the other client came.
+    assert_eq!(given, ["busy", "busy", "other", "busy"]);
+}
