@@ -22,6 +22,8 @@ use super::same_user::SameUser;
 
 /// How many addresses have a rate window, at most. Then the one whose last client connected longest ago is forgotten.
 const ADDRESSES_WITH_WINDOWS: usize = 10_000;
+/// Length from which on a token counts as long, in bytes: 16 random ones of base64 are 96 bits.
+const LONG_TOKEN_BYTES: usize = 16;
 
 /// What clients are counted by; `None` where the embedder has passed no address.
 pub(super) type Key = Option<AddressKey>;
@@ -214,6 +216,9 @@ pub(super) struct Admission<C> {
     pub(super) unauthenticated: Arc<House<C>>,
     pub(super) clients: Census,
     wrong_tokens: Mutex<WrongTokens<AddressKey>>,
+    /// Whether the right token is accepted during a pause: a long one cannot be guessed, and others at the same address, or a
+    /// web page on the same machine, could keep its owner out.
+    accepts_in_pause: bool,
     /// With [`Config::same_user`].
     pub(super) same_user: Option<Arc<SameUser>>,
     /// With [`Config::rate_by_address`].
@@ -236,6 +241,7 @@ impl<C: Occupant> Admission<C> {
                 by_address: Mutex::default(),
             },
             wrong_tokens: Mutex::new(WrongTokens::new(config.max_wrong_tokens, config.wrong_token_pause)),
+            accepts_in_pause: config.token.as_ref().is_some_and(|token| token.len() >= LONG_TOKEN_BYTES),
             same_user: SameUser::new(config),
             windows: config.rate_by_address.then(|| Mutex::new(Recent::new(ADDRESSES_WITH_WINDOWS))),
         }
@@ -252,7 +258,12 @@ impl<C: Occupant> Admission<C> {
         Some(client_address(head, peer.address?, &self.trusted_proxies).into())
     }
 
-    /// How long tokens from an address are still not looked at.
+    /// Whether the right token is accepted during a pause.
+    pub(super) fn accepts_in_pause(&self) -> bool {
+        self.accepts_in_pause
+    }
+
+    /// How long tokens from an address are still refused.
     pub(super) fn wait(&self, key: Key, now: Millis) -> Option<Duration> {
         self.wrong_tokens().wait(key?, now)
     }

@@ -74,7 +74,9 @@ pub struct Config {
     /// Default 256.
     pub max_unauthenticated: usize,
     /// Most wrong tokens from one address before further attempts have to wait, each for another
-    /// [`wrong_token_pause`](Config::wrong_token_pause). An attempt during the pause is not looked at: 429, or close 1008.
+    /// [`wrong_token_pause`](Config::wrong_token_pause). An attempt during the pause is refused: 429, or close 1008. If
+    /// the token has 16 bytes or more, the right one is accepted even then: it cannot be guessed, and others at the same
+    /// address could keep its owner out.
     ///
     /// Default 10.
     pub max_wrong_tokens: u32,

@@ -195,6 +195,7 @@ fn decide<B>(shared: &Arc<Shared>, request: &Request<B>, peer: Peer) -> Result<A
     if config.token.is_some()
         && let Some(wait) = shared.admission.wait(key, shared.clock.at())
         && handshake::sends_token(&head)
+        && (!shared.admission.accepts_in_pause() || handshake::sends_wrong_token(&head, &rules))
     {
         shared.metrics.limited(Limited::WrongTokens);
         return Ok(Answer::Ready(busy(StatusCode::TOO_MANY_REQUESTS, "Too many wrong tokens", wait)));

@@ -316,6 +316,22 @@ async fn a_pause_closes_those_that_send_a_token_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pause_keeps_the_owner_of_a_long_token_out_of_nothing() {
+    const LONG: &str = "0123456789abcdef";
+    let server = server(Config { max_wrong_tokens: 1, ..config().token(LONG) });
+    let (right, wrong) = (json!({ "token": LONG }), json!({ "token": "wrong" }));
+    let mut waiting = Client::on(from(&server, "127.0.0.1")).await;
+    let mut guessing = Client::on(from(&server, "127.0.0.1")).await;
+    assert_eq!(try_token(&server, "127.0.0.1", "wrong").await, 401);
+    assert_eq!(try_token(&server, "127.0.0.1", "wrong").await, 429);
+    assert_eq!(try_token(&server, "127.0.0.1", LONG).await, 101);
+    assert_eq!(waiting.ask("auth", right).await["error"], Value::Null);
+    assert_eq!(guessing.ask("auth", wrong).await["error"]["message"], "Token is wrong");
+    assert_eq!(guessing.next().await, Err(1008));
+    assert_eq!(server.stats().limited_by(Limited::WrongTokens), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn five_hundred_guesses_on_channel_auth_take_minutes() {
     let server = server(config().token("s3cret"));
     let started = tokio::time::Instant::now();

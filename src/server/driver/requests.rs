@@ -127,7 +127,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     ) {
         match action {
             None => {
-                self.count_wrong_tokens(turn.now.at);
+                self.count_wrong_tokens(turn);
                 self.complete_unhandled(turn.now.unix_ms);
             }
             Some(Action::Authenticated) => self.handle_authenticated(turn),

@@ -173,19 +173,31 @@ impl<Io> Driver<Io> {
         }
     }
 
-    /// Closes a client whose address must wait after wrong tokens: what it sends now is not looked at.
+    /// Closes a client whose address must wait after wrong tokens: what it sends now is not looked at, unless it could be the
+    /// right token.
     pub(super) fn check_pause(&mut self, turn: &mut Turn<'_, '_>) {
-        let admission = &self.client.shared.admission;
-        if self.waiting_place.is_some() && admission.wait(self.client.address, turn.now.at).is_some() {
+        if self.waiting_place.is_some()
+            && !self.client.shared.admission.accepts_in_pause()
+            && self.is_paused(turn.now.at)
+        {
             self.evict(turn, Limited::WrongTokens);
         }
     }
 
-    /// Counts the wrong tokens that the client has sent.
-    pub(super) fn count_wrong_tokens(&mut self, now: Millis) {
+    fn is_paused(&self, now: Millis) -> bool {
+        self.client.shared.admission.wait(self.client.address, now).is_some()
+    }
+
+    /// Counts the wrong tokens that the client has sent. One that is sent during a pause closes it.
+    pub(super) fn count_wrong_tokens(&mut self, turn: &mut Turn<'_, '_>) {
         let count = self.session.take_wrong_tokens();
-        if count > 0 {
-            self.client.shared.admission.add_wrong_tokens(self.client.address, count, now);
+        if count == 0 {
+            return;
+        }
+        if self.is_paused(turn.now.at) {
+            self.evict(turn, Limited::WrongTokens);
+        } else {
+            self.client.shared.admission.add_wrong_tokens(self.client.address, count, turn.now.at);
         }
     }
 
