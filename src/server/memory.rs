@@ -33,6 +33,8 @@ pub(super) struct Memory {
 impl Memory {
     pub(super) fn new(max_bytes: usize) -> Memory {
         // A permit is a byte, and one message takes at most as many as a `u32` counts.
+        // With no room at all nothing would be counted.
+        let max_bytes = max_bytes.max(1);
         let room = Semaphore::new(max_bytes.min(Semaphore::MAX_PERMITS));
         let max_bytes = u32::try_from(max_bytes).unwrap_or(u32::MAX);
         Memory { room: Arc::new(room), max_bytes, waiting: AtomicUsize::new(0) }
