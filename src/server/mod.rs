@@ -26,7 +26,6 @@ mod observer;
 #[cfg(feature = "pages")]
 mod pages;
 #[cfg(feature = "pages")]
-#[allow(dead_code)]
 mod places;
 mod router;
 mod same_user;
@@ -42,7 +41,6 @@ pub use metrics::{Limited, Stats};
 pub use observer::{Completed, Observer, Visit};
 #[cfg(feature = "pages")]
 pub use pages::Page;
-#[cfg(feature = "pages")]
-#[allow(unused_imports)]
+#[cfg(feature = "backend")]
 pub(crate) use places::{Place, Places};
 pub use shared::{RequestContext, Server};
