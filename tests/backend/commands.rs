@@ -189,6 +189,36 @@ fn a_private_server_has_a_token_that_the_commands_find() {
     }
 }
 
+/// While a private server is stopped, another user can take its port.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_token_of_a_private_server_is_not_sent_to_another_user() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    use std::os::unix::process::CommandExt;
+    const NOBODY: u32 = 65_534;
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return skip::skipped("a server of another user, which only root can start");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("own");
+    let mut server = program::command(&own);
+    server.arg("--private").stderr(Stdio::null());
+    Program::spawn(server).kill();
+    let token = fs::read_to_string(own.join("switchboard.token")).unwrap();
+
+    let theirs = tempfile::tempdir().unwrap();
+    chown(theirs.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let mut server = program::command(&theirs.path().join("data"));
+    server.env("SWITCHBOARD_TOKEN", token.trim()).env("HOME", theirs.path()).uid(NOBODY).gid(NOBODY);
+    let program = Program::spawn(server);
+    let url = format!("ws://localhost:{}", program.port);
+    let (code, said) = failure(&["call", &url, "system:ping", "--data-dir", own.to_str().unwrap()]);
+    assert!(code == 2 && said.contains("another user"), "{code} {said}");
+    let file = own.join("switchboard.token");
+    stdout(&["call", &url, "system:ping", "--token-file", file.to_str().unwrap()]);
+    program.kill();
+}
+
 #[test]
 fn a_short_token_is_warned_about() {
     let folder = tempfile::tempdir().unwrap();
