@@ -58,15 +58,19 @@ struct Needs {
     messages: (usize, usize),
     /// Whether the others read only chats, which is what the attack delays.
     reads_settings: bool,
+    /// The time between two requests of each of the others.
+    pause: Duration,
 }
 
 fn needs(kind: &str) -> Needs {
-    let needs = Needs { token: false, options: &[], messages: (0, 0), reads_settings: true };
+    let pause = Duration::from_millis(50);
+    let needs = Needs { token: false, options: &[], messages: (0, 0), reads_settings: true, pause };
     match kind {
         "search" => Needs { messages: (10_000, 3900), reads_settings: false, ..needs },
         "delete" => Needs { messages: (30_000, 1500), ..needs },
         "strangers" | "places" | "escapes-before" | "tokens" => Needs { token: true, ..needs },
-        "reconnect-by-address" => Needs { options: &["--rate-by-address"], ..needs },
+        // The others have one address, and together less than its 100 requests a second.
+        "reconnect-by-address" => Needs { options: &["--rate-by-address"], pause: pause * 2, ..needs },
         _ => needs,
     }
 }
@@ -132,7 +136,7 @@ async fn row(program: &str, kind: &str) -> Result<String, Failure> {
     let target = Target::of(&server, at, token);
     let mut others = Others::start(
         server.port,
-        Habits { reads_settings: needs.reads_settings, ..Habits::of_few(&chat, token) },
+        Habits { reads_settings: needs.reads_settings, pause: needs.pause, ..Habits::of_few(&chat, token) },
     )?;
     // The first requests open files.
     sleep(Duration::from_secs(1)).await;

@@ -223,7 +223,8 @@ pub async fn run(path: &str, minutes: f64, clients: usize, kinds: Vec<String>) -
     let mut others = Others::start(program.port, habits)?;
     sleep(Duration::from_secs(3)).await;
     println!(
-        "| phase | requests | p50 | p99 | longest | errors | of them lost | lag p99 | MiB at the end | at most |"
+        "| phase | requests | p50 | reads: p99 · longest | writes: p99 · longest | errors | of them lost | lag p99 | \
+         MiB at the end | at most |"
     );
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     let mut phases: Vec<Phase> = Vec::new();
