@@ -564,6 +564,9 @@ impl Talk {
             (Some(1008), "too many wrong tokens") => {
                 assert!(self.wrong_tokens >= u64::from(limits.max_auth_attempts), "{}", self.wrong_tokens);
             }
+            (Some(1008), "not authenticated while others wait") => {
+                assert!(self.world.server.stats().limited_by(Limited::Unauthenticated) > 0);
+            }
             (Some(1013), "server out of memory for messages")
             | (Some(1008), "message too slow while others wait") => {
                 assert!(self.world.server.stats().limited_by(Limited::Memory) > 0);
