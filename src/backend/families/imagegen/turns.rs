@@ -7,7 +7,7 @@ use std::hash::Hash;
 #[derive(Debug)]
 pub(super) struct Turns<K> {
     waiting: VecDeque<K>,
-    /// Who had the last turn. It goes behind those that have come since.
+    /// Who had the last turn. It goes after those that have come since.
     last: Option<K>,
 }
 
