@@ -253,7 +253,7 @@ fn sockets(mut choices: Choices<'_>) {
     let text = String::from_utf8_lossy(choices.rest());
     for line in text.lines() {
         if let Some(socket) = Socket::parse(line) {
-            assert!(line.split_whitespace().count() >= 10, "{line:?} is {socket:?}");
+            assert!(line.split_ascii_whitespace().count() >= 10, "{line:?} is {socket:?}");
         }
     }
     let status = format!("Name:\tx\n{}\nUid:\t1\t{inode}\t3\t4\n", text.replace("Uid:", ""));
