@@ -256,11 +256,11 @@ fn each_property_can_fail() {
     });
     can_fail("admission: places", |wrong| {
         let (mut seats, mut taken) = (Seats::new(1), Vec::new());
-        let first = seats.enter(0);
-        properties::admission::seat_is_right(&mut taken, 1, 0, first);
-        let second = seats.enter(1);
-        let evicted = if wrong { None } else { second.1 };
-        properties::admission::seat_is_right(&mut taken, 1, 1, (second.0, evicted));
+        let (first, _) = seats.enter(0, ());
+        properties::admission::seat_is_right(&mut taken, 1, 0, (first, None));
+        let (second, evicted) = seats.enter(1, ());
+        let evicted = evicted.map(|()| first).filter(|_| !wrong);
+        properties::admission::seat_is_right(&mut taken, 1, 1, (second, evicted));
     });
     can_fail("admission: wrong tokens", |wrong| {
         let wait = Duration::from_millis(if wrong { 99 } else { 100 });

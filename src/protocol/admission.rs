@@ -1,8 +1,7 @@
 //! Who is let in while there is not enough for all. Input: keys that clients are counted by (addresses), and the time. Output: who
 //! has a place, who loses one, and who must wait. Everything here is bounded, and the key that takes most loses first.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -12,74 +11,63 @@ use super::time::Millis;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seat(u64);
 
-/// A fixed number of places. A newcomer always gets one: when there are too few, the key that holds most, with the newcomer,
-/// loses its oldest. So no number of newcomers takes a place from a key that holds no more than its share.
+/// A fixed number of places, with what has each. A newcomer always gets one: when there are too few, the key that holds most, with
+/// the newcomer, loses its oldest. So no number of newcomers takes a place from a key that holds no more than its share.
 ///
-/// Each call takes time in proportion to the logarithm of the number of places.
+/// Taking a place away takes time in proportion to the number of places, the other calls in proportion to its logarithm.
 #[derive(Debug)]
-pub struct Seats<K> {
+pub struct Seats<K, V> {
     max: usize,
     next: u64,
-    keys: BTreeMap<Seat, K>,
-    held: BTreeMap<K, BTreeSet<Seat>>,
-    /// Of each key, how many places it holds, and its oldest. The last one is the next to lose a place.
-    ranks: BTreeSet<(usize, Reverse<Seat>)>,
+    taken: BTreeMap<Seat, (K, V)>,
+    /// How many places each key holds.
+    held: BTreeMap<K, usize>,
 }
 
-impl<K: Copy + Ord> Seats<K> {
+impl<K: Copy + Ord, V> Seats<K, V> {
     /// No place is taken yet. There is at least one.
-    pub fn new(max: usize) -> Seats<K> {
-        Seats {
-            max: max.max(1),
-            next: 0,
-            keys: BTreeMap::new(),
-            held: BTreeMap::new(),
-            ranks: BTreeSet::new(),
-        }
+    pub fn new(max: usize) -> Seats<K, V> {
+        Seats { max: max.max(1), next: 0, taken: BTreeMap::new(), held: BTreeMap::new() }
     }
 
-    /// Gives a place to a newcomer. Returns the place, and the one that was taken from another for it.
-    pub fn enter(&mut self, key: K) -> (Seat, Option<Seat>) {
+    /// Gives a place to a newcomer. Returns the place, and what has lost another for it.
+    pub fn enter(&mut self, key: K, value: V) -> (Seat, Option<V>) {
         let seat = Seat(self.next);
         self.next += 1;
-        self.keys.insert(seat, key);
-        self.change(key, |seats| seats.insert(seat));
+        self.taken.insert(seat, (key, value));
+        *self.held.entry(key).or_default() += 1;
         // Never the new one: it is younger than all others of any key.
-        let evicted = if self.keys.len() > self.max { self.evict() } else { None };
+        let evicted = if self.taken.len() > self.max { self.evict() } else { None };
         (seat, evicted)
     }
 
-    /// Takes away the oldest place of the key that holds most.
-    pub fn evict(&mut self) -> Option<Seat> {
-        let (_, Reverse(oldest)) = *self.ranks.last()?;
-        self.leave(oldest);
-        Some(oldest)
+    /// Takes away the oldest place of the key that holds most. Of two that hold as many, the one with the oldest place loses.
+    pub fn evict(&mut self) -> Option<V> {
+        let most = self.held.values().max()?;
+        let (seat, _) = self.taken.iter().find(|(_, (key, _))| self.held.get(key) == Some(most))?;
+        self.leave(*seat)
     }
 
     /// Frees a place. Does nothing if it was taken away before.
-    pub fn leave(&mut self, seat: Seat) {
-        if let Some(key) = self.keys.remove(&seat) {
-            self.change(key, |seats| seats.remove(&seat));
+    pub fn leave(&mut self, seat: Seat) -> Option<V> {
+        let (key, value) = self.taken.remove(&seat)?;
+        if let Some(count) = self.held.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.held.remove(&key);
+            }
         }
+        Some(value)
+    }
+
+    /// Whether a place was neither freed nor taken away.
+    pub fn holds(&self, seat: Seat) -> bool {
+        self.taken.contains_key(&seat)
     }
 
     /// The number of places that are taken.
     pub fn taken(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// Changes what a key holds, and its rank.
-    fn change(&mut self, key: K, change: impl FnOnce(&mut BTreeSet<Seat>) -> bool) {
-        let rank = |seats: &BTreeSet<Seat>| seats.first().map(|oldest| (seats.len(), Reverse(*oldest)));
-        let seats = self.held.entry(key).or_default();
-        if let Some(before) = rank(seats) {
-            self.ranks.remove(&before);
-        }
-        change(seats);
-        match rank(seats) {
-            Some(after) => self.ranks.insert(after),
-            None => self.held.remove(&key).is_none(),
-        };
+        self.taken.len()
     }
 }
 
@@ -160,29 +148,28 @@ mod tests {
     #[test]
     fn the_key_that_holds_most_loses_its_oldest_place() {
         let mut seats = Seats::new(3);
-        let (own, _) = seats.enter("b");
-        let (first, _) = seats.enter("a");
-        let (second, evicted) = seats.enter("a");
+        let (own, _) = seats.enter("b", 1);
+        seats.enter("a", 2);
+        let (_, evicted) = seats.enter("a", 3);
         assert_eq!((evicted, seats.taken()), (None, 3));
         // Two of each, with the newcomer: the one of `b` is older than those of `a`, but `b` does not lose for `a`.
-        let (third, evicted) = seats.enter("a");
-        assert_eq!(evicted, Some(first));
-        let (_, evicted) = seats.enter("c");
-        assert_eq!(evicted, Some(second));
+        let (third, evicted) = seats.enter("a", 4);
+        assert_eq!(evicted, Some(2));
+        assert_eq!(seats.enter("c", 5).1, Some(3));
         // One of each: the oldest.
-        let (_, evicted) = seats.enter("d");
-        assert_eq!(evicted, Some(own));
-        seats.leave(own);
-        seats.leave(third);
+        assert!(seats.holds(own));
+        assert_eq!(seats.enter("d", 6).1, Some(1));
+        assert!(!seats.holds(own));
+        assert_eq!(seats.leave(own), None);
+        assert_eq!(seats.leave(third), Some(4));
         assert_eq!(seats.taken(), 2);
     }
 
     #[test]
     fn one_place_goes_to_the_newest() {
         let mut seats = Seats::new(0);
-        let (first, evicted) = seats.enter(1);
-        assert_eq!(evicted, None);
-        assert_eq!(seats.enter(2).1, Some(first));
+        assert_eq!(seats.enter(1, "first").1, None);
+        assert_eq!(seats.enter(2, "second").1, Some("first"));
         assert_eq!(seats.taken(), 1);
     }
 

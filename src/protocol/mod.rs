@@ -18,6 +18,7 @@ pub mod idle;
 pub mod json;
 pub mod limits;
 pub mod outbox;
+mod overload;
 mod parking;
 pub mod payload;
 pub mod rate;

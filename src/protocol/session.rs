@@ -48,6 +48,7 @@ use super::handshake;
 use super::idle::{IdleAction, IdleTimer};
 use super::json;
 use super::limits::Limits;
+use super::overload::{Overload, rate_limited};
 use super::parking::Parking;
 pub use super::parking::Slot;
 use super::payload::Payload;
@@ -97,30 +98,15 @@ pub struct Session<H = ()> {
     connection: Connection,
     phase: Phase,
     rate: Window,
-    /// Messages over the rate limit since the last one within it.
-    refused_in_a_row: u32,
-    /// Frames that add nothing to a message, and until when they are counted together.
-    overhead_frames: u32,
-    overhead_until: Millis,
+    overload: Overload,
     idle: IdleTimer,
     parked: Parking<H>,
     /// The size of the message that is being decoded; 0 if there is none.
     decoding_bytes: usize,
-    wrong_tokens: u32,
-    /// Those of them that were taken.
-    wrong_tokens_taken: u32,
     tally: Tally,
     keeps_errors: bool,
     last_error: Option<Box<WireError>>,
 }
-
-/// How many rate windows full of refused messages in a row close a connection.
-const REFUSED_WINDOWS: u32 = 10;
-
-/// How many frames that add nothing to a message a client can send in a rate window, at least. They cost little, but are not
-/// counted as messages: without a limit, a client could occupy a thread with them. HTTP/2 servers have limits for pings and empty
-/// frames since CVE-2019-9512 and CVE-2019-9518.
-const MIN_OVERHEAD_FRAMES: u32 = 1000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -169,14 +155,10 @@ impl<H> Session<H> {
             connection: Connection::server(max_bytes),
             phase,
             rate: Window::Own(RateWindow::default()),
-            refused_in_a_row: 0,
-            overhead_frames: 0,
-            overhead_until: Millis(0),
+            overload: Overload::new(),
             idle: IdleTimer::new(now),
             parked: Parking::new(),
             decoding_bytes: 0,
-            wrong_tokens: 0,
-            wrong_tokens_taken: 0,
             tally: Tally::default(),
             keeps_errors: false,
             last_error: None,
@@ -269,8 +251,7 @@ impl<H> Session<H> {
 
     /// The number of wrong tokens that the client has sent since the last call.
     pub fn take_wrong_tokens(&mut self) -> u32 {
-        let taken = std::mem::replace(&mut self.wrong_tokens_taken, self.wrong_tokens);
-        self.wrong_tokens - taken
+        self.overload.take_wrong_tokens()
     }
 
     /// When bytes last arrived from the client, or [`touch`](Session::touch) was called.
@@ -336,7 +317,7 @@ impl<H> Session<H> {
         if let Err(retry_after) = self.rate.check(now.at, bytes, &self.rules.limits) {
             return self.refuse_undecoded(now, message.as_bytes(), retry_after, out);
         }
-        self.refused_in_a_row = 0;
+        self.overload.passed();
         if bytes > MAX_INLINE_BYTES {
             self.decoding_bytes = bytes;
             return Some(Action::Decode(Undecoded(message.into_owned())));
@@ -347,13 +328,7 @@ impl<H> Session<H> {
     /// Counts a frame that adds nothing to a message, or closes a client that sends too many of them.
     #[cold]
     fn count_overhead(&mut self, now: Millis, out: &mut Vec<u8>) {
-        let limits = &self.rules.limits;
-        if now >= self.overhead_until {
-            (self.overhead_frames, self.overhead_until) = (0, now + limits.rate_window);
-        }
-        self.overhead_frames = self.overhead_frames.saturating_add(1);
-        let most = limits.rate_max_requests.saturating_mul(REFUSED_WINDOWS).max(MIN_OVERHEAD_FRAMES);
-        if self.overhead_frames > most && self.connection.is_open() {
+        if self.overload.empty_frame(now, &self.rules.limits) && self.connection.is_open() {
             self.tally.closed_for_refusals = true;
             self.close(now, CloseCode::Policy, "too many frames without a message", out);
         }
@@ -370,9 +345,7 @@ impl<H> Session<H> {
     ) -> Option<Action> {
         let (id, channel) = envelope::peek(message);
         self.refuse(now, "rate_limited", "system", rate_limited(id, channel, retry_after), out);
-        self.refused_in_a_row = self.refused_in_a_row.saturating_add(1);
-        let most = self.rules.limits.rate_max_requests.max(1).saturating_mul(REFUSED_WINDOWS);
-        if self.refused_in_a_row >= most {
+        if self.overload.refused(&self.rules.limits) {
             self.tally.closed_for_refusals = true;
             self.close(now.at, CloseCode::Policy, "too many refused messages", out);
         }
@@ -420,11 +393,10 @@ impl<H> Session<H> {
             return self.refuse(now, id, channel, error, out);
         };
         if !handshake::same_token(sent.as_bytes(), token.as_bytes()) {
-            let most = limits.max_auth_attempts;
-            self.wrong_tokens = self.wrong_tokens.saturating_add(1);
+            let are_too_many = self.overload.wrong_token(limits);
             let error = WireError::with_code(ErrorCode::Unauthorized, "Token is wrong");
             self.refuse(now, id, channel, error, out);
-            if self.wrong_tokens >= most {
+            if are_too_many {
                 self.tally.closed_for_tokens = true;
                 self.close(now.at, CloseCode::Policy, "too many wrong tokens", out);
             }
@@ -612,17 +584,6 @@ impl<H> Session<H> {
         }
         self.close(now.at, CloseCode::Away, "server stopping", out);
     }
-}
-
-#[cold]
-fn rate_limited(id: Option<&str>, channel: Option<&str>, retry_after: Duration) -> WireError {
-    let member = |name, value: Option<&str>| match value {
-        Some(value) => format!("\"{name}\":\"{value}\","),
-        None => String::new(),
-    };
-    let (id, channel) = (member("requestId", id), member("channel", channel));
-    let details = format!("{{{id}{channel}\"retryAfterMs\":{}}}", retry_after.as_millis());
-    WireError::with_code(ErrorCode::RateLimited, "Too many requests").details(Payload::trusted(details))
 }
 
 /// Appends an event as a frame of the server. It is the same for every client.

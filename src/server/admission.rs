@@ -1,7 +1,7 @@
 //! Who is let in: places for what is not finished yet, counts of clients, pauses after wrong tokens, by address. Input: the
 //! addresses of connections and requests. Output: places, refusals, and the end of what loses its place.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -73,26 +73,16 @@ impl<S> Occupant for Client<S> {
 }
 
 /// Places of one kind; see [`Seats`].
-pub(super) struct House<O>(Mutex<Held<O>>);
-
-struct Held<O> {
-    seats: Seats<Key>,
-    occupants: BTreeMap<Seat, Arc<O>>,
-}
+pub(super) struct House<O>(Mutex<Seats<Key, Arc<O>>>);
 
 impl<O: Occupant> House<O> {
     fn new(places: usize) -> Arc<House<O>> {
-        let held = Held { seats: Seats::new(places), occupants: BTreeMap::new() };
-        Arc::new(House(Mutex::new(held)))
+        Arc::new(House(Mutex::new(Seats::new(places))))
     }
 
     /// Gives a newcomer a place, and returns whether another has lost its own for it.
     pub(super) fn enter(self: &Arc<Self>, key: Key, occupant: Arc<O>) -> (Place<O>, bool) {
-        let mut held = self.held();
-        let (seat, evicted) = held.seats.enter(key);
-        held.occupants.insert(seat, occupant);
-        let evicted = evicted.and_then(|seat| held.occupants.remove(&seat));
-        drop(held);
+        let (seat, evicted) = self.seats().enter(key, occupant);
         if let Some(occupant) = &evicted {
             occupant.evict();
         }
@@ -101,21 +91,20 @@ impl<O: Occupant> House<O> {
 
     /// Takes away as many places, if that leaves at least as many. Returns whether it did.
     pub(super) fn make_room(&self, places: usize) -> bool {
-        let mut held = self.held();
-        let is_enough = held.seats.taken() >= 2 * places;
-        let mut evicted = Vec::new();
-        while is_enough && evicted.len() < places {
-            let Some(seat) = held.seats.evict() else { break };
-            evicted.extend(held.occupants.remove(&seat));
-        }
-        drop(held);
+        let mut seats = self.seats();
+        let is_enough = seats.taken() >= 2 * places;
+        let evicted: Vec<Arc<O>> = match is_enough {
+            true => (0..places).filter_map(|_| seats.evict()).collect(),
+            false => Vec::new(),
+        };
+        drop(seats);
         evicted.iter().for_each(|occupant| occupant.evict());
         is_enough
     }
 }
 
 impl<O> House<O> {
-    fn held(&self) -> MutexGuard<'_, Held<O>> {
+    fn seats(&self) -> MutexGuard<'_, Seats<Key, Arc<O>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -130,7 +119,7 @@ pub(super) struct Place<O> {
 impl<O> Place<O> {
     /// Whether a newcomer has it.
     pub(super) fn is_lost(&self) -> bool {
-        !self.house.held().occupants.contains_key(&self.seat)
+        !self.house.seats().holds(self.seat)
     }
 }
 
@@ -142,11 +131,8 @@ impl<O> fmt::Debug for Place<O> {
 
 impl<O> Drop for Place<O> {
     fn drop(&mut self) {
-        let mut held = self.house.held();
-        held.seats.leave(self.seat);
-        let occupant = held.occupants.remove(&self.seat);
-        drop(held);
-        // It may be the last handle to what it is.
+        // It may be the last handle to what it is, so it is dropped without the lock.
+        let occupant = self.house.seats().leave(self.seat);
         drop(occupant);
     }
 }

@@ -29,26 +29,32 @@ fn seats(mut choices: Choices<'_>) {
     let max = usize::from(choices.byte() % 9);
     let mut seats = Seats::new(max);
     let mut taken: Vec<(Seat, u8)> = Vec::new();
-    let mut left = Vec::new();
+    // All places that were given; what has one is its index.
+    let (mut all, mut left) = (Vec::new(), Vec::new());
     while !choices.is_empty() {
         let byte = choices.byte();
         if byte < 192 {
-            let entered = seats.enter(byte % 7);
-            seat_is_right(&mut taken, max.max(1), byte % 7, entered);
-            left.extend(entered.1);
+            let (seat, evicted) = seats.enter(byte % 7, all.len());
+            all.push(seat);
+            let evicted = evicted.map(|index| all[index]);
+            seat_is_right(&mut taken, max.max(1), byte % 7, (seat, evicted));
+            left.extend(evicted);
         } else if byte == 192 {
-            let evicted = seats.evict();
+            let evicted = seats.evict().map(|index: usize| all[index]);
             assert_eq!(evicted, loser(&taken).map(|at| taken.remove(at).0));
             left.extend(evicted);
         } else if byte < 208 && !left.is_empty() {
             // Again: that place may be another's for long.
-            seats.leave(left[usize::from(byte) % left.len()]);
+            assert_eq!(seats.leave(left[usize::from(byte) % left.len()]), None);
         } else if !taken.is_empty() {
             let (seat, _) = taken.remove(usize::from(byte) % taken.len());
-            seats.leave(seat);
+            assert_eq!(seats.leave(seat).map(|index| all[index]), Some(seat));
             left.push(seat);
         }
         assert_eq!(seats.taken(), taken.len());
+        assert!(
+            taken.iter().all(|(seat, _)| seats.holds(*seat)) && !left.iter().any(|seat| seats.holds(*seat))
+        );
     }
 }
 
