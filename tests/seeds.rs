@@ -29,6 +29,7 @@ const TARGETS: &[(&str, Property)] = &[
     ("json", properties::json),
     ("envelope", properties::envelope),
     ("frames", properties::frames),
+    ("outbox", properties::outbox),
     ("connection", properties::connection),
     ("session", properties::session),
     ("fair", properties::fair),
@@ -196,12 +197,15 @@ fn each_property_can_fail() {
         let masked = if wrong { [0, 0] } else { [4, 1] };
         properties::frames::mask_is_applied(&[0, 0], &masked, [1, 2, 3, 4], 3);
     });
-    can_fail("frames: the outbox", |wrong| {
+    can_fail("outbox: its bytes", |wrong| {
         let mut outbox = Outbox::default();
         if wrong {
             outbox.push(&[0x81, 0x00], 0);
         }
-        properties::frames::NaiveOutbox::default().is_mirrored_by(&outbox);
+        properties::outbox::NaiveOutbox::default().is_mirrored_by(&outbox);
+    });
+    can_fail("outbox: slow clients", |wrong| {
+        properties::outbox::slow_at_is_right(Some(Millis(10)), Some(Millis(if wrong { 11 } else { 10 })));
     });
     can_fail("fair: the next turn", |wrong| {
         let mut naive = properties::fair::NaiveQueue::new(3);

@@ -1,26 +1,22 @@
 //! Frames, compared with `tungstenite` and a naive implementation of RFC 6455, section 5.
 
-use std::collections::VecDeque;
 use std::io::Cursor;
 
 use switchboard::protocol::frame::{self, FrameError, Header, Role};
-use switchboard::protocol::outbox::{GATHER_BYTES, Outbox};
 use tungstenite::protocol::frame::{Frame, FrameHeader};
 
 use super::Choices;
 
 /// A header is refused only for a rule that it breaks, and otherwise decoded as `tungstenite` decodes it. A written frame
-/// is the one that `tungstenite` writes, and decodes again. A mask undoes itself wherever it is cut. The bytes that go into
-/// the outbox come out of it, in any portions.
+/// is the one that `tungstenite` writes, and decodes again. A mask undoes itself wherever it is cut.
 pub fn frames(data: &[u8]) {
     for role in [Role::Server, Role::Client] {
         header_is_right(role, data, Header::decode(role, data));
     }
     let mut choices = Choices::new(data);
-    match choices.byte() % 3 {
+    match choices.byte() % 2 {
         0 => written_frames_decode_again(choices),
-        1 => masks_undo_themselves(choices),
-        _ => outbox_keeps_the_bytes(choices),
+        _ => masks_undo_themselves(choices),
     }
 }
 
@@ -141,102 +137,5 @@ pub fn mask_is_applied(plain: &[u8], masked: &[u8], mask: [u8; 4], offset: u64) 
     for (at, (plain, masked)) in plain.iter().zip(masked).enumerate() {
         let key = mask[(offset % 4) as usize..].iter().chain(&mask).nth(at % 4);
         assert_eq!(Some(plain ^ masked), key.copied(), "byte {at} from {offset}");
-    }
-}
-
-/// The queued frames, one by one, and how many bytes of the first were sent.
-#[derive(Default)]
-pub struct NaiveOutbox {
-    /// Whether it is shared, and its bytes.
-    frames: VecDeque<(bool, Vec<u8>)>,
-    sent: usize,
-}
-
-impl NaiveOutbox {
-    fn unsent(&self) -> Vec<u8> {
-        self.frames.iter().flat_map(|(_, frame)| frame).skip(self.sent).copied().collect()
-    }
-
-    fn advance(&mut self, bytes: usize) {
-        self.sent += bytes;
-        while let Some(frame) = self.frames.front()
-            && frame.1.len() <= self.sent
-        {
-            self.sent -= frame.1.len();
-            self.frames.pop_front();
-        }
-    }
-
-    /// Drops what a client that is too slow does not get any more.
-    fn drop_events(&mut self) {
-        let is_dropped = |frames: &VecDeque<(bool, Vec<u8>)>, sent| {
-            frames.back().is_some_and(|(shared, _)| *shared) && (frames.len() > 1 || sent == 0)
-        };
-        while is_dropped(&self.frames, self.sent) {
-            self.frames.pop_back();
-        }
-    }
-
-    pub fn is_mirrored_by(&mut self, outbox: &Outbox) {
-        let unsent = self.unsent();
-        let mut scratch = Vec::new();
-        let next = outbox.next(&mut scratch);
-        assert!(unsent.starts_with(next), "the bytes that come out are not those that went in");
-        assert!(next.len() >= unsent.len().min(GATHER_BYTES), "only {} bytes at once", next.len());
-        assert_eq!(outbox.unsent_bytes(), unsent.len());
-        assert_eq!(outbox.is_empty(), unsent.is_empty());
-        let waiting: usize = self.frames.iter().skip(1).map(|(_, frame)| frame.len()).sum();
-        assert_eq!(outbox.waiting_bytes(), waiting, "bytes queued after the message being written");
-        // Sent bytes are kept until their piece is sent, and a `Vec` doubles when it grows.
-        let owned: usize =
-            self.frames.iter().filter(|(shared, _)| !shared).map(|(_, frame)| frame.len()).sum();
-        let allowed =
-            if unsent.is_empty() { 0 } else { 2 * (owned + GATHER_BYTES) + 100 * self.frames.len() + 400 };
-        assert!(outbox.owned_bytes() <= allowed, "{} bytes held", outbox.owned_bytes());
-    }
-}
-
-fn outbox_keeps_the_bytes(mut choices: Choices<'_>) {
-    let mut outbox = Outbox::default();
-    let mut naive = NaiveOutbox::default();
-    let mut serial = 0_u8;
-    while !choices.is_empty() {
-        match choices.byte() % 5 {
-            step @ (0 | 1) => {
-                let mut frames = Vec::new();
-                for _ in 0..choices.byte() % 4 {
-                    serial = serial.wrapping_add(1);
-                    let length = choices.pick(&[0, 1, 5, 125, 126, 300]);
-                    let mut out = Vec::new();
-                    frame::write(&mut out, frame::BINARY, None, [[serial].repeat(length).as_slice()]);
-                    frames.push(out);
-                }
-                if step == 1 {
-                    frames.iter().for_each(|frame| outbox.push_shared(frame.as_slice().into()));
-                    naive.frames.extend(frames.into_iter().map(|frame| (true, frame)));
-                } else {
-                    let bytes = frames.concat();
-                    // Only an empty outbox accepts frames that were partly sent.
-                    let already_sent = usize::from(choices.byte()).min(bytes.len());
-                    let sent = if outbox.is_empty() { already_sent } else { 0 };
-                    outbox.push(&bytes, sent);
-                    naive.frames.extend(frames.into_iter().map(|frame| (false, frame)));
-                    naive.advance(sent);
-                }
-            }
-            2 => {
-                outbox.drop_events();
-                naive.drop_events();
-            }
-            step => {
-                let bytes = usize::from(choices.byte()) * if step == 3 { 1 } else { 7 };
-                let bytes = bytes.min(outbox.unsent_bytes());
-                if bytes > 0 {
-                    outbox.advance(bytes);
-                    naive.advance(bytes);
-                }
-            }
-        }
-        naive.is_mirrored_by(&outbox);
     }
 }

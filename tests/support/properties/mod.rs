@@ -17,6 +17,7 @@ pub mod frames;
 pub mod json;
 #[cfg(feature = "backend")]
 pub mod origin;
+pub mod outbox;
 pub mod session;
 #[cfg(feature = "backend")]
 pub mod sse;
@@ -36,6 +37,7 @@ pub use self::frames::frames;
 pub use self::json::json;
 #[cfg(feature = "backend")]
 pub use self::origin::origin;
+pub use self::outbox::outbox;
 pub use self::session::session;
 #[cfg(feature = "backend")]
 pub use self::sse::sse;
