@@ -294,7 +294,6 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
     let mut client = Client::connect(host.port).await;
     let objects = [json!([]), json!("7d"), json!(1), json!(true), json!([{"timeRange": "7d"}])];
     let ranges = [
-        (json!({"timeRange": null}), "timeRange"),
         (json!({"timeRange": "1d"}), "timeRange"),
         (json!({"timeRange": ["7d"]}), "timeRange"),
         (json!({"timeRange": {"from": 5, "to": 5}}), "timeRange.to"),
@@ -304,7 +303,6 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
     ];
     let granularities = [
         (json!({"timeRange": "7d", "granularity": "minute"}), "granularity"),
-        (json!({"timeRange": "7d", "granularity": null}), "granularity"),
         (json!({"timeRange": "7d", "granularity": ["hour"]}), "granularity"),
     ];
     let mut refused = 0;
@@ -320,9 +318,11 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_changes_nothing() {
         }
         if takes("timeRange:") {
             wrong.push((Value::Null, "timeRange"));
+            wrong.push((json!({"timeRange": null}), "timeRange"));
         }
         if takes("granularity:") {
             wrong.push((json!({"timeRange": "7d"}), "granularity"));
+            wrong.push((json!({"timeRange": "7d", "granularity": null}), "granularity"));
         }
         assert!(wrong.len() >= 5, "{}", channel.name);
         for (payload, path) in wrong {

@@ -371,6 +371,68 @@ async fn what_a_declared_type_forbids_is_refused_by_member() {
     host.close().await;
 }
 
+/// The response to a request, without what differs from one request to the next.
+async fn outcome(client: &mut Client, channel: &str, payload: Value) -> Value {
+    fn plain(value: &Value) -> Value {
+        match value {
+            Value::Number(_) => json!(0),
+            Value::String(text) if text.len() == 36 || text.parse::<u64>().is_ok() => json!("an id"),
+            Value::Array(elements) => elements.iter().map(plain).collect(),
+            Value::Object(members) => {
+                Value::Object(members.iter().map(|(name, part)| (name.clone(), plain(part))).collect())
+            }
+            other => other.clone(),
+        }
+    }
+    let response = client.respond(channel, payload).await;
+    json!({"payload": plain(&response["payload"]), "error": plain(&response["error"])})
+}
+
+#[tokio::test]
+async fn null_for_an_optional_member_is_as_if_it_was_left_out() {
+    let (host, mut client, named) = furnished().await;
+    let types = Types::read(&backend::typescript());
+    let payloads = payloads(&named);
+    let mut compared = 0;
+    for channel in backend::channels().iter().filter(|channel| channel.direction == Direction::Request) {
+        let name = channel.name;
+        let (_, full) = payloads.iter().find(|(other, _)| *other == name).unwrap();
+        if channel.payload == "-" {
+            continue;
+        }
+        let Type::Object(members) = types.resolve(&types.parse(channel.payload)) else { panic!("{name}") };
+        let optional: Vec<&String> = members
+            .iter()
+            .filter(|(_, member)| member.optional && !types.resolve(&member.of).accepts_null())
+            .map(|(member, _)| member)
+            .collect();
+        let none = |given: &Value, nulled: &[&String]| {
+            nulled.iter().fold(given.clone(), |payload, member| {
+                with(&payload, &[Step::Member((*member).clone())], Some(&Value::Null))
+            })
+        };
+        let left_out = |given: &Value, removed: &[&String]| {
+            removed.iter().fold(given.clone(), |payload, member| {
+                with(&payload, &[Step::Member((*member).clone())], None)
+            })
+        };
+        if optional.is_empty() {
+            continue;
+        }
+        // Each of them alone, then all together.
+        for nulled in optional.iter().map(std::slice::from_ref).chain([&optional[..]]) {
+            // The first request can change what the second one finds.
+            client.respond(name, left_out(full, nulled)).await;
+            let expected = outcome(&mut client, name, left_out(full, nulled)).await;
+            let seen = outcome(&mut client, name, none(full, nulled)).await;
+            assert_eq!(seen, expected, "{name}: null for {nulled:?}");
+            compared += nulled.len();
+        }
+    }
+    assert!(compared > 100, "{compared} members compared");
+    host.close().await;
+}
+
 /// An absent payload counts as an object without members.
 fn or_empty(payload: &Value) -> Value {
     if payload.is_null() { json!({}) } else { payload.clone() }

@@ -77,7 +77,7 @@ impl Types {
         }
     }
 
-    /// The paths of the parts of a value that do not fit. `path` is the path of the value.
+    /// The paths of the parts of a value that do not fit. `path` is the path of the value. An optional member can be null.
     pub fn misfits(&self, of: &Type, value: &Value, path: &str) -> Vec<String> {
         match (self.resolve(of), value) {
             (Type::Unknown, _) | (Type::Undefined, Value::Null) | (Type::Record, Value::Object(_)) => {
@@ -95,7 +95,7 @@ impl Types {
                 .flat_map(|(name, member)| {
                     let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                     match given.get(name) {
-                        None if member.optional => Vec::new(),
+                        None | Some(Value::Null) if member.optional => Vec::new(),
                         None => vec![path],
                         Some(value) => self.misfits(&member.of, value, &path),
                     }
@@ -109,6 +109,18 @@ impl Types {
                 .unwrap_or_default(),
             _ if path.is_empty() => vec!["payload".to_owned()],
             _ => vec![path.to_owned()],
+        }
+    }
+}
+
+impl Type {
+    /// Whether null is one of its values.
+    pub fn accepts_null(&self) -> bool {
+        match self {
+            Type::Unknown => true,
+            Type::Kind(kind) => kind == "null",
+            Type::Union(parts) => parts.iter().any(Type::accepts_null),
+            _ => false,
         }
     }
 }

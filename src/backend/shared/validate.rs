@@ -18,7 +18,7 @@ const MAX_ID_BYTES: usize = 128;
 const MAX_MEMBERS: usize = 10_000;
 
 /// The members of an object. A method takes the name of a member and what it can be, and returns `None` if there is no such
-/// member. Its name starts with `required` if a missing member is an error.
+/// member, or it is `null`. Its name starts with `required` if that is an error.
 #[derive(Debug)]
 pub(crate) struct Fields<'a> {
     /// The prefix of a member's name in errors: empty, or for example `usage.`.
@@ -75,12 +75,22 @@ impl<'a> Fields<'a> {
         self.members.iter().map(|(name, value)| (name.as_ref(), *value))
     }
 
-    /// Whether there is such a member.
+    /// Whether there is such a member, and it is not `null`.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.members.contains_key(name)
+        self.given(name).is_some()
     }
 
-    /// Returns the JSON text of a member.
+    /// Whether there is such a member, and it is `null`. For the members for which that is a value.
+    pub(crate) fn is_null(&self, name: &str) -> bool {
+        self.members.get(name) == Some(&"null")
+    }
+
+    /// Returns the JSON text of an optional member. Many clients write `null` for a value that they do not have.
+    fn given(&self, name: &str) -> Option<&'a str> {
+        self.members.get(name).copied().filter(|value| *value != "null")
+    }
+
+    /// Returns the JSON text of a member, `null` too.
     ///
     /// # Errors
     /// When there is no such member.
@@ -93,7 +103,7 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// When the member is something else.
     pub(crate) fn text(&self, name: &str, bytes: RangeInclusive<usize>) -> Result<Option<String>, WireError> {
-        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let Some(value) = self.given(name) else { return Ok(None) };
         let expected = || expected_text(&bytes);
         let Some(content) = json::string_content(value) else {
             return Err(self.wrong(name, &expected(), kind_of(value)));
@@ -116,7 +126,7 @@ impl<'a> Fields<'a> {
         name: &str,
         bytes: RangeInclusive<usize>,
     ) -> Result<String, WireError> {
-        let missing = || self.wrong(name, &expected_text(&bytes), "nothing");
+        let missing = || self.missing(name, &expected_text(&bytes));
         self.text(name, bytes.clone())?.ok_or_else(missing)
     }
 
@@ -141,7 +151,7 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// When the member is something else.
     pub(crate) fn integer(&self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, WireError> {
-        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let Some(value) = self.given(name) else { return Ok(None) };
         match integer_of(value) {
             Some(integer) if range.contains(&integer) => Ok(Some(integer)),
             _ => {
@@ -152,12 +162,21 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Returns an integer, as [`integer`](Fields::integer) does.
+    ///
+    /// # Errors
+    /// When the member is missing, or something else.
+    pub(crate) fn required_integer(&self, name: &str, range: RangeInclusive<i64>) -> Result<i64, WireError> {
+        let missing = || self.missing(name, &format!("integer {}..={}", range.start(), range.end()));
+        self.integer(name, range.clone())?.ok_or_else(missing)
+    }
+
     /// Returns a number in a range.
     ///
     /// # Errors
     /// When the member is something else.
     pub(crate) fn number(&self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, WireError> {
-        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let Some(value) = self.given(name) else { return Ok(None) };
         let is_number = kind_of(value) == "number";
         match value.parse().ok().filter(|number| is_number && range.contains(number)) {
             Some(number) => Ok(Some(number)),
@@ -200,7 +219,7 @@ impl<'a> Fields<'a> {
         count: RangeInclusive<usize>,
     ) -> Result<Vec<Fields<'a>>, WireError> {
         let elements = self.elements(name, &count)?;
-        let elements = elements.ok_or_else(|| self.wrong(name, &expected_array(&count), "nothing"))?;
+        let elements = elements.ok_or_else(|| self.missing(name, &expected_array(&count)))?;
         let objects = elements.into_iter().enumerate().map(|(index, element)| {
             let path = format!("{}{name}[{index}]", self.prefix);
             Fields::of(element, &path, format!("{path}."))
@@ -209,7 +228,7 @@ impl<'a> Fields<'a> {
     }
 
     fn elements(&self, name: &str, count: &RangeInclusive<usize>) -> Result<Option<Vec<&'a str>>, WireError> {
-        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let Some(value) = self.given(name) else { return Ok(None) };
         if kind_of(value) != "array" {
             return Err(self.wrong(name, &expected_array(count), kind_of(value)));
         }
@@ -246,7 +265,7 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// When the member is something else.
     pub(crate) fn boolean(&self, name: &str) -> Result<Option<bool>, WireError> {
-        match self.members.get(name).copied() {
+        match self.given(name) {
             None => Ok(None),
             Some("true") => Ok(Some(true)),
             Some("false") => Ok(Some(false)),
@@ -263,7 +282,7 @@ impl<'a> Fields<'a> {
         name: &str,
         words: &[&'static str],
     ) -> Result<Option<Vec<&'static str>>, WireError> {
-        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let Some(value) = self.given(name) else { return Ok(None) };
         let expected = format!("array of 1..={} different strings of {}", words.len(), one_of(words));
         // Enough for all words with every character escaped, and some white space.
         let longest = words.iter().map(|word| 6 * word.len() + 16).sum::<usize>() + 16;
@@ -290,7 +309,7 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// When the member is not an object.
     pub(crate) fn object(&self, name: &str) -> Result<Option<Fields<'a>>, WireError> {
-        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let Some(value) = self.given(name) else { return Ok(None) };
         let path = format!("{}{name}", self.prefix);
         Fields::of(value, &path, format!("{path}.")).map(Some)
     }
@@ -300,13 +319,18 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// When the member is something else, or longer.
     pub(crate) fn object_json(&self, name: &str, max_bytes: usize) -> Result<Option<&'a str>, WireError> {
-        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let Some(value) = self.given(name) else { return Ok(None) };
         let expected = format!("object of at most {max_bytes} bytes");
         match kind_of(value) {
             "object" if value.len() <= max_bytes => Ok(Some(value)),
             "object" => Err(self.wrong(name, &expected, &format!("{} bytes", value.len()))),
             kind => Err(self.wrong(name, &expected, kind)),
         }
+    }
+
+    /// Returns the error for a required member that is missing, or `null`.
+    pub(crate) fn missing(&self, name: &str, expected: &str) -> WireError {
+        self.wrong(name, expected, if self.is_null(name) { "null" } else { "nothing" })
     }
 
     /// Returns the error for a member of this object.
@@ -431,6 +455,36 @@ mod tests {
     }
 
     #[test]
+    fn null_counts_as_absent_unless_the_member_is_required() {
+        let payload = Payload::from_json(r#"{"n": null ,"a":1,"a":null,"t":[null],"o":[null]}"#).unwrap();
+        let fields = Fields::decode(&payload).unwrap();
+        for name in ["n", "a"] {
+            assert!(!fields.has(name) && fields.is_null(name));
+            assert_eq!(fields.text(name, 1..=2).unwrap(), None);
+            assert_eq!(fields.id(name).unwrap(), None);
+            assert_eq!(fields.integer(name, 1..=2).unwrap(), None);
+            assert_eq!(fields.number(name, 1.0..=2.0).unwrap(), None);
+            assert_eq!(fields.texts(name, 1..=2, 1..=2).unwrap(), None);
+            assert_eq!(fields.boolean(name).unwrap(), None);
+            assert_eq!(fields.words(name, &["a"]).unwrap(), None);
+            assert!(fields.object(name).unwrap().is_none());
+            assert_eq!(fields.object_json(name, 1).unwrap(), None);
+            assert_eq!(fields.required_json(name).unwrap(), "null");
+        }
+        for (error, expected) in [
+            (fields.required_id("n").unwrap_err(), ["n", "string of 1..=128 bytes", "null"]),
+            (fields.required_integer("n", 0..=1).unwrap_err(), ["n", "integer 0..=1", "null"]),
+            (fields.required_integer("x", 0..=1).unwrap_err(), ["x", "integer 0..=1", "nothing"]),
+            (fields.required_objects("n", 0..=1).unwrap_err(), ["n", "array of 0..=1 elements", "null"]),
+            (fields.required_one_of("n", &["a"]).unwrap_err(), ["n", "\"a\"", "null"]),
+            (fields.texts("t", 0..=1, 0..=1).unwrap_err(), ["t[0]", "string of 0..=1 bytes", "null"]),
+            (fields.required_objects("o", 0..=1).unwrap_err(), ["o[0]", "object", "null"]),
+        ] {
+            assert_eq!(details(error), expected);
+        }
+    }
+
+    #[test]
     fn words_are_known_and_different() {
         for (json, expected) in [
             (r#"["a"]"#, Some(vec!["a"])),
@@ -439,6 +493,7 @@ mod tests {
             (r#"["a","a"]"#, None),
             (r#"["c"]"#, None),
             ("[1]", None),
+            ("[null]", None),
             ("null", None),
         ] {
             let payload = Payload::from_json(format!(r#"{{"w":{json}}}"#)).unwrap();

@@ -89,9 +89,7 @@ async fn a_payload_of_the_wrong_shape_names_the_member_and_asks_no_provider() {
         assert_eq!(Streamed::ask(&mut client, payload).await.error(), error);
     }
     for channel in ["ai:models", "ai:has-credentials"] {
-        for payload in
-            [json!([]), json!({"provider": "x"}), json!({"provider": null}), json!({"provider": [1]})]
-        {
+        for payload in [json!([]), json!({"provider": "x"}), json!({"provider": [1]})] {
             let path = if payload.is_array() { "payload" } else { "provider" };
             assert_eq!(client.refuse(channel, payload).await["details"]["path"], path);
         }

@@ -166,10 +166,7 @@ fn time_range(fields: &Fields<'_>) -> Result<TimeRange, WireError> {
 }
 
 fn between(range: &Fields<'_>) -> Result<TimeRange, WireError> {
-    let moment = |name: &str| {
-        let missing = || range.wrong(name, &format!("integer 0..={END_UNIX_MS}"), "nothing");
-        range.integer(name, 0..=END_UNIX_MS)?.ok_or_else(missing)
-    };
+    let moment = |name: &str| range.required_integer(name, 0..=END_UNIX_MS);
     let (from, to) = (moment("from")?, moment("to")?);
     if to <= from {
         return Err(range.wrong("to", &format!("integer above from, which is {from}"), &to.to_string()));

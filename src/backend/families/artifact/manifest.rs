@@ -103,7 +103,7 @@ impl Manifest {
 
 fn command(fields: &Fields<'_>, limits: &ArtifactLimits) -> Result<(Program, Vec<String>), WireError> {
     let words = fields.texts("command", 1..=MAX_WORDS, 0..=MAX_WORD_BYTES)?;
-    let words = words.ok_or_else(|| fields.wrong("command", "array of strings", "nothing"))?;
+    let words = words.ok_or_else(|| fields.missing("command", "array of strings"))?;
     if let Some(at) = words.iter().position(|word| word.contains('\0')) {
         return Err(fields.wrong(&format!("command[{at}]"), "string without a zero byte", "one"));
     }

@@ -95,7 +95,7 @@ pub(crate) fn has_chat(view: &View<'_>, chat_id: &str) -> Result<(), WireError> 
 
 /// Reads `systemPrompt`: `None` if it is missing, `Some(None)` if it is null.
 fn system_prompt(fields: &Fields<'_>) -> Result<Option<Option<String>>, WireError> {
-    if fields.has("systemPrompt") && fields.required_json("systemPrompt")? == "null" {
+    if fields.is_null("systemPrompt") {
         return Ok(Some(None));
     }
     Ok(fields.text("systemPrompt", 0..=MAX_SYSTEM_PROMPT_BYTES)?.map(Some))

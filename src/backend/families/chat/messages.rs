@@ -115,11 +115,8 @@ pub(super) fn add_message(change: &mut Change<'_>, fields: &Fields<'_>) -> Resul
     message.model = fields.text("model", 1..=MAX_NAME_BYTES)?;
     message.metadata = fields.object_json("metadata", MAX_METADATA_BYTES)?.map(str::to_owned);
     if let Some(usage) = fields.object("usage")? {
-        let required = |name| {
-            let count = usage.integer(name, 0..=MAX_TOKENS)?;
-            count.ok_or_else(|| usage.wrong(name, "integer", "nothing"))
-        };
-        message.usage = Some((required("inputTokens")?, required("outputTokens")?));
+        let count = |name| usage.required_integer(name, 0..=MAX_TOKENS);
+        message.usage = Some((count("inputTokens")?, count("outputTokens")?));
     }
     let chat = chat_seq(change.connection, &chat_id)?;
     insert(change, chat, &message)

@@ -51,6 +51,11 @@ fn type_of_key(key: &str) -> Option<Type> {
     (!named.is_empty() && !named.contains('.')).then_some(Type::Url)
 }
 
+/// Whether null is a value of this setting: for those that the frontend adds, and for names that a provider can choose.
+pub(super) fn accepts_null(key: &str) -> bool {
+    matches!(type_of_key(key), None | Some(Type::NameOrNull))
+}
+
 /// Whether two JSON texts have the same value.
 pub(super) fn same(a: &str, b: &str) -> bool {
     let value = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();

@@ -11,7 +11,7 @@ use crate::protocol::error::WireError;
 use crate::protocol::json;
 use crate::protocol::payload::Payload;
 
-use super::known::{KNOWN, check_value, default_of, same};
+use super::known::{KNOWN, accepts_null, check_value, default_of, same};
 
 const MAX_KEY_BYTES: usize = 256;
 /// Most keys that are not known.
@@ -109,7 +109,9 @@ pub(super) fn update(change: &mut Change<'_>, fields: &Fields<'_>) -> Result<Pay
             let got = format!("{} bytes", key.len());
             return Err(wrong("payload", &format!("keys of 1..={MAX_KEY_BYTES} bytes"), &got));
         }
-        put(change, key, value, key)?;
+        if value != "null" || accepts_null(key) {
+            put(change, key, value, key)?;
+        }
     }
     check_total(change.connection)?;
     all(change.connection)
