@@ -1,7 +1,7 @@
 //! Who is let in while there is not enough for all. Input: keys that clients are counted by (addresses), and the time. Output: who
 //! has a place, who loses one, and who must wait. Everything here is bounded, and the key that takes most loses first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -14,47 +14,65 @@ pub struct Seat(u64);
 /// A fixed number of places, with what has each. A newcomer always gets one: when there are too few, the key that holds most, with
 /// the newcomer, loses its oldest. So no number of newcomers takes a place from a key that holds no more than its share.
 ///
-/// Taking a place away takes time in proportion to the number of places, the other calls in proportion to its logarithm.
+/// Each call takes time in proportion to the number of places at most, and a few steps while few are taken.
 #[derive(Debug)]
 pub struct Seats<K, V> {
     max: usize,
     next: u64,
-    taken: BTreeMap<Seat, (K, V)>,
-    /// How many places each key holds.
-    held: BTreeMap<K, usize>,
+    /// In order. A place that was freed between others is a gap, until there are as many gaps as places that are taken.
+    places: VecDeque<(Seat, Option<(K, V)>)>,
+    taken: usize,
+    /// How many places each key holds, in the order of the keys.
+    held: Vec<(K, usize)>,
 }
 
 impl<K: Copy + Ord, V> Seats<K, V> {
     /// No place is taken yet. There is at least one.
     pub fn new(max: usize) -> Seats<K, V> {
-        Seats { max: max.max(1), next: 0, taken: BTreeMap::new(), held: BTreeMap::new() }
+        Seats { max: max.max(1), next: 0, places: VecDeque::new(), taken: 0, held: Vec::new() }
     }
 
     /// Gives a place to a newcomer. Returns the place, and what has lost another for it.
     pub fn enter(&mut self, key: K, value: V) -> (Seat, Option<V>) {
         let seat = Seat(self.next);
         self.next += 1;
-        self.taken.insert(seat, (key, value));
-        *self.held.entry(key).or_default() += 1;
+        self.places.push_back((seat, Some((key, value))));
+        self.taken += 1;
+        match self.held.binary_search_by_key(&key, |(key, _)| *key) {
+            Ok(at) => self.held.get_mut(at).into_iter().for_each(|(_, count)| *count += 1),
+            Err(at) => self.held.insert(at, (key, 1)),
+        }
         // Never the new one: it is younger than all others of any key.
-        let evicted = if self.taken.len() > self.max { self.evict() } else { None };
+        let evicted = if self.taken > self.max { self.evict() } else { None };
         (seat, evicted)
     }
 
     /// Takes away the oldest place of the key that holds most. Of two that hold as many, the one with the oldest place loses.
     pub fn evict(&mut self) -> Option<V> {
-        let most = self.held.values().max()?;
-        let (seat, _) = self.taken.iter().find(|(_, (key, _))| self.held.get(key) == Some(most))?;
+        let most = self.held.iter().map(|(_, count)| *count).max()?;
+        let holds_most = |key: &K| self.held.binary_search(&(*key, most)).is_ok();
+        let (seat, _) =
+            self.places.iter().find(|(_, place)| place.as_ref().is_some_and(|(key, _)| holds_most(key)))?;
         self.leave(*seat)
     }
 
-    /// Frees a place. Does nothing if it was taken away before.
+    /// Frees a place, and returns what had it. Does nothing if it was taken away before.
     pub fn leave(&mut self, seat: Seat) -> Option<V> {
-        let (key, value) = self.taken.remove(&seat)?;
-        if let Some(count) = self.held.get_mut(&key) {
+        let at = self.index(seat)?;
+        let (key, value) = self.places.get_mut(at)?.1.take()?;
+        self.taken -= 1;
+        while let Some((_, None)) = self.places.front() {
+            self.places.pop_front();
+        }
+        if self.places.len() > 2 * self.taken {
+            self.places.retain(|(_, place)| place.is_some());
+        }
+        if let Ok(at) = self.held.binary_search_by_key(&key, |(key, _)| *key)
+            && let Some((_, count)) = self.held.get_mut(at)
+        {
             *count -= 1;
             if *count == 0 {
-                self.held.remove(&key);
+                self.held.remove(at);
             }
         }
         Some(value)
@@ -62,12 +80,16 @@ impl<K: Copy + Ord, V> Seats<K, V> {
 
     /// Whether a place was neither freed nor taken away.
     pub fn holds(&self, seat: Seat) -> bool {
-        self.taken.contains_key(&seat)
+        self.index(seat).and_then(|at| self.places.get(at)).is_some_and(|(_, place)| place.is_some())
     }
 
     /// The number of places that are taken.
     pub fn taken(&self) -> usize {
-        self.taken.len()
+        self.taken
+    }
+
+    fn index(&self, seat: Seat) -> Option<usize> {
+        self.places.binary_search_by_key(&seat, |(seat, _)| *seat).ok()
     }
 }
 

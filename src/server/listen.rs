@@ -132,15 +132,12 @@ async fn accept_loop(shared: Arc<Shared>, listener: TcpListener, loopback: bool)
                 let peer = Peer { loopback, ..Peer::from(address) };
                 let (mut arrival, is_crowded) = Arrival::new(&shared, peer);
                 if shared.admission.same_user.is_some() && loopback {
-                    arrival.ends = stream.local_addr().ok().map(|own| (own, address));
+                    arrival.ends = stream.local_addr().ok().map(|own| Box::new((own, address)));
                 }
-                let own = shared.clone();
-                tokio::spawn(async move {
-                    // Otherwise small answers would wait for the acknowledgement of earlier ones. A socket that refuses
-                    // this works too.
-                    let _ = stream.set_nodelay(true);
-                    upgrade::serve(own, stream, arrival).await;
-                });
+                // Otherwise small answers would wait for the acknowledgement of earlier ones. A socket that refuses this works
+                // too.
+                let _ = stream.set_nodelay(true);
+                tokio::spawn(upgrade::serve(shared.clone(), stream, arrival));
                 crowded = if is_crowded { crowded + 1 } else { 0 };
                 if crowded >= most_crowded {
                     // The heads that have arrived are read before the connections that brought them lose their places.

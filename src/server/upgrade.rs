@@ -52,7 +52,7 @@ struct Outcome {
 pub(super) struct Arrival {
     peer: Peer,
     /// Both ends, if the user of the other one counts.
-    pub(super) ends: Option<Ends>,
+    pub(super) ends: Option<Box<Ends>>,
     place: Place<Notify>,
     /// Notified when the place is lost.
     cut: Arc<Notify>,
@@ -80,7 +80,7 @@ where
     let service = service_fn(|request: Request<Incoming>| {
         let decided = decide(&shared, &request, peer);
         let is_private = request.uri().path() == "/metrics" || !matches!(decided, Ok(Answer::Ready(_)));
-        let ends = ends.filter(|_| is_private);
+        let ends = ends.as_deref().filter(|_| is_private).copied();
         let (shared, outcome) = (&shared, &outcome);
         #[cfg(feature = "pages")]
         let cut = &cut;
