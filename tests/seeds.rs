@@ -36,6 +36,7 @@ const TARGETS: &[(&str, Property)] = &[
     #[cfg(feature = "client")]
     ("caller", properties::caller),
     ("upgrade", properties::upgrade),
+    ("access", properties::access),
     ("admission", properties::admission),
     #[cfg(feature = "backend")]
     ("transcript", properties::transcript),
@@ -324,6 +325,25 @@ fn each_property_can_fail() {
             head.headers.push(("origin", b"https://evil.example"));
         }
         properties::upgrade::verdict_is_right(&head, &rules, &verdict);
+    });
+    can_fail("access: the verdicts", |wrong| {
+        let rules = AccessRules::default();
+        let (host, origin) = ("evil.example", "http://evil.example");
+        let verdicts = properties::access::verdicts(host, origin, &rules);
+        properties::access::verdicts_are_right(host, origin, &rules, (verdicts.0, verdicts.1 ^ wrong));
+    });
+    can_fail("access: a host", |wrong| {
+        let verdict = if wrong { Ok(()) } else { Err(None) };
+        properties::access::host_setting_is_judged("http://x", verdict);
+    });
+    can_fail("access: an origin", |wrong| {
+        let instead = if wrong { "app.example" } else { "https://app.example" };
+        properties::access::origin_setting_is_judged("app.example", Err(Some(instead.to_owned())));
+    });
+    can_fail("access: a public URL", |wrong| {
+        let origin = if wrong { "https://*.example" } else { "https://app.example" };
+        let read = ("app.example".to_owned(), origin.to_owned());
+        properties::access::public_url_is_right("https://app.example", Some(read));
     });
     #[cfg(feature = "client")]
     can_fail("upgrade: an answer", |wrong| {

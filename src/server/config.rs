@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::protocol::handshake::Network;
+use crate::protocol::handshake::{self, Network};
 use crate::protocol::limits::Limits;
 use crate::protocol::uuid::Uuid;
 
@@ -41,15 +41,23 @@ pub struct Config {
     ///
     /// Default 10, as in the specification.
     pub max_port_attempts: u16,
-    /// Hosts, without port, that are accepted in `Host` besides those that the address allows.
+    /// Hosts that are accepted in `Host` besides those that the address allows, like `app.example`, or `*.app.example` for its
+    /// subdomains.
     ///
     /// Default none. On loopback, `localhost`, its subdomains and loopback addresses are always allowed.
     pub allow_hosts: Vec<String>,
-    /// Origins, like `https://app.example`, whose pages may connect besides those that the address allows. With `*` every
-    /// page that a user opens can use this server.
+    /// Origins whose pages may connect besides those that are always allowed: `https://app.example`, `https://*.app.example` for
+    /// its subdomains, `vscode-webview://*` for all of a scheme, `null` for files. With `*` every page that a user opens can
+    /// use this server.
     ///
-    /// Default none. On loopback, loopback origins are always allowed; elsewhere, the server's own pages.
+    /// Default none. Always allowed are the server's own pages, whose origin is the request's `Host`, if that is a loopback name,
+    /// an address or one of [`allow_hosts`](Config::allow_hosts); and pages of this machine, on loopback.
     pub allow_origins: Vec<String>,
+    /// The URL at which browsers reach the server, like `https://app.example` behind a proxy. Its host and its origin are allowed,
+    /// as if they were in [`allow_hosts`](Config::allow_hosts) and [`allow_origins`](Config::allow_origins).
+    ///
+    /// Default none.
+    pub public_url: Option<String>,
     /// The token that clients must send before anything else.
     ///
     /// Default none.
@@ -221,6 +229,7 @@ impl Default for Config {
             max_port_attempts: 10,
             allow_hosts: Vec::new(),
             allow_origins: Vec::new(),
+            public_url: None,
             token: None,
             insecure: false,
             max_connections: 10_000,
@@ -292,6 +301,17 @@ impl Config {
         self
     }
 
+    /// The same settings with the URL at which browsers reach the server.
+    ///
+    /// ```
+    /// let config = switchboard::Config::default().public_url("https://app.example");
+    /// assert_eq!(config.public_url.as_deref(), Some("https://app.example"));
+    /// ```
+    pub fn public_url(mut self, url: impl Into<String>) -> Config {
+        self.public_url = Some(url.into());
+        self
+    }
+
     /// The same settings with a function that is called with each client that is ready.
     ///
     /// ```
@@ -325,8 +345,12 @@ impl Config {
         self
     }
 
-    /// Limits every duration, so that the end of one can always be calculated.
+    /// Limits every duration, so that the end of one can always be calculated, and allows the host and origin of the public URL.
     pub(super) fn bounded(mut self) -> Config {
+        if let Some(Ok((host, origin))) = self.public_url.as_deref().map(handshake::read_public_url) {
+            self.allow_hosts.push(host);
+            self.allow_origins.push(origin);
+        }
         let limits = &mut self.limits;
         let durations = [
             &mut limits.rate_window,
@@ -393,12 +417,29 @@ impl Config {
                 return invalid(format!("{name} is {duration:?}, at least 1 ms is needed"));
             }
         }
+        self.check_names().or_else(invalid)?;
         if let Some(proxy) = self.trusted_proxies.iter().find(|proxy| proxy.parse::<Network>().is_err()) {
             return invalid(format!(
                 "trusted_proxies: {proxy} is neither an address nor a network like 10.0.0.0/8"
             ));
         }
         Ok(())
+    }
+}
+
+impl Config {
+    /// Rejects hosts and origins that no request can match.
+    fn check_names(&self) -> Result<(), String> {
+        let host = |host: &String| {
+            handshake::check_allowed_host(host).map_err(|never| format!("allow_hosts: {never}"))
+        };
+        self.allow_hosts.iter().try_for_each(host)?;
+        let origin = |origin: &String| {
+            handshake::check_allowed_origin(origin).map_err(|never| format!("allow_origins: {never}"))
+        };
+        self.allow_origins.iter().try_for_each(origin)?;
+        let url = self.public_url.as_deref().map(handshake::read_public_url).transpose();
+        url.map(drop).map_err(|never| format!("public_url: {never}"))
     }
 }
 

@@ -259,9 +259,49 @@ async fn beyond_loopback_only_the_servers_own_pages_pass() {
         ("Host: 192.168.0.7:3001\r\nOrigin: http://localhost:3001", 403),
         // Any DNS name can resolve to this address.
         ("Host: evil.example\r\nOrigin: http://evil.example", 403),
+        // A container whose port is published.
+        ("Host: localhost:3001\r\nOrigin: http://localhost:3001", 101),
+        ("Host: evil.example\r\nOrigin: http://localhost:3001", 403),
     ] {
         check(port, &upgrade(change), expected).await;
     }
+}
+
+#[tokio::test]
+async fn a_public_url_and_a_listed_host_allow_their_own_pages_on_every_bind() {
+    for bind in ["127.0.0.1", "0.0.0.0"] {
+        let listed = Config { insecure: true, allow_hosts: vec!["App.Example:443".to_owned()], ..config() };
+        let public = Config { insecure: true, ..config() }.public_url("https://app.example/console");
+        for config in [listed, public] {
+            let (_server, port) = start(config.host(bind)).await;
+            for (change, expected) in [
+                ("Host: app.example\r\nOrigin: https://app.example", 101),
+                ("Host: app.example:443\r\nOrigin: https://app.example", 101),
+                ("Host: app.example\r\nOrigin: https://evil.example", 403),
+                ("Host: evil.example\r\nOrigin: http://evil.example", 403),
+                ("Host: evil.example", 403),
+                ("Host: localhost", 101),
+            ] {
+                check(port, &upgrade(change), expected).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn names_that_can_never_match_are_refused_at_the_start() {
+    let refused = |config: Config| async {
+        let error = switchboard::Server::new(config).start().await.expect_err("a setting without effect");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        error.to_string()
+    };
+    let names = |name: &str| vec![name.to_owned()];
+    let error = refused(Config { allow_origins: names("app.example"), ..config() }).await;
+    assert_eq!(error, "allow_origins: it has no scheme: write https://app.example");
+    let error = refused(Config { allow_hosts: names("http://app.example"), ..config() }).await;
+    assert_eq!(error, "allow_hosts: it is a URL, not a host: write app.example");
+    let error = refused(config().public_url("app.example")).await;
+    assert_eq!(error, "public_url: it has no scheme: write https://app.example");
 }
 
 // The token.

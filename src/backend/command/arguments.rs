@@ -10,12 +10,13 @@ use lexopt::prelude::*;
 use crate::backend::config::BackendConfig;
 use crate::backend::shared::origin::Origin;
 use crate::backend::shared::token::Token;
+use crate::protocol::handshake::read_public_url;
 use crate::protocol::payload::Payload;
 use crate::server::Config;
 
 use super::call::{self, Target};
 use super::terminal::say;
-use super::values::{Failure, check_token, number, positive, read_token};
+use super::values::{Failure, check_token, number, positive, read_name, read_token};
 use super::{limits, private};
 
 /// What the command line asks for.
@@ -100,8 +101,6 @@ fn parse_serve(
             Long("insecure") => config.insecure = true,
             Long("no-console") => config.serve_console = false,
             Long("no-analytics") => record = false,
-            Long("allow-origin") => config.allow_origins.push(parser.value()?.string()?),
-            Long("allow-host") => config.allow_hosts.push(parser.value()?.string()?),
             Long("rate-by-address") => config.rate_by_address = true,
             Long(name) if limits::NAMES.contains(&name) => {
                 let name = name.to_owned();
@@ -259,6 +258,9 @@ fn from_environment(environment: &impl Fn(&str) -> Option<OsString>) -> Result<C
     }
     if let Some(host) = environment("WS_HOST") {
         config.host = host.into_string().map_err(|_| "WS_HOST is not UTF-8")?;
+    }
+    if let Some(url) = environment("SWITCHBOARD_PUBLIC_URL") {
+        config.public_url = Some(read_name("SWITCHBOARD_PUBLIC_URL", &url, read_public_url)?);
     }
     config.token = token_from(environment)?;
     Ok(config)

@@ -1,13 +1,13 @@
-//! The options of `serve` that set limits, each with a value. In: a name and a value. Out: a changed configuration, or the
+//! The options of `serve` that set limits, and names that are allowed, each with a value. In: a name and a value. Out: a changed configuration, or the
 //! option and what is wrong with its value.
 
 use std::ffi::OsString;
 use std::time::Duration;
 
-use crate::protocol::handshake::Network;
+use crate::protocol::handshake::{Network, check_allowed_host, check_allowed_origin, read_public_url};
 use crate::server::Config;
 
-use super::values::{Failure, at_least, positive};
+use super::values::{Failure, at_least, positive, read_name};
 
 /// A smaller message holds no request.
 const MIN_MESSAGE_BYTES: usize = 256;
@@ -21,9 +21,12 @@ pub(super) const NAMES: &[&str] = &[
     "rate-limit",
     "idle-timeout",
     "max-message",
+    "allow-host",
+    "allow-origin",
+    "public-url",
 ];
 
-/// Sets a limit.
+/// Sets a limit or a name.
 ///
 /// # Errors
 /// When the value is not valid.
@@ -48,6 +51,9 @@ pub(super) fn set(config: &mut Config, name: &str, value: &OsString) -> Result<(
         }
         "idle-timeout" => config.limits.idle_timeout = positive(&option, value)?,
         "max-message" => config.limits.max_message_bytes = at_least(MIN_MESSAGE_BYTES, &option, value)?,
+        "allow-host" => config.allow_hosts.push(read_name(&option, value, check_allowed_host)?),
+        "allow-origin" => config.allow_origins.push(read_name(&option, value, check_allowed_origin)?),
+        "public-url" => config.public_url = Some(read_name(&option, value, read_public_url)?),
         _ => debug_assert!(false, "{name} is not in the list of names"),
     }
     Ok(())

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::protocol::handshake::NeverMatches;
+
 /// Longest token, in bytes.
 pub(super) const MAX_TOKEN_BYTES: usize = 1 << 10;
 /// Largest token file, in bytes: a token and generous white space.
@@ -22,6 +24,17 @@ where
 {
     let text = text.to_string_lossy();
     text.parse().map_err(|error| format!("{name}: {text:?} is not a valid number: {error}").into())
+}
+
+/// Reads the name of a host or an origin.
+pub(super) fn read_name<T>(
+    option: &str,
+    value: &OsString,
+    check: impl Fn(&str) -> Result<T, NeverMatches>,
+) -> Result<String, Failure> {
+    let text = value.to_str().ok_or_else(|| format!("{option} is not UTF-8"))?;
+    check(text).map_err(|never| format!("{option}: {never}"))?;
+    Ok(text.to_owned())
 }
 
 pub(super) fn positive(name: &str, seconds: &OsString) -> Result<Duration, Failure> {

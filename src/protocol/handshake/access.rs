@@ -1,18 +1,19 @@
 //! Which requests may connect: `Host`, `Origin` and the token.
 
-// `core` has addresses only; `std::net` has sockets too.
-use core::net::IpAddr;
-
 use super::head::{Head, Refusal};
+use super::names::{
+    Site, address, check_allowed_host, check_allowed_origin, host_matches, origin_matches, split_port,
+};
 
 /// The rules of one listener.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AccessRules<'a> {
     /// Whether the server listens on loopback addresses only.
     pub loopback: bool,
-    /// Hosts, without port, that are allowed in addition to those that the bind address allows.
+    /// Hosts that are allowed besides those that the address allows, like `app.example` or `*.app.example`.
     pub allow_hosts: &'a [String],
-    /// Origins that are allowed in addition to those that the bind address allows; `*` for any.
+    /// Origins that are allowed besides the server's own, like `https://app.example`, `https://*.app.example` or
+    /// `vscode-webview://*`; `*` for any.
     pub allow_origins: &'a [String],
     /// The token that clients must send.
     pub token: Option<&'a str>,
@@ -24,7 +25,7 @@ pub struct AccessRules<'a> {
 /// # Errors
 /// [`Refusal::Host`], or [`Refusal::Broken`] if there is not exactly one.
 pub fn check_host(head: &Head<'_>, rules: &AccessRules<'_>) -> Result<(), Refusal> {
-    let host = host_name(head)?;
+    let (_, host) = host(head)?;
     let allowed = if rules.loopback {
         is_loopback(host) || is_listed(host, rules)
     } else {
@@ -33,28 +34,49 @@ pub fn check_host(head: &Head<'_>, rules: &AccessRules<'_>) -> Result<(), Refusa
     if allowed { Ok(()) } else { Err(Refusal::Host) }
 }
 
-/// Checks `Origin`. A request without one is not from a browser and passes.
+/// Checks `Origin`. A request without one is not from a browser and passes. So do the server's own pages: those at the
+/// request's `Host`, unless that is a name which was let in only because none is listed. Any name can be made to point here
+/// (DNS rebinding). Pages of this machine may connect to it.
 ///
 /// # Errors
 /// [`Refusal::Origin`], or [`Refusal::Broken`] if a host is needed and there is not exactly one.
 pub fn check_origin(head: &Head<'_>, rules: &AccessRules<'_>) -> Result<(), Refusal> {
     let Some(origin) = head.single("origin").map_err(|()| Refusal::Origin)? else { return Ok(()) };
     let origin = std::str::from_utf8(origin).map_err(|_| Refusal::Origin)?.trim_ascii();
-    let listed = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
-    if rules.allow_origins.iter().any(listed) {
+    if rules.allow_origins.iter().any(|allowed| origin_matches(allowed, origin)) {
         return Ok(());
     }
-    let Some((_, authority)) = origin.split_once("://") else { return Err(Refusal::Origin) };
-    let allowed = if rules.loopback {
-        without_port(authority).is_some_and(is_loopback)
-    } else {
-        // The server's own pages. A name counts only if it is listed: any name can be made to point here.
-        let host = host_name(head)?;
-        let own = head.single("host").ok().flatten();
-        (address(host).is_some() || is_listed(host, rules))
-            && own.is_some_and(|own| own.trim_ascii().eq_ignore_ascii_case(authority.as_bytes()))
+    let site = Site::read(origin).ok_or(Refusal::Origin)?;
+    let (authority, host) = host(head)?;
+    let is_known = is_loopback(host) || address(host).is_some() || is_listed(host, rules);
+    let is_own = is_known && site.is_at(authority);
+    let is_local = is_loopback(site.host) && (rules.loopback || is_loopback(host));
+    if is_own || is_local { Ok(()) } else { Err(Refusal::Origin) }
+}
+
+/// Describes a refusal for the log: what was refused, and the option that allows it. `None` for other refusals than those of
+/// `Host` and `Origin`.
+pub fn advice(head: &Head<'_>, refusal: Refusal) -> Option<String> {
+    const MAX_SHOWN: usize = 200;
+    let (name, option, field) = match refusal {
+        Refusal::Host => ("Host", "--allow-host", "allow_hosts"),
+        Refusal::Origin => ("Origin", "--allow-origin", "allow_origins"),
+        _ => return None,
     };
-    if allowed { Ok(()) } else { Err(Refusal::Origin) }
+    let sent = head.single(if refusal == Refusal::Host { "host" } else { "origin" }).ok()??;
+    let text = String::from_utf8_lossy(sent);
+    let text = text.trim_ascii();
+    let setting = match refusal {
+        Refusal::Host => {
+            split_port(text).map(|(host, _)| host).filter(|host| check_allowed_host(host).is_ok())
+        }
+        _ => Some(text).filter(|origin| check_allowed_origin(origin).is_ok()),
+    };
+    let shown: String = text.chars().take(MAX_SHOWN).flat_map(char::escape_debug).collect();
+    Some(match setting.filter(|setting| setting.len() <= MAX_SHOWN) {
+        Some(setting) => format!("{name} \"{shown}\" is not allowed; {option} {setting} ({field}) allows it"),
+        None => format!("{name} \"{shown}\" is not allowed"),
+    })
 }
 
 /// Whether the request sends the token. A request without one can authenticate later, on channel `auth`.
@@ -140,33 +162,17 @@ fn percent_decode(text: &str) -> Vec<u8> {
     decoded
 }
 
-/// The name in `Host`, without the port.
-fn host_name<'a>(head: &Head<'a>) -> Result<&'a str, Refusal> {
+/// The value of `Host`, and the host in it.
+fn host<'a>(head: &Head<'a>) -> Result<(&'a str, &'a str), Refusal> {
     let Ok(Some(host)) = head.single("host") else {
         return Err(Refusal::Broken("Host is missing or duplicated"));
     };
-    std::str::from_utf8(host).ok().and_then(|host| without_port(host.trim_ascii())).ok_or(Refusal::Host)
+    let authority = std::str::from_utf8(host).map_err(|_| Refusal::Host)?.trim_ascii();
+    split_port(authority).map(|(host, _)| (authority, host)).ok_or(Refusal::Host)
 }
 
 fn is_listed(host: &str, rules: &AccessRules<'_>) -> bool {
-    rules.allow_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host))
-}
-
-/// The host of `[::1]:3001` or `localhost:3001` (RFC 3986, section 3.2). Brackets are kept.
-fn without_port(authority: &str) -> Option<&str> {
-    let end = if authority.starts_with('[') {
-        authority.find(']')? + 1
-    } else {
-        authority.find(':').unwrap_or(authority.len())
-    };
-    let (host, port) = authority.split_at_checked(end)?;
-    let is_port = |port: &str| port.bytes().all(|digit| digit.is_ascii_digit());
-    (port.is_empty() || port.strip_prefix(':').is_some_and(is_port)).then_some(host)
-}
-
-fn address(host: &str) -> Option<IpAddr> {
-    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    inner.unwrap_or(host).parse().ok()
+    rules.allow_hosts.iter().any(|allowed| host_matches(allowed, host))
 }
 
 /// Whether a host can only be this machine. `localhost` and its subdomains never leave it (RFC 6761, section 6.3).

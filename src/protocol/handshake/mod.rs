@@ -6,16 +6,18 @@ mod access;
 mod answer;
 mod forwarded;
 mod head;
+mod names;
 mod sha1;
 mod upgrade;
 
-pub use access::{AccessRules, check_host, check_origin, same_token, sends_token, sends_wrong_token};
+pub use access::{AccessRules, advice, check_host, check_origin, same_token, sends_token, sends_wrong_token};
 #[cfg(feature = "pages")]
 pub use access::{is_authorized, may_see};
 #[cfg(feature = "client")]
 pub use answer::check_answer;
 pub use forwarded::{AddressKey, Network, client_address};
 pub use head::{Head, Refusal};
+pub use names::{NeverMatches, check_allowed_host, check_allowed_origin, read_public_url};
 pub use sha1::sha1;
 pub use upgrade::{Accepted, SUBPROTOCOL, accept_key, base64, check};
 

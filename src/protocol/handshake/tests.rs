@@ -118,6 +118,8 @@ fn on_loopback_host_and_origin_must_be_loopback_or_listed() {
     let named = AccessRules { allow_hosts: &hosts, allow_origins: &origins, ..LOCAL };
     assert_eq!(refusal(&[("Host", b"Box.example:80"), ("Origin", b"https://app.example")], &named), None);
     assert_eq!(refusal(&[("Origin", b"http://app.example")], &named), Some(Refusal::Origin));
+    // The server's own pages, behind a proxy.
+    assert_eq!(refusal(&[("Host", b"box.example"), ("Origin", b"https://box.example")], &named), None);
 }
 
 #[test]
@@ -129,6 +131,10 @@ fn beyond_loopback_only_own_pages_and_listed_origins_connect() {
     assert_eq!(with("10.0.0.5:3001", "http://10.0.0.5:3001", &open), None);
     assert_eq!(with("10.0.0.5:3001", "http://10.0.0.6:3001", &open), Some(Refusal::Origin));
     assert_eq!(with("evil.example", "http://evil.example", &open), Some(Refusal::Origin));
+    assert_eq!(with("localhost:3001", "http://localhost:3001", &open), None);
+    assert_eq!(with("localhost:3001", "http://127.0.0.1:5173", &open), None);
+    assert_eq!(with("10.0.0.5:3001", "http://localhost:3001", &open), Some(Refusal::Origin));
+    assert_eq!(with("10.0.0.5", "ftp://10.0.0.5", &open), Some(Refusal::Origin));
     let hosts = ["box.example".to_owned()];
     let named = AccessRules { allow_hosts: &hosts, ..open };
     assert_eq!(with("box.example", "https://box.example", &named), None);
@@ -136,6 +142,118 @@ fn beyond_loopback_only_own_pages_and_listed_origins_connect() {
     let any = ["*".to_owned()];
     let any = AccessRules { allow_origins: &any, ..open };
     assert_eq!(with("evil.example", "null", &any), None);
+}
+
+#[test]
+fn a_setting_covers_every_spelling_of_its_origin() {
+    for (allowed, origin, covered) in [
+        ("https://app.example", "https://app.example", true),
+        (" HTTPS://App.Example:443/ ", "https://app.example", true),
+        ("https://app.example.", "https://app.example", true),
+        ("https://app.example", "https://app.example:8443", false),
+        ("https://app.example", "http://app.example", false),
+        ("http://app.example:8080/", "http://app.example:8080", true),
+        ("https://*.app.example", "https://a.b.app.example", true),
+        ("https://*.app.example", "https://app.example", false),
+        ("https://*.app.example", "https://evilapp.example", false),
+        ("https://*.app.example", "https://a.app.example.evil.example", false),
+        ("https://*.app.example", "https://a.app.example:8443", false),
+        ("http://[0:0::1]:80", "http://[::1]", true),
+        ("vscode-webview://*", "vscode-webview://0abc", true),
+        ("vscode-webview://*", "vscode-webviewx://0abc", false),
+        ("vscode-webview://*", "https://vscode-webview", false),
+        ("chrome-extension://abc/", "chrome-extension://abc", true),
+        ("chrome-extension://abc", "chrome-extension://abcd", false),
+        ("file://", "file://", true),
+        ("null", "null", true),
+        ("https://app.example", "null", false),
+        ("*", "anything at all", true),
+    ] {
+        let origins = [allowed.to_owned()];
+        let rules = AccessRules { allow_origins: &origins, ..LOCAL };
+        let refused = refusal(&[("Origin", origin.as_bytes())], &rules);
+        assert_eq!(refused.is_none(), covered, "{allowed} and {origin}");
+        assert_eq!(check_allowed_origin(allowed), Ok(()), "{allowed}");
+    }
+    for (allowed, host, covered) in [
+        ("App.Example.:443", "app.example:9", true),
+        ("*.app.example", "a.app.example.", true),
+        ("*.app.example", "app.example", false),
+        ("::ffff:10.0.0.1", "[::ffff:a00:1]", true),
+    ] {
+        let hosts = [allowed.to_owned()];
+        let rules = AccessRules { allow_hosts: &hosts, ..LOCAL };
+        assert_eq!(refusal(&[("Host", host.as_bytes())], &rules).is_none(), covered, "{allowed} and {host}");
+        assert_eq!(check_allowed_host(allowed), Ok(()), "{allowed}");
+    }
+}
+
+#[test]
+fn a_setting_that_can_never_match_is_refused_with_the_form_that_can() {
+    let origin = |text: &str| check_allowed_origin(text).map_err(|never| never.to_string());
+    for (text, expected) in [
+        ("app.example", "it has no scheme: write https://app.example"),
+        ("*.app.example", "it has no scheme: write https://*.app.example"),
+        ("//app.example/", "it has no scheme: write https://app.example/"),
+        ("https://app.example/chat", "it has a path: write https://app.example"),
+        ("https://app.example?x", "it has a path: write https://app.example"),
+        ("https://me:pw@app.example", "it has a user: write https://app.example"),
+        ("me:pw@app.example/x", "it has no scheme: write https://app.example"),
+        ("wss://app.example", "the origin of a page is http:// or https://: write https://app.example"),
+        ("https://b\u{fc}cher.example", "browsers send this name in another form, which begins with xn--"),
+        ("https://a*.example", "* can only be the first label of a name, as in *.app.example"),
+        ("https://a.*.example", "* can only be the first label of a name, as in *.app.example"),
+        ("https://app.example:99999", "it is not a name or an address of a host"),
+        ("https://127.1", "it is not a name or an address of a host"),
+        ("https://", "it is not a name or an address of a host"),
+        ("https:///", "it is not a name or an address of a host"),
+        ("", "it has no scheme"),
+    ] {
+        assert_eq!(origin(text), Err(expected.to_owned()), "{text}");
+    }
+    let host = |text: &str| check_allowed_host(text).map_err(|never| never.to_string());
+    for (text, expected) in [
+        ("http://x", "it is a URL, not a host: write x"),
+        ("https://me:pw@app.example:8443/x", "it is a URL, not a host: write app.example"),
+        ("app.example/chat", "it has a path: write app.example"),
+        ("*", "* can only be the first label of a name, as in *.app.example"),
+        ("", "it is not a name or an address of a host"),
+    ] {
+        assert_eq!(host(text), Err(expected.to_owned()), "{text}");
+    }
+}
+
+#[test]
+fn a_public_url_is_a_host_and_an_origin() {
+    for (url, host, origin) in [
+        ("https://app.example", "app.example", "https://app.example"),
+        ("https://app.example:8443/chat/", "app.example", "https://app.example:8443"),
+        ("wss://app.example", "app.example", "https://app.example"),
+        ("http://[::2]/", "[::2]", "http://[::2]"),
+    ] {
+        assert_eq!(read_public_url(url), Ok((host.to_owned(), origin.to_owned())), "{url}");
+    }
+    for url in
+        ["app.example", "*", "null", "https://*.app.example", "ftp://app.example", "https://me@a.example"]
+    {
+        assert!(read_public_url(url).is_err(), "{url}");
+    }
+}
+
+#[test]
+fn the_log_says_which_option_allows_what_was_refused() {
+    let advice = |name: &str, value: &str, refusal| advice(&head(&[(name, value.as_bytes())]), refusal);
+    assert_eq!(
+        advice("Host", "Box.example:3001", Refusal::Host).unwrap(),
+        "Host \"Box.example:3001\" is not allowed; --allow-host Box.example (allow_hosts) allows it"
+    );
+    assert_eq!(
+        advice("Origin", "https://app.example", Refusal::Origin).unwrap(),
+        "Origin \"https://app.example\" is not allowed; --allow-origin https://app.example (allow_origins) allows it"
+    );
+    assert_eq!(advice("Origin", "a\u{1b}b", Refusal::Origin).unwrap(), "Origin \"a\\u{1b}b\" is not allowed");
+    assert!(advice("Origin", &"x".repeat(10_000), Refusal::Origin).unwrap().len() < 300);
+    assert_eq!(advice("Origin", "https://app.example", Refusal::Token), None);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 // Each fuzz target and each test program uses a part of this module.
 #![allow(dead_code, unused_imports)]
 
+pub mod access;
 pub mod admission;
 #[cfg(feature = "client")]
 pub mod caller;
@@ -27,6 +28,7 @@ pub mod tar;
 pub mod transcript;
 pub mod upgrade;
 
+pub use self::access::access;
 pub use self::admission::admission;
 #[cfg(feature = "client")]
 pub use self::caller::caller;

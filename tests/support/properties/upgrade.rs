@@ -1,13 +1,11 @@
 //! The upgrade, compared with a naive implementation of RFC 6455, section 4.2.1, and with the crates `sha1` and
 //! `data-encoding`.
 
-use std::net::IpAddr;
-
 use data_encoding::{BASE64, Specification};
 use sha1::{Digest, Sha1};
 use switchboard::protocol::handshake::{self, Accepted, AccessRules, Head, Refusal, SUBPROTOCOL};
 
-use super::Choices;
+use super::{Choices, access};
 
 const TOKEN: &str = "s3cret";
 /// The example of RFC 6455, section 1.3.
@@ -25,8 +23,10 @@ pub fn upgrade(data: &[u8]) {
     let mut choices = Choices::new(data);
     let setup = choices.byte();
     let names = |bit: u8, name: &str| if setup & bit == 0 { vec![] } else { vec![name.to_owned()] };
-    let (hosts, mut origins) = (names(2, "box.example"), names(4, "https://app.example"));
+    let (mut hosts, mut origins) = (names(2, "box.example"), names(4, "https://app.example"));
     origins.extend(names(8, "*"));
+    hosts.extend(names(32, "*.box.example"));
+    origins.extend(names(64, "https://*.app.example"));
     let rules = AccessRules {
         loopback: setup & 1 == 0,
         allow_hosts: &hosts,
@@ -130,11 +130,15 @@ pub fn verdict_is_right(head: &Head<'_>, rules: &AccessRules<'_>, verdict: &Resu
         && keys.iter().all(|key| is_16_bytes(trim(key)))
         && hosts.len() == 1
         && !has_body;
-    let host_passes = hosts.first().is_some_and(|host| host_is_allowed(host, rules));
+    let host_passes =
+        hosts.first().is_some_and(|host| is_utf8(host) && access::host_is_allowed(trim(host), rules));
     let origins = values("origin");
     let origin_passes = match origins.as_slice() {
         [] => true,
-        [origin] => origin_is_allowed(origin, hosts.first().map_or("", String::as_str), rules),
+        [origin] => {
+            let host = hosts.first().map_or("", String::as_str);
+            is_utf8(origin) && access::origin_is_allowed(trim(origin), trim(host), rules)
+        }
         _ => false,
     };
     let sent = sent_token(head, &values("authorization"), &lists("sec-websocket-protocol"));
@@ -190,73 +194,8 @@ fn is_16_bytes(key: &str) -> bool {
     one && lenient.decode(&latin1).is_ok_and(|bytes| bytes.len() == 16)
 }
 
-fn host_is_allowed(host: &str, rules: &AccessRules<'_>) -> bool {
-    let (true, Some(name)) = (is_utf8(host), name_of(trim(host))) else { return false };
-    if rules.allow_hosts.iter().any(|allowed| allowed.to_ascii_lowercase() == name) || is_this_machine(&name)
-    {
-        return true;
-    }
-    // Beyond loopback an address is allowed: DNS rebinding needs a name.
-    !rules.loopback && (rules.allow_hosts.is_empty() || address(&name).is_some())
-}
-
-fn origin_is_allowed(origin: &str, host: &str, rules: &AccessRules<'_>) -> bool {
-    if !is_utf8(origin) {
-        return false;
-    }
-    let origin = trim(origin).to_ascii_lowercase();
-    if rules.allow_origins.iter().any(|allowed| *allowed == origin || allowed == "*") {
-        return true;
-    }
-    let Some((_, authority)) = origin.split_once("://") else { return false };
-    if rules.loopback {
-        return name_of(authority).is_some_and(|name| is_this_machine(&name));
-    }
-    let host = trim(host).to_ascii_lowercase();
-    let Some(name) = name_of(&host) else { return false };
-    authority == host && (address(&name).is_some() || rules.allow_hosts.contains(&name))
-}
-
 fn is_utf8(latin1: &str) -> bool {
     String::from_utf8(latin1.chars().map(|c| c as u8).collect()).is_ok()
-}
-
-/// The host in `host:port` or `[address]:port`, in lower case, if the port is a number or absent.
-fn name_of(authority: &str) -> Option<String> {
-    let bracketed = authority.strip_prefix('[').map(|rest| rest.split_once(']'));
-    let (name, rest) = match bracketed {
-        Some(literal) => literal.map(|(literal, rest)| (format!("[{literal}]"), rest))?,
-        None => {
-            let name: String = authority.chars().take_while(|c| *c != ':').collect();
-            let rest = &authority[name.len()..];
-            (name, rest)
-        }
-    };
-    let port = rest.strip_prefix(':').unwrap_or_default();
-    let whole = rest.is_empty() || rest.starts_with(':');
-    (whole && port.chars().all(|c| c.is_ascii_digit())).then(|| name.to_ascii_lowercase())
-}
-
-/// A name or address that never leaves the machine.
-fn is_this_machine(name: &str) -> bool {
-    let labels: Vec<&str> = name.strip_suffix('.').unwrap_or(name).split('.').collect();
-    let plain =
-        |label: &&str| label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    if labels.last() == Some(&"localhost") && labels.iter().all(plain) {
-        return true;
-    }
-    match address(name) {
-        Some(IpAddr::V4(address)) => address.octets()[0] == 127,
-        Some(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
-            Some(mapped) => mapped.octets()[0] == 127,
-            None => u128::from(address) == 1,
-        },
-        None => false,
-    }
-}
-
-fn address(name: &str) -> Option<IpAddr> {
-    name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name).parse().ok()
 }
 
 fn bearer(authorization: &[String]) -> Option<String> {

@@ -67,6 +67,30 @@ fn limits_of_the_server_are_options() {
 }
 
 #[test]
+fn names_of_hosts_and_origins_can_match() {
+    let set = [("HOME", "/"), ("SWITCHBOARD_PUBLIC_URL", "https://a.example")];
+    assert_eq!(options("", &set).config.public_url.as_deref(), Some("https://a.example"));
+    let line =
+        "--public-url https://app.example --allow-origin https://*.app.example --allow-host box.example";
+    let config = options(line, &set).config;
+    assert_eq!(config.public_url.as_deref(), Some("https://app.example"));
+    assert_eq!(
+        (config.allow_hosts, config.allow_origins),
+        (vec!["box.example".to_owned()], vec!["https://*.app.example".to_owned()])
+    );
+    for (line, expected) in [
+        ("--allow-origin *.example", "--allow-origin: it has no scheme: write https://*.example"),
+        ("--allow-host http://x", "--allow-host: it is a URL, not a host: write x"),
+        ("--public-url app.example", "--public-url: it has no scheme: write https://app.example"),
+    ] {
+        assert_eq!(parse_line(line, &set).unwrap_err(), expected);
+    }
+    let set = [("HOME", "/"), ("SWITCHBOARD_PUBLIC_URL", "https://me:pw@a.example")];
+    let error = parse_line("", &set).unwrap_err();
+    assert_eq!(error, "SWITCHBOARD_PUBLIC_URL: it has a user: write https://a.example");
+}
+
+#[test]
 fn a_private_server_makes_its_own_token() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
