@@ -165,9 +165,11 @@ pub use protocol::limits::Limits;
 #[doc(inline)]
 pub use protocol::payload::Payload;
 #[doc(inline)]
+pub use protocol::session::Ending;
+#[doc(inline)]
 pub use server::{
-    Callback, ClientId, ClientInfo, Completed, Config, Limited, Observer, Peer, RequestContext, Server,
-    ServerError, Stats, Visit,
+    Callback, ClientId, ClientInfo, Completed, Config, Connection, Identity, Limited, Observer, Peer,
+    RequestContext, Server, ServerError, Stats, Visit,
 };
 #[cfg(feature = "pages")]
 #[doc(inline)]

@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod caller;
 pub mod connection;
 mod decode;
+mod ending;
 pub mod envelope;
 pub mod error;
 mod escape;

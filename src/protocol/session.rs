@@ -41,6 +41,7 @@ use std::time::Duration;
 use super::connection::{CloseCode, Connection, Event};
 pub use super::decode::{Decoded, MAX_INLINE_BYTES, Undecoded};
 use super::decode::{Message, Refusal};
+pub use super::ending::Ending;
 use super::envelope::{self, Body, Timestamp};
 use super::error::{ErrorCode, WireError};
 use super::frame;
@@ -106,6 +107,7 @@ pub struct Session<H = ()> {
     tally: Tally,
     keeps_errors: bool,
     last_error: Option<Box<WireError>>,
+    ending: Option<Box<Ending>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +164,7 @@ impl<H> Session<H> {
             tally: Tally::default(),
             keeps_errors: false,
             last_error: None,
+            ending: None,
             rules,
         }
     }
@@ -295,8 +298,12 @@ impl<H> Session<H> {
         let message = match received.event {
             Some(Event::Text(text)) => Some(Message::Text(text)),
             Some(Event::Binary(bytes)) => Some(Message::Binary(bytes)),
-            Some(Event::Closed { .. } | Event::Failed(_)) => {
-                self.discard_parked();
+            Some(Event::Closed { code, reason }) => {
+                self.end(|| Ending::by_client(code, reason));
+                None
+            }
+            Some(Event::Failed(violation)) => {
+                self.end(|| Ending::by_violation(violation));
                 None
             }
             None => {
@@ -566,10 +573,20 @@ impl<H> Session<H> {
         if let Phase::Closing { .. } = self.phase {
             return;
         }
-        self.discard_parked();
+        self.end(|| Ending::by_server(code, reason));
         self.decoding_bytes = 0;
         self.connection.close(code, reason, out);
         self.phase = Phase::Closing { until: now + self.rules.limits.close_timeout };
+    }
+
+    fn end(&mut self, ending: impl FnOnce() -> Box<Ending>) {
+        self.ending.get_or_insert_with(ending);
+        self.discard_parked();
+    }
+
+    /// How the connection has ended; `None` while no close frame was sent or received.
+    pub fn ending(&self) -> Option<&Ending> {
+        self.ending.as_deref()
     }
 
     /// Closes because the server stops: sends `server:shutdown`, `CONNECTION_CLOSED` for each parked request, and close

@@ -239,9 +239,9 @@ impl<C: Occupant> Admission<C> {
         Some(windows.touch(key?).clone())
     }
 
-    /// What a request is counted by.
-    pub(super) fn key(&self, head: &Head<'_>, peer: Peer) -> Key {
-        Some(client_address(head, peer.address?, &self.trusted_proxies).into())
+    /// The address of a request's client.
+    pub(super) fn address(&self, head: &Head<'_>, peer: Peer) -> Option<IpAddr> {
+        Some(client_address(head, peer.address?, &self.trusted_proxies))
     }
 
     /// Whether the right token is accepted during a pause.

@@ -2,17 +2,20 @@
 //! wakes. The hub never writes to a socket. `S` is what handlers reach through their client: the server.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
+use crate::protocol::connection::CloseCode;
 use crate::protocol::error::WireError;
 use crate::protocol::handshake::AddressKey;
-use crate::protocol::session::{Rules, Session, Slot};
+use crate::protocol::session::{Ending, Rules, Session, Slot};
 use crate::protocol::time::{Millis, Now};
 
 use super::config::{ClientId, ServerError};
+use super::identity::{Belongings, Identity};
 use super::metrics::Limited;
 use super::observer::{Completed, Observers, Visit};
 
@@ -30,6 +33,10 @@ pub struct ClientInfo {
     pub request_count: u64,
     /// How many more messages pass in its present rate window.
     pub remaining: u32,
+    /// Who it is; `None` without an authenticator.
+    pub identity: Option<String>,
+    /// Its address, as [`Connection::peer`](super::Connection::peer) returns it.
+    pub peer: Option<IpAddr>,
 }
 
 /// The clients of a server. Those that are ready for events are its members.
@@ -148,9 +155,12 @@ impl<S> Clients<S> {
 pub(super) struct Client<S> {
     pub(super) id: ClientId,
     pub(super) shared: S,
-    pub(super) observers: Observers,
+    pub(super) observers: Observers<Arc<Client<S>>>,
     /// What it is counted by; `None` if the embedder has passed no address.
     pub(super) address: Option<AddressKey>,
+    /// Its address, which can name one of several clients that are counted together.
+    pub(super) peer: Option<IpAddr>,
+    belongings: OnceLock<Box<Belongings>>,
     rules: Arc<Rules>,
     connected_at: Now,
     /// Set between `connected` and `disconnected` of the observers.
@@ -176,6 +186,8 @@ pub(super) struct Mailbox {
     pub(super) woken: Vec<Slot>,
     /// The limit for which the client is to be closed. After [`Limited::SlowConsumers`] frames are lost.
     pub(super) evict: Option<Limited>,
+    /// The code and the reason with which the embedder closes the client.
+    pub(super) close: Option<Box<(CloseCode, String)>>,
     /// The server stops.
     pub(super) stop: bool,
     waker: Option<Waker>,
@@ -185,9 +197,9 @@ impl<S> Client<S> {
     pub(super) fn new(
         id: ClientId,
         shared: S,
-        observers: Observers,
+        observers: Observers<Arc<Client<S>>>,
         rules: Arc<Rules>,
-        address: Option<AddressKey>,
+        (address, peer): (Option<AddressKey>, Option<IpAddr>),
         now: Now,
     ) -> Client<S> {
         Client {
@@ -195,6 +207,8 @@ impl<S> Client<S> {
             shared,
             observers,
             address,
+            peer,
+            belongings: OnceLock::new(),
             rules,
             connected_at: now,
             member: AtomicBool::new(false),
@@ -214,17 +228,46 @@ impl<S> Client<S> {
     }
 
     /// Makes the client a member, once, and notifies the observers.
-    pub(super) fn become_member(&self, now: Millis) {
+    pub(super) fn become_member(self: &Arc<Self>, now: Millis) {
         if !self.member.swap(true, Ordering::AcqRel) {
-            self.observers.connected(&self.visit(now));
+            self.observers.connected(&self.visit(now), self);
         }
     }
 
-    /// Ends the membership, once, and notifies the observers.
-    pub(super) fn end_membership(&self, now: Millis) {
+    /// Ends the membership, once, and notifies the observers. Whatever keeps the client keeps nothing that belongs to it.
+    pub(super) fn end_membership(self: &Arc<Self>, now: Millis, ending: Option<&Ending>) {
         if self.member.swap(false, Ordering::AcqRel) {
-            self.observers.disconnected(&self.visit(now));
+            match ending {
+                Some(ending) => self.observers.disconnected(&self.visit(now), self, ending),
+                None => self.observers.disconnected(&self.visit(now), self, &Ending::lost()),
+            }
+            if let Some(belongings) = self.belongings() {
+                belongings.release();
+            }
+            let (frames, waker) = {
+                let mut mailbox = self.mailbox();
+                (mailbox.take_frames(), mailbox.waker.take())
+            };
+            drop((frames, waker));
         }
+    }
+
+    /// What belongs to the client, if anything does.
+    pub(super) fn belongings(&self) -> Option<&Belongings> {
+        self.belongings.get().map(|belongings| &**belongings)
+    }
+
+    /// What belongs to the client. It is made if there is nothing yet.
+    pub(super) fn belongings_mut(&self) -> &Belongings {
+        self.belongings.get_or_init(Box::default)
+    }
+
+    pub(super) fn identity(&self) -> Option<Identity> {
+        self.belongings()?.identity()
+    }
+
+    pub(super) fn connected_at_unix_ms(&self) -> u64 {
+        self.connected_at.unix_ms
     }
 
     pub(super) fn is_member(&self) -> bool {
@@ -280,6 +323,14 @@ impl<S> Client<S> {
     pub(super) fn evict(&self, limit: Limited) {
         self.update_mailbox(|mailbox| {
             mailbox.evict.get_or_insert(limit);
+        });
+    }
+
+    /// Closes the client for the embedder, once it has got the events that wait.
+    pub(super) fn request_close(&self, code: u16, reason: &str) {
+        let code = Some(CloseCode::from(code)).filter(|code| code.is_allowed()).unwrap_or(CloseCode::Normal);
+        self.update_mailbox(|mailbox| {
+            mailbox.close.get_or_insert_with(|| Box::new((code, reason.to_owned())));
         });
     }
 
@@ -347,6 +398,8 @@ impl<S> Client<S> {
             last_activity_unix_ms: unix_ms + since_start,
             request_count: self.request_count.load(Ordering::Relaxed),
             remaining: if in_window { remaining } else { max },
+            identity: self.identity().map(|identity| identity.id().to_owned()),
+            peer: self.peer,
         }
     }
 }

@@ -13,11 +13,13 @@
 mod admission;
 mod clock;
 mod config;
+mod connection;
 #[cfg(feature = "pages")]
 mod content;
 mod driver;
 mod http;
 mod hub;
+mod identity;
 mod lifecycle;
 mod listen;
 mod memory;
@@ -34,9 +36,11 @@ mod upgrade;
 
 pub use admission::Peer;
 pub use config::{Callback, ClientId, Config, ServerError};
+pub use connection::Connection;
 #[cfg(feature = "pages")]
 pub use content::Content;
 pub use hub::ClientInfo;
+pub use identity::Identity;
 pub use metrics::{Limited, Stats};
 pub use observer::{Completed, Observer, Visit};
 #[cfg(feature = "pages")]

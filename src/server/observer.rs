@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 use crate::protocol::error::WireError;
 
+use crate::protocol::session::Ending;
+
 use super::config::{Callback, ClientId, Config, ServerError};
 
 /// Receives events about the clients of a server, for statistics, logs and audits.
@@ -79,23 +81,54 @@ pub struct Completed<'a> {
     pub at_unix_ms: u64,
 }
 
-/// The observers of a server at one moment: the callbacks of its configuration, and those that were added.
-#[derive(Clone)]
-pub(super) struct Observers(Arc<List>);
+/// A function that is called with a new client.
+type OnConnection<C> = Arc<dyn Fn(&C) + Send + Sync>;
+/// A function that is called with a client that has left.
+type OnDisconnection<C> = Arc<dyn Fn(&C, &Ending) + Send + Sync>;
 
-#[derive(Clone)]
-struct List {
+/// The observers of a server at one moment: the callbacks of its configuration, and those that were added. `C` is a client.
+pub(super) struct Observers<C>(Arc<List<C>>);
+
+struct List<C> {
     config: Arc<Config>,
     added: Vec<Arc<dyn Observer>>,
+    on_connection: Vec<OnConnection<C>>,
+    on_disconnection: Vec<OnDisconnection<C>>,
 }
 
-impl Observers {
-    pub(super) fn new(config: Arc<Config>) -> Observers {
-        Observers(Arc::new(List { config, added: Vec::new() }))
+impl<C> Clone for Observers<C> {
+    fn clone(&self) -> Observers<C> {
+        Observers(self.0.clone())
+    }
+}
+
+impl<C> Clone for List<C> {
+    fn clone(&self) -> List<C> {
+        List {
+            config: self.config.clone(),
+            added: self.added.clone(),
+            on_connection: self.on_connection.clone(),
+            on_disconnection: self.on_disconnection.clone(),
+        }
+    }
+}
+
+impl<C> Observers<C> {
+    pub(super) fn new(config: Arc<Config>) -> Observers<C> {
+        let (on_connection, on_disconnection) = (Vec::new(), Vec::new());
+        Observers(Arc::new(List { config, added: Vec::new(), on_connection, on_disconnection }))
     }
 
     pub(super) fn add(&mut self, observer: Arc<dyn Observer>) {
         Arc::make_mut(&mut self.0).added.push(observer);
+    }
+
+    pub(super) fn add_on_connection(&mut self, callback: OnConnection<C>) {
+        Arc::make_mut(&mut self.0).on_connection.push(callback);
+    }
+
+    pub(super) fn add_on_disconnection(&mut self, callback: OnDisconnection<C>) {
+        Arc::make_mut(&mut self.0).on_disconnection.push(callback);
     }
 
     /// Whether requests are observed.
@@ -108,13 +141,19 @@ impl Observers {
         self.want_requests().then(Instant::now)
     }
 
-    pub(super) fn connected(&self, visit: &Visit) {
+    pub(super) fn connected(&self, visit: &Visit, client: &C) {
         self.call_back(&self.0.config.on_connection, visit);
+        for callback in &self.0.on_connection {
+            self.contain(|| callback(client));
+        }
         self.notify(|observer| observer.connected(visit));
     }
 
-    pub(super) fn disconnected(&self, visit: &Visit) {
+    pub(super) fn disconnected(&self, visit: &Visit, client: &C, ending: &Ending) {
         self.call_back(&self.0.config.on_disconnection, visit);
+        for callback in &self.0.on_disconnection {
+            self.contain(|| callback(client, ending));
+        }
         self.notify(|observer| observer.disconnected(visit));
     }
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -52,14 +53,15 @@ fn decoding_places() -> usize {
 pub(super) struct Ticket {
     shared: Option<Arc<Shared>>,
     address: Key,
+    peer: Option<IpAddr>,
     authenticated: bool,
 }
 
 impl Ticket {
-    /// Returns the address. The caller calls [`Shared::end_client`].
-    pub(super) fn hand_over(mut self) -> Key {
+    /// Returns what the client is counted by, and its address. The caller calls [`Shared::end_client`].
+    pub(super) fn hand_over(mut self) -> (Key, Option<IpAddr>) {
         self.shared = None;
-        self.address
+        (self.address, self.peer)
     }
 }
 
@@ -81,7 +83,7 @@ pub(super) struct Shared {
     pub(super) hub: Hub<Arc<Shared>>,
     pub(super) metrics: Metrics,
     /// Those of the clients that connect from now on.
-    observers: RwLock<Observers>,
+    observers: RwLock<Observers<Arc<Client>>>,
     pub(super) clock: Clock,
     pub(super) admission: Admission<Client>,
     /// Places for decoding large messages. A client waits for at most one, so they are given out in turns.
@@ -276,7 +278,7 @@ impl Server {
     /// server.observe(Arc::new(Log));
     /// ```
     pub fn observe(&self, observer: Arc<dyn Observer>) {
-        self.shared.observers.write().unwrap_or_else(PoisonError::into_inner).add(observer);
+        self.shared.change_observers(|observers| observers.add(observer));
     }
 
     /// Sends an event to every client. It is encoded once. Never waits. All clients get the events of all emitters in the
@@ -438,22 +440,28 @@ impl Shared {
     }
 
     /// The observers of a client that connects now.
-    pub(super) fn observers(&self) -> Observers {
+    pub(super) fn observers(&self) -> Observers<Arc<Client>> {
         self.observers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the observers of the clients that connect from now on.
+    pub(super) fn change_observers(&self, change: impl FnOnce(&mut Observers<Arc<Client>>)) {
+        change(&mut self.observers.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Counts one more client, or returns the limit that is reached. One that must still authenticate is counted among
     /// [`Config::max_connections`] when it has.
     pub(super) fn begin_client(
         self: &Arc<Self>,
-        address: Key,
+        peer: Option<IpAddr>,
         authenticated: bool,
     ) -> Result<Ticket, Limited> {
+        let address = peer.map(Into::into);
         if authenticated {
             self.admission.clients.enter(address)?;
         }
         self.tasks.fetch_add(1, Ordering::AcqRel);
-        Ok(Ticket { shared: Some(self.clone()), address, authenticated })
+        Ok(Ticket { shared: Some(self.clone()), address, peer, authenticated })
     }
 
     pub(super) fn end_client(&self, address: Key, authenticated: bool) {
@@ -469,7 +477,7 @@ impl Shared {
     }
 
     /// Sends an event to these clients.
-    fn emit_to(&self, members: &[Arc<Client>], channel: &str, payload: &Payload) {
+    pub(super) fn emit_to(&self, members: &[Arc<Client>], channel: &str, payload: &Payload) {
         if members.is_empty() {
             return;
         }
@@ -516,7 +524,7 @@ pub struct RequestContext {
     /// The client that asked.
     pub client_id: ClientId,
     request_id: RequestId,
-    client: Arc<Client>,
+    pub(super) client: Arc<Client>,
 }
 
 impl RequestContext {

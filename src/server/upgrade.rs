@@ -191,7 +191,8 @@ fn decide<B>(shared: &Arc<Shared>, request: &Request<B>, peer: Peer) -> Result<A
         allow_origins: &config.allow_origins,
         token: config.token.as_deref(),
     };
-    let key = shared.admission.key(&head, peer);
+    let address = shared.admission.address(&head, peer);
+    let key = address.map(Into::into);
     if config.token.is_some()
         && let Some(wait) = shared.admission.wait(key, shared.clock.at())
         && handshake::sends_token(&head)
@@ -201,7 +202,7 @@ fn decide<B>(shared: &Arc<Shared>, request: &Request<B>, peer: Peer) -> Result<A
         return Ok(Answer::Ready(busy(StatusCode::TOO_MANY_REQUESTS, "Too many wrong tokens", wait)));
     }
     let refused = match handshake::check(&head, &rules) {
-        Ok(accepted) => match shared.begin_client(key, accepted.authenticated) {
+        Ok(accepted) => match shared.begin_client(address, accepted.authenticated) {
             Ok(ticket) => return Err((accepted, ticket)),
             Err(limit) => {
                 shared.metrics.limited(limit);

@@ -9,6 +9,7 @@ mod advisories;
 mod backpressure;
 #[cfg(feature = "client")]
 mod client;
+mod connections;
 mod documents;
 mod extremes;
 mod handlers;

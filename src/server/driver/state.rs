@@ -125,11 +125,11 @@ impl<Io> Driver<Io> {
         if observers.want_requests() {
             session.keep_errors();
         }
-        let address = ticket.hand_over();
+        let (address, peer) = ticket.hand_over();
         if let Some(window) = shared.admission.window(address) {
             session.share_window(window);
         }
-        let client = Arc::new(Client::new(id, shared.clone(), observers, rules, address, now));
+        let client = Arc::new(Client::new(id, shared.clone(), observers, rules, (address, peer), now));
         let waiting_place = (!accepted.authenticated)
             .then(|| Box::new(shared.admission.unauthenticated.enter(address, client.clone()).0));
         shared.hub.join(&client);
@@ -248,7 +248,7 @@ impl<Io> Driver<Io> {
     pub(super) fn leave(&mut self) {
         self.session.discard_parked();
         self.client.shared.hub.leave(self.client.id);
-        self.client.end_membership(self.client.shared.clock.at());
+        self.client.end_membership(self.client.shared.clock.at(), self.session.ending());
     }
 }
 

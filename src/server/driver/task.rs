@@ -176,9 +176,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     /// Drains the mailbox: events, woken handlers, the flags for stop and eviction.
     fn handle_mail(&mut self, turn: &mut Turn<'_, '_>) -> Result<Progress, Disconnected> {
         let progress = self.deliver_events(turn);
-        let mail =
-            self.client.collect(|mailbox| (std::mem::take(&mut mailbox.woken), mailbox.evict, mailbox.stop));
-        let Some((woken, evict, stop)) = mail else { return Ok(progress) };
+        let mail = self.client.collect(|mailbox| {
+            (std::mem::take(&mut mailbox.woken), mailbox.evict, mailbox.close.take(), mailbox.stop)
+        });
+        let Some((woken, evict, close, stop)) = mail else { return Ok(progress) };
         if self.stage != Stage::Open {
             return Ok(progress);
         }
@@ -190,6 +191,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             if turn.out.len() >= WRITE_BYTES {
                 self.write(turn)?;
             }
+        }
+        if let Some(close) = close {
+            self.deliver_events(turn);
+            self.session.close(turn.now.at, close.0, &close.1, turn.out);
         }
         if stop {
             self.deliver_events(turn);
