@@ -6,6 +6,7 @@
 //! | [`channels`] | using the backend: the families of channels |
 //! | [`clients`] | calling a server from JavaScript, React, TypeScript or Rust |
 //! | [`embedding`] | using the server in a program |
+//! | [`apps`] | users, typed payloads, errors and groups of an app |
 //! | [`operations`] | running the command |
 //! | [`limits`] | every limit with its default |
 //! | [`budgets`] | what one client can cost: how the limits work together |
@@ -28,6 +29,7 @@ page!(wire, "docs/wire.md");
 page!(channels, "docs/channels.md");
 page!(clients, "docs/clients.md");
 page!(embedding, "docs/embedding.md");
+page!(apps, "docs/apps.md");
 page!(operations, "docs/operations.md");
 page!(limits, "docs/limits.md");
 page!(budgets, "docs/budgets.md");

@@ -168,6 +168,12 @@ fn each_property_can_fail() {
         let made = Payload::from_json(if wrong { "[1]" } else { "[1,2]" });
         properties::json::payload_is_the_text("[1,2]", made, Ok(()));
     });
+    can_fail("json: the path of a byte", |wrong| {
+        let text = r#"{"a":[1]}"#;
+        let mut paths = vec![String::new(); text.len()];
+        properties::json::name_bytes(text, text, 0, "", &mut paths);
+        properties::json::path_is_that_of_the_byte(&paths, 6, if wrong { "a" } else { "a[0]" });
+    });
     can_fail("envelope: members", |wrong| {
         let text = r#"{"type":"event","channel":"c","payload":1,"payload":2}"#;
         let mut decoded = Envelope::decode(text);

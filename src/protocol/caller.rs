@@ -264,7 +264,10 @@ fn take(pending: &mut HashMap<Uuid, Pending>, text: &str) -> Option<Incoming> {
     }
 }
 
-/// Reads the `error` member of a response. An unknown code becomes `HANDLER_ERROR`. An error without a known code, a message
+/// Longest error code that is kept; as in `client.js`.
+const MAX_CODE_BYTES: usize = 64;
+
+/// Reads the `error` member of a response. A code that is not a text, or is too long, becomes `HANDLER_ERROR`. An error without a code, a message
 /// and details has itself as details, so that nothing of it is lost.
 fn read_error(error: &str, message: &Arc<str>, error_at: usize) -> WireError {
     let mut read = WireError::new("the server gave no reason");
@@ -272,9 +275,10 @@ fn read_error(error: &str, message: &Arc<str>, error_at: usize) -> WireError {
     // The text was checked when the envelope was decoded.
     let _ = json::members(error, |member| match member.name {
         "code" => {
-            let code = json::string_content(member.value).and_then(ErrorCode::from_wire);
+            let code = json::string_content(member.value).and_then(json::unescape);
+            let code = code.filter(|code| (1..=MAX_CODE_BYTES).contains(&code.len()));
             has_code = code.is_some();
-            read.code = code.unwrap_or(ErrorCode::HandlerError);
+            read.code = code.map_or(ErrorCode::HandlerError, |code| ErrorCode::received(&code));
         }
         "message" => {
             if let Some(message) = json::string_content(member.value).and_then(json::unescape) {
@@ -389,7 +393,9 @@ mod tests {
             ("{}", "HANDLER_ERROR: the server gave no reason {}"),
             (r#"{"message":"m"}"#, r#"HANDLER_ERROR: m {"message":"m"}"#),
             (r#"{"code":5,"message":"m"}"#, r#"HANDLER_ERROR: m {"code":5,"message":"m"}"#),
-            (r#"{"code":"NEW","message":"m","details":[1]}"#, "HANDLER_ERROR: m [1]"),
+            (r#"{"code":"NEW","message":"m","details":[1]}"#, "NEW: m [1]"),
+            (r#"{"code":"not \u0066ound","message":"m"}"#, "not found: m none"),
+            (r#"{"code":"\ud800","message":"m"}"#, r#"HANDLER_ERROR: m {"code":"\ud800","message":"m"}"#),
             (r#"{"code":"TIMEOUT"}"#, r#"TIMEOUT: the server gave no reason {"code":"TIMEOUT"}"#),
             (
                 r#"{"code":"TIMEOUT","message":{}}"#,

@@ -29,4 +29,5 @@ mod shared_str;
 pub mod socket_table;
 mod step;
 pub mod time;
+mod typed;
 pub mod uuid;

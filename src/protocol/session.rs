@@ -122,8 +122,8 @@ enum Phase {
 pub struct Tally {
     /// Data messages received.
     pub requests: u32,
-    /// Error responses, by `ErrorCode as usize`.
-    pub errors: [u32; 7],
+    /// Error responses, by [`ErrorCode::index`].
+    pub errors: [u32; ErrorCode::COUNTERS],
     /// Whether the session has closed because of too many refused messages.
     pub closed_for_refusals: bool,
     /// Whether the session has closed because of too many wrong tokens.
@@ -474,7 +474,7 @@ impl<H> Session<H> {
                 return self.respond(now, id, channel, Err(error), usize::MAX, out);
             }
             if let Err(error) = &result
-                && let Some(count) = self.tally.errors.get_mut(error.code as usize)
+                && let Some(count) = self.tally.errors.get_mut(error.code.index())
             {
                 *count = count.saturating_add(1);
             }

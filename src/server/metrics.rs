@@ -73,7 +73,7 @@ pub(super) struct Metrics {
     pub(super) bytes_in: AtomicU64,
     pub(super) bytes_out: AtomicU64,
     requests: AtomicU64,
-    errors: [AtomicU64; 7],
+    errors: [AtomicU64; ErrorCode::COUNTERS],
     limited: [AtomicU64; Limited::ALL.len()],
 }
 
@@ -89,8 +89,8 @@ pub struct Stats {
     pub connections: u64,
     /// Messages received.
     pub requests: u64,
-    /// Error responses sent, by `ErrorCode as usize`.
-    pub errors: [u64; 7],
+    /// Error responses sent, by [`ErrorCode::index`]. The last counter is that of all codes of the app.
+    pub errors: [u64; ErrorCode::COUNTERS],
     /// What limits have ended or refused, by `Limited as usize`.
     pub limited: [u64; Limited::ALL.len()],
     /// Events sent, once for each client.
@@ -143,9 +143,9 @@ impl Metrics {
 }
 
 impl Stats {
-    /// Error responses with this code.
+    /// Error responses with this code. Codes of the app are counted together.
     pub fn errors_with(&self, code: ErrorCode) -> u64 {
-        self.errors[code as usize]
+        self.errors[code.index()]
     }
 
     /// What a limit has ended or refused.
@@ -174,7 +174,7 @@ impl Stats {
         metric("bytes_out_total", "counter", "Bytes sent after the upgrade.", self.bytes_out);
         text.push_str("# HELP switchboard_errors_total Error responses sent.\n");
         text.push_str("# TYPE switchboard_errors_total counter\n");
-        for (code, count) in ErrorCode::ALL.into_iter().zip(self.errors) {
+        for (code, count) in ErrorCode::labels().zip(self.errors) {
             let _ = writeln!(text, "switchboard_errors_total{{code=\"{code}\"}} {count}");
         }
         text.push_str("# HELP switchboard_limited_total Clients, requests and pages that a limit has ended or refused.\n");

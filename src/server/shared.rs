@@ -189,6 +189,40 @@ impl Server {
         self.shared.router.insert(channel, Route::new(None, handler));
     }
 
+    /// Registers a handler that gets the state of the app, too. It keeps the state alive until it is removed or replaced, so the
+    /// state must not own the server: a handler has [`RequestContext::server`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use switchboard::{Config, HandlerError, Payload, RequestContext, Server};
+    ///
+    /// #[derive(Default)]
+    /// struct App {
+    ///     greeted: AtomicU64,
+    /// }
+    ///
+    /// async fn greet(app: Arc<App>, payload: Payload, _: RequestContext) -> Result<Payload, HandlerError> {
+    ///     let name = payload.read(serde_json::from_str::<String>)?;
+    ///     let number = app.greeted.fetch_add(1, Ordering::Relaxed) + 1;
+    ///     Payload::write(serde_json::to_string(&format!("Hello, {name}, number {number}!")))
+    /// }
+    ///
+    /// let app = Arc::new(App::default());
+    /// let server = Server::new(Config::default());
+    /// server.on_request_with(&app, "greet", greet);
+    /// ```
+    pub fn on_request_with<A, F, Fut, R>(&self, app: &Arc<A>, channel: &str, handler: F)
+    where
+        A: Send + Sync + 'static,
+        F: Fn(Arc<A>, Payload, RequestContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, WireError>> + Send + 'static,
+        R: Into<Payload>,
+    {
+        let app = app.clone();
+        self.on_request(channel, move |payload, context| handler(app.clone(), payload, context));
+    }
+
     /// Registers a handler with its own deadline.
     ///
     /// ```

@@ -1,20 +1,22 @@
 /** Types of client.js, a client of a Switchboard server. */
 
-/** Error codes of the server (the first seven) and of the client. */
-export type WSErrorCode =
+/** Error codes of the specification. */
+export type WSServerErrorCode =
   | "UNKNOWN_CHANNEL"
   | "HANDLER_ERROR"
   | "TIMEOUT"
   | "CONNECTION_CLOSED"
   | "INVALID_MESSAGE"
   | "RATE_LIMITED"
-  | "UNAUTHORIZED"
-  | "ABORTED";
+  | "UNAUTHORIZED";
+
+/** An error code: of the specification, of the client (`ABORTED`), or any other that the server's app has chosen. */
+export type WSErrorCode = WSServerErrorCode | "ABORTED" | (string & {});
 
 /** The reason why a call, or an attempt to connect, failed. */
 export class WSClientError extends Error {
   readonly name: "WSClientError";
-  /** A code of the server, or of the client: `TIMEOUT`, `CONNECTION_CLOSED`, `ABORTED`. */
+  /** A code of the server or of its app, or of the client: `TIMEOUT`, `CONNECTION_CLOSED`, `ABORTED`. */
   readonly code: WSErrorCode;
   /** The channel that was called; undefined when connecting failed. */
   readonly channel: string | undefined;
@@ -569,7 +571,8 @@ export interface Stats {
   eventsSent: number;
   bytesIn: number;
   bytesOut: number;
-  errors: Record<Exclude<WSErrorCode, "ABORTED">, number>;
+  /** `custom` counts the codes of the app together. */
+  errors: Record<WSServerErrorCode | "custom", number>;
 }
 
 /** The payload and the response of every request channel. Channels of your own are added by declaration merging. */

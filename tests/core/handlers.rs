@@ -95,6 +95,115 @@ async fn a_handlers_error_is_the_response() {
 }
 
 #[tokio::test]
+async fn a_code_of_the_app_reaches_the_client_and_has_one_counter_with_all_others() {
+    let (server, mut client) = in_memory().await;
+    server.on_request("custom", |payload: Payload, _: RequestContext| async move {
+        let code = payload.read(serde_json::from_str::<String>)?;
+        Err::<(), _>(HandlerError::custom(&code, "no such room").details(json!({ "room": 7 })))
+    });
+    for sent in ["NOT_FOUND", "E_2"] {
+        let expected = json!({ "code": sent, "message": "no such room", "details": { "room": 7 } });
+        assert_eq!(client.ask("custom", json!(sent)).await["error"], expected);
+    }
+    // Mistakes of the app, here made of what a client sent.
+    for sent in ["", "no", "A B", "\u{1f600}", &"A".repeat(65), "\",\"x\":\""] {
+        let expected =
+            json!({ "code": "HANDLER_ERROR", "message": "no such room", "details": { "room": 7 } });
+        assert_eq!(client.ask("custom", json!(sent)).await["error"], expected, "{sent}");
+    }
+    let stats = server.stats();
+    assert_eq!(stats.errors_with(ErrorCode::custom("ANY").unwrap()), 2);
+    assert_eq!(stats.errors_with(ErrorCode::HandlerError), 6);
+    client.assert_alive().await;
+}
+
+// Typed payloads.
+
+#[derive(serde::Deserialize, serde::Serialize)]
+struct Order<'a> {
+    customer: &'a str,
+    items: Vec<Item>,
+}
+
+#[derive(serde::Deserialize, serde::Serialize)]
+struct Item {
+    name: String,
+    count: u8,
+    kind: Option<Kind>,
+}
+
+#[derive(serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Book,
+}
+
+#[tokio::test]
+async fn a_payload_is_read_and_written_as_a_type_and_an_error_names_member_and_byte() {
+    let (server, mut client) = in_memory().await;
+    server.on_request("order", |payload: Payload, _: RequestContext| async move {
+        let order = payload.read(serde_json::from_str::<Order<'_>>)?;
+        Payload::write(serde_json::to_string(&order))
+    });
+    let order = json!({ "customer": "Ada", "items": [{ "name": "x", "count": 2, "kind": "book" }] });
+    assert_eq!(client.ask("order", order.clone()).await["payload"], order);
+    // The text, the message, the path, and the part of the text that ends with the byte.
+    for (sent, message, path, part) in [
+        (
+            r#"{"customer":5,"items":[]}"#,
+            "customer: invalid type: integer, expected a borrowed string",
+            "customer",
+            "5",
+        ),
+        (r#"{"customer":"A"}"#, "payload: missing field `items`", "payload", r#"{"customer":"A"}"#),
+        (
+            "{\n \"customer\": \"A\",\n \"items\": [\n  {\"name\": \"x\", \"count\": 300}]}",
+            "items[0].count: invalid value: integer, expected u8",
+            "items[0].count",
+            "300",
+        ),
+        (
+            r#"{"customer":"A","items":[{"name":"x","count":1},{"name":"y","count":1,"kind":"secret"}]}"#,
+            "items[1].kind: unknown variant, expected `book`",
+            "items[1].kind",
+            r#""secret""#,
+        ),
+        ("null", "payload: invalid type: null, expected struct Order", "payload", "null"),
+        (
+            r#"{"customer":"A","items":[{"name":"x"}]}"#,
+            "items[0]: missing field `count`",
+            "items[0]",
+            r#"{"name":"x"}"#,
+        ),
+    ] {
+        client
+            .send_text(&format!(r#"{{"type":"request","id":"1","channel":"order","payload":{sent}}}"#))
+            .await;
+        let error = client.response().await["error"].clone();
+        let byte = sent.rfind(part).unwrap() + part.len() - 1;
+        assert_eq!(error["message"], format!("{message} at byte {byte}"), "{sent}");
+        assert_eq!(error["details"], json!({ "path": path, "byte": byte }), "{sent}");
+        assert_eq!(error["code"], "HANDLER_ERROR");
+    }
+    client.send_text(r#"{"type":"request","id":"1","channel":"order"}"#).await;
+    assert_eq!(client.response().await["error"]["details"]["path"], "payload");
+}
+
+#[test]
+fn what_is_not_json_is_not_a_payload() {
+    let error = Payload::write(Ok("{\"a\":}".to_owned())).unwrap_err();
+    assert_eq!(error.to_string(), "HANDLER_ERROR: response cannot be written: expected a value at byte 5");
+    let numbered = std::collections::HashMap::from([((1, 2), 3)]);
+    let error = Payload::write(serde_json::to_string(&numbered)).unwrap_err();
+    assert_eq!(error.to_string(), "HANDLER_ERROR: response cannot be written: key must be a string");
+    // A check after reading knows no place.
+    let payload = Payload::from_json("[1]").unwrap();
+    let error = payload.read(|text| serde_json::from_value::<u8>(serde_json::from_str(text)?)).unwrap_err();
+    assert_eq!(error.to_string(), "HANDLER_ERROR: payload: invalid type: sequence, expected u8");
+    assert!(Payload::none().read(serde_json::from_str::<Option<u8>>).unwrap().is_none());
+}
+
+#[tokio::test]
 async fn concurrent_requests_are_answered_as_each_is_ready() {
     const MANY: usize = 200;
     let (server, port) = start(config()).await;
@@ -135,6 +244,35 @@ async fn a_handler_knows_whose_request_it_answers() {
     assert_eq!(client.response().await["payload"], json!([client.id, "é", 1]));
     client.send_text(r#"{"type":"request","id":"plain","channel":"who"}"#).await;
     assert_eq!(client.response().await["payload"], json!([client.id, "plain", 1]));
+}
+
+struct App {
+    greeting: &'static str,
+    greeted: AtomicUsize,
+}
+
+async fn greet(app: Arc<App>, payload: Payload, cx: RequestContext) -> Result<Payload, HandlerError> {
+    let name = payload.read(serde_json::from_str::<&str>)?;
+    let before = app.greeted.fetch_add(1, Ordering::Relaxed);
+    Payload::write(serde_json::to_string(&format!("{} {name} {} {before}", app.greeting, cx.request_id())))
+}
+
+#[tokio::test]
+async fn handlers_share_the_state_of_their_app_which_goes_with_them() {
+    let (server, mut client) = in_memory().await;
+    let app = Arc::new(App { greeting: "Hello", greeted: AtomicUsize::new(0) });
+    server.on_request_with(&app, "greet", greet);
+    server.on_request_with(&app, "count", |app: Arc<App>, _: Payload, _: RequestContext| async move {
+        Ok::<_, HandlerError>(json!(app.greeted.load(Ordering::Relaxed)))
+    });
+    client.send("a", "greet", json!("Ada")).await;
+    assert_eq!(client.response().await["payload"], "Hello Ada a 0");
+    client.send("b", "greet", json!("Bob")).await;
+    assert_eq!(client.response().await["payload"], "Hello Bob b 1");
+    assert_eq!(client.ask("count", Value::Null).await["payload"], 2);
+    assert_eq!(Arc::strong_count(&app), 3);
+    assert!(server.off_request("greet") && server.off_request("count"));
+    assert_eq!(Arc::strong_count(&app), 1);
 }
 
 // Emitting.

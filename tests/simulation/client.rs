@@ -399,7 +399,7 @@ impl Talk {
                         !self.asked.contains_key(&id),
                         "{id}: the machine has an answer that did not come"
                     );
-                    let code = result.map_or_else(|error| error.code.as_str(), |_| "answered");
+                    let code = result.map_or_else(|error| error.code.label(), |_| "answered");
                     self.world.count(code);
                 }
                 Some(Incoming::Closed { code, reason }) => {

@@ -263,15 +263,15 @@ fn nesting_passes_up_to_depth_128() {
 #[test]
 fn a_handlers_error_reaches_the_client_with_code_message_and_details() {
     check(&Rules::default(), |pair| {
-        for code in ErrorCode::ALL {
-            let error = WireError::with_code(code, "not \"today\"\n");
+        for code in ErrorCode::ALL.into_iter().chain(ErrorCode::custom("NOT_FOUND")) {
+            let error = WireError::with_code(code.clone(), "not \"today\"\n");
             pair.on("plain", move |_| Err(error.clone()));
             pair.request("1", "plain", Some("{}"));
             let response = pair.response();
             assert_eq!((response.id(), response.channel()), ("1", "plain"));
             assert_eq!(response.error(), json!({ "code": code.as_str(), "message": "not \"today\"\n" }));
 
-            let error = WireError::with_code(code, "no").details(json!({ "retry": [1, null] }));
+            let error = WireError::with_code(code.clone(), "no").details(json!({ "retry": [1, null] }));
             pair.on("detailed", move |_| Err(error.clone()));
             pair.request("2", "detailed", None);
             let expected =

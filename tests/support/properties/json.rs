@@ -29,6 +29,90 @@ pub fn json(data: &[u8]) {
     json::write_string(&mut written, &text);
     string_means(&written, &text);
     payload_is_the_text(&text, Payload::from_json(&*text), verdict);
+    if verdict.is_ok() && text.len() < 300 {
+        errors_name_the_member(&text);
+    }
+}
+
+/// An error of `serde_json` at any byte is reported with that byte, and with the path of the innermost value there.
+fn errors_name_the_member(text: &str) {
+    let clean = without_lone_surrogates(text);
+    if serde_json::from_str::<Value>(&clean).is_err() {
+        // It is deeper than `serde_json` reads at once.
+        return;
+    }
+    let mut paths = vec!["payload".to_owned(); text.len()];
+    name_bytes(&clean, text, text.len() - text.trim_start_matches(is_space).len(), "", &mut paths);
+    let payload = Payload::from_json(text).expect("it is JSON");
+    for end in (1..=text.len()).filter(|end| text.is_char_boundary(*end)) {
+        let mut was_cut = false;
+        let read = payload.read(|text| {
+            let read = serde_json::from_str::<Value>(&text[..end]);
+            was_cut = read.as_ref().is_err_and(serde_json::Error::is_eof);
+            read
+        });
+        let Err(error) = read else { continue };
+        let details = error.details.parse().expect("details are JSON");
+        let at = details["byte"].as_u64().expect("a byte") as usize;
+        assert!(!was_cut || at == end - 1, "{text:?} ends before {end}, not at {at}");
+        assert!(error.message.ends_with(&format!(" at byte {at}")), "{}", error.message);
+        path_is_that_of_the_byte(&paths, at, details["path"].as_str().expect("a path"));
+    }
+}
+
+pub fn path_is_that_of_the_byte(paths: &[String], at: usize, path: &str) {
+    let expected = match paths[at].as_str() {
+        "" => "payload",
+        long if long.len() > 200 => return,
+        path => path,
+    };
+    assert_eq!(path, expected, "byte {at}");
+}
+
+/// Gives each byte inside a container the path of the value that it belongs to. What follows a value, up to the comma, belongs to
+/// it. Values are found by reading one after the other.
+pub fn name_bytes(clean: &str, text: &str, start: usize, path: &str, paths: &mut [String]) {
+    let space = |at: usize| at + clean[at..].len() - clean[at..].trim_start_matches(is_space).len();
+    let value_end = |at: usize| {
+        let (_, rest) = next_value(&clean[at..]).expect("a value");
+        clean.len() - rest.len()
+    };
+    let is_object = match clean.as_bytes()[start] {
+        b'{' => true,
+        b'[' => false,
+        _ => return,
+    };
+    let (mut at, mut index) = (start + 1, 0);
+    loop {
+        let first = space(at);
+        let mut member = format!("{path}[{index}]");
+        if is_object {
+            paths[at..first].fill(path.to_owned());
+        } else {
+            paths[at..first].fill(member.clone());
+        }
+        if matches!(clean.as_bytes()[first], b']' | b'}') {
+            paths[first] = path.to_owned();
+            return;
+        }
+        let mut value = first;
+        if is_object {
+            let name_end = value_end(first);
+            let raw = &text[first + 1..name_end - 1];
+            let dot = if path.is_empty() { "" } else { "." };
+            member = format!("{path}{dot}{}", json::unescape(raw).unwrap_or(raw.into()));
+            value = space(space(name_end) + 1);
+        }
+        let end = space(value_end(value));
+        let is_last = clean.as_bytes()[end] != b',';
+        paths[first..end + usize::from(!is_last)].fill(member.clone());
+        name_bytes(clean, text, value, &member, paths);
+        if is_last {
+            paths[end] = path.to_owned();
+            return;
+        }
+        (at, index) = (end + 1, index + 1);
+    }
 }
 
 /// The text with each lone surrogate escape replaced by an `A`. All lengths stay the same.

@@ -67,8 +67,8 @@ impl<'a> Choices<'a> {
         self.take(1).first().copied().unwrap_or_default()
     }
 
-    pub fn pick<T: Copy>(&mut self, options: &[T]) -> T {
-        options[usize::from(self.byte()) % options.len()]
+    pub fn pick<T: Clone>(&mut self, options: &[T]) -> T {
+        options[usize::from(self.byte()) % options.len()].clone()
     }
 
     /// Four bytes, padded with zeros.

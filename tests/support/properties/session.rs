@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use switchboard::protocol::connection::{CloseCode, Connection};
+use switchboard::protocol::error::ErrorCode;
 use switchboard::protocol::limits::Limits;
 use switchboard::protocol::session::{
     Due, MAX_INLINE_BYTES, RateWindow, Request, Rules, Session, Slot, Undecoded, write_event,
@@ -91,7 +92,7 @@ struct Harness {
     last_byte: Millis,
     last_ping: Option<Millis>,
     messages: u64,
-    errors: [u32; 7],
+    errors: [u32; ErrorCode::COUNTERS],
     accepted: u64,
     answered: u64,
     dropped: u64,
@@ -163,7 +164,7 @@ impl Harness {
             last_byte: START,
             last_ping: None,
             messages: 0,
-            errors: [0; 7],
+            errors: [0; ErrorCode::COUNTERS],
             accepted: 0,
             answered: 0,
             dropped: 0,

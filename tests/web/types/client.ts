@@ -106,8 +106,9 @@ async function rest() {
   } catch (error) {
     if (error instanceof WSClientError) {
       const code: WSErrorCode = error.code;
-      // @ts-expect-error: no such code
-      if (error.code === "NOT_FOUND") return code;
+      if (error.code === "NOT_FOUND") return code; // an app's own
+      // @ts-expect-error: codes are texts
+      if (error.code === 404) return code;
       return [error.channel, error.details.path, error.message];
     }
   }

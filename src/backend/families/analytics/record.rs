@@ -314,24 +314,31 @@ struct Shard {
     batch: Batch,
 }
 
-/// The requests on a channel in an hour, by the index of their code in [`ErrorCode::ALL`]; the last ones succeeded.
+/// The requests on a channel in an hour, by the index of their code; the last ones succeeded.
 #[derive(Default)]
 struct Counts {
     hour: i64,
     at: i64,
-    by_code: [Sums; ErrorCode::ALL.len() + 1],
+    by_code: [Sums; ErrorCode::COUNTERS + 1],
 }
 
 impl Counts {
     /// Counts a request. Counts of an earlier hour are moved to a batch.
-    fn add(&mut self, at: i64, channel: &str, code: Option<ErrorCode>, elapsed: Duration, batch: &mut Batch) {
+    fn add(
+        &mut self,
+        at: i64,
+        channel: &str,
+        code: Option<&ErrorCode>,
+        elapsed: Duration,
+        batch: &mut Batch,
+    ) {
         let hour = Granularity::Hour.start(at);
         if self.hour != hour {
             self.spill(channel, batch);
             self.hour = hour;
         }
         self.at = at;
-        let place = code.map_or(ErrorCode::ALL.len(), |code| code as usize);
+        let place = code.map_or(ErrorCode::COUNTERS, ErrorCode::index);
         if let Some(sums) = self.by_code.get_mut(place) {
             sums.count += 1;
             sums.failed += i64::from(code.is_some());
@@ -342,7 +349,7 @@ impl Counts {
 
     /// Moves the counts to a batch.
     fn spill(&mut self, channel: &str, batch: &mut Batch) {
-        let codes = ErrorCode::ALL.iter().map(|code| code.as_str()).chain([""]);
+        let codes = ErrorCode::labels().chain([""]);
         for (code, sums) in codes.zip(&mut self.by_code) {
             if sums.count > 0 {
                 batch.add(self.at, Kind::Request, channel, code, &std::mem::take(sums));
@@ -352,7 +359,7 @@ impl Counts {
 }
 
 impl Shard {
-    fn add(&mut self, at: i64, channel: &str, code: Option<ErrorCode>, elapsed: Duration) {
+    fn add(&mut self, at: i64, channel: &str, code: Option<&ErrorCode>, elapsed: Duration) {
         if let Some(counts) = self.channels.get_mut(channel) {
             return counts.add(at, channel, code, elapsed, &mut self.batch);
         }
@@ -434,10 +441,10 @@ impl Observer for Pending {
         let at = moment(request.at_unix_ms);
         let channel = request.channel.unwrap_or(UNKNOWN);
         let mut shard = self.shard(request.client_id);
-        shard.add(at, channel, request.error.map(|error| error.code), request.elapsed);
+        shard.add(at, channel, request.error.map(|error| &error.code), request.elapsed);
         if let Some(error) = request.error {
             let channel = shortened(channel, MAX_NAME_BYTES).into();
-            let line = ErrorLine { at, code: error.code, channel, message: outline(error) };
+            let line = ErrorLine { at, code: error.code.clone(), channel, message: outline(error) };
             shard.batch.add_error(line);
         }
     }

@@ -25,9 +25,9 @@ pub(super) fn timestamp() -> Payload {
 
 pub(super) fn stats(server: &Server) -> Payload {
     let stats = server.stats();
-    let errors = ErrorCode::ALL
-        .into_iter()
-        .fold(Object::new(), |errors, code| errors.raw(code.as_str(), &stats.errors_with(code).to_string()));
+    let errors = ErrorCode::labels()
+        .zip(stats.errors)
+        .fold(Object::new(), |errors, (code, count)| errors.raw(code, &count.to_string()));
     let object = [
         ("uptimeMs", stats.uptime_ms),
         ("clients", stats.clients as u64),

@@ -15,5 +15,6 @@ export interface Stats {
   eventsSent: number;
   bytesIn: number;
   bytesOut: number;
-  errors: Record<Exclude<WSErrorCode, "ABORTED">, number>;
+  /** `custom` counts the codes of the app together. */
+  errors: Record<WSServerErrorCode | "custom", number>;
 }

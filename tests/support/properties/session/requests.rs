@@ -246,9 +246,11 @@ impl Harness {
                 (Ok(payload), Ok(Some(text)))
             }
             _ => {
-                let code = choices.pick(&ErrorCode::ALL);
+                let app = ErrorCode::custom("NOT_FOUND").expect("it is a code");
+                let codes: Vec<_> = ErrorCode::ALL.into_iter().chain([app]).collect();
+                let code = choices.pick(&codes);
                 let details = Payload::from_json(r#"{"a":"\ud800"}"#).expect("it is JSON");
-                (Err(WireError::with_code(code, "no \"luck\"\n").details(details)), Err(code))
+                (Err(WireError::with_code(code.clone(), "no \"luck\"\n").details(details)), Err(code))
             }
         }
     }
@@ -280,7 +282,7 @@ impl Harness {
             assert_eq!(bytes, payload + rest + id.len() + channel.len() + digits);
             return;
         }
-        let text = response(&heard, id, channel, expected.as_ref().err().copied(), self.now);
+        let text = response(&heard, id, channel, expected.as_ref().err().cloned(), self.now);
         if let Ok(payload) = expected {
             assert_eq!(text, payload.unwrap_or_default());
         }

@@ -117,7 +117,7 @@ fn requests_count_in_the_hour_in_which_they_ended() {
         // The clock is set back.
         (NOW, None),
     ] {
-        shard.add(at, "c", code, Duration::from_micros(10));
+        shard.add(at, "c", code.as_ref(), Duration::from_micros(10));
     }
     let pending = Pending::default();
     *lock(&pending.shards[3]) = shard;
