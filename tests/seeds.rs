@@ -174,6 +174,15 @@ fn each_property_can_fail() {
         properties::json::name_bytes(text, text, 0, "", &mut paths);
         properties::json::path_is_that_of_the_byte(&paths, 6, if wrong { "a" } else { "a[0]" });
     });
+    can_fail("frames: the byte that shows a violation", |wrong| {
+        let start: &[u8] = if wrong { &[0x82, 0xff, 0x80] } else { &[0x82, 0xff, 0x7f] };
+        properties::frames::header_is_right(Role::Server, start, Ok(None));
+    });
+    can_fail("connection: the byte that shows a violation", |wrong| {
+        let scene =
+            properties::connection::Scene { role: Role::Server, max_message_bytes: 300, closes_at: None };
+        scene.can_go_on(if wrong { &[0x82, 0xfe, 2] } else { &[0x82, 0xfe, 1] });
+    });
     can_fail("envelope: members", |wrong| {
         let text = r#"{"type":"event","channel":"c","payload":1,"payload":2}"#;
         let mut decoded = Envelope::decode(text);

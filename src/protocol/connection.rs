@@ -15,6 +15,8 @@
 //! | [`ping`](Connection::ping) | sends a ping | nothing | nothing |
 //! | [`close`](Connection::close) | sends a close frame, → `Closing` | nothing | nothing |
 //!
+//! A header that breaks a rule, alone or after the frames before it, is refused at the byte that shows it.
+//!
 //! [`is_open`](Connection::is_open) is true in `Open`, [`is_closed`](Connection::is_closed) in `Closed` and `Failed`,
 //! [`is_failed`](Connection::is_failed) in `Failed`. In `Closed` and `Failed` the transport must be closed once `out` is
 //! sent.
@@ -278,45 +280,53 @@ impl Connection {
     }
 
     /// Reads a header whose start may have arrived earlier. Returns how many bytes of this input it takes.
+    #[inline]
     fn receive_header(&mut self, input: &[u8]) -> Result<(usize, Option<Header>), Violation> {
-        let held = usize::from(self.header_bytes);
-        if held == 0
-            && let Some(header) = Header::decode(self.role, input).map_err(Violation::Frame)?
+        if self.header_bytes == 0
+            && let Ok(Some(header)) = Header::decode(self.role, input)
         {
-            self.check_start(header)?;
+            self.check_start(header.opcode, header.length)?;
             return Ok((header.header_bytes, Some(header)));
         }
-        let mut filled = held;
-        for (place, &byte) in self.header.iter_mut().skip(held).zip(input) {
-            *place = byte;
-            filled += 1;
-        }
-        debug_assert!(filled <= self.header.len(), "a header fits its buffer");
-        let so_far = self.header.get(..filled).unwrap_or_default();
-        match Header::decode(self.role, so_far).map_err(Violation::Frame)? {
-            Some(header) => {
-                self.header_bytes = 0;
-                self.check_start(header)?;
-                Ok((header.header_bytes - held, Some(header)))
-            }
-            None => {
-                self.header_bytes = filled as u8;
-                Ok((filled - held, None))
-            }
-        }
+        self.receive_header_slowly(input)
     }
 
-    /// Checks that this frame may start here (section 5.4), before any memory is reserved for its announced length.
-    fn check_start(&self, header: Header) -> Result<(), Violation> {
+    /// Judges a header after each of its bytes: a frame that will be refused is refused at the byte that shows it.
+    #[cold]
+    fn receive_header_slowly(&mut self, input: &[u8]) -> Result<(usize, Option<Header>), Violation> {
+        let held = usize::from(self.header_bytes);
+        debug_assert!(held < self.header.len(), "a header fits its buffer");
+        let room = self.header.len() - held;
+        for (used, &byte) in (1..).zip(input.iter().take(room)) {
+            if let Some(place) = self.header.get_mut(held + used - 1) {
+                *place = byte;
+            }
+            self.header_bytes = (held + used) as u8;
+            let start = self.header.get(..held + used).unwrap_or_default();
+            let header = Header::decode(self.role, start).map_err(Violation::Frame)?;
+            if let Some((opcode, least)) = frame::announced(start) {
+                self.check_start(opcode, least)?;
+            }
+            if header.is_some() {
+                self.header_bytes = 0;
+                return Ok((used, header));
+            }
+        }
+        Ok((input.len().min(room), None))
+    }
+
+    /// Checks that a frame may start here (section 5.4), before any memory is reserved for its announced length.
+    #[inline]
+    fn check_start(&self, opcode: OpCode, length: u64) -> Result<(), Violation> {
         // RFC 6455, section 5.5.1: after our close frame we still read, but only to find the peer's.
-        let (OpCode::Data(_), true) = (header.opcode, self.is_open()) else { return Ok(()) };
-        let held = match (header.opcode == frame::CONTINUATION, self.assembly.as_deref()) {
+        let (OpCode::Data(_), true) = (opcode, self.is_open()) else { return Ok(()) };
+        let held = match (opcode == frame::CONTINUATION, self.assembly.as_deref()) {
             (true, None) => return Err(Violation::StrayContinuation),
             (false, Some(_)) => return Err(Violation::MessageInterrupted),
             (true, Some(assembly)) => assembly.len(),
             (false, None) => 0,
         };
-        match usize::try_from(header.length).ok().and_then(|length| length.checked_add(held)) {
+        match usize::try_from(length).ok().and_then(|length| length.checked_add(held)) {
             Some(total) if total <= self.max_message_bytes => Ok(()),
             _ => Err(Violation::TooBig),
         }

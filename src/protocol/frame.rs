@@ -89,38 +89,30 @@ impl Header {
     /// Reads the header at the start of `bytes`; `None` if it is incomplete. `role` is the end that reads.
     ///
     /// # Errors
-    /// When the header breaks RFC 6455, regardless of earlier frames.
+    /// When the header breaks RFC 6455, regardless of earlier frames and of what may follow: at the first byte that shows it.
     pub fn decode(role: Role, bytes: &[u8]) -> Result<Option<Header>, FrameError> {
-        // Most violations show in the first two bytes, so they are refused before the rest arrives.
-        let [first, second, ..] = *bytes else { return Ok(None) };
-        if first & 0x70 != 0 {
-            return Err(FrameError::ReservedBit);
-        }
+        let Some((&first, rest)) = bytes.split_first() else { return Ok(None) };
+        check_first(first)?;
+        let Some((&second, extended)) = rest.split_first() else { return Ok(None) };
         match (role, second & 0x80 != 0) {
             (Role::Server, false) => return Err(FrameError::NotMasked),
             (Role::Client, true) => return Err(FrameError::Masked),
             _ => {}
         }
-        if first & 0x08 != 0 {
-            if second & 0x7f > 125 {
-                return Err(FrameError::ControlTooLong);
-            }
-            if first & 0x80 == 0 {
-                return Err(FrameError::ControlFragmented);
-            }
+        if first & 0x08 != 0 && second & 0x7f > 125 {
+            return Err(FrameError::ControlTooLong);
+        }
+        let is_short = match (second & 0x7f, extended) {
+            (126, [0, low, ..]) => *low < 126,
+            (127, [0x80..=0xff, ..] | [0, 0, 0, 0, 0, 0, ..]) => true,
+            _ => false,
+        };
+        if is_short {
+            return Err(FrameError::BadLength);
         }
         let mut cursor = Cursor::new(bytes);
         let Ok(parsed) = FrameHeader::parse(&mut cursor) else { return Err(FrameError::ReservedOpcode) };
-        let Some((header, length)) = parsed else { return Ok(None) };
-        let shortest = match second & 0x7f {
-            126 => length > 125,
-            127 => length > 0xffff && length <= i64::MAX as u64,
-            _ => true,
-        };
-        if !shortest {
-            return Err(FrameError::BadLength);
-        }
-        Ok(Some(Header {
+        Ok(parsed.map(|(header, length)| Header {
             fin: header.is_final,
             opcode: header.opcode,
             mask: header.mask,
@@ -128,6 +120,37 @@ impl Header {
             header_bytes: cursor.position() as usize,
         }))
     }
+}
+
+/// Checks what the first byte shows.
+fn check_first(first: u8) -> Result<(), FrameError> {
+    /// A bit for each opcode that is not reserved.
+    const OPCODES: u16 = 0b0000_0111_0000_0111;
+    if first & 0x70 != 0 {
+        return Err(FrameError::ReservedBit);
+    }
+    if OPCODES >> (first & 0x0f) & 1 == 0 {
+        return Err(FrameError::ReservedOpcode);
+    }
+    if first & 0x88 == 0x08 {
+        return Err(FrameError::ControlFragmented);
+    }
+    Ok(())
+}
+
+/// What the start of a header announces: the opcode, and the least length of the payload. `None` before the first byte.
+pub fn announced(start: &[u8]) -> Option<(OpCode, u64)> {
+    let (first, rest) = start.split_first()?;
+    let (second, extended) = rest.split_first().unwrap_or((&0, &[]));
+    let least_of = |bytes: usize| {
+        (0..bytes).fold(0, |least, at| least << 8 | u64::from(extended.get(at).copied().unwrap_or_default()))
+    };
+    let least = match second & 0x7f {
+        126 => least_of(2),
+        127 => least_of(8),
+        length => length.into(),
+    };
+    Some((OpCode::from(first & 0x0f), least))
 }
 
 /// Applies a mask in place (RFC 6455, section 5.3). `offset` is the position of these bytes in the payload.
@@ -245,6 +268,36 @@ mod tests {
         assert!(long(0x1_0000).unwrap().is_some());
         assert!(long(i64::MAX as u64).unwrap().is_some());
         assert_eq!(long(1 << 63), Err(FrameError::BadLength));
+    }
+
+    #[test]
+    fn a_header_is_refused_at_the_byte_that_shows_it() {
+        for (start, error) in [
+            (&[0xc1][..], FrameError::ReservedBit),
+            (&[0x83], FrameError::ReservedOpcode),
+            (&[0x8f], FrameError::ReservedOpcode),
+            (&[0x08], FrameError::ControlFragmented),
+            (&[0x81, 0x00], FrameError::NotMasked),
+            (&[0x89, 0xfe], FrameError::ControlTooLong),
+            (&[0x82, 0xfe, 0, 125], FrameError::BadLength),
+            (&[0x82, 0xff, 0x80], FrameError::BadLength),
+            (&[0x82, 0xff, 0, 0, 0, 0, 0, 0], FrameError::BadLength),
+        ] {
+            assert_eq!(Header::decode(Role::Server, start), Err(error), "{start:02x?}");
+            assert_eq!(Header::decode(Role::Server, &start[..start.len() - 1]), Ok(None), "{start:02x?}");
+        }
+    }
+
+    #[test]
+    fn the_least_length_grows_with_each_byte_of_a_header() {
+        assert_eq!(announced(&[]), None);
+        assert_eq!(announced(&[0x82]), Some((BINARY, 0)));
+        assert_eq!(announced(&[0x81, 0x85, 1]), Some((TEXT, 5)));
+        let start = [0x80, 0xff, 0, 0, 0, 0, 1, 2, 3, 4];
+        let least = [0, 0, 0, 0, 0, 0, 0x100_0000, 0x102_0000, 0x102_0300, 0x102_0304];
+        for (bytes, least) in (1..).zip(least) {
+            assert_eq!(announced(&start[..bytes]), Some((CONTINUATION, least)));
+        }
     }
 
     #[test]

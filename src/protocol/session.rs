@@ -267,6 +267,11 @@ impl<H> Session<H> {
         self.connection.buffered_bytes()
     }
 
+    /// The counters since the last [`take_tally`](Session::take_tally).
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     /// The counters since the last call.
     pub fn take_tally(&mut self) -> Tally {
         std::mem::take(&mut self.tally)

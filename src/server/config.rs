@@ -41,6 +41,10 @@ pub struct Config {
     ///
     /// Default 10, as in the specification.
     pub max_port_attempts: u16,
+    /// Whether a port that is in use is an error, instead of a reason to try the next one.
+    ///
+    /// Default false.
+    pub exact_port: bool,
     /// Hosts that are accepted in `Host` besides those that the address allows, like `app.example`, or `*.app.example` for its
     /// subdomains.
     ///
@@ -227,6 +231,7 @@ impl Default for Config {
             host: "localhost".to_owned(),
             port: 3001,
             max_port_attempts: 10,
+            exact_port: false,
             allow_hosts: Vec::new(),
             allow_origins: Vec::new(),
             public_url: None,
@@ -276,6 +281,17 @@ impl Config {
     /// ```
     pub fn port(mut self, port: u16) -> Config {
         self.port = port;
+        self
+    }
+
+    /// The same settings on this port and no other: [`start`](super::Server::start) fails if it is in use.
+    ///
+    /// ```
+    /// let config = switchboard::Config::default().port(8080).exact_port();
+    /// assert!(config.exact_port);
+    /// ```
+    pub fn exact_port(mut self) -> Config {
+        self.exact_port = true;
         self
     }
 

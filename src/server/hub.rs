@@ -373,16 +373,22 @@ impl<S> Client<S> {
         self.notified.swap(false, Ordering::AcqRel).then(|| take(&mut self.mailbox()))
     }
 
-    /// Publishes the task's counters. `waiting_bytes` are the bytes after the message that is being written, if one is.
-    pub(super) fn publish<H>(&self, session: &Session<H>, requests: u64, waiting_bytes: Option<usize>) {
+    /// Publishes what the client has done, with the number of messages since the last call.
+    pub(super) fn publish_activity<H>(&self, session: &Session<H>, requests: u64) {
         self.last_activity.store(session.last_byte().0, Ordering::Relaxed);
         if requests > 0 {
-            self.request_count.fetch_add(requests, Ordering::Relaxed);
+            // Only the client's own task writes it.
+            let count = self.request_count.load(Ordering::Relaxed).saturating_add(requests);
+            self.request_count.store(count, Ordering::Relaxed);
             let ends_at = session.rate().ends_at().unwrap_or_default();
             self.window_remaining
                 .store(session.remaining(Millis(ends_at.0.saturating_sub(1))).into(), Ordering::Relaxed);
             self.window_ends_at.store(ends_at.0, Ordering::Relaxed);
         }
+    }
+
+    /// Publishes how much waits. `waiting_bytes` are the bytes after the message that is being written, if one is.
+    pub(super) fn publish_waiting(&self, waiting_bytes: Option<usize>) {
         self.waiting.store(waiting_bytes.map_or(0, |bytes| bytes + 1), Ordering::Relaxed);
     }
 

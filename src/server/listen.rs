@@ -35,7 +35,8 @@ pub(super) async fn bind(config: &Config) -> io::Result<Bound> {
     check_exposure(config, &sockets)?;
 
     let mut last = None;
-    for attempt in 0..config.max_port_attempts {
+    let attempts = if config.exact_port { 1 } else { config.max_port_attempts };
+    for attempt in 0..attempts {
         // Port 0 asks for a free one each time; any other is followed by the next higher.
         let port = match config.port {
             0 => 0,
@@ -52,8 +53,12 @@ pub(super) async fn bind(config: &Config) -> io::Result<Bound> {
     Err(last.map_or_else(
         || io::Error::new(io::ErrorKind::AddrNotAvailable, format!("host {host} has no address")),
         |error| {
-            let (first, last) = (config.port, config.port.saturating_add(config.max_port_attempts - 1));
-            io::Error::new(error.kind(), format!("no free port between {first} and {last}: {error}"))
+            let (first, last) = (config.port, config.port.saturating_add(attempts - 1));
+            let message = match first == last {
+                true => format!("port {first} is in use: {error}"),
+                false => format!("no free port between {first} and {last}: {error}"),
+            };
+            io::Error::new(error.kind(), message)
         },
     ))
 }

@@ -2,11 +2,14 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
+use futures_util::SinkExt;
 use serde_json::{Value, json};
 use switchboard::{ClientId, Config, HandlerError, Payload, RequestContext, Server, ServerError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::socket::{self, Client, calls, config, pipe, reset, serve_hyper, server, start, within};
 
@@ -32,7 +35,7 @@ async fn a_server_listens_on_its_reported_port_and_lists_its_clients() {
 async fn client_info_follows_what_the_client_does() {
     let mut config = config();
     config.limits.rate_max_requests = 3;
-    config.limits.rate_window = std::time::Duration::from_secs(3600);
+    config.limits.rate_window = Duration::from_secs(3600);
     let (server, port) = start(config).await;
     let before = unix_ms();
     let mut client = Client::connect(port).await;
@@ -51,6 +54,44 @@ async fn client_info_follows_what_the_client_does() {
         assert!((fresh.connected_at_unix_ms..=unix_ms() + 1).contains(&info.last_activity_unix_ms));
     }
     assert!(server.client_info("00000000-0000-4000-8000-000000000000".parse().unwrap()).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_sees_its_own_request_in_client_info() {
+    let mut config = config();
+    config.limits.rate_max_requests = 100;
+    let server = server(config);
+    let own = |cx: &RequestContext| {
+        let info = cx.server().client_info(cx.client_id).expect("it is connected");
+        json!([info.request_count, info.remaining, info.last_activity_unix_ms - info.connected_at_unix_ms])
+    };
+    server.on_request("info", move |_: Payload, cx: RequestContext| {
+        let info = own(&cx);
+        async move { Ok::<_, HandlerError>(info) }
+    });
+    server.on_request("later", move |_: Payload, cx: RequestContext| async move {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        Ok::<_, HandlerError>(own(&cx))
+    });
+    let mut client = Client::through_pipe(&server, 64 << 10).await;
+    // The clock of the server has whole milliseconds.
+    let within = |info: &Value, expected: [u64; 3]| {
+        let [count, remaining, silent] = [0, 1, 2].map(|at| info[at].as_u64().unwrap());
+        assert_eq!([count, remaining], expected[..2], "{info}");
+        assert!(silent.abs_diff(expected[2]) <= 1, "{info}");
+    };
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    within(&client.ask("info", Value::Null).await["payload"], [1, 99, 7000]);
+    // Several that come at once: the window of the first has ended.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let text = |channel| format!(r#"{{"type":"request","id":"1","channel":"{channel}"}}"#);
+    for channel in ["info", "later", "info"] {
+        client.socket.feed(Message::text(text(channel))).await.unwrap();
+    }
+    client.socket.flush().await.unwrap();
+    within(&client.response().await["payload"], [2, 99, 9000]);
+    within(&client.response().await["payload"], [4, 97, 9000]);
+    within(&client.response().await["payload"], [4, 97, 9000]);
 }
 
 fn unix_ms() -> u64 {
@@ -104,6 +145,20 @@ async fn the_configured_number_of_ports_is_tried() {
     let mut config = config().port(port);
     config.max_port_attempts = 2;
     assert_eq!(server(config).start().await.unwrap(), port + 1);
+}
+
+#[tokio::test]
+async fn an_exact_port_that_is_taken_is_an_error_that_names_it() {
+    let (taken, second) = two_ports_in_a_row().await;
+    drop(second);
+    let port = taken.local_addr().unwrap().port();
+    let exact = server(config().port(port).exact_port());
+    let error = exact.start().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    assert!(error.to_string().contains(&format!("port {port} is in use")), "{error}");
+    assert!(!exact.is_running());
+    drop(taken);
+    assert_eq!(exact.start().await.unwrap(), port);
 }
 
 async fn two_ports_in_a_row() -> (TcpListener, TcpListener) {
@@ -348,7 +403,7 @@ async fn each_connect_callback_has_one_disconnect_callback() {
     let (connected, mut connects) = calls();
     let (disconnected, mut disconnects) = calls();
     let mut config = config().on_connection(connected).on_disconnection(disconnected);
-    config.limits.close_timeout = std::time::Duration::from_millis(50);
+    config.limits.close_timeout = Duration::from_millis(50);
     let (server, port) = start(config).await;
     server.on_request("never", |_: Payload, _: RequestContext| {
         std::future::pending::<Result<Payload, HandlerError>>()

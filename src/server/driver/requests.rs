@@ -174,6 +174,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             self.session.answer(turn.now, request, Err(error), turn.out);
             return self.complete_unhandled(turn.now.unix_ms);
         };
+        // The handler can ask for it.
+        self.publish_activity(turn);
         let context = RequestContext::new(self.client.clone(), request.id());
         let payload = request.payload();
         let started = catch_unwind(AssertUnwindSafe(|| {

@@ -95,6 +95,8 @@ pub(super) struct Turn<'a, 'b> {
     /// Frames and reads left before the other clients of this worker thread get their turn.
     pub(super) frames: usize,
     pub(super) reads: usize,
+    /// How many messages of this turn are published.
+    pub(super) published: u32,
 }
 
 /// The connection has ended.
@@ -145,6 +147,13 @@ impl<Io> Driver<Io> {
             alarm: None,
             waiting_place,
         }
+    }
+
+    /// Publishes what the client has done until now.
+    pub(super) fn publish_activity(&self, turn: &mut Turn<'_, '_>) {
+        let requests = self.session.tally().requests;
+        self.client.publish_activity(&self.session, requests.saturating_sub(turn.published).into());
+        turn.published = requests;
     }
 
     pub(super) fn backlog(&mut self) -> &mut Backlog {

@@ -63,7 +63,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         self.check_outbox(turn)?;
         self.check_room(turn)?;
         self.backlog.take_if(|backlog| backlog.is_done());
-        self.publish();
+        self.publish(turn);
         self.set_alarm(turn);
         Ok(())
     }
@@ -235,12 +235,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
 }
 
 impl<Io> Driver<Io> {
-    fn publish(&mut self) {
+    /// Publishes the counters of this turn.
+    fn publish(&mut self, turn: &mut Turn<'_, '_>) {
+        self.publish_activity(turn);
+        turn.published = 0;
         let tally = self.session.take_tally();
         self.client.shared.metrics.add(tally);
         let outbox = self.backlog.as_ref().map(|backlog| &backlog.outbox).filter(|outbox| !outbox.is_empty());
         let waiting_bytes = outbox.map(Outbox::waiting_bytes);
-        self.client.publish(&self.session, tally.requests.into(), waiting_bytes);
+        self.client.publish_waiting(waiting_bytes);
     }
 }
 
@@ -252,15 +255,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Future for Driver<Io> {
         let mut scratch = SCRATCH.take().unwrap_or_default();
         let Scratch { input, out } = &mut *scratch;
         let now = self.client.shared.clock.now();
-        let mut turn = Turn { now, cx, out, frames: FRAMES_PER_POLL, reads: READS_PER_POLL };
+        let mut turn = Turn { now, cx, out, frames: FRAMES_PER_POLL, reads: READS_PER_POLL, published: 0 };
         let result = self.advance(&mut turn, input);
+        if result.is_err() {
+            self.publish(&mut turn);
+        }
         scratch.out.clear();
         scratch.out.shrink_to(2 * WRITE_BYTES);
         SCRATCH.set(Some(scratch));
         match result {
             Ok(()) => Poll::Pending,
             Err(Disconnected) => {
-                self.publish();
                 self.leave();
                 Poll::Ready(())
             }

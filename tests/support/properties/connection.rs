@@ -8,6 +8,7 @@ use tungstenite::error::ProtocolError;
 use tungstenite::protocol::{self, WebSocketConfig};
 use tungstenite::{Error, Message, WebSocket};
 
+use super::frames::faults;
 use super::{Choices, cut};
 
 const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
@@ -92,6 +93,9 @@ impl Scene {
                 if stream.len() <= 512 {
                     let expected = if connection.is_open() { self.announced(&stream[..position]) } else { 0 };
                     assert_eq!(connection.announced_bytes(), expected, "after {position} bytes");
+                    if connection.is_open() {
+                        self.can_go_on(&stream[..position]);
+                    }
                 }
             }
             if closes {
@@ -142,6 +146,40 @@ impl Scene {
             let nothing = connection.receive(&mut [], &mut run.out);
             assert!(nothing.consumed == 0 && nothing.event.is_none());
         }
+    }
+
+    /// Bytes after which the connection is open end with a frame, or a part of one, that may be there: it is not refused late.
+    pub fn can_go_on(&self, stream: &[u8]) {
+        let (mut at, mut message) = (0, None);
+        while let Ok(Some(header)) = Header::decode(self.role, stream.get(at..).unwrap_or_default()) {
+            if let OpCode::Data(_) = header.opcode {
+                let whole = message.unwrap_or(0) + header.length;
+                message = (!header.fin).then_some(whole);
+            }
+            at += header.header_bytes + header.length as usize;
+        }
+        let Some([first, rest @ ..]) = stream.get(at..) else { return };
+        assert_eq!(faults(self.role, &stream[at..]), [], "refused late");
+        if first & 0x08 != 0 {
+            return;
+        }
+        assert_eq!(
+            first & 0x0f == 0,
+            message.is_some(),
+            "a message begins where one is to go on, or the reverse"
+        );
+        let size = match rest.first().map(|second| second & 0x7f) {
+            Some(127) => 8,
+            Some(126) => 2,
+            length => {
+                return assert!(
+                    u64::from(length.unwrap_or(0)) + message.unwrap_or(0) <= self.max_message_bytes as u64
+                );
+            }
+        };
+        let number =
+            (1..=size).fold(0_u64, |number, at| number << 8 | u64::from(*rest.get(at).unwrap_or(&0)));
+        assert!(number + message.unwrap_or(0) <= self.max_message_bytes as u64, "too big, and refused late");
     }
 
     /// The bytes of the message that these bytes begin, as the headers announce them.
