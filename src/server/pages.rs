@@ -1,7 +1,7 @@
 //! Ordinary HTTP (feature `pages`): the pages of [`Server::on_get`](super::Server::on_get), and the built-in ones that the
 //! configuration turns on. Input: the head of a request. Output: a response, after the same checks of `Host`, `Origin` and
-//! token as for an upgrade. Built-in pages check `Host` only, and `/metrics` the token; they send no CORS header, so a browser
-//! does not let another site read them.
+//! token as for an upgrade. Built-in pages check `Host` only, and `/metrics` the token. A page of another origin can read the
+//! files of the client if it may open the WebSocket; it can read no other built-in page, because that has no CORS header.
 //!
 //! [`Config::max_pages`](super::Config::max_pages) limits how many handlers run at a time, in turns by address;
 //! [`Config::max_open_pages`](super::Config::max_open_pages) how many pages are made or sent, and
@@ -106,6 +106,8 @@ type BuiltIn = (&'static str, fn(&Config) -> bool, BuiltInBody);
 enum BuiltInBody {
     /// The type and the content.
     File(&'static str, &'static str),
+    /// The same, for pages of every origin that may open the WebSocket.
+    Shared(&'static str, &'static str),
     Console,
     Metrics,
 }
@@ -121,16 +123,20 @@ const BUILT_IN: [BuiltIn; 7] = [
     (
         "/client.d.ts",
         |config| config.serve_client,
-        BuiltInBody::File(TEXT, include_str!("../web/client.d.ts")),
+        BuiltInBody::Shared(TEXT, include_str!("../web/client.d.ts")),
     ),
     (
         "/react.js",
         |config| config.serve_client,
-        BuiltInBody::File(JAVASCRIPT, include_str!("../web/react.js")),
+        BuiltInBody::Shared(JAVASCRIPT, include_str!("../web/react.js")),
     ),
-    ("/react.d.ts", |config| config.serve_client, BuiltInBody::File(TEXT, include_str!("../web/react.d.ts"))),
+    (
+        "/react.d.ts",
+        |config| config.serve_client,
+        BuiltInBody::Shared(TEXT, include_str!("../web/react.d.ts")),
+    ),
 ];
-const CLIENT: BuiltInBody = BuiltInBody::File(JAVASCRIPT, include_str!("../web/client.js"));
+const CLIENT: BuiltInBody = BuiltInBody::Shared(JAVASCRIPT, include_str!("../web/client.js"));
 
 /// The pages of a server.
 pub(super) struct Pages {
@@ -196,6 +202,7 @@ impl Pages {
             }
             (Ok(()), Some(Found::BuiltIn((_, _, body)))) => match body {
                 BuiltInBody::File(kind, content) => typed(kind, content),
+                BuiltInBody::Shared(kind, content) => shared(typed(kind, content), head, rules),
                 BuiltInBody::Console => console(),
                 BuiltInBody::Metrics if handshake::is_authorized(head, rules.token) => {
                     typed("text/plain; version=0.0.4; charset=utf-8", &stats().prometheus())
@@ -245,6 +252,22 @@ fn typed(kind: &'static str, body: &str) -> Response<String> {
     response
 }
 
+/// Lets pages read a file of the client if they may open the WebSocket. Others get it too, and their browser withholds it.
+fn shared(mut response: Response<String>, head: &Head<'_>, rules: &AccessRules<'_>) -> Response<String> {
+    let may_connect = handshake::check_origin(head, rules).is_ok();
+    let origin = value(head, "origin").filter(|_| may_connect);
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    if let Some(origin) = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok()) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    }
+    response
+}
+
+fn value<'a>(head: &Head<'a>, name: &str) -> Option<&'a [u8]> {
+    head.headers.iter().find(|(field, _)| *field == name).map(|(_, value)| *value)
+}
+
 /// The console. It holds no secret, so it is served without a token, and asks for one if the server needs it. Only its own
 /// script and this server's client run in it.
 fn console() -> Response<String> {
@@ -287,13 +310,12 @@ pub(super) struct PageCall {
 
 impl PageCall {
     fn new(route: Arc<PageRoute>, head: &Head<'_>, path: &str) -> PageCall {
-        let value = |name| head.headers.iter().find(|(field, _)| *field == name).map(|(_, value)| *value);
         PageCall {
             key: None,
             route,
             path: path.to_owned(),
-            known: value("if-none-match").map(<[u8]>::to_vec),
-            origin: value("origin").and_then(|origin| HeaderValue::from_bytes(origin).ok()),
+            known: value(head, "if-none-match").map(<[u8]>::to_vec),
+            origin: value(head, "origin").and_then(|origin| HeaderValue::from_bytes(origin).ok()),
         }
     }
 

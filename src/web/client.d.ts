@@ -10,19 +10,25 @@ export type WSServerErrorCode =
   | "RATE_LIMITED"
   | "UNAUTHORIZED";
 
-/** An error code: of the specification, of the client (`ABORTED`), or any other that the server's app has chosen. */
-export type WSErrorCode = WSServerErrorCode | "ABORTED" | (string & {});
+/** An error code: of the specification, of the client, or any other that the server's app has chosen. */
+export type WSErrorCode = WSServerErrorCode | "FORBIDDEN" | "ABORTED" | (string & {});
 
 /** The reason why a call, or an attempt to connect, failed. */
 export class WSClientError extends Error {
   readonly name: "WSClientError";
-  /** A code of the server or of its app, or of the client: `TIMEOUT`, `CONNECTION_CLOSED`, `ABORTED`. */
+  /**
+   * A code of the server or of its app, or of the client: `TIMEOUT`, `CONNECTION_CLOSED`, `ABORTED`, and for a connection that
+   * was closed with 4401 or 4403 `UNAUTHORIZED` or `FORBIDDEN`.
+   */
   readonly code: WSErrorCode;
   /** The channel that was called; undefined when connecting failed. */
   readonly channel: string | undefined;
-  /** More from the server: `{path, expected, got}` for a wrong payload, `{retryAfterMs, …}` for `RATE_LIMITED`. */
+  /**
+   * More from the server: `{path, expected, got}` for a wrong payload, `{retryAfterMs, …}` for `RATE_LIMITED`, the close
+   * `{code, reason}` for a connection.
+   */
   readonly details: any;
-  /** For `ABORTED`, the reason of the signal. */
+  /** For `ABORTED`, the reason of the signal; for an attempt to connect, the error of your function or of the runtime. */
   readonly cause?: unknown;
   constructor(
     code: WSErrorCode,
@@ -31,13 +37,20 @@ export class WSClientError extends Error {
   );
 }
 
+/** A value, or a function that returns it or a promise of it. */
+export type Option<Value> = Value | (() => Value | Promise<Value>);
+
 /** All times are in milliseconds. */
 export interface WSClientOptions {
-  /** `ws://host:port` or `wss://…` */
-  url: string | URL;
-  /** Sent as subprotocol `bearer.TOKEN`: browsers cannot set headers. */
-  token?: string;
-  /** Whether to reconnect after a lost connection. Default true. */
+  /** `ws://host:port` or `wss://…`, or a function that is called for it at each attempt. */
+  url: Option<string | URL>;
+  /**
+   * Sent as subprotocol `bearer.TOKEN`: browsers cannot set headers. A function is called at each attempt, before the token
+   * expires, and after the server has closed the connection with 4401; undefined means no token. What a function throws is the
+   * `cause` of the error of an attempt that failed. An empty token, or null, is a `TypeError`.
+   */
+  token?: string | (() => string | undefined | Promise<string | undefined>);
+  /** Whether to try again after a failed attempt or a lost connection. Default true. */
   reconnect?: boolean;
   /** Pause before the first attempt; each further pause is 1.5 times as long, varied by up to 20 %, at most 30 000. Default 1000. */
   reconnectInterval?: number;
@@ -47,8 +60,10 @@ export interface WSClientOptions {
   stableAfter?: number;
   /** The longest time for a call; 0 waits until the connection closes. Default 30 000. */
   requestTimeout?: number;
-  /** The longest time for one attempt to connect; 0 leaves it to the browser. Default 10 000. */
+  /** The longest time for one attempt to connect, your functions included; 0 leaves it to the browser. Default 10 000. */
   connectTimeout?: number;
+  /** Calls that can wait for a connection; further ones fail. Default 0: every call needs an open connection. */
+  maxQueued?: number;
   /** The class to use, such as that of the package `ws`. Default: the global one. */
   WebSocket?: new (url: string, protocols: string[]) => unknown;
 }
@@ -62,16 +77,33 @@ export interface RequestOptions {
 
 export type ConnectionState = "connecting" | "open" | "closing" | "closed";
 
-/** The events that a client emits itself. */
+export interface ConnectOptions {
+  /**
+   * Whether other attempts follow if the first one fails. Default: that of the option `reconnect`, and the promise rejects after
+   * the first one. With true it waits until the last one; with false there is only one.
+   */
+  retry?: boolean;
+}
+
+/** The events of every connection, most of them emitted by the client itself. `reason` is the text that the server gave, else the message of `error`. */
 export interface ConnectionEvents {
-  /** The socket is open. */
+  /** An attempt starts. */
+  "connection:connecting": {};
+  /** The connection is open. */
   "connection:open": {};
-  /** An open socket has closed. */
+  /** A connection that was open has closed. */
   "connection:closed": { code: number; reason: string };
   /** The next attempt starts after `delayMs`. */
-  "connection:reconnecting": { attempt: number; delayMs: number };
-  /** The last attempt has failed; the client does not try again. */
-  "connection:failed": { attempts: number };
+  "connection:reconnecting": { attempt: number; delayMs: number; reason: string; error: WSClientError };
+  /**
+   * The client does not try again on its own, unless the network comes back or the page is shown again. It does not do so after
+   * 4401 and 4403, the codes `UNAUTHORIZED` and `FORBIDDEN`.
+   */
+  "connection:failed": { attempts: number; reason: string; error: WSClientError };
+  /** A new token could not be sent on the open connection, which stays open until the server closes it. */
+  "connection:auth-failed": { error: WSClientError };
+  /** From the server: the credential expires. The client calls the token function, and sends what it returns. */
+  "auth:expiring": { inMs: number };
 }
 
 /** A string that is not a key of `Listed`: listed names must use their types. */
@@ -124,11 +156,18 @@ export class WSClient {
   readonly isConnected: boolean;
   /** While the client waits for its next attempt: `"connecting"`. */
   readonly connectionState: ConnectionState;
+  /** Why the last attempt failed, or the connection was lost; undefined once there is a connection, and after `disconnect`. */
+  readonly lastError: WSClientError | undefined;
   /**
-   * Connects, unless the client is connected. Waits for an attempt that is in progress. A client that waits to reconnect
-   * tries immediately. With `retry`, it tries again if the first attempt fails, as after a lost connection.
+   * Connects, unless the client is connected. Joins an attempt that is in progress. A client that waits for its next attempt
+   * tries immediately. Rejects when the first attempt has failed; if attempts were in progress, when the last one has.
    */
-  connect(options?: { retry?: boolean }): Promise<void>;
+  connect(options?: ConnectOptions): Promise<void>;
+  /**
+   * Replaces the token. On an open connection it is sent to the server, and calls in flight continue; rejects if the server
+   * refuses it. Without a connection the next attempt uses it.
+   */
+  setToken(token: WSClientOptions["token"]): Promise<void>;
   /** Closes the connection, or stops trying to connect. Calls in flight fail with `CONNECTION_CLOSED`. */
   disconnect(): void;
   sendMessage: SendMessage;

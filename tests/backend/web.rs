@@ -59,6 +59,11 @@ fn the_hooks_work_with_react_18_and_19() {
 }
 
 #[test]
+fn pages_of_other_origins_can_import_the_client_if_they_may_connect() {
+    run("origins.test.mjs", true);
+}
+
+#[test]
 fn the_console_works() {
     run("console.test.mjs", true);
 }

@@ -75,6 +75,48 @@ async fn files_have_their_types_and_only_get_and_head() {
 }
 
 #[tokio::test]
+async fn pages_of_origins_that_may_connect_can_read_the_client() {
+    let allow_origins = vec!["https://app.example".to_owned()];
+    let on =
+        Config { serve_client: true, serve_console: true, serve_health: true, allow_origins, ..config() };
+    let (server, port) = start(on.token("secret")).await;
+    let allowed = |head: &str| {
+        let line = head.lines().find_map(|line| line.strip_prefix("access-control-allow-origin: "));
+        line.map(str::to_owned)
+    };
+    for path in ["/client.js", "/client.d.ts", "/react.js", "/react.d.ts"] {
+        for (origin, may_read) in [
+            ("https://app.example", true),
+            ("http://localhost:5173", true),
+            ("http://127.0.0.1", true),
+            ("https://evil.example", false),
+            ("http://app.example", false),
+            ("null", false),
+            ("*", false),
+            ("", false),
+        ] {
+            for method in ["GET", "HEAD"] {
+                let request = format!("{method} {path}");
+                let (head, _) = get_with(port, &request, &format!("Origin: {origin}\r\n")).await;
+                assert!(head.starts_with("HTTP/1.1 200 "), "{path}: {head}");
+                assert_eq!(allowed(&head).as_deref(), may_read.then_some(origin), "{path} for {origin}");
+                assert_eq!(field(&head, "vary"), "Origin");
+            }
+        }
+        let (head, _) = get(port, &format!("GET {path}")).await;
+        assert_eq!((allowed(&head), field(&head, "vary")), (None, "Origin"));
+        let twice = "Origin: https://app.example\r\nOrigin: https://app.example\r\n";
+        assert_eq!(allowed(&get_with(port, &format!("GET {path}"), twice).await.0), None);
+    }
+    // Nothing else can be read by a page of another origin.
+    for path in ["/", "/healthz", "/metrics"] {
+        let (head, _) = get_with(port, &format!("GET {path}"), "Origin: https://app.example\r\n").await;
+        assert_eq!(allowed(&head), None, "{path}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn only_the_consoles_own_scripts_run() {
     let (server, port) = start(Config { serve_console: true, ..config() }.token("secret")).await;
     let mut nonces = Vec::new();

@@ -30,17 +30,23 @@ export class Browser {
   #browser;
   #pages;
 
-  static async start() {
+  /** `args` are further arguments of Chromium. */
+  static async start({ args = [] } = {}) {
     const browser = new Browser();
     browser.#pages = createServer(answer).listen(0, "localhost");
-    browser.#browser = await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_ARGUMENTS });
+    browser.#browser = await chromium.launch({ executablePath: CHROMIUM, args: [...CHROMIUM_ARGUMENTS, ...args] });
     return browser;
   }
 
+  /** The origin of the pages on a host, which must be one that resolves to this machine. */
+  origin(host = "localhost") {
+    return `http://${host}:${this.#pages.address().port}`;
+  }
+
   /** Opens an empty page that can import modules of this repository by path, and the given version of `react`. */
-  async open({ react = "19" } = {}) {
+  async open({ react = "19", host } = {}) {
     const page = await this.#browser.newPage();
-    await page.goto(`http://localhost:${this.#pages.address().port}/?react=${react}`);
+    await page.goto(`${this.origin(host)}/?react=${react}`);
     return page;
   }
 

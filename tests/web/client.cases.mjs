@@ -5,19 +5,30 @@ import { WSClient, WSClientError } from "../../src/web/client.js";
 import { Log, equal, failure, settled } from "./check.mjs";
 import { Clock, GlobalEvents, fakeWebSocket } from "./fakes.mjs";
 
-const CONNECTION_EVENTS = ["open", "closed", "reconnecting", "failed"].map((name) => `connection:${name}`);
+/** What a client of a server that refuses its token in the upgrade gets. */
+const REFUSED_TOKEN = "CONNECTION_CLOSED";
+const CONNECTION_EVENTS = ["open", "closed", "reconnecting", "failed", "auth-failed"].map((name) => `connection:${name}`);
 
-/** A client on fake sockets, with a log of its own events. */
-function fake(options) {
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
+
+/** A client on fake sockets, with a log of its own events. The reasons, which tests of their own check, are in `reasons`. */
+export function fake(options) {
   const Socket = fakeWebSocket();
   const client = new WSClient({ url: "ws://test", WebSocket: Socket, ...options });
   const log = new Log();
-  for (const channel of CONNECTION_EVENTS) client.onMessage(channel, (payload) => log.add(channel.slice(11), payload));
-  return { Socket, client, log };
+  const reasons = [];
+  for (const channel of CONNECTION_EVENTS) {
+    client.onMessage(channel, ({ error, ...payload }) => {
+      if (error) reasons.push([channel.slice(11), payload.reason, error]);
+      if (error) delete payload.reason;
+      log.add(channel.slice(11), payload);
+    });
+  }
+  return { Socket, client, log, reasons };
 }
 
 /** The same, connected. */
-async function connected(options) {
+export async function connected(options) {
   const parts = fake(options);
   const connecting = parts.client.connect();
   parts.Socket.last.greet();
@@ -27,7 +38,7 @@ async function connected(options) {
 }
 
 /** Runs a case with a simulated clock. */
-function onClock(run) {
+export function onClock(run) {
   return async () => {
     const clock = new Clock();
     try {
@@ -205,16 +216,52 @@ export const offline = {
     equal([log.take(), clock.left], [[["open", {}]], []]);
   }),
 
-  "a failed first attempt is not repeated": onClock(async (clock) => {
+  "a failed first attempt rejects immediately, and others follow": onClock(async (clock) => {
     const { Socket, client, log } = fake();
-    const connecting = client.connect();
+    const both = [client.connect(), client.connect()];
     Socket.last.end();
-    equal(await failure(connecting), ["CONNECTION_CLOSED", "cannot connect to ws://test"]);
-    equal([client.connectionState, clock.left, log.take(), Socket.made.length], ["closed", [], [], 1]);
-    const again = client.connect();
-    Socket.last.greet();
-    await again;
+    for (const connecting of both) {
+      equal(await failure(connecting), ["CONNECTION_CLOSED", "cannot connect to ws://test"]);
+    }
+    equal(log.take(), [["reconnecting", { attempt: 1, delayMs: 1000 }]]);
+    equal([client.connectionState, clock.left], ["connecting", [1000]]);
+    clock.advance(1000);
     equal(Socket.made.length, 2);
+    // A further call joins the attempts: it makes no socket of its own, and ends with them.
+    const joined = client.connect();
+    equal(Socket.made.length, 2);
+    Socket.last.end();
+    clock.advance(1500);
+    equal(Socket.made.length, 3);
+    Socket.last.greet();
+    await joined;
+    equal([log.take().map(([name]) => name), clock.left], [["reconnecting", "open"], []]);
+    client.disconnect();
+
+    // All attempts fail.
+    const other = fake({ maxReconnectAttempts: 1 });
+    const first = failure(other.client.connect());
+    other.Socket.last.end();
+    equal((await first)[0], "CONNECTION_CLOSED");
+    const last = failure(other.client.connect());
+    other.Socket.last.end();
+    equal(await last, ["CONNECTION_CLOSED", "no connection after 1 more attempts: cannot connect to ws://test"]);
+    equal([other.log.take().at(-1), clock.left], [["failed", { attempts: 1 }], []]);
+  }),
+
+  "a failed first attempt is not repeated with retry: false or reconnect: false": onClock(async (clock) => {
+    for (const [options, argument] of [[{}, { retry: false }], [{ reconnect: false }, undefined]]) {
+      const { Socket, client, log } = fake(options);
+      const connecting = client.connect(argument);
+      Socket.last.end();
+      equal(await failure(connecting), ["CONNECTION_CLOSED", "cannot connect to ws://test"]);
+      equal([client.connectionState, clock.left, Socket.made.length], ["closed", [], 1]);
+      equal(log.take(), [["failed", { attempts: 0 }]]);
+      const again = client.connect(argument);
+      Socket.last.greet();
+      await again;
+      equal(Socket.made.length, 2);
+    }
   }),
 
   "a failed first attempt is repeated with retry": onClock(async (clock) => {
@@ -235,21 +282,21 @@ export const offline = {
     other.Socket.last.end();
     clock.advance(1000);
     other.Socket.last.end();
-    equal(await failure(failing), ["CONNECTION_CLOSED", "no connection after 1 more attempts"]);
+    equal(await failure(failing), ["CONNECTION_CLOSED", "no connection after 1 more attempts: cannot connect to ws://test"]);
     equal(other.log.take(), [["reconnecting", { attempt: 1, delayMs: 1000 }], ["failed", { attempts: 1 }]]);
     equal([other.client.connectionState, clock.left], ["closed", []]);
   }),
 
   "an attempt that takes too long ends with TIMEOUT": onClock(async (clock) => {
     const { Socket, client, log } = fake({ connectTimeout: 300 });
-    const connecting = client.connect();
+    const connecting = client.connect({ retry: false });
     const slow = Socket.last;
     clock.advance(300);
     equal(await failure(connecting), ["TIMEOUT", "no connection to ws://test within 300 ms"]);
     equal([slow.closed.length, client.connectionState, clock.left], [1, "closed", []]);
     slow.open();
     slow.end(1000);
-    equal([client.isConnected, log.take()], [false, []]);
+    equal([client.isConnected, log.take()], [false, [["failed", { attempts: 0 }]]]);
     equal(fakeTimers(clock, { connectTimeout: 0 }), []);
   }),
 
@@ -315,7 +362,7 @@ export const offline = {
       const error = await call.catch((error) => error);
       equal([error.code, error.message, error.details], [
         "CONNECTION_CLOSED",
-        "connection lost",
+        "connection lost: bye",
         { code: 1001, reason: "bye" },
       ]);
     }
@@ -434,17 +481,57 @@ export const offline = {
     const events = new GlobalEvents();
     try {
       const { Socket, client, log, socket } = await connected();
-      equal(events.count, 0);
+      equal(events.names, []);
       socket.end();
-      equal(events.count, 1);
-      events.online();
-      equal([Socket.made.length, clock.left, events.count], [2, [10_000], 0]);
+      equal(events.names, ["online", "pageshow", "visibilitychange"]);
+      events.fire("online");
+      equal([Socket.made.length, clock.left, events.names], [2, [10_000], []]);
       Socket.last.end();
       equal(log.take().at(-1), ["reconnecting", { attempt: 2, delayMs: 1500 }]);
       client.disconnect();
-      equal([events.count, clock.left], [0, []]);
-      events.online();
+      equal([events.names, clock.left], [[], []]);
+      events.fire("online");
       equal(Socket.made.length, 2);
+    } finally {
+      events.restore();
+    }
+  }),
+
+  "after connection:failed a page that is back starts a new round": onClock(async (clock) => {
+    const events = new GlobalEvents();
+    try {
+      const { Socket, client, log } = fake({ maxReconnectAttempts: 2 });
+      const fail = () => {
+        while (client.connectionState === "connecting") {
+          if (Socket.last.readyState === 0) Socket.last.end();
+          if (clock.left.length > 0) clock.advance(clock.left[0]);
+        }
+        equal(log.take().at(-1), ["failed", { attempts: 2 }]);
+        equal(clock.left, []);
+      };
+      client.connect().catch(() => {});
+      fail();
+      for (const [type, more, made] of [
+        ["online", {}, 3],
+        ["pageshow", { persisted: false }, 0],
+        ["pageshow", { persisted: true }, 3],
+        ["visibilitychange", { hidden: true }, 0],
+        ["visibilitychange", { hidden: false }, 3],
+      ]) {
+        const before = Socket.made.length;
+        events.fire(type, more);
+        if (made > 0) fail();
+        equal(Socket.made.length - before, made, `${type} ${JSON.stringify(more)}:`);
+      }
+      events.fire("online");
+      Socket.last.greet();
+      equal([client.isConnected, events.names], [true, []]);
+      client.disconnect();
+      // Not after the caller has disconnected, nor when the server has refused the credential.
+      client.connect().catch(() => {});
+      Socket.last.select();
+      Socket.last.end(4403, "not yours");
+      equal([client.connectionState, events.names, clock.left], ["closed", [], []]);
     } finally {
       events.restore();
     }
@@ -575,12 +662,19 @@ export const offline = {
     equal(Socket.last.protocols, ["switchboard.v1", "bearer.s3cret"]);
     const without = fake({ token: undefined });
     without.client.connect().catch(() => {});
-    equal(without.Socket.last.protocols, []);
+    equal(without.Socket.last.protocols, ["switchboard.v1"]);
     client.disconnect();
     without.client.disconnect();
-    for (const token of ["two words", "", "s3cret=", "a,b"]) {
+    for (const token of ["two words", "", "s3cret=", "a,b", null, 12345, {}]) {
       const [name, message] = await failure(Promise.resolve().then(() => fake({ token })));
       equal([name, token !== "" && message.includes(token)], ["TypeError", false], token);
+      const [later, same] = await failure(client.setToken(token));
+      equal([later, same], [name, message]);
+      // The function of a caller is asked later, and the client gives up: another attempt would be no better.
+      const asked = fake({ token: async () => token });
+      const connecting = failure(asked.client.connect());
+      equal(await connecting, [name, message]);
+      equal([asked.log.take(), asked.client.connectionState], [[["failed", { attempts: 0 }]], "closed"]);
     }
     equal((await failure(Promise.resolve().then(() => fake({ url: "" }))))[0], "TypeError");
   },
@@ -608,18 +702,22 @@ export const offline = {
     equal(clock.left, [1000]);
   }),
 
-  "ids are unique where there is no randomUUID": async () => {
-    const { client, socket } = await connected();
-    const own = Object.getOwnPropertyDescriptor(crypto, "randomUUID");
-    Object.defineProperty(crypto, "randomUUID", { value: undefined, configurable: true });
-    try {
-      for (let n = 0; n < 100; n++) client.sendMessage("a").catch(() => {});
-    } finally {
-      if (own) Object.defineProperty(crypto, "randomUUID", own);
-      else delete crypto.randomUUID;
+  "ids are unique UUIDs where there is no randomUUID, and where there is no crypto": async () => {
+    const own = Object.getOwnPropertyDescriptor(globalThis, "crypto");
+    const { getRandomValues } = crypto;
+    for (const value of [{ getRandomValues: getRandomValues.bind(crypto) }, {}, undefined]) {
+      const { client, socket } = await connected();
+      Object.defineProperty(globalThis, "crypto", { value, configurable: true });
+      try {
+        for (let n = 0; n < 100; n++) client.sendMessage("a").catch(() => {});
+      } finally {
+        if (own) Object.defineProperty(globalThis, "crypto", own);
+        else delete globalThis.crypto;
+      }
+      const ids = socket.sent.map((request) => request.id);
+      equal([new Set(ids).size, ids.filter((id) => !UUID.test(id))], [100, []]);
+      client.disconnect();
     }
-    equal(new Set(socket.sent.map((request) => request.id)).size, 100);
-    client.disconnect();
   },
 };
 
@@ -713,9 +811,9 @@ export const online = {
     await server("stop");
     await log.until(([channel]) => channel === "server:shutdown");
     equal((await log.until(([channel]) => channel === "connection:closed"))[1].code, 1001);
-    equal(await log.until(([channel]) => channel === "connection:failed"), ["connection:failed", { attempts: 2 }]);
-    equal(client.connectionState, "closed");
-    equal((await failure(client.connect()))[0], "CONNECTION_CLOSED");
+    const [, { attempts }] = await log.until(([channel]) => channel === "connection:failed");
+    equal([attempts, client.connectionState], [2, "closed"]);
+    equal((await failure(client.connect({ retry: false })))[0], "CONNECTION_CLOSED");
     await server("restart");
     await client.connect();
     equal(client.isConnected, true);
@@ -744,7 +842,8 @@ export const online = {
     equal(typeof (await right.sendMessage("system:ping")).timestamp, "number");
     right.disconnect();
     const wrong = new WSClient({ url, WebSocket, token: "s3cres" });
-    equal((await failure(wrong.connect()))[0], "CONNECTION_CLOSED");
+    equal((await failure(wrong.connect()))[0], REFUSED_TOKEN);
+    wrong.disconnect();
     const none = new WSClient({ url, WebSocket });
     await none.connect();
     equal((await failure(none.sendMessage("system:ping")))[0], "UNAUTHORIZED");

@@ -6,6 +6,7 @@ import { after, before, test } from "node:test";
 import { Browser, runOn } from "./browser.mjs";
 import { within } from "./check.mjs";
 import { offline, online } from "./client.cases.mjs";
+import { credentials } from "./credentials.cases.mjs";
 import { controlled } from "./server.mjs";
 
 const MODULE = "/tests/web/client.cases.mjs";
@@ -18,6 +19,10 @@ before(async () => {
 after(() => browser.close());
 
 for (const name of Object.keys(offline)) test(name, () => runOn(offlinePage, MODULE, "offline", name));
+
+for (const name of Object.keys(credentials)) {
+  test(name, () => runOn(offlinePage, "/tests/web/credentials.cases.mjs", "credentials", name));
+}
 
 for (const name of Object.keys(online)) {
   test(name, async (t) => {

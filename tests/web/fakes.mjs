@@ -34,9 +34,15 @@ export function fakeWebSocket() {
       this.onopen({});
     }
 
+    /** Opens the socket as a Switchboard server does, before its first event. */
+    select() {
+      this.protocol = "switchboard.v1";
+      this.open();
+    }
+
     /** Opens the socket and sends the first event of the server. */
     greet() {
-      this.open();
+      this.select();
       this.receive({ type: "event", channel: "server:connected", payload: {} });
     }
 
@@ -109,28 +115,36 @@ export class Clock {
   }
 }
 
-/** Records the listeners of the global object, which Node does not have. Ends with `restore`. */
+/** Records the listeners of the global object, which Node does not have, and fires its events. Ends with `restore`. */
 export class GlobalEvents {
   #real = {
     addEventListener: globalThis.addEventListener,
     removeEventListener: globalThis.removeEventListener,
+    document: globalThis.document,
   };
-  #listeners = new Set();
+  #listeners = new Map();
 
   constructor() {
-    globalThis.addEventListener = (name, listener) => name === "online" && this.#listeners.add(listener);
-    globalThis.removeEventListener = (_, listener) => this.#listeners.delete(listener);
+    globalThis.addEventListener = (name, listener) => this.#listeners.set(name, listener);
+    globalThis.removeEventListener = (name, listener) =>
+      this.#listeners.get(name) === listener && this.#listeners.delete(name);
   }
 
   restore() {
-    Object.assign(globalThis, this.#real);
+    const { document, ...functions } = this.#real;
+    Object.assign(globalThis, functions);
+    if (document) delete document.hidden;
+    else delete globalThis.document;
   }
 
-  get count() {
-    return this.#listeners.size;
+  /** The names of the events for which there is a listener. */
+  get names() {
+    return [...this.#listeners.keys()];
   }
 
-  online() {
-    for (const listener of [...this.#listeners]) listener({ type: "online" });
+  fire(type, { hidden = false, ...more } = {}) {
+    globalThis.document ??= {};
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    this.#listeners.get(type)?.({ type, ...more });
   }
 }

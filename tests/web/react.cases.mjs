@@ -5,6 +5,7 @@ import { flushSync } from "react-dom";
 import { createRoot } from "react-dom/client";
 
 import { WebSocketProvider, useEvent, useRequest, useWebSocket } from "../../src/web/react.js";
+import { fakeWebSocket } from "./fakes.mjs";
 import { Log, equal, failure, settled, within } from "./check.mjs";
 
 const RealWebSocket = globalThis.WebSocket;
@@ -96,7 +97,7 @@ export const cases = {
     equal(sockets.made, 1);
     equal(typeof (await socket.sendMessage("system:ping")).timestamp, "number");
     equal([Object.keys(socket), timers.long], [
-      ["isConnected", "sendMessage", "onMessage", "connect", "disconnect"],
+      ["isConnected", "state", "lastError", "sendMessage", "onMessage", "connect", "disconnect"],
       [],
     ]);
     await server("pause");
@@ -115,7 +116,7 @@ export const cases = {
     const functions = new Set();
     function App({ drawn }) {
       const socket = useWebSocket({ url, reconnectInterval: 50, maxReconnectAttempts: 1000 });
-      const { isConnected, ...rest } = socket;
+      const { isConnected, state, lastError, ...rest } = socket;
       useEffect(() => Object.values(rest).forEach((one) => functions.add(one)));
       useNote(log, isConnected, drawn, socket);
       return null;
@@ -366,6 +367,113 @@ export const cases = {
     render(...app("language", "/third"));
     const seen = await log.until(([, , , , , path]) => path === "/third");
     equal(seen.slice(1, 4), [undefined, true, undefined]);
+    unmount();
+  },
+
+  "state and lastError follow the client; a failed connection ends loading with its error": async () => {
+    const timers = new Timers();
+    const { log, errors, render, unmount } = draw();
+    const Socket = (globalThis.WebSocket = fakeWebSocket());
+    function Chats() {
+      const socket = useWebSocket();
+      const { data, loading, error } = useRequest("chat:list");
+      useNote(log, socket.state, socket.lastError?.code, data, loading, error?.code, socket);
+      return null;
+    }
+    render(WebSocketProvider, { url: "ws://test", token: () => "t" }, createElement(Chats));
+    const shown = async (state) => (await log.until(([now]) => now === state)).slice(0, 5);
+    equal(await shown("connecting"), ["connecting", undefined, undefined, true, undefined]);
+    for (let attempt = 0; attempt < 2; attempt++) {
+      await settled();
+      Socket.last.select();
+      Socket.last.end(4401, "unknown token");
+    }
+    equal(await shown("closed"), ["closed", "UNAUTHORIZED", undefined, false, "UNAUTHORIZED"]);
+    const [, , , , , socket] = await (render(WebSocketProvider, { url: "ws://test/2" }, createElement(Chats)),
+    log.until(([state]) => state === "connecting"));
+    Socket.last.greet();
+    equal(await shown("open"), ["open", undefined, undefined, true, undefined]);
+    Socket.last.answer([]);
+    await log.until(([, , data]) => data);
+    Socket.last.end(4403, "banned");
+    // The response that was there stays.
+    equal(await shown("closed"), ["closed", "FORBIDDEN", [], false, undefined]);
+    socket.connect().catch(() => {});
+    equal(await shown("connecting"), ["connecting", "FORBIDDEN", [], false, undefined]);
+    socket.disconnect();
+    equal(await shown("closed"), ["closed", undefined, [], false, undefined]);
+    equal([timers.long, errors], [[], []]);
+    unmount();
+  },
+
+  "another token keeps the connection and its calls": async () => {
+    const { log, errors, render, unmount } = draw();
+    const Socket = (globalThis.WebSocket = fakeWebSocket());
+    function App({ token, drawn }) {
+      const socket = useWebSocket({ url: "ws://test", token });
+      useNote(log, drawn, socket.isConnected, socket.sendMessage);
+      return null;
+    }
+    const draws = async (token, drawn) => {
+      render(App, { token, drawn });
+      await log.until(([now]) => now === drawn);
+      await settled();
+    };
+    await draws("one", 1);
+    Socket.last.greet();
+    const [, , sendMessage] = await log.until(([, isConnected]) => isConnected);
+    const call = sendMessage("slow");
+    const socket = Socket.last;
+    await draws("two", 2);
+    equal([socket.sent.at(-1).channel, socket.sent.at(-1).payload], ["auth", { token: "two" }]);
+    socket.answer({ authenticated: true });
+    // Functions differ in every render; that is not another token. It is sent once, as the first function.
+    await draws(() => "three", 3);
+    equal([socket.sent.length, socket.sent.at(-1).payload], [3, { token: "three" }]);
+    socket.answer({ authenticated: true });
+    await draws(() => "four", 4);
+    equal(socket.sent.length, 3);
+    socket.receive({ type: "event", channel: "auth:expiring", payload: { inMs: 2000 } });
+    await settled();
+    equal(socket.sent.at(-1).payload, { token: "four" });
+    socket.answer({ authenticated: true });
+    socket.answer("undisturbed", socket.sent[0]);
+    equal([await call, Socket.made.length], ["undisturbed", 1]);
+
+    // One that the server does not accept on this connection, such as that of another user, needs another connection.
+    await draws("other", 5);
+    socket.refuse({ code: "UNAUTHORIZED", message: "another user" });
+    await settled();
+    equal([Socket.made.length, socket.closed, Socket.last.protocols[1]], [2, [[1000]], "bearer.other"]);
+    Socket.last.greet();
+    // So does none at all.
+    await draws(undefined, 6);
+    equal([Socket.made.length, Socket.last.protocols], [3, ["switchboard.v1"]]);
+    equal(errors, []);
+    unmount();
+  },
+
+  "a request that is not enabled is not sent": async () => {
+    const { log, errors, render, unmount } = draw();
+    const Socket = (globalThis.WebSocket = fakeWebSocket());
+    function Chat({ id }) {
+      const socket = useWebSocket({ url: "ws://test" });
+      const { data, loading } = useRequest("chat:get", { id }, { enabled: Boolean(id), socket });
+      useNote(log, id, socket.isConnected, data, loading);
+      return null;
+    }
+    render(Chat, {});
+    await log.until(([, isConnected]) => isConnected === false);
+    Socket.last.greet();
+    equal(await log.until(([, isConnected]) => isConnected), [undefined, true, undefined, false]);
+    equal(Socket.last.sent, []);
+    render(Chat, { id: "1" });
+    equal(await log.until(([id]) => id), ["1", true, undefined, true]);
+    await settled();
+    equal(Socket.last.sent.map(({ payload }) => payload), [{ id: "1" }]);
+    Socket.last.answer({ title: "one" });
+    equal(await log.until(([, , data]) => data), ["1", true, { title: "one" }, false]);
+    equal(errors, []);
     unmount();
   },
 

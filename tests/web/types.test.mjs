@@ -33,7 +33,7 @@ test("a type error is reported at its line, with the expected type", () => {
 
 for (const [file, languages] of [
   ["README.md", ["js", "jsx"]],
-  ["src/docs/clients.md", ["js", "ts", "jsx"]],
+  ["src/docs/clients.md", ["js", "js", "ts", "jsx"]],
 ]) {
   test(`the examples in ${file} type-check`, (t) => {
     const folder = mkdtempSync(join(tmpdir(), "switchboard-examples-"));
@@ -43,8 +43,8 @@ for (const [file, languages] of [
     const text = readFileSync(here(`../../${file}`), "utf8");
     const examples = [...text.matchAll(/^```(js|ts|jsx)\n(.*?)^```$/gms)].map(([, language, code]) => [language, code]);
     equal(examples.map(([language]) => language), languages);
-    const files = examples.map(([language, code]) => {
-      const name = language === "jsx" ? "example-jsx.tsx" : `example-${language}.ts`;
+    const files = examples.map(([language, code], index) => {
+      const name = `example-${index}.${language === "jsx" ? "tsx" : "ts"}`;
       writeFileSync(join(folder, name), `${code}\nexport {};\n`);
       return name;
     });

@@ -8,10 +8,17 @@ type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 
 /** Fails to compile unless the type argument is `true`. */
 declare function holds<Claim extends true>(): void;
 
+declare const anyone: boolean;
 const client = new WSClient({ url: "ws://localhost:3001" });
 new WSClient({ url: new URL("ws://localhost"), token: "t", reconnect: false, reconnectInterval: 1, requestTimeout: 0 });
 new WSClient({ url: "ws://localhost", maxReconnectAttempts: Infinity, connectTimeout: 1, WebSocket });
 new WSClient({ url: "ws://localhost", WebSocket: NodeWebSocket });
+new WSClient({ url: () => "ws://localhost", token: () => (anyone ? "t" : undefined), maxQueued: 10 });
+new WSClient({ url: async () => new URL("ws://localhost"), token: async () => (anyone ? "t" : undefined) });
+// @ts-expect-error: null is not a token
+new WSClient({ url: "ws://localhost", token: null });
+// @ts-expect-error: the function returns no token
+new WSClient({ url: "ws://localhost", token: () => 5 });
 // @ts-expect-error: the URL is needed
 new WSClient({});
 // @ts-expect-error: no such option
@@ -69,6 +76,19 @@ async function calls(signal: AbortSignal, anyChannel: string) {
   const named = await client.sendMessage<Chat[]>("chat:list", { limit: 5 });
   holds<Same<typeof named, Chat[]>>();
   return [wrong, inferred];
+}
+
+async function connections() {
+  await client.connect({ retry: false });
+  await client.setToken("t");
+  await client.setToken(async () => "t");
+  client.lastError?.code satisfies string | undefined;
+  // A program can have codes of its own.
+  if (client.lastError?.code === "NOT_FOUND") return;
+  client.onMessage("connection:failed", ({ attempts, reason, error }) => [attempts + 1, reason.length, error.details.code]);
+  client.onMessage("auth:expiring", ({ inMs }) => inMs + 1);
+  // @ts-expect-error: no such option
+  await client.connect({ retries: 1 });
 }
 
 function events(anyChannel: string) {
@@ -139,4 +159,4 @@ declare const settings: Settings;
 // @ts-expect-error: no type in the registry is `any`
 holds<Same<(typeof all)[keyof typeof all], any>>();
 settings["language"].length;
-export { calls, events, own, rest };
+export { calls, connections, events, own, rest };

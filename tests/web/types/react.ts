@@ -72,6 +72,11 @@ export function Everything() {
   refetch();
   useRequest("chat:get-messages", { chatId: "1" }, socket).data?.messages;
   useRequest("my:own", { any: "thing" }).data.whatever;
+  useRequest("chat:get", { id: "1" }, { enabled: socket.state === "open", socket }).data?.title;
+  socket.lastError?.message satisfies string | undefined;
+  useWebSocket({ url: () => "ws://localhost:3001", token: async () => "t" });
+  // @ts-expect-error: no such option
+  useRequest("chat:list", {}, { enable: true });
   useEvent("chat:created", (chat, channel) => [chat.title, channel satisfies "chat:created"], socket);
   useEvent("*", (payload, channel) => console.log(channel, payload));
   useEvent("my:own", (payload: { mine: boolean }) => payload.mine);
