@@ -174,6 +174,11 @@ fn each_property_can_fail() {
         properties::json::name_bytes(text, text, 0, "", &mut paths);
         properties::json::path_is_that_of_the_byte(&paths, 6, if wrong { "a" } else { "a[0]" });
     });
+    can_fail("admission: quotas", |wrong| {
+        let uses = [(1, Millis(0), true), (2, Millis(1), true)];
+        let result = if wrong { Ok(()) } else { Err(Duration::from_millis(8)) };
+        properties::admission::quota_is_right(&uses, (1, Duration::from_millis(10), 2), 1, Millis(2), result);
+    });
     can_fail("frames: the byte that shows a violation", |wrong| {
         let start: &[u8] = if wrong { &[0x82, 0xff, 0x80] } else { &[0x82, 0xff, 0x7f] };
         properties::frames::header_is_right(Role::Server, start, Ok(None));

@@ -102,7 +102,7 @@ pub struct Recent<K, V> {
     by_use: BTreeMap<u64, K>,
 }
 
-impl<K: Copy + Eq + Hash, V: Default> Recent<K, V> {
+impl<K: Clone + Eq + Hash, V: Default> Recent<K, V> {
     /// No value yet, and never more than `max`, which is at least one.
     pub fn new(max: usize) -> Recent<K, V> {
         Recent { max: max.max(1), next: 0, values: HashMap::new(), by_use: BTreeMap::new() }
@@ -119,10 +119,20 @@ impl<K: Copy + Eq + Hash, V: Default> Recent<K, V> {
         {
             self.values.remove(&oldest);
         }
-        self.by_use.insert(used, key);
+        self.by_use.insert(used, key.clone());
         let entry = self.values.entry(key).or_default();
         entry.0 = used;
         &mut entry.1
+    }
+
+    /// The number of keys that are known.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether no key is known.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
     }
 
     /// The value of a key, if it is known. This does not count as a use.

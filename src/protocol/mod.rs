@@ -22,6 +22,7 @@ pub mod outbox;
 mod overload;
 mod parking;
 pub mod payload;
+pub mod quota;
 pub mod rate;
 mod request;
 pub mod session;

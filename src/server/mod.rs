@@ -16,7 +16,9 @@ mod config;
 mod connection;
 #[cfg(feature = "pages")]
 mod content;
+mod context;
 mod driver;
+mod guards;
 mod http;
 mod hub;
 mod identity;
@@ -39,6 +41,7 @@ pub use config::{Callback, ClientId, Config, ServerError};
 pub use connection::Connection;
 #[cfg(feature = "pages")]
 pub use content::Content;
+pub use guards::{Guard, RateLimit};
 pub use hub::ClientInfo;
 pub use identity::Identity;
 pub use metrics::{Limited, Stats};
@@ -47,4 +50,5 @@ pub use observer::{Completed, Observer, Visit};
 pub use pages::Page;
 #[cfg(feature = "backend")]
 pub(crate) use places::{Place, Places};
+pub use router::Verdict;
 pub use shared::{RequestContext, Server};

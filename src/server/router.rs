@@ -1,10 +1,10 @@
-//! From a channel's name to its handler. Handlers are added and removed while requests run: each batch of requests uses one
-//! snapshot. `C` is what a handler is given beside the payload.
+//! From a channel's name to its handler, through its guards. Handlers and guards are added while requests run: each batch of
+//! requests uses one snapshot. A channel without guards costs nothing for them.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use crate::protocol::error::WireError;
@@ -14,30 +14,78 @@ use crate::protocol::session::Request;
 /// The future of a handler.
 pub(super) type Running = Pin<Box<dyn Future<Output = Result<Payload, WireError>> + Send>>;
 
-/// A channel's handler.
-pub(super) struct Route<C> {
-    handler: Box<dyn Fn(Payload, C) -> Running + Send + Sync>,
-    /// The channel's own deadline, if it has one.
-    pub(super) timeout: Option<Duration>,
+type Handler<C> = Arc<dyn Fn(Payload, C) -> Running + Send + Sync>;
+
+/// What a guard returns.
+pub enum Verdict {
+    /// Whether the request may go on.
+    Now(Result<(), WireError>),
+    /// The same, later.
+    Later(Pin<Box<dyn Future<Output = Result<(), WireError>> + Send>>),
 }
 
-impl<C> Route<C> {
+/// A function that can refuse a request before its handler is called.
+pub(super) type Check<C> = Arc<dyn Fn(C, Arc<str>) -> Verdict + Send + Sync>;
+
+/// A channel's handler.
+pub(super) struct Route<C> {
+    handler: Handler<C>,
+    /// The channel's own deadline, if it has one.
+    pub(super) timeout: Option<Duration>,
+    /// The guards of the channel, if it has any.
+    guards: Option<Arc<Guards<C>>>,
+}
+
+/// A channel's guards, in the order in which they were added.
+struct Guards<C> {
+    channel: Arc<str>,
+    checks: Vec<Check<C>>,
+}
+
+impl<C: Clone + Send + 'static> Route<C> {
     pub(super) fn new<F, Fut, R>(timeout: Option<Duration>, handler: F) -> Route<C>
     where
         F: Fn(Payload, C) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, WireError>> + Send + 'static,
         R: Into<Payload>,
     {
-        let handler = Box::new(move |payload, context| -> Running {
+        let handler = Arc::new(move |payload, context| -> Running {
             let result = handler(payload, context);
             Box::pin(async move { result.await.map(Into::into) })
         });
-        Route { handler, timeout }
+        Route { handler, timeout, guards: None }
     }
 
+    /// Calls the handler, after its guards. What holds for the handler's future, such as its deadline, holds for them too.
     pub(super) fn call(&self, payload: Payload, context: C) -> Running {
-        (self.handler)(payload, context)
+        match &self.guards {
+            None => (self.handler)(payload, context),
+            Some(guards) => Box::pin(guarded(guards.clone(), self.handler.clone(), payload, context)),
+        }
     }
+
+    /// The same route with those of all guards that are for this channel.
+    fn guarded(&self, channel: &str, all: &[(Box<str>, Check<C>)]) -> Arc<Route<C>> {
+        let own = all.iter().filter(|(prefix, _)| channel.starts_with(&**prefix));
+        let checks: Vec<_> = own.map(|(_, check)| check.clone()).collect();
+        let guards = (!checks.is_empty()).then(|| Arc::new(Guards { channel: channel.into(), checks }));
+        Arc::new(Route { handler: self.handler.clone(), timeout: self.timeout, guards })
+    }
+}
+
+async fn guarded<C: Clone>(
+    guards: Arc<Guards<C>>,
+    handler: Handler<C>,
+    payload: Payload,
+    context: C,
+) -> Result<Payload, WireError> {
+    for check in &guards.checks {
+        match check(context.clone(), guards.channel.clone()) {
+            Verdict::Now(verdict) => verdict?,
+            Verdict::Later(verdict) => verdict.await?,
+        }
+    }
+    handler(payload, context).await
 }
 
 /// The handlers by channel.
@@ -72,25 +120,45 @@ impl<'a, C> Lookup<'a, C> {
 }
 
 pub(super) struct Router<C> {
-    routes: RwLock<Arc<Routes<C>>>,
+    table: RwLock<Table<C>>,
 }
 
-impl<C> Router<C> {
+struct Table<C> {
+    routes: Arc<Routes<C>>,
+    /// The guards of the channels that start with a text, in the order in which they were added.
+    guards: Vec<(Box<str>, Check<C>)>,
+}
+
+impl<C: Clone + Send + 'static> Router<C> {
     pub(super) fn new() -> Router<C> {
-        Router { routes: RwLock::default() }
+        Router { table: RwLock::new(Table { routes: Arc::default(), guards: Vec::new() }) }
     }
 
     pub(super) fn snapshot(&self) -> Arc<Routes<C>> {
-        self.routes.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.table.read().unwrap_or_else(PoisonError::into_inner).routes.clone()
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Table<C>> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn insert(&self, channel: &str, route: Route<C>) {
-        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::make_mut(&mut routes).insert(channel.to_owned(), Arc::new(route));
+        let mut table = self.change();
+        let route = route.guarded(channel, &table.guards);
+        Arc::make_mut(&mut table.routes).insert(channel.to_owned(), route);
     }
 
     pub(super) fn remove(&self, channel: &str) -> bool {
-        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::make_mut(&mut routes).remove(channel).is_some()
+        Arc::make_mut(&mut self.change().routes).remove(channel).is_some()
+    }
+
+    /// Adds a guard for the channels that start with a text, also for those that get a handler later.
+    pub(super) fn guard(&self, prefix: &str, check: Check<C>) {
+        let mut table = self.change();
+        let Table { routes, guards } = &mut *table;
+        guards.push((prefix.into(), check));
+        for (channel, route) in Arc::make_mut(routes) {
+            *route = route.guarded(channel, guards);
+        }
     }
 }

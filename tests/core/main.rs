@@ -12,6 +12,7 @@ mod client;
 mod connections;
 mod documents;
 mod extremes;
+mod guards;
 mod handlers;
 mod handshake;
 mod interop;

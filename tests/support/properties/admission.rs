@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use switchboard::protocol::admission::{Recent, Seat, Seats, WrongTokens};
 use switchboard::protocol::handshake::{self, AddressKey, Head, Network};
+use switchboard::protocol::quota::Quotas;
 use switchboard::protocol::socket_table::{self, Found, Search, Socket};
 use switchboard::protocol::time::Millis;
 
@@ -19,10 +20,70 @@ pub fn admission(data: &[u8]) {
     match choices.byte() % 5 {
         0 => seats(choices),
         1 => wrong_tokens(choices),
-        2 => recent(choices),
+        2 => {
+            quotas(Choices::new(data.get(1..).unwrap_or_default()));
+            recent(choices);
+        }
         3 => forwarded(choices),
         _ => sockets(choices),
     }
+}
+
+/// No window of a key lets more through than its maximum, and a refused key can do it again exactly when it is told. What a key
+/// may do depends on its own uses since it was last forgotten, by counting all of them.
+fn quotas(mut choices: Choices<'_>) {
+    let (max, max_keys) = (u32::from(choices.byte() % 4), usize::from(choices.byte() % 5));
+    let window = Duration::from_millis(u64::from(choices.byte()));
+    let mut quotas = Quotas::new(max, window, max_keys);
+    // Every use in order: the key, when, and whether it passed.
+    let mut uses: Vec<(u8, Millis, bool)> = Vec::new();
+    let mut now = Millis(0);
+    while !choices.is_empty() {
+        let byte = choices.byte();
+        now = now + Duration::from_millis(u64::from(byte >> 3));
+        let key = byte & 7;
+        let result = quotas.check(key, now);
+        quota_is_right(&uses, (max, window, max_keys.max(1)), key, now, result);
+        uses.push((key, now, result.is_ok()));
+        assert!(quotas.keys() <= max_keys.max(1));
+    }
+}
+
+pub fn quota_is_right(
+    uses: &[(u8, Millis, bool)],
+    (max, window, max_keys): (u32, Duration, usize),
+    key: u8,
+    now: Millis,
+    result: Result<(), Duration>,
+) {
+    // It is forgotten by that many other keys since its last use.
+    let mut since_last = std::collections::BTreeSet::new();
+    let known_from = uses.iter().enumerate().rev().scan(uses.len(), |from, (at, (used, _, _))| {
+        if *used == key {
+            (since_last.len() < max_keys).then(|| {
+                since_last.clear();
+                *from = at;
+                at
+            })
+        } else {
+            since_last.insert(*used);
+            Some(*from)
+        }
+    });
+    let from = known_from.min().unwrap_or(uses.len());
+    let own = uses[from..].iter().filter(|(used, _, _)| *used == key).map(|(_, at, passed)| (*at, *passed));
+    let (mut ends_at, mut passed) = (Millis(0), 0);
+    for (at, did_pass) in own {
+        if at >= ends_at {
+            (ends_at, passed) = (at + window, 0);
+        }
+        passed += u32::from(did_pass);
+    }
+    if now >= ends_at {
+        (ends_at, passed) = (now + window, 0);
+    }
+    let expected = if passed < max { Ok(()) } else { Err(ends_at.since(now)) };
+    assert_eq!(result, expected, "key {key} at {now:?}");
 }
 
 fn seats(mut choices: Choices<'_>) {
