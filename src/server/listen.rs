@@ -14,7 +14,7 @@ use crate::protocol::time::Millis;
 use super::admission::Peer;
 use super::config::{Config, ServerError};
 use super::shared::{Listening, Shared};
-use super::upgrade::{self, Arrival};
+use super::upgrade::{Arrival, Connection};
 
 /// Listeners on every address of a host, all on the same port.
 pub(super) struct Bound {
@@ -142,7 +142,7 @@ async fn accept_loop(shared: Arc<Shared>, listener: TcpListener, loopback: bool)
                 // Otherwise small answers would wait for the acknowledgement of earlier ones. A socket that refuses this works
                 // too.
                 let _ = stream.set_nodelay(true);
-                tokio::spawn(upgrade::serve(shared.clone(), stream, arrival));
+                tokio::spawn(Connection::new(shared.clone(), stream, arrival));
                 crowded = if is_crowded { crowded + 1 } else { 0 };
                 if crowded >= most_crowded {
                     // The heads that have arrived are read before the connections that brought them lose their places.
