@@ -69,6 +69,17 @@ impl IdleTimer {
     }
 }
 
+/// Returns from when on deadlines are judged, given the last such time and a deadline that has passed. If it is noticed late, the
+/// process was stopped, as when a laptop sleeps: what arrived meanwhile is to be read first, and a runtime reports it only
+/// eventually. A machine that is always late gets one second in ten, so that deadlines still end.
+pub fn judged_from(last: Millis, now: Millis, deadline: Millis) -> Millis {
+    const LATE: Duration = Duration::from_millis(250);
+    const TIME_TO_READ: Duration = Duration::from_secs(1);
+    const APART: Duration = Duration::from_secs(10);
+    let is_first = last == Millis::default();
+    if now.since(deadline) >= LATE && (is_first || now >= last + APART) { now + TIME_TO_READ } else { last }
+}
+
 /// At least one tick of the clock: a shorter interval would always be due.
 fn tick(interval: Duration) -> Duration {
     interval.max(Duration::from_millis(1))
@@ -112,6 +123,18 @@ mod tests {
         assert_eq!(idle.deadline(None, IDLE), Millis(120_007));
         assert_eq!(idle.poll(Millis(120_006), None, IDLE), IdleAction::Wait);
         assert_eq!(idle.poll(Millis(120_007), None, IDLE), IdleAction::Close);
+    }
+
+    #[test]
+    fn after_a_pause_there_is_time_to_read_but_not_without_end() {
+        let (punctual, late) = (Millis(120_249), Millis(120_250));
+        assert_eq!(judged_from(Millis(0), punctual, Millis(120_000)), Millis(0));
+        let from = judged_from(Millis(0), late, Millis(120_000));
+        assert_eq!(from, Millis(121_250));
+        for at in [121_249, 121_250, 131_249] {
+            assert_eq!(judged_from(from, Millis(at), Millis(120_000)), from, "{at}");
+        }
+        assert_eq!(judged_from(from, Millis(131_250), Millis(120_000)), Millis(132_250));
     }
 
     #[test]

@@ -82,8 +82,8 @@ pub struct Rules {
 ///    [`handle_decoded`](Session::handle_decoded), and do what that returns. Until then no input is wanted, so the order of the
 ///    client's messages is kept; everything else can be called. Once [`is_decoding`](Session::is_decoding) is false, the
 ///    session has closed meanwhile, and the result can be dropped.
-/// 5. At [`deadline`](Session::deadline), call [`handle_deadline`](Session::handle_deadline) until it returns `None`. After
-///    [`Due::Cut`], close the transport.
+/// 5. At [`deadline`](Session::deadline), read what has arrived: the process may have been stopped. Then call
+///    [`handle_deadline`](Session::handle_deadline) until it returns `None`. After [`Due::Cut`], close the transport.
 /// 6. After each call, send what was appended to `out`, and ask for the deadline again: it may have changed.
 /// 7. When [`is_finished`](Session::is_finished), send what is left, then close the transport.
 ///

@@ -17,7 +17,7 @@ use crate::protocol::payload::Payload;
 use crate::protocol::session::{RequestId, Rules, write_event};
 
 use super::admission::{Admission, Key};
-use super::clock::{Clock, unix_ms};
+use super::clock::{Clock, Pauses, unix_ms};
 use super::config::{ClientId, Config, ServerError};
 use super::hub::{self, ClientInfo, Hub};
 use super::memory::Memory;
@@ -85,6 +85,7 @@ pub(super) struct Shared {
     /// Those of the clients that connect from now on.
     observers: RwLock<Observers<Arc<Client>>>,
     pub(super) clock: Clock,
+    pub(super) pauses: Pauses,
     pub(super) admission: Admission<Client>,
     /// Places for decoding large messages. A client waits for at most one, so they are given out in turns.
     pub(super) decoding: Arc<Semaphore>,
@@ -152,6 +153,7 @@ impl Server {
                 metrics: Metrics::default(),
                 observers: RwLock::new(Observers::new(config.clone())),
                 clock: Clock::start(),
+                pauses: Pauses::default(),
                 admission: Admission::new(&config),
                 memory: Arc::new(Memory::new(config.max_buffered_bytes)),
                 decoding: Arc::new(Semaphore::new(decoding_places())),

@@ -61,6 +61,42 @@ impl Drop for Host {
     }
 }
 
+/// The machine sleeps, or the process is stopped, for longer than the idle timeout, while the clients go on.
+#[cfg(unix)]
+#[tokio::test]
+async fn no_client_is_closed_because_the_server_was_stopped() {
+    const IDLE: std::time::Duration = std::time::Duration::from_secs(3);
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = program::command(&folder.path().join("data"));
+    command.args(["--idle-timeout", &IDLE.as_secs().to_string()]);
+    let program = Program::spawn(command);
+    let mut clients = Vec::new();
+    for _ in 0..200 {
+        clients.push(crate::support::client::Client::connect(program.port).await);
+    }
+    for client in &mut clients {
+        client.call("system:ping", Value::Null).await;
+    }
+    let signal = |name: &str| {
+        let pid = program.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    };
+    signal("-STOP");
+    let stopped = std::time::Instant::now();
+    for client in &mut clients {
+        client.send("system:ping", Value::Null).await;
+    }
+    // Nothing reports that time has passed for a stopped process.
+    while stopped.elapsed() < IDLE + IDLE / 3 {
+        tokio::task::yield_now().await;
+    }
+    signal("-CONT");
+    for client in &mut clients {
+        client.call("system:ping", Value::Null).await;
+    }
+    program.kill();
+}
+
 #[test]
 fn the_page_about_operations_has_the_help_text() {
     let page = include_str!("../../src/docs/operations.md");

@@ -22,6 +22,7 @@ mod observers;
 mod order;
 #[cfg(feature = "pages")]
 mod pages;
+mod pauses;
 mod server;
 mod states;
 mod wire;

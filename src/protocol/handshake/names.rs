@@ -105,7 +105,9 @@ pub fn check_allowed_host(host: &str) -> Result<(), NeverMatches> {
 /// When it is not such a URL.
 pub fn read_public_url(url: &str) -> Result<(String, String), NeverMatches> {
     let origin = match split_scheme(url.trim_ascii()) {
-        Some((scheme, rest)) => format!("{}://{}", page_scheme(scheme).unwrap_or(scheme), authority_of(rest)),
+        Some((scheme, rest)) => {
+            format!("{}://{}", page_scheme(scheme).unwrap_or(scheme), authority_of(rest).trim_ascii_end())
+        }
         None => url.to_owned(),
     };
     let never = |reason| Err(NeverMatches { reason, instead: None });

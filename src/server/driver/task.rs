@@ -30,7 +30,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     fn advance(&mut self, turn: &mut Turn<'_, '_>, buffer: &mut [u8]) -> Result<(), Disconnected> {
         self.keep_waker(turn.cx);
         self.open(turn);
-        self.handle_deadlines(turn)?;
         loop {
             let mut progress = Progress::None;
             let mut note = |step| {
@@ -60,6 +59,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 break;
             }
         }
+        // Only now: the process may have been stopped, and what arrived meanwhile counts.
+        if self.handle_deadlines(turn)? {
+            self.write(turn)?;
+            // A place for another request may be free.
+            turn.cx.waker().wake_by_ref();
+        }
         self.check_outbox(turn)?;
         self.check_room(turn)?;
         self.backlog.take_if(|backlog| backlog.is_done());
@@ -87,20 +92,23 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         }
     }
 
-    fn handle_deadlines(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), Disconnected> {
+    /// Returns whether anything is to be sent for it.
+    fn handle_deadlines(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool, Disconnected> {
         let now = turn.now;
         if let Stage::Lingering { until, .. } = self.stage {
-            return if now.at < until { Ok(()) } else { Err(Disconnected) };
+            return if now.at < until { Ok(false) } else { Err(Disconnected) };
         }
-        if now.at >= self.session.deadline() {
-            while let Some(due) = self.session.handle_deadline(now, turn.out) {
-                match due {
-                    Due::Expired(mut handler) => handler.complete(self.session.take_error().as_deref()),
-                    Due::Cut => return Err(Disconnected),
-                }
+        let deadline = self.session.deadline();
+        if now.at < deadline || now.at < self.client.shared.pauses.judge(now.at, deadline) {
+            return Ok(false);
+        }
+        while let Some(due) = self.session.handle_deadline(now, turn.out) {
+            match due {
+                Due::Expired(mut handler) => handler.complete(self.session.take_error().as_deref()),
+                Due::Cut => return Err(Disconnected),
             }
         }
-        Ok(())
+        Ok(!turn.out.is_empty())
     }
 
     /// Closes a client that is too slow. It is judged after it was written to: the process may have been stopped, and not
@@ -110,7 +118,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         let Some(backlog) = &mut self.backlog else { return Ok(()) };
         let limits = &self.client.shared.rules.limits;
         backlog.slow_at = backlog.outbox.slow_at(turn.now.at, limits).filter(|_| is_open);
-        if backlog.slow_at.is_some_and(|at| turn.now.at >= at) {
+        let is_late =
+            |at| turn.now.at >= at && turn.now.at >= self.client.shared.pauses.judge(turn.now.at, at);
+        if backlog.slow_at.is_some_and(is_late) {
             backlog.slow_at = None;
             self.evict(turn, Limited::SlowConsumers);
             self.write(turn)?;
@@ -216,6 +226,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             at = [backlog.slow_at, backlog.room_at].into_iter().flatten().fold(at, Millis::min);
         }
         let now = turn.now.at;
+        if at <= now {
+            at = at.max(self.client.shared.pauses.judged_from());
+        }
         if self.alarm.as_ref().is_some_and(|alarm| now < alarm.at && alarm.at <= at) {
             return;
         }

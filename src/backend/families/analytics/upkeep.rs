@@ -1,9 +1,8 @@
 //! Writing, rolling up and deleting records, periodically and on request.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use crate::backend::shared::clock::unix_ms;
+use crate::backend::shared::clock::{ticks, unix_ms};
 use crate::backend::shared::db::Db;
 use crate::protocol::error::WireError;
 
@@ -102,12 +101,8 @@ impl Analytics {
 
     /// Writes, rolls up and deletes records forever. A failure is tried again at the next interval.
     pub(crate) async fn keep(self) {
-        let at_least = Duration::from_millis(1);
-        let mut flushes = tokio::time::interval(self.config.flush_interval.max(at_least));
-        let mut rollups = tokio::time::interval(self.config.rollup_interval.max(at_least));
-        for ticks in [&mut flushes, &mut rollups] {
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        }
+        let mut flushes = ticks(self.config.flush_interval);
+        let mut rollups = ticks(self.config.rollup_interval);
         loop {
             let rollup_is_due = std::future::poll_fn(|cx| {
                 let (rollup, flush) = (rollups.poll_tick(cx), flushes.poll_tick(cx));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::backend::shared::clock::unix_ms;
+use crate::backend::shared::clock::{ticks, unix_ms};
 use crate::backend::shared::encode::Object;
 use crate::protocol::error::ErrorCode;
 use crate::protocol::payload::Payload;
@@ -10,7 +10,7 @@ use crate::server::Server;
 
 /// Sends the time to every client, forever.
 pub(crate) async fn beat(server: Server, interval: Duration) {
-    let mut beats = tokio::time::interval(interval.max(Duration::from_millis(1)));
+    let mut beats = ticks(interval);
     // The first tick is immediate, when no client has connected.
     beats.tick().await;
     loop {
