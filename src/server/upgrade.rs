@@ -72,6 +72,7 @@ impl Arrival {
 
 /// A connection: one request, and then the WebSocket if that was an upgrade. Both are one task, which has room for the WebSocket's
 /// part only: the other one is larger, and short.
+#[expect(clippy::large_enum_variant, reason = "the larger one is the one that stays")]
 pub(super) enum Connection<Io> {
     Request(Pin<Box<dyn Future<Output = Option<Driver<Io>>> + Send>>),
     Client(Driver<Io>),

@@ -11,6 +11,7 @@ mod backpressure;
 mod client;
 mod connections;
 mod documents;
+mod examples;
 mod extremes;
 mod guards;
 mod handlers;
