@@ -168,8 +168,8 @@ pub use protocol::payload::Payload;
 pub use protocol::session::Ending;
 #[doc(inline)]
 pub use server::{
-    Callback, ClientId, ClientInfo, Completed, Config, Connection, Guard, Identity, Limited, Observer, Peer,
-    RateLimit, RequestContext, Server, ServerError, Stats, Verdict, Visit,
+    Callback, ClientId, ClientInfo, Completed, Config, Connection, Group, Guard, Identity, JoinError,
+    Limited, Observer, Peer, RateLimit, RequestContext, Server, ServerError, Stats, Verdict, Visit,
 };
 #[cfg(feature = "pages")]
 #[doc(inline)]

@@ -29,6 +29,7 @@ const TARGETS: &[(&str, Property)] = &[
     ("json", properties::json),
     ("envelope", properties::envelope),
     ("frames", properties::frames),
+    ("groups", properties::groups),
     ("outbox", properties::outbox),
     ("connection", properties::connection),
     ("session", properties::session),
@@ -173,6 +174,12 @@ fn each_property_can_fail() {
         let mut paths = vec![String::new(); text.len()];
         properties::json::name_bytes(text, text, 0, "", &mut paths);
         properties::json::path_is_that_of_the_byte(&paths, 6, if wrong { "a" } else { "a[0]" });
+    });
+    can_fail("groups: their members", |wrong| {
+        let mut groups = switchboard::protocol::groups::Groups::new(1, 1);
+        groups.join("room 1", 2, 6).unwrap();
+        let pairs = if wrong { Vec::new() } else { vec![("room 1".to_owned(), 2)] };
+        properties::groups::groups_are_the_pairs(&groups, &pairs);
     });
     can_fail("admission: quotas", |wrong| {
         let uses = [(1, Millis(0), true), (2, Millis(1), true)];

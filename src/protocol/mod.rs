@@ -14,6 +14,7 @@ pub mod error;
 mod escape;
 pub mod fair;
 pub mod frame;
+pub mod groups;
 pub mod handshake;
 pub mod idle;
 pub mod json;

@@ -124,6 +124,14 @@ pub struct Config {
     ///
     /// Default 10 s.
     pub memory_timeout: Duration,
+    /// Most groups that have members. [`Connection::join`](super::Connection::join) of a further one fails.
+    ///
+    /// Default 100 000, ten for each client at most: about 50 MiB.
+    pub max_groups: usize,
+    /// Most groups that one connection is in. [`Connection::join`](super::Connection::join) of a further one fails.
+    ///
+    /// Default 100.
+    pub max_groups_per_connection: usize,
     /// Most connections whose HTTP request has not been answered yet. At the limit, the oldest one of the address that has
     /// most is cut, and the newcomer takes its place at once. The address is that of the connection: a proxy's, too.
     ///
@@ -247,6 +255,8 @@ impl Default for Config {
             same_user: false,
             max_buffered_bytes: 256 << 20,
             memory_timeout: Duration::from_secs(10),
+            max_groups: 100_000,
+            max_groups_per_connection: 100,
             max_handshakes: 1_024,
             handshake_timeout: Duration::from_secs(10),
             max_head_bytes: 16 << 10,

@@ -36,7 +36,7 @@ use super::shared::{Client, RequestContext, Server};
 /// ```
 #[derive(Clone)]
 pub struct Connection {
-    client: Arc<Client>,
+    pub(super) client: Arc<Client>,
 }
 
 impl Connection {

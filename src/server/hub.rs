@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::protocol::connection::CloseCode;
 use crate::protocol::error::WireError;
+use crate::protocol::groups::{Groups, JoinError};
 use crate::protocol::handshake::AddressKey;
 use crate::protocol::session::{Ending, Rules, Session, Slot};
 use crate::protocol::time::{Millis, Now};
@@ -44,6 +45,7 @@ pub(super) struct Hub<S> {
     clients: RwLock<Clients<S>>,
     /// Held while an event is put into several mailboxes: all clients get two such events in the same order.
     order: Mutex<()>,
+    groups: RwLock<Groups<ClientId, Arc<Client<S>>>>,
 }
 
 struct Clients<S> {
@@ -53,9 +55,9 @@ struct Clients<S> {
 }
 
 impl<S> Hub<S> {
-    pub(super) fn new() -> Hub<S> {
+    pub(super) fn new(groups: Groups<ClientId, Arc<Client<S>>>) -> Hub<S> {
         let clients = Clients { by_id: HashMap::new(), stopped: false };
-        Hub { clients: RwLock::new(clients), order: Mutex::default() }
+        Hub { clients: RwLock::new(clients), order: Mutex::default(), groups: RwLock::new(groups) }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Clients<S>> {
@@ -109,6 +111,61 @@ impl<S> Hub<S> {
             [_] => wake(post()),
             _ => self.in_order(post),
         }
+    }
+
+    /// Puts a frame into the mailboxes of a group's members but one, and returns their number.
+    pub(super) fn post_to_group(&self, name: &str, except: Option<ClientId>, frame: &Arc<[u8]>) -> usize {
+        self.in_order(|| {
+            let groups = self.read_groups();
+            let mut members = 0;
+            let others =
+                groups.members(name).filter(|(id, client)| Some(*id) != except && client.is_member());
+            let wakers =
+                others.inspect(|_| members += 1).filter_map(|(_, client)| client.post(frame)).collect();
+            (wakers, members)
+        })
+    }
+
+    /// Puts a client into a group, unless it has ended. That is asked while the groups are locked: a client leaves its groups after
+    /// it has ended.
+    pub(super) fn join_group(&self, name: &str, client: &Arc<Client<S>>) -> Result<(), JoinError> {
+        let mut groups = self.write_groups();
+        if client.is_member() { groups.join(name, client.id, client.clone()) } else { Ok(()) }
+    }
+
+    pub(super) fn leave_group(&self, name: &str, id: ClientId) -> bool {
+        self.write_groups().leave(name, id)
+    }
+
+    /// Removes a client that has ended from its groups.
+    pub(super) fn leave_groups(&self, id: ClientId) {
+        self.write_groups().leave_all(id);
+    }
+
+    pub(super) fn groups_of(&self, id: ClientId) -> Vec<Arc<str>> {
+        self.read_groups().of(id).cloned().collect()
+    }
+
+    pub(super) fn group_is_empty(&self, name: &str) -> bool {
+        self.read_groups().members(name).next().is_none()
+    }
+
+    /// The members of a group.
+    pub(super) fn group(&self, name: &str) -> Vec<Arc<Client<S>>> {
+        let groups = self.read_groups();
+        groups
+            .members(name)
+            .filter(|(_, client)| client.is_member())
+            .map(|(_, client)| client.clone())
+            .collect()
+    }
+
+    fn read_groups(&self) -> RwLockReadGuard<'_, Groups<ClientId, Arc<Client<S>>>> {
+        self.groups.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_groups(&self) -> RwLockWriteGuard<'_, Groups<ClientId, Arc<Client<S>>>> {
+        self.groups.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Posts one event after the other. Clients are woken once the locks are released: a waker can run anything.

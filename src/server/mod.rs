@@ -18,6 +18,7 @@ mod connection;
 mod content;
 mod context;
 mod driver;
+mod groups;
 mod guards;
 mod http;
 mod hub;
@@ -41,6 +42,7 @@ pub use config::{Callback, ClientId, Config, ServerError};
 pub use connection::Connection;
 #[cfg(feature = "pages")]
 pub use content::Content;
+pub use groups::{Group, JoinError};
 pub use guards::{Guard, RateLimit};
 pub use hub::ClientInfo;
 pub use identity::Identity;

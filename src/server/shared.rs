@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::protocol::error::WireError;
 use crate::protocol::frame::{Header, Role};
+use crate::protocol::groups::Groups;
 use crate::protocol::payload::Payload;
 use crate::protocol::session::{RequestId, Rules, write_event};
 
@@ -149,7 +150,7 @@ impl Server {
                 router: Router::new(),
                 #[cfg(feature = "pages")]
                 pages: Pages::new(config.clone()),
-                hub: Hub::new(),
+                hub: Hub::new(Groups::new(config.max_groups, config.max_groups_per_connection)),
                 metrics: Metrics::default(),
                 observers: RwLock::new(Observers::new(config.clone())),
                 clock: Clock::start(),
@@ -524,7 +525,7 @@ impl Shared {
     }
 
     /// An event's frame; `None`, and a report, if it is too long.
-    fn encode(&self, channel: &str, payload: &Payload) -> Option<Arc<[u8]>> {
+    pub(super) fn encode(&self, channel: &str, payload: &Payload) -> Option<Arc<[u8]>> {
         let mut frame = Vec::new();
         write_event(&mut frame, channel, payload.as_str(), unix_ms());
         let bytes = message_bytes(&frame);

@@ -13,6 +13,7 @@ mod connections;
 mod documents;
 mod examples;
 mod extremes;
+mod groups;
 mod guards;
 mod handlers;
 mod handshake;

@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::wire::{End, Weather, Wire};
-use super::world::{SLACK, TOKEN, World};
+use super::world::{ROOMS, SLACK, TOKEN, World};
 use crate::support::random::Rng;
 use crate::support::socket::{serve_hyper, upgrade};
 
@@ -79,6 +79,8 @@ struct Talk {
     wrong_tokens: u64,
     next_for_everyone: Option<u64>,
     next_for_you: u64,
+    /// The last event of each group.
+    last_of_room: HashMap<String, u64>,
     shutting_down: bool,
     closed: Option<(Option<u16>, String)>,
     out: Vec<u8>,
@@ -158,6 +160,7 @@ async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
         wrong_tokens: 0,
         next_for_everyone: None,
         next_for_you: 0,
+        last_of_room: HashMap::new(),
         shutting_down: false,
         closed: None,
         out: Vec::new(),
@@ -290,7 +293,7 @@ impl Talk {
                 self.world.count("reset");
                 self.wire.reset();
             }
-            950..955 if !self.is_plain => self.break_protocol(),
+            950..960 if !self.is_plain => self.break_protocol(),
             _ => {}
         }
         Duration::ZERO
@@ -307,7 +310,7 @@ impl Talk {
         let mut own = None;
         let name = self.names;
         self.names += 1;
-        let (channel, payload) = match self.rng.below(12) {
+        let (channel, payload) = match self.rng.below(14) {
             _ if !self.is_authenticated && self.rng.percent(40) => {
                 let token = if self.rng.percent(70) { TOKEN } else { "guess" };
                 self.wrong_tokens += u64::from(token != TOKEN);
@@ -331,6 +334,10 @@ impl Talk {
             9 if !self.is_plain => ("unknown", json!(null)),
             // With many clients, that would be one event per request and client.
             10 if !self.world.is_crowded => ("all", json!({})),
+            11 | 12 => {
+                let room = self.rng.one_of(&ROOMS);
+                (if self.rng.percent(60) { "join" } else { "leave" }, json!({"room": room}))
+            }
             _ => {
                 let events = self.rng.below(9);
                 own = Some((name, events));
@@ -462,7 +469,17 @@ impl Talk {
             self.world.saw(id, channel, n);
         }
         match channel {
-            "at-once" => {}
+            "at-once" => {
+                let is_in = self.id.is_some_and(|id| self.world.is_in_loud(id));
+                assert!(payload["group"].is_null() || is_in, "{}: an event of another group", self.name());
+            }
+            "room" => {
+                let room = payload["room"].as_str().expect("a group");
+                let last = self.last_of_room.get(room).copied();
+                let expected = self.id.and_then(|id| self.world.next_of_room(id, room, last));
+                assert_eq!(n, expected, "{}: events of {room} while it is in it, in order", self.name());
+                self.last_of_room.insert(room.to_owned(), n.expect("a number"));
+            }
             "server:shutdown" => self.shutting_down = true,
             "everyone" => {
                 let expected = self.next_for_everyone.or(n);
@@ -527,7 +544,8 @@ impl Talk {
             "never" => &["TIMEOUT"],
             "unknown" => &["UNKNOWN_CHANNEL"],
             "wait" => &["", "TIMEOUT"],
-            "big" => &["", "HANDLER_ERROR"],
+            // The second is for one group too many.
+            "big" | "join" => &["", "HANDLER_ERROR"],
             _ => &[""],
         };
         let always = ["RATE_LIMITED", "UNAUTHORIZED", "CONNECTION_CLOSED"];

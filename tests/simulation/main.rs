@@ -3,7 +3,7 @@
 //! while any task can run. Every world has a seed that determines the clients' bytes, the delays and the faults.
 //!
 //! In every world: each request is answered once or its client has disconnected; events arrive in order, without a gap, and at
-//! no other client; two clients get the events that both get in the same order, also if several threads emit at the same time
+//! no other client; no client gets an event of a group that it is not in, and each gets all of those that it is in, in order; two clients get the events that both get in the same order, also if several threads emit at the same time
 //! (how these interleave does not follow from the seed); the outbox stays within its limit; no rate window lets more requests pass; silence ends a connection at its
 //! deadline; each connect callback has one disconnect callback, and no handler outlives its client.
 //!
@@ -53,6 +53,7 @@ async fn play(world: Arc<World>, mut rng: Rng, clients: u64) {
             0..3 => world.tell_everyone(),
             3..6 => (0..at_once).for_each(|_| world.tell_some(&mut rng)),
             6 => world.tell_at_once(&mut rng),
+            7 | 8 => (0..at_once).for_each(|_| world.tell_room(&mut rng)),
             _ => {}
         }
         look_after(&world, &mut tasks);
@@ -155,7 +156,7 @@ fn every_world_keeps_every_invariant() {
 }
 
 /// What must happen in some world. Otherwise the simulation no longer reaches it.
-const REACHED: [&str; 35] = [
+const REACHED: [&str; 38] = [
     "CONNECTION_CLOSED",
     "HANDLER_ERROR",
     "INVALID_MESSAGE",
@@ -177,6 +178,7 @@ const REACHED: [&str; 35] = [
     "event at-once",
     "event everyone",
     "event own",
+    "event room",
     "event you",
     "event server:shutdown",
     "panic",
@@ -189,6 +191,8 @@ const REACHED: [&str; 35] = [
     "closed 1008 slow consumer",
     "closed 1009 message too big",
     "closed 1013 server out of memory for messages",
+    "joined",
     "large",
+    "left",
     "never",
 ];

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use switchboard::protocol::limits::Limits;
 use switchboard::protocol::session::MAX_INLINE_BYTES;
-use switchboard::{ClientId, Config, HandlerError, Payload, RequestContext, Server};
+use switchboard::{ClientId, Config, Connection, HandlerError, Payload, RequestContext, Server};
 use tokio::time::{Instant, sleep};
 
 use super::wire::Wire;
@@ -39,6 +39,19 @@ pub struct Member {
     handled: Vec<Instant>,
 }
 
+/// The groups that clients join and leave by request.
+pub const ROOMS: [&str; 3] = ["room:1", "room:2", "room:3"];
+/// A group that clients join when they connect.
+const LOUD: &str = "loud";
+
+/// What was emitted to a group, and to whom.
+#[derive(Default)]
+struct Room {
+    emitted: u64,
+    /// From which event to which each client is a member.
+    stays: HashMap<ClientId, Vec<(u64, Option<u64>)>>,
+}
+
 pub struct World {
     /// Whether there are thousands of clients.
     pub is_crowded: bool,
@@ -50,6 +63,9 @@ pub struct World {
     told_at_once: AtomicU64,
     /// The events for several clients that each client got, in order.
     seen: Mutex<HashMap<ClientId, Vec<String>>>,
+    rooms: Mutex<HashMap<String, Room>>,
+    /// The clients in the group for which several threads emit.
+    loud: Mutex<Vec<ClientId>>,
     /// Whether several threads emit at the same time.
     is_loud: bool,
     /// The time after which no client starts anything new.
@@ -111,6 +127,8 @@ impl World {
                 config.max_buffered_bytes = rng.between(10_000, 40_000) as usize;
                 config.memory_timeout = Duration::from_millis(rng.between(50, 800));
             }
+            config.max_groups_per_connection = rng.between(1, 4) as usize;
+            config.max_groups = rng.between(2, 4) as usize;
             let (joins, leaves) = (world.clone(), world.clone());
             let config = config
                 .on_connection(move |id| joins.upgrade().iter().for_each(|world| world.joined(id)))
@@ -124,6 +142,8 @@ impl World {
                 everyone_told: AtomicU64::new(0),
                 told_at_once: AtomicU64::new(0),
                 seen: Mutex::default(),
+                rooms: Mutex::default(),
+                loud: Mutex::default(),
                 is_loud,
                 quiet: Mutex::default(),
                 waits: Mutex::default(),
@@ -249,6 +269,22 @@ impl World {
             }
             Ok(payload.into())
         });
+        for (channel, joins) in [("join", true), ("leave", false)] {
+            let world = Arc::downgrade(self);
+            self.handler(channel, move |payload, cx, _| {
+                let world = world.upgrade().expect("the world outlives its requests");
+                let room = payload["room"].as_str().unwrap_or_default().to_owned();
+                let moved = world.moves(&cx.connection(), &room, joins);
+                async move { moved.map(|()| Payload::none()) }
+            });
+        }
+        let world = Arc::downgrade(self);
+        self.server.on_connection(move |connection| {
+            let world = world.upgrade().expect("the world outlives its clients");
+            if world.is_loud && connection.id().as_bytes()[0] & 1 == 0 && connection.join(LOUD).is_ok() {
+                world.loud.lock().unwrap().push(connection.id());
+            }
+        });
         let world = Arc::downgrade(self);
         self.handler("all", move |_, _, _| {
             let world = world.upgrade().expect("the world outlives its requests");
@@ -266,6 +302,68 @@ impl World {
         let event = Payload::from(json!({"n": n}));
         self.post(&self.server.client_ids(), &event);
         self.server.emit("everyone", event);
+    }
+
+    /// A client joins or leaves a group.
+    fn moves(&self, connection: &Connection, name: &str, joins: bool) -> Result<(), HandlerError> {
+        let mut rooms = self.rooms.lock().unwrap();
+        let room = rooms.entry(name.to_owned()).or_default();
+        let stays = room.stays.entry(connection.id()).or_default();
+        let is_in = stays.last().is_some_and(|(_, until)| until.is_none());
+        if joins {
+            connection.join(name)?;
+            if !is_in {
+                stays.push((room.emitted, None));
+            }
+        } else {
+            assert!(connection.leave(name) == is_in || !connection.is_open(), "{name}: in it, or not");
+            if let Some((_, until @ None)) = stays.last_mut() {
+                *until = Some(room.emitted);
+            }
+        }
+        let own = connection.groups().len();
+        self.count(if joins { "joined" } else { "left" });
+        assert!(own <= 4, "in {own} groups");
+        Ok(())
+    }
+
+    /// Emits to a group, sometimes to all but one.
+    pub fn tell_room(&self, rng: &mut Rng) {
+        let name = rng.one_of(&ROOMS);
+        let mut rooms = self.rooms.lock().unwrap();
+        let room = rooms.entry(name.to_owned()).or_default();
+        let event = Payload::from(json!({"room": name, "n": room.emitted}));
+        room.emitted += 1;
+        let group = self.server.group(name);
+        let members = group.connections();
+        assert_eq!(group.count(), members.len());
+        for member in &members {
+            let stays = room.stays.get(&member.id()).expect("a member has joined");
+            assert!(
+                stays.last().is_some_and(|(_, until)| until.is_none()),
+                "{} has left {name}",
+                member.id()
+            );
+        }
+        self.post(&members.iter().map(Connection::id).collect::<Vec<_>>(), &event);
+        group.emit("room", event);
+    }
+
+    /// The number of the next event of a group after these that a client has to get.
+    pub fn next_of_room(&self, id: ClientId, name: &str, after: Option<u64>) -> Option<u64> {
+        let rooms = self.rooms.lock().unwrap();
+        let room = rooms.get(name)?;
+        let from = after.map_or(0, |after| after + 1);
+        let stays = room.stays.get(&id)?.iter();
+        stays
+            .map(|(start, end)| (from.max(*start), end.unwrap_or(room.emitted)))
+            .find(|(n, end)| n < end)
+            .map(|(n, _)| n)
+    }
+
+    /// Whether a client is in the group for which several threads emit.
+    pub fn is_in_loud(&self, id: ClientId) -> bool {
+        self.loud.lock().unwrap().contains(&id)
     }
 
     /// In some worlds, emits from several threads at the same time, to all clients and to some.
@@ -288,9 +386,10 @@ impl World {
                         let n = self.told_at_once.fetch_add(1, Ordering::Relaxed);
                         let event = Payload::from(json!({"n": n}));
                         let some: Vec<_> = ids.iter().copied().filter(|_| rng.percent(70)).collect();
-                        match rng.percent(50) {
-                            true => self.server.emit("at-once", event),
-                            false => self.server.emit_to_many(&some, "at-once", event),
+                        match rng.below(3) {
+                            0 => self.server.emit("at-once", event),
+                            1 => self.server.emit_to_many(&some, "at-once", event),
+                            _ => self.server.group(LOUD).emit("at-once", json!({"n": n, "group": LOUD})),
                         }
                     }
                 });
@@ -402,6 +501,9 @@ impl World {
         assert_eq!(self.server.client_count(), 0, "clients after the end");
         assert_eq!(self.running.load(Ordering::Relaxed), 0, "handlers after the end");
         self.check_order();
+        for name in ROOMS.into_iter().chain([LOUD]) {
+            assert_eq!(self.server.group(name).count(), 0, "members of {name} after the end");
+        }
         for (id, member) in self.members.lock().unwrap().iter() {
             assert!(
                 member.joined <= 1 && member.joined == member.left,

@@ -258,6 +258,7 @@ impl<Io> Driver<Io> {
         self.session.discard_parked();
         self.client.shared.hub.leave(self.client.id);
         self.client.end_membership(self.client.shared.clock.at(), self.session.ending());
+        self.client.shared.hub.leave_groups(self.client.id);
     }
 }
 

@@ -15,6 +15,7 @@ pub mod connection;
 pub mod envelope;
 pub mod fair;
 pub mod frames;
+pub mod groups;
 pub mod json;
 #[cfg(feature = "backend")]
 pub mod origin;
@@ -36,6 +37,7 @@ pub use self::connection::connection;
 pub use self::envelope::envelope;
 pub use self::fair::fair;
 pub use self::frames::frames;
+pub use self::groups::groups;
 pub use self::json::json;
 #[cfg(feature = "backend")]
 pub use self::origin::origin;
