@@ -3,7 +3,7 @@
 
 normal=(format scripts dependencies deny vet lint docs msrv targets layers test core server autobahn soaktest counts static coverage
     fuzz miri)
-long=(worlds kills soak attacks longfuzz longmiri)
+long=(worlds kills soak attacks credentials longfuzz longmiri)
 
 # Each set of features that is promised to build.
 readonly feature_sets=(
@@ -229,6 +229,13 @@ step_attacks() {
     cargo build --locked --release --features backend
     cargo run --locked --release --no-default-features --manifest-path tests/bench/Cargo.toml --bin soak -- \
         target/release/switchboard "${ATTACK_MINUTES:-5}" 100 --attackers
+}
+
+## credentials: a credential of 5 s is renewed under traffic for CREDENTIAL_SECONDS (300), in Node, Chromium and Firefox
+step_credentials() {
+    tools_of_tests
+    CREDENTIAL_SECONDS=${CREDENTIAL_SECONDS:-300} CREDENTIAL_LIFE=5000 \
+        cargo test --locked --all-features --test backend no_call_fails -- --nocapture
 }
 
 ## longfuzz: each fuzz target for FUZZ_SECONDS (300)

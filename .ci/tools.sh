@@ -58,6 +58,7 @@ tools_of_tests() {
     quietly npm install --no-save --no-audit --no-fund --prefix target/interop ws @copilotkit/aimock || true
     quietly npm ci --no-audit --no-fund --prefix tests/web || true
     [ -n "${CHROMIUM:-}" ] || command_of chromium chromium || true
+    [ -n "${FIREFOX:-}" ] || command_of firefox-esr firefox-esr || true
     command_of sqlite3 sqlite3 || true
     debian faketime || true
 }

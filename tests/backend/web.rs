@@ -1,5 +1,5 @@
 //! The client in JavaScript, its React hooks and its types: `tests/web` has the tests, which Node's test runner runs against
-//! the real server. What needs Node, its packages or Chromium is skipped with a message where they are not installed.
+//! the real server. What needs Node, its packages, Chromium or Firefox is skipped with a message where they are not installed.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -41,6 +41,11 @@ fn run(file: &str, needs_chromium: bool) {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        if let Some((_, what)) = line.split_once("skipped: ") {
+            skip::skipped(&format!("tests/web/{file}: {what}"));
+        }
+    }
 }
 
 #[test]
@@ -51,6 +56,21 @@ fn the_javascript_client_works_in_node() {
 #[test]
 fn the_javascript_client_works_in_chromium() {
     run("client.chromium.test.mjs", true);
+}
+
+#[test]
+fn the_javascript_client_works_in_firefox() {
+    run("client.firefox.test.mjs", true);
+}
+
+#[test]
+fn a_process_ends_when_its_client_has_disconnected() {
+    run("exit.test.mjs", false);
+}
+
+#[test]
+fn no_call_fails_because_a_credential_expires() {
+    run("expiring.test.mjs", true);
 }
 
 #[test]

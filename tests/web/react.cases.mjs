@@ -128,9 +128,9 @@ export const cases = {
     equal(again === socket, true);
     for (let round = 0; round < 2; round++) {
       await server("kill");
-      equal((await log.until(Boolean))[0], false);
+      await log.until(([isConnected]) => !isConnected);
       await server("restart");
-      equal((await log.until(Boolean))[0], true);
+      await log.until(([isConnected]) => isConnected);
     }
     equal([functions.size, errors], [4, []]);
     unmount();
@@ -464,6 +464,7 @@ export const cases = {
     }
     render(Chat, {});
     await log.until(([, isConnected]) => isConnected === false);
+    await settled();
     Socket.last.greet();
     equal(await log.until(([, isConnected]) => isConnected), [undefined, true, undefined, false]);
     equal(Socket.last.sent, []);

@@ -1,0 +1,67 @@
+// A credential that expires while calls are in flight, renewed on `auth:expiring`: no call fails for it. In Node with the
+// package `ws` and with its own WebSocket, in Chromium, and in Firefox. `CREDENTIAL_SECONDS` makes all of them run at the same
+// time for so long, `CREDENTIAL_LIFE` is for how many milliseconds a token lives.
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import { after, before, describe, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import WebSocket from "ws";
+
+import { Browser } from "./browser.mjs";
+import { equal, within } from "./check.mjs";
+import { traffic } from "./expiring.cases.mjs";
+import { Firefox, hasFirefox } from "./firefox.mjs";
+import { node } from "./runtimes.mjs";
+import { standIn } from "./stand_in.mjs";
+
+const LIFE = Number(process.env.CREDENTIAL_LIFE ?? 2000);
+const SECONDS = Number(process.env.CREDENTIAL_SECONDS ?? 0);
+const options = { seconds: SECONDS, renewals: 3 };
+const MODULE = "/tests/web/expiring.cases.mjs";
+
+/** Checks what a run has seen. */
+function check(seen) {
+  equal([seen.failures, seen.events, seen.opened], [[], [], 1]);
+  // One for the connection, and one after each warning.
+  equal([seen.tokens - seen.warnings, seen.warnings >= options.renewals], [1, true], JSON.stringify(seen));
+  console.log(`${seen.calls} calls, ${seen.warnings} renewals`);
+}
+
+describe("traffic with tokens that expire", { concurrency: SECONDS > 0 }, () => {
+  let server;
+  before(async () => (server = await standIn(LIFE)));
+  after(() => server.close());
+
+  test("Node with ws", async () => check(await traffic(server.url, options, WebSocket)));
+
+  for (const version of ["22", "24"]) {
+    test(`Node ${version}`, { skip: !node(version) && `skipped: Node ${version} is not installed` }, async () => {
+      const module = fileURLToPath(new URL("expiring.cases.mjs", import.meta.url));
+      const run = `console.log(JSON.stringify(await (await import("${module}")).traffic("${server.url}", ${JSON.stringify(options)})))`;
+      const child = spawn(node(version), ["--input-type=module", "-e", run], { stdio: ["ignore", "pipe", "inherit"] });
+      const [line] = await once(createInterface(child.stdout), "line");
+      check(JSON.parse(line));
+    });
+  }
+
+  test("Chromium", async () => {
+    const browser = await Browser.start();
+    const page = await browser.open();
+    const run = async ([module, ...rest]) => (await import(module)).traffic(...rest);
+    check(await page.evaluate(run, [MODULE, server.url, options]).finally(() => browser.close()));
+  });
+
+  test("Firefox", { skip: !hasFirefox() && "skipped: Firefox is not installed" }, async () => {
+    const pages = await Browser.start();
+    const firefox = await Firefox.open(pages.origin());
+    try {
+      const run = async (module, ...rest) => (await import(module)).traffic(...rest);
+      check(await firefox.evaluate(run, MODULE, server.url, options));
+    } finally {
+      await firefox.close();
+      await pages.close();
+    }
+  });
+});
