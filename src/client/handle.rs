@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,13 +12,16 @@ use tokio::time::Instant;
 
 use crate::protocol::caller::timed_out;
 use crate::protocol::error::WireError;
+use crate::protocol::idle::judged_from;
 use crate::protocol::payload::Payload;
+use crate::protocol::time::Millis;
 
-use super::connect::Address;
+use super::connect::{Address, Upgrade};
 use super::link::{self, Call, Command};
 use super::listeners::{Event, Listeners, Subscription};
 use super::options::ClientOptions;
-use super::shared::{ConnectionState, STATES, Shared, closed};
+use super::shared::{ConnectionState, Place, STATES, Shared, closed};
+use super::source::Source;
 
 /// A client of one server. A clone is another handle to the same client; when the last one is dropped, the connection
 /// closes.
@@ -49,16 +53,24 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// `InvalidInput` when `url` is not `ws://host[:port][/path]`, `unix:/path`, or, with feature `backend`, `wss://…`.
-    pub fn new(url: &str, options: ClientOptions) -> io::Result<Client> {
+    /// `InvalidInput` when `url` is not `ws://host[:port][/path][?query]`, `unix:/path`, or, with feature `backend`, `wss://…`; when a
+    /// header is not allowed, or the certificates cannot be read. A URL that is asked for is checked at each attempt.
+    pub fn new(url: impl Into<Source>, options: ClientOptions) -> io::Result<Client> {
+        let url = url.into();
+        let address = match url.fixed() {
+            Some(url) => Place::Known(Address::parse(url)?),
+            None => Place::Asked(url),
+        };
         let handle = Handle {
             commands: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             permits: Semaphore::new(options.max_pending.clamp(1, Semaphore::MAX_PERMITS)),
         };
         let shared = Shared {
-            address: Address::parse(url)?,
+            address,
+            upgrade: Upgrade::new(&options)?,
             options,
+            cause: Mutex::default(),
             listeners: Listeners::default(),
             state: AtomicU8::new(ConnectionState::Closed as u8),
             started: Instant::now(),
@@ -80,14 +92,14 @@ impl Client {
     ///
     /// # Errors
     /// As [`new`](Client::new) and [`open`](Client::open).
-    pub async fn connect(url: &str, options: ClientOptions) -> io::Result<Client> {
+    pub async fn connect(url: impl Into<Source>, options: ClientOptions) -> io::Result<Client> {
         let client = Client::new(url, options)?;
         client.open().await?;
         Ok(client)
     }
 
-    /// Opens the connection, unless it is open. It makes one attempt; call it again if that fails. It must be called within a
-    /// tokio runtime.
+    /// Opens the connection, unless it is open. It makes one attempt, which tries the addresses of the host in turn; call it again
+    /// if that fails. It must be called within a tokio runtime.
     ///
     /// ```no_run
     /// use switchboard::client::{Client, ClientOptions};
@@ -100,8 +112,9 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// The system's error; `PermissionDenied` for the answers 401 and 403; `ConnectionRefused` with the server's text for any
-    /// other answer that is not an upgrade; `TimedOut` when there is no answer in time.
+    /// The system's error, with the name, address or certificate that it is about; `PermissionDenied` for the answers 401 and 403, and
+    /// for the close codes 4401 and 4403; `ConnectionRefused` with the server's text for any other answer that is not an upgrade;
+    /// `TimedOut` when there is no answer in time.
     pub async fn open(&self) -> io::Result<()> {
         let _alone = self.handle.opening.lock().await;
         if self.is_connected() {
@@ -110,7 +123,10 @@ impl Client {
         // A task that waits for its next attempt would open a second connection.
         self.end_task().await;
         let attempt = Attempt::start(&self.shared);
-        let connected = link::open(&self.shared).await?;
+        let connected = link::open(&self.shared).await.map_err(|failed| {
+            self.shared.note_cause(Some(failed.error.to_string()));
+            failed.error
+        })?;
         let (sender, commands) = mpsc::unbounded_channel();
         *self.commands() = Some(sender);
         attempt.succeed();
@@ -173,23 +189,31 @@ impl Client {
         timeout: Duration,
     ) -> Result<Payload, WireError> {
         if !self.is_connected() {
-            return Err(closed("not connected"));
+            return Err(self.shared.not_connected());
         }
+        let started = self.shared.now().at;
+        let mut call = pin!(self.call(channel, payload.into(), timeout));
         // The time that the call waits for a permit counts too.
-        let answered = tokio::time::timeout(timeout, self.call(channel, payload.into(), timeout)).await;
+        if let Ok(answered) = tokio::time::timeout(timeout, call.as_mut()).await {
+            return answered;
+        }
+        // The answer may have arrived while the process was stopped.
+        let now = self.shared.now().at;
+        let rest = judged_from(Millis::default(), now, started + timeout).since(now);
+        let answered = tokio::time::timeout(rest, call).await;
         answered.unwrap_or_else(|_| Err(timed_out(channel)))
     }
 
     async fn call(&self, channel: &str, payload: Payload, timeout: Duration) -> Result<Payload, WireError> {
-        let _permit = self.handle.permits.acquire().await.map_err(|_| closed("not connected"))?;
+        let _permit = self.handle.permits.acquire().await.map_err(|_| self.shared.not_connected())?;
         let (answer, answered) = oneshot::channel();
         let call = Call { channel: channel.to_owned(), payload, timeout, answer };
         let sent =
             self.commands().as_ref().is_some_and(|commands| commands.send(Command::Call(call)).is_ok());
         if !sent {
-            return Err(closed("not connected"));
+            return Err(self.shared.not_connected());
         }
-        answered.await.unwrap_or_else(|_| Err(closed("the connection was closed")))
+        answered.await.unwrap_or_else(|_| Err(closed("the client has ended")))
     }
 
     /// Calls `callback` with each event of a channel, or of all channels for `*`. It runs in the client's task and must not

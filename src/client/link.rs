@@ -7,21 +7,24 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
 
-use crate::protocol::backoff::Backoff;
+use crate::protocol::backoff::{Backoff, Ending, Next};
 use crate::protocol::caller::{Caller, Due, Incoming};
 use crate::protocol::error::WireError;
+use crate::protocol::idle::judged_from;
 use crate::protocol::payload::Payload;
-use crate::protocol::time::Now;
+use crate::protocol::time::{Millis, Now};
 use crate::protocol::uuid::Uuid;
 
-use super::connect::{Connected, Stream, connect};
+use super::connect::{Connected, Failed, Stream, connect};
 use super::listeners::Event;
+use super::renewal::Renewal;
 use super::shared::{ConnectionState, Shared, closed};
 
 const READ_BYTES: usize = 64 << 10;
@@ -40,7 +43,7 @@ pub(super) enum Command {
 pub(super) struct Call {
     pub(super) channel: String,
     pub(super) payload: Payload,
-    pub(super) timeout: std::time::Duration,
+    pub(super) timeout: Duration,
     pub(super) answer: oneshot::Sender<Result<Payload, WireError>>,
 }
 
@@ -62,22 +65,27 @@ pub(super) async fn run(shared: Arc<Shared>, mut commands: Commands, first: Conn
     let mut connected = first;
     let asked = loop {
         shared.enter(ConnectionState::Open);
+        shared.note_cause(None);
         shared.notify("connection:open", json!({}));
         let mut link = Link::new(&shared, &mut commands, &mut backoff, connected);
         let end = std::future::poll_fn(|cx| link.poll(cx)).await;
         drop(link);
-        backoff.handle_lost(shared.now().at);
         let (code, reason, asked) = match end {
             End::Lost { code, reason } => (code, reason, None),
             End::Asked(done) => (Some(1000), String::new(), Some(done)),
         };
+        let can_ask = options.token_source.is_some();
+        let next = backoff.handle_end(shared.now().at, Ending::of_close(code), can_ask);
         let ends = asked.is_some() || !shared.options.reconnect;
         shared.enter(if ends { ConnectionState::Closed } else { ConnectionState::Connecting });
+        if asked.is_none() {
+            shared.note_cause(Some(closing(code, &reason)));
+        }
         shared.notify("connection:closed", json!({ "code": code, "reason": reason }));
         if ends {
             break asked.flatten();
         }
-        match reconnect(&shared, &mut commands, &mut backoff).await {
+        match reconnect(&shared, &mut commands, &mut backoff, next, closing(code, &reason)).await {
             Ok(again) => connected = again,
             Err(asked) => break asked,
         }
@@ -85,11 +93,19 @@ pub(super) async fn run(shared: Arc<Shared>, mut commands: Commands, first: Conn
     shared.enter(ConnectionState::Closed);
     commands.close();
     while let Ok(command) = commands.try_recv() {
-        refuse(command);
+        refuse(&shared, command);
     }
     if let Some(done) = asked {
         // The handle may have stopped waiting.
         let _ = done.send(());
+    }
+}
+
+/// Describes how a connection has ended.
+fn closing(code: Option<u16>, reason: &str) -> String {
+    match code {
+        Some(code) => format!("{code} {reason}").trim_ascii().to_owned(),
+        None => reason.to_owned(),
     }
 }
 
@@ -98,37 +114,57 @@ async fn reconnect(
     shared: &Shared,
     commands: &mut Commands,
     backoff: &mut Backoff,
+    mut next: Next,
+    mut reason: String,
 ) -> Result<Connected, Option<oneshot::Sender<()>>> {
     loop {
         let mut random = [0; 4];
         // Without randomness the pauses only lose their jitter.
         let _ = getrandom::fill(&mut random);
-        let Some(delay) = backoff.next_delay(u32::from_ne_bytes(random)) else {
+        let delay = match next {
+            Next::AtOnce => Some(Duration::ZERO),
+            Next::AfterPause => backoff.next_delay(u32::from_ne_bytes(random)),
+            Next::Never => None,
+        };
+        let Some(delay) = delay else {
             shared.enter(ConnectionState::Closed);
-            shared.notify("connection:failed", json!({ "attempts": backoff.attempts() }));
+            let failed = json!({ "attempts": backoff.attempts(), "reason": reason });
+            shared.notify("connection:failed", failed);
             return Err(None);
         };
-        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        shared
-            .notify("connection:reconnecting", json!({ "attempt": backoff.attempts(), "delayMs": delay_ms }));
-        until_stopped(commands, tokio::time::sleep(delay)).await?;
-        if let Ok(connected) = until_stopped(commands, open(shared)).await? {
-            return Ok(connected);
+        if next == Next::AfterPause {
+            let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            let waits = json!({ "attempt": backoff.attempts(), "delayMs": delay_ms, "reason": reason });
+            shared.notify("connection:reconnecting", waits);
+        }
+        until_stopped(shared, commands, tokio::time::sleep(delay)).await?;
+        match until_stopped(shared, commands, open(shared)).await? {
+            Ok(connected) => return Ok(connected),
+            Err(failed) => {
+                let can_ask = shared.options.token_source.is_some();
+                next = backoff.handle_end(shared.now().at, failed.ending, can_ask);
+                reason = failed.error.to_string();
+                shared.note_cause(Some(reason.clone()));
+            }
         }
     }
 }
 
 /// Makes one attempt, within [`ClientOptions::connect_timeout`](super::ClientOptions::connect_timeout).
-pub(super) async fn open(shared: &Shared) -> io::Result<Connected> {
-    let connect = connect(&shared.address, shared.options.token.as_deref());
-    match tokio::time::timeout(shared.options.connect_timeout, connect).await {
+pub(super) async fn open(shared: &Shared) -> Result<Connected, Failed> {
+    let attempt = async {
+        let (address, token) = (shared.address().await?, shared.token().await?);
+        connect(&address, &shared.upgrade, token.as_deref()).await
+    };
+    match tokio::time::timeout(shared.options.connect_timeout, attempt).await {
         Ok(connected) => connected,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the server did not answer in time")),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the server did not answer in time").into()),
     }
 }
 
 /// Runs `future` to completion and refuses calls meanwhile, or returns `Err` if the client is stopped first.
 async fn until_stopped<T>(
+    shared: &Shared,
     commands: &mut Commands,
     future: impl Future<Output = T>,
 ) -> Result<T, Option<oneshot::Sender<()>>> {
@@ -138,7 +174,7 @@ async fn until_stopped<T>(
             match command {
                 None => return Poll::Ready(Err(None)),
                 Some(Command::Disconnect(done)) => return Poll::Ready(Err(Some(done))),
-                Some(call) => refuse(call),
+                Some(call) => refuse(shared, call),
             }
         }
         future.as_mut().poll(cx).map(Ok)
@@ -146,10 +182,10 @@ async fn until_stopped<T>(
     .await
 }
 
-fn refuse(command: Command) {
+fn refuse(shared: &Shared, command: Command) {
     match command {
         Command::Call(call) => {
-            let _ = call.answer.send(Err(closed("not connected")));
+            let _ = call.answer.send(Err(shared.not_connected()));
         }
         Command::Disconnect(done) => {
             let _ = done.send(());
@@ -159,7 +195,7 @@ fn refuse(command: Command) {
 
 /// One connection.
 struct Link<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     commands: &'a mut Commands,
     backoff: &'a mut Backoff,
     stream: Box<dyn Stream>,
@@ -176,11 +212,14 @@ struct Link<'a> {
     asked: Option<Option<oneshot::Sender<()>>>,
     /// The code and the reason of the server's close frame.
     farewell: Option<(Option<u16>, String)>,
+    renewal: Renewal,
+    /// From when on deadlines are judged, after the process was stopped.
+    judged_from: Millis,
 }
 
 impl<'a> Link<'a> {
     fn new(
-        shared: &'a Shared,
+        shared: &'a Arc<Shared>,
         commands: &'a mut Commands,
         backoff: &'a mut Backoff,
         connected: Connected,
@@ -197,9 +236,11 @@ impl<'a> Link<'a> {
             sent: 0,
             answers: HashMap::new(),
             waiting: VecDeque::new(),
-            sleep: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
+            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
             asked: None,
             farewell: None,
+            renewal: Renewal::default(),
+            judged_from: Millis::default(),
         }
     }
 
@@ -210,7 +251,7 @@ impl<'a> Link<'a> {
         let mut reads = READS_PER_POLL;
         let alive = loop {
             self.take_commands(now, cx);
-            self.handle_deadline(now);
+            self.renew(now, cx);
             let Ok(()) = self.write(cx) else { break false };
             if self.caller.is_finished() && self.sent == self.out.len() {
                 break false;
@@ -227,19 +268,25 @@ impl<'a> Link<'a> {
                 Poll::Pending => break true,
             }
         };
-        if alive && (now.at < self.caller.deadline() || self.handle_deadline(now)) {
+        // Only now: the process may have been stopped, and what arrived meanwhile counts.
+        if alive && self.handle_deadline(now) {
+            // A ping that cannot be written now is written when the socket is ready.
+            let _ = self.write(cx);
             self.arm(now, cx);
             return Poll::Pending;
         }
+        let (code, reason) = match self.farewell.take() {
+            _ if self.asked.is_some() => (None, "disconnected".to_owned()),
+            Some(farewell) => farewell,
+            None if alive => (None, "the server did not answer in time".to_owned()),
+            None => (None, "connection lost".to_owned()),
+        };
         for (_, answer) in self.answers.drain() {
-            let _ = answer.send(Err(closed("the connection was closed")));
+            let _ = answer.send(Err(closed(&closing(code, &reason))));
         }
         Poll::Ready(match self.asked.take() {
             Some(done) => End::Asked(done),
-            None => {
-                let (code, reason) = self.farewell.take().unwrap_or((None, "connection lost".to_owned()));
-                End::Lost { code, reason }
-            }
+            None => End::Lost { code, reason },
         })
     }
 
@@ -285,6 +332,15 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// Sends a new token, once there is one. It does not wait for calls in flight, nor they for it.
+    fn renew(&mut self, now: Now, cx: &mut Context<'_>) {
+        let Some(payload) = self.renewal.poll(self.shared, cx) else { return };
+        let (id, timeout) = (Uuid::v4(), self.shared.options.request_timeout);
+        if self.caller.call(now, id, "auth", &payload, timeout, &mut self.out).is_ok() {
+            self.renewal.sent(id);
+        }
+    }
+
     fn close(&mut self, now: Now, done: Option<oneshot::Sender<()>>) {
         self.asked = Some(done);
         self.shared.enter(ConnectionState::Closing);
@@ -293,7 +349,12 @@ impl<'a> Link<'a> {
 
     /// Returns `false` if the server is not answering.
     fn handle_deadline(&mut self, now: Now) -> bool {
-        if now.at < self.caller.deadline() {
+        let deadline = self.caller.deadline();
+        if now.at < deadline {
+            return true;
+        }
+        self.judged_from = judged_from(self.judged_from, now.at, deadline);
+        if now.at < self.judged_from {
             return true;
         }
         while let Some(due) = self.caller.handle_deadline(now, &mut self.out) {
@@ -338,6 +399,9 @@ impl<'a> Link<'a> {
                     if channel == "server:connected" {
                         self.backoff.handle_connected(now.at);
                     }
+                    if channel == "auth:expiring" {
+                        self.renewal.start(self.shared);
+                    }
                     self.shared.listeners.notify(&Event { channel, payload });
                 }
                 Some(Incoming::Closed { code, reason }) => self.farewell = Some((code, reason)),
@@ -346,6 +410,12 @@ impl<'a> Link<'a> {
     }
 
     fn answer(&mut self, id: Uuid, result: Result<Payload, WireError>) {
+        if self.renewal.is_answered_by(id) {
+            if let Err(error) = result {
+                self.shared.notify("connection:auth-failed", json!({ "reason": error.to_string() }));
+            }
+            return;
+        }
         if let Some(answer) = self.answers.remove(&id) {
             // The caller may have stopped waiting.
             let _ = answer.send(result);
@@ -372,7 +442,11 @@ impl<'a> Link<'a> {
     }
 
     fn arm(&mut self, now: Now, cx: &mut Context<'_>) {
-        let deadline = self.caller.deadline();
+        let deadline = self.caller.deadline().max(if self.judged_from > now.at {
+            self.judged_from
+        } else {
+            Millis::default()
+        });
         self.sleep.as_mut().reset(tokio::time::Instant::now() + deadline.since(now.at));
         if self.sleep.as_mut().poll(cx).is_ready() {
             cx.waker().wake_by_ref();
@@ -385,4 +459,140 @@ fn random_mask() -> [u8; 4] {
     let mut mask = [0; 4];
     getrandom::fill(&mut mask).expect("system randomness is available");
     mask
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+    use futures_util::{SinkExt, StreamExt};
+    use serde_json::Value;
+    use tokio::time::{Instant, advance, sleep};
+    use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    use super::super::connect::{Address, Upgrade};
+    use super::super::listeners::Listeners;
+    use super::super::options::ClientOptions;
+    use super::super::shared::Place;
+    use super::super::source::Source;
+    use super::*;
+
+    type Server = WebSocketStream<tokio::io::DuplexStream>;
+
+    /// A client that is connected to a server in memory.
+    async fn connected(options: ClientOptions) -> (Arc<Shared>, mpsc::UnboundedSender<Command>, Server) {
+        let shared = Arc::new(Shared {
+            address: Place::Known(Address::parse("ws://localhost").unwrap()),
+            upgrade: Upgrade::new(&options).unwrap(),
+            options,
+            cause: Mutex::default(),
+            listeners: Listeners::default(),
+            state: AtomicU8::new(ConnectionState::Open as u8),
+            started: Instant::now(),
+        });
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let (commands, taken) = mpsc::unbounded_channel();
+        let first = Connected { stream: Box::new(near), early: Vec::new() };
+        tokio::spawn(run(shared.clone(), taken, first));
+        (shared, commands, WebSocketStream::from_raw_socket(far, Role::Server, None).await)
+    }
+
+    fn call(
+        commands: &mpsc::UnboundedSender<Command>,
+        timeout: Duration,
+    ) -> oneshot::Receiver<Result<Payload, WireError>> {
+        let (answer, answered) = oneshot::channel();
+        let call = Call { channel: "echo".to_owned(), payload: Payload::none(), timeout, answer };
+        assert!(commands.send(Command::Call(call)).is_ok(), "the client runs");
+        answered
+    }
+
+    async fn send(server: &mut Server, message: Value) {
+        server.send(Message::text(message.to_string())).await.unwrap();
+    }
+
+    /// Answers requests, and closes with 4401 once the token has expired. Returns how many renewals there were.
+    async fn keep_time(mut server: Server, issued: Arc<AtomicUsize>) -> usize {
+        const LIFE: Duration = Duration::from_secs(5);
+        let (mut ends, mut renewals) = (Instant::now() + LIFE, 0);
+        send(
+            &mut server,
+            json!({"type": "event", "channel": "server:connected", "payload": {}, "timestamp": 1}),
+        )
+        .await;
+        loop {
+            let warning = ends - Duration::from_secs(1);
+            let (deadline, warned) = if Instant::now() < warning { (warning, false) } else { (ends, true) };
+            match tokio::time::timeout_at(deadline, server.next()).await {
+                Err(_) if !warned => {
+                    let payload = json!({"inMs": 1000});
+                    send(&mut server, json!({"type": "event", "channel": "auth:expiring", "payload": payload, "timestamp": 1})).await;
+                    // The warning comes once.
+                    sleep(Duration::from_millis(1)).await;
+                }
+                Err(_) => return 0,
+                Ok(Some(Ok(Message::Text(text)))) => {
+                    let request: Value = serde_json::from_str(&text).unwrap();
+                    if request["channel"] == "auth" {
+                        assert_eq!(request["payload"]["token"], issued.load(Ordering::SeqCst).to_string());
+                        (ends, renewals) = (Instant::now() + LIFE, renewals + 1);
+                    }
+                    send(
+                        &mut server,
+                        json!({"type": "response", "id": request["id"], "channel": "c", "timestamp": 1}),
+                    )
+                    .await;
+                }
+                Ok(Some(Ok(Message::Close(_))) | None) => return renewals,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_credential_of_five_seconds_lasts_for_five_minutes_of_calls() {
+        let issued = Arc::new(AtomicUsize::new(0));
+        let counter = issued.clone();
+        let source = Source::from_async(move || {
+            let number = counter.fetch_add(1, Ordering::SeqCst) + 1;
+            async move {
+                sleep(Duration::from_millis(300)).await;
+                Ok::<_, io::Error>(number.to_string())
+            }
+        });
+        let options = ClientOptions { token_source: Some(source), ..ClientOptions::default() };
+        let (shared, commands, server) = connected(options).await;
+        let kept = tokio::spawn(keep_time(server, issued));
+        let started = Instant::now();
+        let mut answered = 0;
+        while started.elapsed() < Duration::from_secs(300) {
+            call(&commands, Duration::from_secs(30)).await.unwrap().expect("no call fails");
+            answered += 1;
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(shared.state.load(Ordering::SeqCst), ConnectionState::Open as u8);
+        drop(commands);
+        let renewals = kept.await.unwrap();
+        assert!((60..=75).contains(&renewals) && answered > 5000, "{renewals} renewals, {answered} calls");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_arrived_while_the_process_was_stopped_counts() {
+        let (shared, commands, mut server) = connected(ClientOptions::default()).await;
+        let mut answered = call(&commands, Duration::from_secs(30));
+        let Some(Ok(Message::Text(text))) = server.next().await else { panic!("no request") };
+        let request: Value = serde_json::from_str(&text).unwrap();
+        send(&mut server, json!({"type": "response", "id": request["id"], "channel": "c", "timestamp": 1}))
+            .await;
+        // The clock moves before the client's task runs: longer than the call's deadline, and than the idle timeout.
+        advance(Duration::from_secs(200)).await;
+        assert!((&mut answered).await.unwrap().is_ok());
+        let late = call(&commands, Duration::from_secs(30));
+        assert!(server.next().await.is_some());
+        assert_eq!(shared.state.load(Ordering::SeqCst), ConnectionState::Open as u8);
+        drop((late, commands));
+    }
 }

@@ -27,15 +27,29 @@
 //! |---|---|---|
 //! | `connection:open` | `{}` | the upgrade was answered |
 //! | `connection:closed` | `{code: number \| null, reason}` | a connection has ended |
-//! | `connection:reconnecting` | `{attempt, delayMs}` | the next attempt follows after this pause |
-//! | `connection:failed` | `{attempts}` | all attempts have failed; no more follow |
+//! | `connection:reconnecting` | `{attempt, delayMs, reason}` | the next attempt follows after this pause |
+//! | `connection:failed` | `{attempts, reason}` | no more attempts follow |
+//! | `connection:auth-failed` | `{reason}` | a new token could not be sent on the open connection, which stays open |
+//!
+//! What follows when a connection has ended, or an attempt has failed:
+//!
+//! | close code, or answer to the upgrade | meaning | the client |
+//! |---|---|---|
+//! | 4401, or 401 | the credential is missing, wrong or expired | asks [`ClientOptions::token_source`] once more; without one, or the second time, it ends |
+//! | 4403, or 403 | the credential is right and gives no access, or the server does not allow the client's `Host` | ends |
+//! | any other, or none | the server stops, is overloaded or has closed the connection; the network fails | tries again after a pause |
+//!
+//! The first attempt, [`Client::open`], is an exception: if it fails, its error is returned at once, and no attempt follows.
 
 pub(crate) mod connect;
+pub(crate) mod dial;
 mod handle;
 mod link;
 mod listeners;
 mod options;
+mod renewal;
 mod shared;
+mod source;
 #[cfg(feature = "backend")]
 pub(crate) mod tls;
 
@@ -43,3 +57,4 @@ pub use handle::Client;
 pub use listeners::{Event, Subscription};
 pub use options::ClientOptions;
 pub use shared::ConnectionState;
+pub use source::Source;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::protocol::caller::CallerLimits;
 
+use super::source::Source;
+
 /// The settings of a [`Client`](super::Client). The defaults are those of the specification.
 ///
 /// ```
@@ -48,6 +50,21 @@ pub struct ClientOptions {
     ///
     /// Default none.
     pub token: Option<String>,
+    /// Asked for the token at each attempt, when the server reports that the present one expires, and after close 4401; used
+    /// instead of [`token`](ClientOptions::token).
+    ///
+    /// Default none.
+    pub token_source: Option<Source>,
+    /// Further headers of the upgrade, such as a cookie: names and values. Those of the handshake itself are not allowed, and
+    /// `Authorization` only without a token.
+    ///
+    /// Default none.
+    pub headers: Vec<(String, String)>,
+    /// Certificates, in PEM, of authorities that are trusted for `wss://` besides those of the system.
+    ///
+    /// Default none.
+    #[cfg(feature = "backend")]
+    pub ca_certificates: Option<String>,
     /// The limits of each connection.
     pub limits: CallerLimits,
 }
@@ -63,13 +80,17 @@ impl Default for ClientOptions {
             connect_timeout: Duration::from_secs(10),
             max_pending: 1024,
             token: None,
+            token_source: None,
+            headers: Vec::new(),
+            #[cfg(feature = "backend")]
+            ca_certificates: None,
             limits: CallerLimits::default(),
         }
     }
 }
 
 impl fmt::Debug for ClientOptions {
-    /// Shows everything but the token.
+    /// Shows neither the token nor the headers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientOptions")
             .field("reconnect", &self.reconnect)

@@ -1,6 +1,8 @@
 //! What the handles of a client share with its task.
 
+use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
@@ -9,9 +11,10 @@ use tokio::time::Instant;
 use crate::protocol::error::{ErrorCode, WireError};
 use crate::protocol::time::{Millis, Now};
 
-use super::connect::Address;
+use super::connect::{Address, Upgrade};
 use super::listeners::{Event, Listeners};
 use super::options::ClientOptions;
+use super::source::Source;
 
 /// The state of a client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,14 +34,55 @@ pub(super) const STATES: [ConnectionState; 4] =
 
 /// What the handles share with the task.
 pub(super) struct Shared {
-    pub(super) address: Address,
+    pub(super) address: Place,
+    pub(super) upgrade: Upgrade,
     pub(super) options: ClientOptions,
+    /// Why there is no connection.
+    pub(super) cause: Mutex<Option<String>>,
     pub(super) listeners: Listeners,
     pub(super) state: AtomicU8,
     pub(super) started: Instant,
 }
 
+/// Where the server is.
+pub(super) enum Place {
+    Known(Address),
+    Asked(Source),
+}
+
 impl Shared {
+    /// Where the server is now.
+    pub(super) async fn address(&self) -> io::Result<Address> {
+        match &self.address {
+            Place::Known(address) => Ok(address.clone()),
+            Place::Asked(source) => {
+                let url = source.ask().await.map_err(|error| explain("the URL", &error))?;
+                Address::parse(&url)
+            }
+        }
+    }
+
+    /// The token to send now.
+    pub(super) async fn token(&self) -> io::Result<Option<String>> {
+        match &self.options.token_source {
+            None => Ok(self.options.token.clone()),
+            Some(source) => source.ask().await.map(Some).map_err(|error| explain("the token", &error)),
+        }
+    }
+
+    pub(super) fn note_cause(&self, cause: Option<String>) {
+        *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = cause;
+    }
+
+    /// The error of a call without a connection.
+    pub(super) fn not_connected(&self) -> WireError {
+        let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = cause
+            .as_ref()
+            .map_or_else(|| "not connected".to_owned(), |cause| format!("not connected: {cause}"));
+        WireError::with_code(ErrorCode::ConnectionClosed, message)
+    }
+
     pub(super) fn enter(&self, state: ConnectionState) {
         self.state.store(state as u8, Ordering::Release);
     }
@@ -57,6 +101,11 @@ impl Shared {
     }
 }
 
-pub(super) fn closed(message: &'static str) -> WireError {
-    WireError::with_code(ErrorCode::ConnectionClosed, message)
+/// The error of a call whose connection has ended.
+pub(super) fn closed(cause: &str) -> WireError {
+    WireError::with_code(ErrorCode::ConnectionClosed, format!("the connection was closed: {cause}"))
+}
+
+fn explain(what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what} cannot be found: {error}"))
 }

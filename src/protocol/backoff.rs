@@ -8,6 +8,39 @@ use super::time::Millis;
 /// The longest pause, before jitter.
 pub const MAX_DELAY: Duration = Duration::from_secs(30);
 
+/// Why a connection has ended, or an attempt has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The network, or a reason of the server that can pass.
+    Lost,
+    /// The credential is missing, wrong or expired: close 4401, or 401.
+    Unauthorized,
+    /// The credential is right and gives no access: close 4403, or 403.
+    Forbidden,
+}
+
+impl Ending {
+    /// What a close code means.
+    pub fn of_close(code: Option<u16>) -> Ending {
+        match code {
+            Some(4401) => Ending::Unauthorized,
+            Some(4403) => Ending::Forbidden,
+            _ => Ending::Lost,
+        }
+    }
+}
+
+/// What follows an ending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Another attempt, at once.
+    AtOnce,
+    /// Another attempt, after [`Backoff::next_delay`].
+    AfterPause,
+    /// No further attempt: it would fail too.
+    Never,
+}
+
 /// Counts attempts. Each pause is 1.5 times the last, with 20 % of jitter either way, so that clients do not all
 /// reconnect to a restarted server at once.
 #[derive(Debug, Clone)]
@@ -18,13 +51,15 @@ pub struct Backoff {
     attempts: u32,
     /// Since when the current connection works.
     works_since: Option<Millis>,
+    /// Whether the last credential was refused before a connection worked.
+    was_refused: bool,
 }
 
 impl Backoff {
     /// The first pause is `interval`. The client gives up after `max_attempts` since the last connection that worked for
     /// `stable_after`.
     pub fn new(interval: Duration, max_attempts: u32, stable_after: Duration) -> Backoff {
-        Backoff { interval, max_attempts, stable_after, attempts: 0, works_since: None }
+        Backoff { interval, max_attempts, stable_after, attempts: 0, works_since: None, was_refused: false }
     }
 
     /// Attempts since the last stable connection.
@@ -37,11 +72,28 @@ impl Backoff {
         self.works_since.get_or_insert(now);
     }
 
-    /// The connection was lost. If it was stable, the count starts over.
-    pub fn handle_lost(&mut self, now: Millis) {
+    /// A connection has ended, or an attempt has failed. If it was stable, the count starts over. `can_ask` says whether the next
+    /// attempt can send another credential.
+    pub fn handle_end(&mut self, now: Millis, ending: Ending, can_ask: bool) -> Next {
+        let worked = self.works_since.take();
+        let was_stable = worked.is_some_and(|since| now.since(since) >= self.stable_after);
         // A server that accepts connections and drops them must not be tried forever.
-        if self.works_since.take().is_some_and(|since| now.since(since) >= self.stable_after) {
+        if was_stable {
             self.attempts = 0;
+        }
+        if worked.is_some() {
+            self.was_refused = false;
+        }
+        match ending {
+            Ending::Lost => Next::AfterPause,
+            Ending::Unauthorized if can_ask && was_stable => Next::AtOnce,
+            // One that expires as soon as it is accepted must not be renewed in a loop.
+            Ending::Unauthorized if can_ask && worked.is_some() => Next::AfterPause,
+            Ending::Unauthorized if can_ask && !self.was_refused => {
+                self.was_refused = true;
+                Next::AtOnce
+            }
+            Ending::Unauthorized | Ending::Forbidden => Next::Never,
         }
     }
 
@@ -89,13 +141,33 @@ mod tests {
                 backoff.handle_connected(now + Duration::from_millis(life));
                 now = now + Duration::from_millis(life);
             }
-            backoff.handle_lost(now);
+            backoff.handle_end(now, Ending::Lost, false);
             let pause = backoff.next_delay(MIDDLE);
             attempts.push(pause.map(|_| backoff.attempts()));
             now = now + pause.unwrap_or_default();
         }
         let expected = [Some(1), Some(2), Some(3), Some(1), Some(2), Some(3), Some(4), None];
         assert_eq!(attempts, expected);
+    }
+
+    #[test]
+    fn a_refused_credential_is_asked_for_once_more() {
+        use Ending::{Forbidden, Lost, Unauthorized};
+        let mut backoff = Backoff::new(Duration::from_secs(1), 4, Duration::from_secs(5));
+        assert_eq!(backoff.handle_end(Millis(0), Unauthorized, false), Next::Never);
+        assert_eq!(backoff.handle_end(Millis(0), Forbidden, true), Next::Never);
+        assert_eq!(backoff.handle_end(Millis(0), Unauthorized, true), Next::AtOnce);
+        assert_eq!(backoff.handle_end(Millis(0), Lost, true), Next::AfterPause);
+        assert_eq!(backoff.handle_end(Millis(0), Unauthorized, true), Next::Never);
+        // It was accepted, and expired later.
+        for (life, next) in [(4999, Next::AfterPause), (5000, Next::AtOnce), (5000, Next::AtOnce)] {
+            backoff.handle_connected(Millis(0));
+            assert_eq!(backoff.handle_end(Millis(life), Unauthorized, true), next, "{life}");
+        }
+        assert_eq!(backoff.handle_end(Millis(0), Unauthorized, true), Next::AtOnce);
+        assert_eq!(Ending::of_close(Some(4401)), Unauthorized);
+        assert_eq!(Ending::of_close(Some(4403)), Forbidden);
+        assert_eq!([None, Some(1008), Some(4400)].map(Ending::of_close), [Lost; 3]);
     }
 
     #[test]

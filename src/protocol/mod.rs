@@ -24,6 +24,8 @@ mod overload;
 mod parking;
 pub mod payload;
 pub mod quota;
+#[cfg(feature = "client")]
+pub mod race;
 pub mod rate;
 mod request;
 pub mod session;

@@ -240,7 +240,9 @@ async fn the_client_gives_up_after_ten_attempts() {
                 attempts.push(payload["attempt"].as_u64().unwrap());
             }
             (channel, payload) if channel == "connection:failed" => {
-                assert_eq!(payload, json!({"attempts": 10}));
+                assert_eq!(payload["attempts"], 10);
+                let reason = payload["reason"].as_str().unwrap();
+                assert!(reason.starts_with("127.0.0.1:") && reason.contains("refused"), "{reason}");
                 break;
             }
             _ => {}
@@ -424,7 +426,7 @@ async fn attempts_count_until_a_connection_was_stable() {
                     attempts.push(payload["attempt"].as_u64().unwrap());
                 }
                 (channel, payload) if channel == "connection:failed" => {
-                    assert_eq!(payload, json!({"attempts": 10}));
+                    assert_eq!(payload, json!({"attempts": 10, "reason": "connection lost"}));
                     break;
                 }
                 _ => {}

@@ -10,6 +10,8 @@ mod backpressure;
 #[cfg(feature = "client")]
 mod client;
 mod connections;
+#[cfg(feature = "client")]
+mod credentials;
 mod documents;
 mod examples;
 mod extremes;

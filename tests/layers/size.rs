@@ -41,7 +41,7 @@ pub const ROOMS: [Room; 7] = [
         ],
         budget: Some(2_300),
     },
-    Room { name: "client", features: &["client", "backend"], parts: &["client/"], budget: Some(1_600) },
+    Room { name: "client", features: &["client", "backend"], parts: &["client/"], budget: Some(2_000) },
     Room { name: "protocol", features: &["pages", "client"], parts: &["protocol/"], budget: None },
     Room { name: "server", features: &["pages", "client"], parts: &["server/"], budget: None },
     Room { name: "backend", features: &["pages", "client", "backend"], parts: &["backend/"], budget: None },

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use switchboard::protocol::backoff::Backoff;
+use switchboard::protocol::backoff::{Backoff, Ending};
 use switchboard::protocol::caller::{Caller, CallerLimits, Due, Incoming};
 use switchboard::protocol::connection::{Connection, Event};
 use switchboard::protocol::error::ErrorCode;
@@ -93,7 +93,7 @@ pub async fn live(world: Arc<World>, mut rng: Rng) {
     while !world.is_quiet() {
         if talk(&world, rng.fork()).await {
             backoff.handle_connected(Millis::default());
-            backoff.handle_lost(Millis::default());
+            backoff.handle_end(Millis::default(), Ending::Lost, false);
         }
         let Some(pause) = backoff.next_delay(rng.next() as u32) else { return };
         sleep(pause).await;

@@ -145,22 +145,25 @@ pub(super) async fn listen(target: &Target, channels: &[String]) -> ExitCode {
     let url = target.url.clone();
     client.on_message("connection:open", move |_| say(format_args!("switchboard: connected to {url}")));
     client.on_message("connection:closed", |event| {
-        let reason = member(event, "reason").and_then(|reason| reason.as_str().map(str::to_owned));
-        say(format_args!("switchboard: connection lost: {}", reason.unwrap_or_default()));
+        say(format_args!("switchboard: connection lost: {}", reason_of(event)));
     });
     client.on_message("connection:reconnecting", |event| {
         let number = |name| member(event, name).and_then(|value| value.as_u64()).unwrap_or_default();
         let (delay, attempt) = (number("delayMs"), number("attempt"));
-        say(format_args!("switchboard: reconnecting in {delay} ms, attempt {attempt}"));
+        say(format_args!("switchboard: reconnecting in {delay} ms, attempt {attempt}: {}", reason_of(event)));
     });
-    client.on_message("connection:failed", move |_| {
-        say("switchboard: giving up");
+    client.on_message("connection:failed", move |event| {
+        say(format_args!("switchboard: giving up: {}", reason_of(event)));
         let _ = ended.send(ExitCode::from(EXIT_NOT_CONNECTED));
     });
     if let Err(error) = client.open().await {
         return not_connected(&target.url, &error);
     }
     end.recv().await.unwrap_or(ExitCode::SUCCESS)
+}
+
+fn reason_of(event: &Event) -> String {
+    member(event, "reason").and_then(|reason| reason.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 fn member(event: &Event, name: &str) -> Option<serde_json::Value> {

@@ -17,7 +17,8 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::client::connect::{Stream, open_tcp};
+use crate::client::connect::Stream;
+use crate::client::dial::open_tcp;
 use crate::client::tls;
 
 use super::origin::{BaseUrl, Origin, OriginError};
@@ -135,7 +136,7 @@ async fn connect(request: &Outgoing) -> Result<Box<dyn Stream>, HttpError> {
     let origin = &request.endpoint.origin;
     let stream = open_tcp(origin.host(), origin.port()).await.map_err(HttpError::Connect)?;
     if origin.is_secure() {
-        return Ok(Box::new(tls::wrap(origin.host(), stream).await.map_err(HttpError::Connect)?));
+        return Ok(Box::new(tls::wrap(origin.host(), stream, None).await.map_err(HttpError::Connect)?));
     }
     let is_local = stream.peer_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
     // What a name like `x.localhost` leads to is decided outside of this program.

@@ -14,7 +14,7 @@ pub use access::{AccessRules, advice, check_host, check_origin, same_token, send
 #[cfg(feature = "pages")]
 pub use access::{is_authorized, may_see};
 #[cfg(feature = "client")]
-pub use answer::check_answer;
+pub use answer::{FirstFrame, check_answer, first_frame};
 pub use forwarded::{AddressKey, Network, client_address};
 pub use head::{Head, Refusal};
 pub use names::{NeverMatches, check_allowed_host, check_allowed_origin, read_public_url};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use switchboard::protocol::backoff::{Backoff, MAX_DELAY};
+use switchboard::protocol::backoff::{self, Backoff, MAX_DELAY};
 use switchboard::protocol::caller::{Caller, CallerLimits, Due, Incoming, Step};
 use switchboard::protocol::connection::{Connection, Event};
 use switchboard::protocol::envelope::{Envelope, Kind};
@@ -282,7 +282,7 @@ fn pauses_are_in_bounds(data: &[u8]) {
                 (attempt, expected) = (0, interval as f64);
             }
         }
-        backoff.handle_lost(Millis(now));
+        backoff.handle_end(Millis(now), backoff::Ending::Lost, false);
         assert_eq!(backoff.attempts(), attempt);
         let pause = backoff.next_delay(u32::from_be_bytes(choices.word()));
         assert_eq!(pause.is_some(), attempt < most, "attempt {attempt} of {most}");

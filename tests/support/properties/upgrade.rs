@@ -83,7 +83,9 @@ pub fn answer_verdict_is_right(head: &Head<'_>, verdict: Result<(), &'static str
     let passes = names(head, "upgrade", "websocket")
         && names(head, "connection", "upgrade")
         && fits
-        && values(head, "sec-websocket-extensions").is_empty();
+        && values(head, "sec-websocket-extensions").is_empty()
+        && matches!(values(head, "sec-websocket-protocol").as_slice(), [] | [_])
+        && values(head, "sec-websocket-protocol").iter().all(|selected| trim(selected) == SUBPROTOCOL);
     assert_eq!(verdict.is_ok(), passes, "{verdict:?}: {head:?}");
 }
 
