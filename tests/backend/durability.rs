@@ -25,6 +25,7 @@ async fn every_write_that_was_answered_survives_kill_9() {
     let data_dir = folder.path().join("data");
     let mut answered = Vec::new();
     let mut chat = Value::Null;
+    let mut interrupted = 0;
     // Killed while most of the thousand are pending, at three different points, or at KILL_ROUNDS.
     let rounds = std::env::var("KILL_ROUNDS").map_or(3, |rounds| rounds.parse().expect("a number"));
     for kill_after in [1, 100, 500].into_iter().chain((3..).map(|round| 1 + round * 7919 % 700)).take(rounds)
@@ -52,8 +53,11 @@ async fn every_write_that_was_answered_survives_kill_9() {
                 program.take().unwrap().kill();
             }
         }
-        assert!(answers >= kill_after && answers < WRITES, "{answers} of {WRITES} answered");
+        assert!(answers >= kill_after, "{answers} of {WRITES} answered");
+        interrupted += usize::from(answers < WRITES);
     }
+    // On a busy machine the program can be ahead of this test by hundreds of answers.
+    assert!(2 * interrupted > rounds, "only {interrupted} of {rounds} kills met writes that were pending");
 
     let program = Program::start(&data_dir);
     let mut client = Client::connect(program.port).await;
