@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use switchboard::client::{Client, ClientOptions};
 use switchboard::{Config, HandlerError, Payload, Server};
 use tokio::io::AsyncBufReadExt;
 
@@ -449,7 +450,7 @@ async fn listen_shows_the_control_characters_of_events_and_close_reasons() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wss_trusts_only_the_certificates_of_the_system() {
+async fn wss_trusts_only_the_certificates_of_the_system_and_given_ones() {
     let host = Host::new();
     let Some((certificate, acceptor)) = certificate::localhost(host.folder.path()) else {
         return skip::skipped("wss:// with a certificate by the openssl command, which is not installed");
@@ -475,6 +476,18 @@ async fn wss_trusts_only_the_certificates_of_the_system() {
     };
     let trusted = call("localhost", Some(&certificate)).await;
     assert!(trusted.status.success(), "{trusted:?}");
+    let url = format!("wss://localhost:{port}");
+    let own = |pem: String| ClientOptions { ca_certificates: Some(pem), ..ClientOptions::default() };
+    let pem = fs::read_to_string(&certificate).unwrap();
+    let client = Client::connect(&url, own(pem)).await.unwrap();
+    client.send_message("system:ping", ()).await.unwrap();
+    client.disconnect().await;
+    let error = Client::connect(&url, ClientOptions::default()).await.unwrap_err().to_string();
+    assert!(error.starts_with("TLS with localhost: ") && error.contains("certificate"), "{error}");
+    for unreadable in ["", "no certificate"] {
+        let error = Client::new(&url, own(unreadable.to_owned())).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{unreadable}");
+    }
     let unknown = call("localhost", None).await;
     assert_eq!(unknown.status.code(), Some(3), "{unknown:?}");
     let other_name = call("127.0.0.1", Some(&certificate)).await;
