@@ -168,8 +168,9 @@ pub use protocol::payload::Payload;
 pub use protocol::session::Ending;
 #[doc(inline)]
 pub use server::{
-    Callback, ClientId, ClientInfo, Completed, Config, Connection, Group, Guard, Identity, JoinError,
-    Limited, Observer, Peer, RateLimit, RequestContext, Server, ServerError, Stats, Verdict, Visit,
+    Call, Callback, Called, ClientId, ClientInfo, Completed, Config, Connection, Group, Guard, Identity,
+    JoinError, Limited, Observer, Peer, RateLimit, RequestContext, Server, ServerError, Stats, Verdict,
+    Visit,
 };
 #[cfg(feature = "pages")]
 #[doc(inline)]

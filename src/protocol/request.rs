@@ -84,6 +84,14 @@ impl Request {
 #[derive(Clone)]
 pub struct RequestId(SharedStr);
 
+impl RequestId {
+    /// The id of a call in process.
+    pub(crate) fn local() -> RequestId {
+        const LOCAL: &str = "local";
+        RequestId(SharedStr::new(LOCAL.into(), 0..LOCAL.len()))
+    }
+}
+
 impl std::fmt::Debug for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RequestId({self})")

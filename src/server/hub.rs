@@ -284,6 +284,11 @@ impl<S> Client<S> {
         self.observers.failed(error);
     }
 
+    /// Makes the client of a call in process a member, or ends that. The observers are not notified: it has no connection.
+    pub(super) fn set_member(&self, member: bool) {
+        self.member.store(member, Ordering::Release);
+    }
+
     /// Makes the client a member, once, and notifies the observers.
     pub(super) fn become_member(self: &Arc<Self>, now: Millis) {
         if !self.member.swap(true, Ordering::AcqRel) {
@@ -321,6 +326,10 @@ impl<S> Client<S> {
 
     pub(super) fn identity(&self) -> Option<Identity> {
         self.belongings()?.identity()
+    }
+
+    pub(super) fn set_identity(&self, identity: Identity) {
+        self.belongings_mut().set_identity(identity);
     }
 
     pub(super) fn connected_at_unix_ms(&self) -> u64 {

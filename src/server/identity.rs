@@ -105,6 +105,12 @@ impl Belongings {
         self.owned().identity.clone()
     }
 
+    /// Sets the identity. What it replaces is dropped after the lock is released: it can be code of the embedder.
+    pub(super) fn set_identity(&self, identity: Identity) {
+        let replaced = self.owned().identity.replace(identity);
+        drop(replaced);
+    }
+
     pub(super) fn data<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         let owned = self.owned();
         let (_, value) = owned.data.iter().find(|(kind, _)| *kind == TypeId::of::<T>())?;

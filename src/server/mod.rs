@@ -11,6 +11,7 @@
 //! [`Session`](crate::protocol::session::Session). No lock is held while anything is awaited, polled or written.
 
 mod admission;
+mod call;
 mod clock;
 mod config;
 mod connection;
@@ -38,6 +39,7 @@ mod shared;
 mod upgrade;
 
 pub use admission::Peer;
+pub use call::{Call, Called};
 pub use config::{Callback, ClientId, Config, ServerError};
 pub use connection::Connection;
 #[cfg(feature = "pages")]

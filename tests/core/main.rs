@@ -8,6 +8,7 @@ mod admission;
 mod advisories;
 mod backpressure;
 #[cfg(feature = "client")]
+mod calls;
 mod client;
 mod connections;
 #[cfg(feature = "client")]
