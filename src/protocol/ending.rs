@@ -28,17 +28,17 @@ impl Ending {
     }
 
     /// The server closes.
-    pub(super) fn by_server(code: CloseCode, reason: &str) -> Box<Ending> {
-        Box::new(Ending { code: code.into(), reason: reason.to_owned(), by_client: false })
+    pub(super) fn by_server(code: CloseCode, reason: &str) -> Ending {
+        Ending { code: code.into(), reason: reason.to_owned(), by_client: false }
     }
 
     /// The client has closed.
-    pub(super) fn by_client(code: Option<u16>, reason: String) -> Box<Ending> {
-        Box::new(Ending { code: code.unwrap_or(NO_CODE), reason, by_client: true })
+    pub(super) fn by_client(code: Option<u16>, reason: String) -> Ending {
+        Ending { code: code.unwrap_or(NO_CODE), reason, by_client: true }
     }
 
     /// The client has broken the protocol or a limit.
-    pub(super) fn by_violation(violation: Violation) -> Box<Ending> {
+    pub(super) fn by_violation(violation: Violation) -> Ending {
         Ending::by_server(violation.code(), violation.as_str())
     }
 }

@@ -61,14 +61,21 @@ pub struct Limits {
     ///
     /// Default 120 s, as in the specification.
     pub idle_timeout: Duration,
-    /// How long a client can take to authenticate when a token is set. After that it is closed with 1008.
+    /// How long a client can take to authenticate on channel `auth`. After that it is closed with 1008, or with 4401 if it
+    /// offered `switchboard.v1`.
     ///
     /// Default 10 s.
     pub auth_timeout: Duration,
-    /// Most wrong tokens on channel `auth` of one connection. The last of them closes it with 1008.
+    /// Most wrong tokens on channel `auth` of one connection; with an authenticator, since the last right one. The last of them
+    /// closes it with 1008.
     ///
     /// Default 3.
     pub max_auth_attempts: u32,
+    /// How long before its credential expires a client of `switchboard.v1` gets the event `auth:expiring`; at the latest, when half
+    /// of the time for which the credential is valid has passed. It can send a new one on channel `auth` until it expires.
+    ///
+    /// Default 30 s: time to ask a slow server for a token, and once more.
+    pub expiry_notice: Duration,
     /// How long the client can take to answer a close frame and to read the remaining bytes. After that the connection is
     /// cut.
     ///
@@ -113,6 +120,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(120),
             auth_timeout: Duration::from_secs(10),
             max_auth_attempts: 3,
+            expiry_notice: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
             max_outbox_bytes: 128 << 20,
             soft_outbox_bytes: 8 << 20,

@@ -2,11 +2,13 @@
 
 pub mod admission;
 mod assembly;
+mod authentication;
 #[cfg(feature = "client")]
 pub mod backoff;
 #[cfg(feature = "client")]
 pub mod caller;
 pub mod connection;
+mod credential;
 mod decode;
 mod ending;
 pub mod envelope;

@@ -67,10 +67,16 @@ impl Overload {
         self.wrong_tokens >= limits.max_auth_attempts
     }
 
+    /// Forgets the wrong tokens before a right one: a client can renew its credential for weeks, and fail at times.
+    pub(super) fn right_token(&mut self) {
+        self.wrong_tokens_taken = self.wrong_tokens_taken.wrapping_sub(self.wrong_tokens);
+        self.wrong_tokens = 0;
+    }
+
     /// The number of wrong tokens since the last call.
     pub(super) fn take_wrong_tokens(&mut self) -> u32 {
         let taken = std::mem::replace(&mut self.wrong_tokens_taken, self.wrong_tokens);
-        self.wrong_tokens - taken
+        self.wrong_tokens.wrapping_sub(taken)
     }
 }
 

@@ -8,6 +8,11 @@
 //! | message over [`MAX_INLINE_BYTES`] | [`Action::Decode`] | [`Action::Decode`] | - | - |
 //! | [`handle_decoded`](Session::handle_decoded) of a request | `UNAUTHORIZED` | [`Action::Request`] | - | - |
 //! | message that is not a request | `INVALID_MESSAGE` | `INVALID_MESSAGE` | - | - |
+//! | `auth` while the caller is asked | [`Action::Authenticate`] | [`Action::Authenticate`] | - | - |
+//! | [`handle_verdict`](Session::handle_verdict) of [`Verdict::Accepted`] | response, [`Action::Authenticated`], `Open` | response | - | - |
+//! | [`handle_verdict`](Session::handle_verdict) of [`Verdict::Unauthorized`] | `UNAUTHORIZED` | `UNAUTHORIZED` | - | - |
+//! | [`handle_verdict`](Session::handle_verdict) of [`Verdict::Forbidden`] | `UNAUTHORIZED`, close 4403, `Closing` | `UNAUTHORIZED`, close 4403, `Closing` | - | - |
+//! | [`handle_verdict`](Session::handle_verdict) of [`Verdict::Failed`] | `TIMEOUT` | `TIMEOUT` | - | - |
 //! | `auth` with the token | response, [`Action::Authenticated`], `Open` | response | - | - |
 //! | `auth` without the token | `UNAUTHORIZED` | `UNAUTHORIZED` | - | - |
 //! | the last of [`Limits::max_auth_attempts`] wrong tokens | `UNAUTHORIZED`, close 1008, `Closing` | `UNAUTHORIZED`, close 1008, `Closing` | - | - |
@@ -20,7 +25,9 @@
 //! | any other violation of RFC 6455 | close frame, `Finished` | close frame, `Finished` | `Finished` | - |
 //! | [`answer`](Session::answer) | | response | - | - |
 //! | deadline of a parked request | | `TIMEOUT`, [`Due::Expired`] | | |
-//! | [`Limits::auth_timeout`] | close 1008, `Closing` | | | |
+//! | [`Limits::auth_timeout`] | close 4401, `Closing` | | | |
+//! | [`Limits::expiry_notice`] before the credential expires | | `auth:expiring` | - | |
+//! | the time at which the credential expires | | close 4401, `Closing` | - | |
 //! | [`Limits::ping_interval`] of silence | ping | ping | - | - |
 //! | [`Limits::idle_timeout`] of silence | close 1001, `Closing` | close 1001, `Closing` | - | - |
 //! | [`Limits::close_timeout`] | | | [`Due::Cut`] | [`Due::Cut`] |
@@ -28,7 +35,9 @@
 //! | [`shut_down`](Session::shut_down) | close 1001, `Closing` | `server:shutdown`, `CONNECTION_CLOSED` per parked request, close 1001, `Closing` | - | - |
 //!
 //! `-` is no effect, and an empty cell cannot occur. A code in capitals is an error response. A channel `auth` is special only
-//! if there is a token. The states are seen from outside: `Open` is [`is_open`](Session::is_open), `Closing` is
+//! if there is a token, or the caller decides about credentials ([`ask_caller`](Session::ask_caller)). The client is one that
+//! offered `switchboard.v1` ([`set_v1`](Session::set_v1)): others get no `auth:expiring`, and 1008 instead of 4403, and instead of
+//! 4401 at [`Limits::auth_timeout`]. The states are seen from outside: `Open` is [`is_open`](Session::is_open), `Closing` is
 //! [`closing_until`](Session::closing_until), `Finished` is [`is_finished`](Session::is_finished). In `Finished`
 //! [`handle_deadline`](Session::handle_deadline) always returns [`Due::Cut`]. Leaving `Open` discards the parked requests, the
 //! message that is being received and the one that is being decoded; nothing more is collected.
@@ -39,13 +48,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::connection::{CloseCode, Connection, Event};
+use super::credential::{Credential, Term};
+pub use super::credential::{FORBIDDEN, UNAUTHORIZED, Verdict};
 pub use super::decode::{Decoded, MAX_INLINE_BYTES, Undecoded};
 use super::decode::{Message, Refusal};
 pub use super::ending::Ending;
 use super::envelope::{self, Body, Timestamp};
 use super::error::{ErrorCode, WireError};
 use super::frame;
-use super::handshake;
 use super::idle::{IdleAction, IdleTimer};
 use super::json;
 use super::limits::Limits;
@@ -56,7 +66,7 @@ use super::payload::Payload;
 pub use super::rate::RateWindow;
 use super::rate::Window;
 pub use super::request::{Request, RequestId};
-pub use super::step::{Due, Step};
+pub use super::step::{Action, Due, Step, Tally};
 use super::time::{Millis, Now};
 use super::uuid::Uuid;
 
@@ -82,10 +92,13 @@ pub struct Rules {
 ///    [`handle_decoded`](Session::handle_decoded), and do what that returns. Until then no input is wanted, so the order of the
 ///    client's messages is kept; everything else can be called. Once [`is_decoding`](Session::is_decoding) is false, the
 ///    session has closed meanwhile, and the result can be dropped.
-/// 5. At [`deadline`](Session::deadline), read what has arrived: the process may have been stopped. Then call
+/// 5. After [`Action::Authenticate`], give a verdict to [`handle_verdict`](Session::handle_verdict), in bounded time. Until then
+///    no input is wanted, so what the client sent after its new credential is handled after the verdict. Once
+///    [`is_authenticating`](Session::is_authenticating) is false, the session has closed meanwhile.
+/// 6. At [`deadline`](Session::deadline), read what has arrived: the process may have been stopped. Then call
 ///    [`handle_deadline`](Session::handle_deadline) until it returns `None`. After [`Due::Cut`], close the transport.
-/// 6. After each call, send what was appended to `out`, and ask for the deadline again: it may have changed.
-/// 7. When [`is_finished`](Session::is_finished), send what is left, then close the transport.
+/// 7. After each call, send what was appended to `out`, and ask for the deadline again: it may have changed.
+/// 8. When [`is_finished`](Session::is_finished), send what is left, then close the transport.
 ///
 /// A caller that counts for several sessions asks for [`held_bytes`](Session::held_bytes) after each step, which is at most one
 /// frame, and for [`take_wrong_tokens`](Session::take_wrong_tokens); [`share_window`](Session::share_window) makes sessions
@@ -94,51 +107,28 @@ pub struct Rules {
 /// The session drops an `H` when it discards the request, because the connection closes.
 #[derive(Debug)]
 pub struct Session<H = ()> {
-    rules: Arc<Rules>,
+    pub(super) rules: Arc<Rules>,
     id: Uuid,
-    connection: Connection,
-    phase: Phase,
+    pub(super) connection: Connection,
+    pub(super) phase: Phase,
     rate: Window,
-    overload: Overload,
+    pub(super) overload: Overload,
+    pub(super) credential: Credential,
     idle: IdleTimer,
     parked: Parking<H>,
     /// The size of the message that is being decoded; 0 if there is none.
     decoding_bytes: usize,
-    tally: Tally,
+    pub(super) tally: Tally,
     keeps_errors: bool,
     last_error: Option<Box<WireError>>,
-    ending: Option<Box<Ending>>,
+    pub(super) term: Option<Box<Term>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Unauthenticated { until: Millis },
     Open,
     Closing { until: Millis },
-}
-
-/// Counters since the last [`Session::take_tally`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Data messages received.
-    pub requests: u32,
-    /// Error responses, by [`ErrorCode::index`].
-    pub errors: [u32; ErrorCode::COUNTERS],
-    /// Whether the session has closed because of too many refused messages.
-    pub closed_for_refusals: bool,
-    /// Whether the session has closed because of too many wrong tokens.
-    pub closed_for_tokens: bool,
-}
-
-/// What the caller of a session has to do.
-#[derive(Debug)]
-pub enum Action {
-    /// Call the handler, and answer.
-    Request(Request),
-    /// The client has authenticated: it may get events from now on.
-    Authenticated,
-    /// Decode a large message, and give the result to [`Session::handle_decoded`].
-    Decode(Undecoded),
 }
 
 impl<H> Session<H> {
@@ -158,13 +148,14 @@ impl<H> Session<H> {
             phase,
             rate: Window::Own(RateWindow::default()),
             overload: Overload::new(),
+            credential: Credential::default(),
             idle: IdleTimer::new(now),
             parked: Parking::new(),
             decoding_bytes: 0,
             tally: Tally::default(),
             keeps_errors: false,
             last_error: None,
-            ending: None,
+            term: None,
             rules,
         }
     }
@@ -209,13 +200,14 @@ impl<H> Session<H> {
         self.rate = Window::Shared(window);
     }
 
-    /// Whether more input may be handled: not while a message is being decoded, [`Limits::max_in_flight`] requests are parked,
-    /// or some are and [`held_bytes`](Session::held_bytes) are over [`Limits::max_in_flight_bytes`].
+    /// Whether more input may be handled: not while a message is being decoded or a verdict is awaited, not while
+    /// [`Limits::max_in_flight`] requests are parked, and not while some are and [`held_bytes`](Session::held_bytes) are over [`Limits::max_in_flight_bytes`].
     pub fn wants_input(&self) -> bool {
         let (limits, in_flight) = (&self.rules.limits, self.parked.len());
         in_flight < limits.max_in_flight
             && (in_flight == 0 || self.held_bytes() <= limits.max_in_flight_bytes)
             && !self.is_decoding()
+            && !self.credential.is_awaited
             && !self.connection.is_closed()
     }
 
@@ -383,8 +375,8 @@ impl<H> Session<H> {
             Ok(request) => request,
             Err(refusal) => return self.refuse(now, &refusal.id, &refusal.channel, refusal.error, out),
         };
-        if self.rules.token.is_some() && json::content_is(request.raw_channel(), "auth") {
-            return self.authenticate(now, &request, out);
+        if self.has_auth() && json::content_is(request.raw_channel(), "auth") {
+            return self.authenticate(now, request, out);
         }
         if self.phase != Phase::Open {
             let error = WireError::with_code(ErrorCode::Unauthorized, "Authentication required");
@@ -393,41 +385,9 @@ impl<H> Session<H> {
         Some(Action::Request(request))
     }
 
-    /// Handles a request on channel `auth`, whose payload is `{token}`.
-    fn authenticate(&mut self, now: Now, request: &Request, out: &mut Vec<u8>) -> Option<Action> {
-        let (limits, token) = (&self.rules.limits, self.rules.token.as_deref().unwrap_or_default());
-        let (id, channel, payload) = (request.raw_id(), request.raw_channel(), request.payload());
-        // After authentication larger messages come here, which must not be scanned a second time.
-        let payload =
-            payload.as_str().filter(|payload| payload.len() <= limits.max_unauthenticated_message_bytes);
-        let Some(sent) = payload.and_then(|payload| json::string_member(payload, "token")) else {
-            let error = WireError::with_code(ErrorCode::Unauthorized, "Payload must be {token: string}");
-            return self.refuse(now, id, channel, error, out);
-        };
-        if !handshake::same_token(sent.as_bytes(), token.as_bytes()) {
-            let are_too_many = self.overload.wrong_token(limits);
-            let error = WireError::with_code(ErrorCode::Unauthorized, "Token is wrong");
-            self.refuse(now, id, channel, error, out);
-            if are_too_many {
-                self.tally.closed_for_tokens = true;
-                self.close(now.at, CloseCode::Policy, "too many wrong tokens", out);
-            }
-            return None;
-        }
-        let max_message_bytes = limits.max_message_bytes;
-        let payload = Payload::trusted(r#"{"authenticated":true}"#.to_owned());
-        self.respond(now, id, channel, Ok(payload), usize::MAX, out);
-        if let Phase::Unauthenticated { .. } = self.phase {
-            self.phase = Phase::Open;
-            self.connection.set_max_message_bytes(max_message_bytes);
-            return Some(Action::Authenticated);
-        }
-        None
-    }
-
     /// Answers a message that does not get to a handler.
     #[cold]
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         now: Now,
         id: &str,
@@ -453,7 +413,7 @@ impl<H> Session<H> {
     }
 
     /// Writes a response. Every one is written here.
-    fn respond(
+    pub(super) fn respond(
         &mut self,
         now: Now,
         id: &str,
@@ -539,7 +499,9 @@ impl<H> Session<H> {
         match self.phase {
             Phase::Closing { until } => until,
             Phase::Unauthenticated { until } => idle.min(until),
-            Phase::Open => idle,
+            Phase::Open => {
+                self.term.as_ref().and_then(|term| term.deadline()).map_or(idle, |at| idle.min(at))
+            }
         }
     }
 
@@ -555,10 +517,14 @@ impl<H> Session<H> {
         match self.phase {
             Phase::Closing { until } => return (now.at >= until).then_some(Due::Cut),
             Phase::Unauthenticated { until } if now.at >= until => {
-                self.close(now.at, CloseCode::Policy, "authentication timeout", out);
+                let code = self.refusal_code(UNAUTHORIZED);
+                self.close(now.at, code, "authentication timeout", out);
                 return None;
             }
             _ => {}
+        }
+        if self.is_open() && !self.handle_credential(now, out) {
+            return None;
         }
         // We have paused reading, so silence is not the client's fault.
         if !self.wants_input() {
@@ -584,14 +550,15 @@ impl<H> Session<H> {
         self.phase = Phase::Closing { until: now + self.rules.limits.close_timeout };
     }
 
-    fn end(&mut self, ending: impl FnOnce() -> Box<Ending>) {
-        self.ending.get_or_insert_with(ending);
+    fn end(&mut self, ending: impl FnOnce() -> Ending) {
+        self.term.get_or_insert_default().ending.get_or_insert_with(ending);
+        self.credential.is_awaited = false;
         self.discard_parked();
     }
 
     /// How the connection has ended; `None` while no close frame was sent or received.
     pub fn ending(&self) -> Option<&Ending> {
-        self.ending.as_deref()
+        self.term.as_ref()?.ending.as_ref()
     }
 
     /// Closes because the server stops: sends `server:shutdown`, `CONNECTION_CLOSED` for each parked request, and close

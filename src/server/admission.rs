@@ -25,6 +25,11 @@ const ADDRESSES_WITH_WINDOWS: usize = 10_000;
 /// Length from which on a token counts as long, in bytes: 16 random ones of base64 are 96 bits.
 const LONG_TOKEN_BYTES: usize = 16;
 
+/// Whether a token is so long that it cannot be guessed.
+pub(super) fn is_long(token: &[u8]) -> bool {
+    token.len() >= LONG_TOKEN_BYTES
+}
+
 /// What clients are counted by; `None` where the embedder has passed no address.
 pub(super) type Key = Option<AddressKey>;
 

@@ -171,7 +171,7 @@ impl Drop for Caller {
     fn drop(&mut self) {
         let hub = &self.0.shared.hub;
         self.0.set_member(false);
-        hub.leave(self.0.id);
+        hub.leave(&self.0);
         hub.leave_groups(self.0.id);
         if let Some(belongings) = self.0.belongings() {
             belongings.release();

@@ -137,10 +137,17 @@ pub struct Config {
     ///
     /// Default 1 024.
     pub max_handshakes: usize,
-    /// How long a connection may take from its first byte to the response to its HTTP request. Then it is cut.
+    /// How long a connection may take from its first byte to the response to its HTTP request. Then it is cut. An authenticator
+    /// can take as long again.
     ///
     /// Default 10 s.
     pub handshake_timeout: Duration,
+    /// Most calls of the authenticator of [`Server::authenticate`](super::Server::authenticate) at the same time. Further ones
+    /// wait, in turns by address; one that waits and runs longer than `handshake_timeout` is dropped: its client gets 503, or
+    /// `TIMEOUT` on channel `auth`.
+    ///
+    /// Default 64: more than a pool of database connections usually has.
+    pub max_authentications: usize,
     /// Longest head of an HTTP request, in bytes; at least 8 KiB. A longer one gets 431.
     ///
     /// Default 16 KiB; nginx takes 8 KiB a line, hyper 400 KiB.
@@ -259,6 +266,7 @@ impl Default for Config {
             max_groups_per_connection: 100,
             max_handshakes: 1_024,
             handshake_timeout: Duration::from_secs(10),
+            max_authentications: 64,
             max_head_bytes: 16 << 10,
             #[cfg(feature = "pages")]
             max_pages: 32,
@@ -383,6 +391,7 @@ impl Config {
             &mut limits.handler_timeout,
             &mut limits.idle_timeout,
             &mut limits.auth_timeout,
+            &mut limits.expiry_notice,
             &mut limits.close_timeout,
             &mut limits.soft_outbox_timeout,
             &mut limits.send_timeout,
@@ -412,6 +421,7 @@ impl Config {
             ("max_unauthenticated", self.max_unauthenticated, 1),
             ("max_wrong_tokens", usize::from(self.max_wrong_tokens > 0), 1),
             ("max_handshakes", self.max_handshakes, 1),
+            ("max_authentications", self.max_authentications, 1),
             ("max_head_bytes", self.max_head_bytes, MIN_HEAD_BYTES),
             #[cfg(feature = "pages")]
             ("max_pages", self.max_pages, 1),

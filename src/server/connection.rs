@@ -2,12 +2,14 @@
 //! the client, and what its task finds in its mailbox.
 
 use std::fmt;
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::protocol::payload::Payload;
 use crate::protocol::session::Ending;
 
+use super::authentication::{Attempt, Refusal};
 use super::config::ClientId;
 use super::identity::Identity;
 use super::shared::{Client, RequestContext, Server};
@@ -170,6 +172,73 @@ impl RequestContext {
 }
 
 impl Server {
+    /// Sets the function that decides who a client is, and whether it may connect. It replaces
+    /// [`Config::token`](super::Config::token) and an earlier function.
+    ///
+    /// It is called after the checks of `Host` and `Origin` and before the answer to an upgrade, and for pages that need a token.
+    /// At most [`Config::max_authentications`](super::Config::max_authentications) calls run at the same time, each for at most
+    /// [`Config::handshake_timeout`](super::Config::handshake_timeout). A client that leaves cancels its call, and a panic in one
+    /// is contained: the client gets 500, and observers a [`ServerError`](super::ServerError).
+    ///
+    /// Shortly before the credential expires, a client that offered `switchboard.v1` gets the event `auth:expiring`. It can then
+    /// send a new one on channel `auth`, for which the function is called too: what the client sends after it is handled after
+    /// the decision. At [`Identity::expires_at`] the connection closes with 4401.
+    ///
+    /// An address that sends many wrong credentials has to wait, as for the token: see
+    /// [`Config::max_wrong_tokens`](super::Config::max_wrong_tokens).
+    ///
+    /// ```
+    /// use switchboard::{Attempt, Config, Identity, Refusal, Server};
+    ///
+    /// struct User { name: String }
+    ///
+    /// async fn verify(token: &str) -> Result<User, Refusal> {
+    ///     match token {
+    ///         "a token of Ada" => Ok(User { name: "Ada".to_owned() }),
+    ///         _ => Err(Refusal::unauthorized("token is not valid")),
+    ///     }
+    /// }
+    ///
+    /// let server = Server::new(Config::default());
+    /// server.authenticate(|attempt: Attempt| async move {
+    ///     let user = verify(attempt.bearer().ok_or(Refusal::Unauthorized)?).await?;
+    ///     Ok(Identity::new(&*user.name).expires_at_unix_ms(1_900_000_000_000).data(user))
+    /// });
+    /// ```
+    pub fn authenticate<F, Fut>(&self, authenticator: F)
+    where
+        F: Fn(Attempt) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Identity, Refusal>> + Send + 'static,
+    {
+        self.shared.authentication.set(authenticator);
+    }
+
+    /// Sends an event to each client of an identity. It is encoded once.
+    ///
+    /// ```
+    /// # use switchboard::{Config, Server};
+    /// # let server = Server::new(Config::default());
+    /// server.emit_to_identity("user:7", "mail", serde_json::json!({ "unread": 3 }));
+    /// ```
+    pub fn emit_to_identity(&self, identity: &str, channel: &str, payload: impl Into<Payload>) {
+        self.shared.emit_to(&self.shared.hub.members_of(identity), channel, &payload.into());
+    }
+
+    /// Closes each connection of an identity, as [`Connection::close`] does, and returns their number. First make the
+    /// authenticator refuse the identity: one that is being let in at this moment is not closed.
+    ///
+    /// ```
+    /// # use switchboard::{Config, Server};
+    /// # let server = Server::new(Config::default());
+    /// let closed = server.disconnect_identity("user:7", 4403, "account is suspended");
+    /// # assert_eq!(closed, 0);
+    /// ```
+    pub fn disconnect_identity(&self, identity: &str, code: u16, reason: &str) -> usize {
+        let members = self.shared.hub.members_of(identity);
+        members.iter().for_each(|client| client.request_close(code, reason));
+        members.len()
+    }
+
     /// Calls a function with the connection of each client that is ready for requests and events, before any of its requests.
     /// There may be several. It applies to clients that connect from now on, and must not block.
     ///

@@ -2,6 +2,7 @@
 //! wakes. The hub never writes to a socket. `S` is what handlers reach through their client: the server.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -50,13 +51,15 @@ pub(super) struct Hub<S> {
 
 struct Clients<S> {
     by_id: HashMap<ClientId, Arc<Client<S>>>,
+    /// Those that have an identity, by its id.
+    by_identity: HashMap<Arc<str>, HashMap<ClientId, Arc<Client<S>>>>,
     /// Whether new clients are told to leave at once.
     stopped: bool,
 }
 
 impl<S> Hub<S> {
     pub(super) fn new(groups: Groups<ClientId, Arc<Client<S>>>) -> Hub<S> {
-        let clients = Clients { by_id: HashMap::new(), stopped: false };
+        let clients = Clients { by_id: HashMap::new(), by_identity: HashMap::new(), stopped: false };
         Hub { clients: RwLock::new(clients), order: Mutex::default(), groups: RwLock::new(groups) }
     }
 
@@ -72,13 +75,43 @@ impl<S> Hub<S> {
     pub(super) fn join(&self, client: &Arc<Client<S>>) {
         let mut clients = self.write();
         clients.by_id.insert(client.id, client.clone());
+        if let Some(identity) = client.identity() {
+            clients.identify(client, &identity);
+        }
         if clients.stopped {
             client.request_stop();
         }
     }
 
-    pub(super) fn leave(&self, id: ClientId) {
-        self.write().by_id.remove(&id);
+    pub(super) fn leave(&self, client: &Client<S>) {
+        let identity = client.identity();
+        let mut clients = self.write();
+        clients.by_id.remove(&client.id);
+        if let Some(identity) = identity
+            && let Entry::Occupied(mut entry) = clients.by_identity.entry(identity.shared_id())
+        {
+            entry.get_mut().remove(&client.id);
+            if entry.get().is_empty() {
+                entry.remove();
+            }
+        }
+    }
+
+    /// Sets the identity of a client that has joined. It replaces one of the same id.
+    pub(super) fn identify(&self, client: &Arc<Client<S>>, identity: Identity) {
+        let mut clients = self.write();
+        if clients.by_id.contains_key(&client.id) {
+            clients.identify(client, &identity);
+        }
+        drop(clients);
+        client.set_identity(identity);
+    }
+
+    /// The members of an identity.
+    pub(super) fn members_of(&self, identity: &str) -> Vec<Arc<Client<S>>> {
+        let clients = self.read();
+        let found = clients.by_identity.get(identity).into_iter().flat_map(HashMap::values);
+        found.filter(|client| client.is_member()).cloned().collect()
     }
 
     pub(super) fn member(&self, id: ClientId) -> Option<Arc<Client<S>>> {
@@ -203,6 +236,10 @@ fn wake<T>((wakers, result): (Vec<Waker>, T)) -> T {
 }
 
 impl<S> Clients<S> {
+    fn identify(&mut self, client: &Arc<Client<S>>, identity: &Identity) {
+        self.by_identity.entry(identity.shared_id()).or_default().insert(client.id, client.clone());
+    }
+
     fn members(&self) -> impl Iterator<Item = &Arc<Client<S>>> {
         self.by_id.values().filter(|client| client.is_member())
     }

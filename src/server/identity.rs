@@ -62,6 +62,10 @@ impl Identity {
         &self.0.id
     }
 
+    pub(super) fn shared_id(&self) -> Arc<str> {
+        self.0.id.clone()
+    }
+
     /// When the credential expires, in Unix ms; `None` if it does not.
     pub fn expires_at(&self) -> Option<u64> {
         self.0.expires_at_unix_ms

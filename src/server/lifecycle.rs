@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use super::admission::Peer;
+use super::gate::Answer;
 use super::listen;
 use super::shared::Server;
-use super::upgrade::{self, Answer};
+use super::upgrade;
 
 impl Server {
     /// Listens on the configured host and port, or on the next free port, and returns the port.
@@ -33,7 +34,7 @@ impl Server {
     /// invalid: an address that is not loopback without a token, unless [`Config::insecure`](super::Config::insecure).
     pub async fn start(&self) -> io::Result<u16> {
         self.shared.config.check()?;
-        let bound = listen::bind(&self.shared.config).await?;
+        let bound = listen::bind(&self.shared.config, self.shared.authentication.is_set()).await?;
         let port = bound.port;
         listen::start(&self.shared, bound.listeners, port)?;
         Ok(port)
@@ -57,7 +58,7 @@ impl Server {
     pub async fn serve(&self, listener: TcpListener) -> io::Result<()> {
         self.shared.config.check()?;
         let address = listener.local_addr()?;
-        listen::check_exposure(&self.shared.config, &[address])?;
+        listen::check_exposure(&self.shared.config, self.shared.authentication.is_set(), &[address])?;
         let stopped = listen::start(&self.shared, vec![listener], address.port())?;
         // The semaphore never has a permit. It is closed when listening ends.
         let _ = stopped.acquire().await;
@@ -69,6 +70,9 @@ impl Server {
     /// The connection must be served `with_upgrades()`. `peer` is the address of its other end. Whether it came in on a
     /// loopback address decides the rules for `Host` and `Origin`; a `bool` that says only this is accepted too, but then
     /// limits by address do not apply.
+    ///
+    /// The response of an upgrade has the id of the connection, a [`ClientId`](super::ClientId), among its extensions. An
+    /// authenticator that waits needs [`upgrade_async`](Server::upgrade_async).
     ///
     /// With feature `pages` it answers requests for built-in pages too, and `Server::answer` those for `Server::on_get`.
     ///
@@ -97,14 +101,47 @@ impl Server {
         request: &mut hyper::Request<B>,
         peer: impl Into<Peer>,
     ) -> hyper::Response<String> {
-        match upgrade::answer_embedded(&self.shared, request, peer.into()) {
+        match upgrade::answer_at_once(&self.shared, request, peer.into()) {
             Answer::Ready(response) => response,
             #[cfg(feature = "pages")]
             Answer::Page(_) => super::http::refuse(crate::protocol::handshake::Refusal::NotAnUpgrade),
         }
     }
 
-    /// Answers a request of the caller's own hyper server as [`upgrade`](Server::upgrade) does, and those for pages of
+    /// Answers a request of the caller's own hyper server as [`upgrade`](Server::upgrade) does, and waits for the authenticator of
+    /// [`authenticate`](Server::authenticate). `upgrade` can ask only one that never waits.
+    ///
+    /// The response of an upgrade has the id of the connection, a [`ClientId`](super::ClientId), among its extensions.
+    ///
+    /// ```no_run
+    /// # async fn run(mut request: hyper::Request<hyper::body::Incoming>, peer: std::net::SocketAddr) {
+    /// use switchboard::{Attempt, ClientId, Config, Identity, Refusal, Server};
+    ///
+    /// let server = Server::new(Config::default());
+    /// server.authenticate(|attempt: Attempt| async move {
+    ///     match attempt.header("x-user") {
+    ///         Some(user) => Ok(Identity::new(user)),
+    ///         None => Err(Refusal::Unauthorized),
+    ///     }
+    /// });
+    /// // In the service of a hyper server, as in the example of `upgrade`:
+    /// let response = server.upgrade_async(&mut request, peer).await;
+    /// let client: Option<&ClientId> = response.extensions().get();
+    /// # let _ = client; }
+    /// ```
+    pub async fn upgrade_async<B>(
+        &self,
+        request: &mut hyper::Request<B>,
+        peer: impl Into<Peer>,
+    ) -> hyper::Response<String> {
+        match upgrade::answer_embedded(&self.shared, request, peer.into()).await {
+            Answer::Ready(response) => response,
+            #[cfg(feature = "pages")]
+            Answer::Page(_) => super::http::refuse(crate::protocol::handshake::Refusal::NotAnUpgrade),
+        }
+    }
+
+    /// Answers a request of the caller's own hyper server as [`upgrade_async`](Server::upgrade_async) does, and those for pages of
     /// [`on_get`](Server::on_get).
     ///
     /// ```no_run
@@ -123,7 +160,7 @@ impl Server {
         request: &mut hyper::Request<B>,
         peer: impl Into<Peer>,
     ) -> hyper::Response<super::content::Content> {
-        let answer = upgrade::answer_embedded(&self.shared, request, peer.into());
+        let answer = upgrade::answer_embedded(&self.shared, request, peer.into()).await;
         let place = upgrade::page_place(&self.shared, &answer, Arc::default());
         let mut response = upgrade::finish(&self.shared, answer).await;
         response.body_mut().hold(place);

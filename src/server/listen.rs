@@ -23,7 +23,7 @@ pub(super) struct Bound {
 }
 
 /// Binds the first port from the configured one on that is free on every address of the host.
-pub(super) async fn bind(config: &Config) -> io::Result<Bound> {
+pub(super) async fn bind(config: &Config, has_authenticator: bool) -> io::Result<Bound> {
     let host = config.host.trim_start_matches('[').trim_end_matches(']');
     let resolved = lookup_host((host, 0))
         .await
@@ -32,7 +32,7 @@ pub(super) async fn bind(config: &Config) -> io::Result<Bound> {
     addresses.sort();
     addresses.dedup();
     let sockets: Vec<SocketAddr> = addresses.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
-    check_exposure(config, &sockets)?;
+    check_exposure(config, has_authenticator, &sockets)?;
 
     let mut last = None;
     let attempts = if config.exact_port { 1 } else { config.max_port_attempts };
@@ -83,17 +83,23 @@ async fn bind_all(addresses: &[IpAddr], port: u16) -> io::Result<Bound> {
     }
 }
 
-/// Refuses addresses that other machines can reach, unless there is a token or the configuration allows it.
-pub(super) fn check_exposure(config: &Config, addresses: &[SocketAddr]) -> io::Result<()> {
+/// Refuses addresses that other machines can reach, unless there is a token, an authenticator, or the configuration allows it.
+pub(super) fn check_exposure(
+    config: &Config,
+    has_authenticator: bool,
+    addresses: &[SocketAddr],
+) -> io::Result<()> {
     let exposed = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback());
     match exposed {
-        Some(address) if config.token.is_none() && !config.insecure => Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!(
-                "{} is reachable from other machines: set a token, or allow it with `insecure` (`--insecure`)",
-                address.ip()
-            ),
-        )),
+        Some(address) if config.token.is_none() && !has_authenticator && !config.insecure => {
+            Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!(
+                    "{} is reachable from other machines: set a token, or allow it with `insecure` (`--insecure`)",
+                    address.ip()
+                ),
+            ))
+        }
         _ => Ok(()),
     }
 }

@@ -66,6 +66,9 @@ impl Limited {
     }
 }
 
+/// The statuses of refusals that are counted.
+const REFUSED: [u16; 7] = [400, 401, 403, 426, 429, 500, 503];
+
 #[derive(Default)]
 pub(super) struct Metrics {
     pub(super) connections: AtomicU64,
@@ -75,6 +78,7 @@ pub(super) struct Metrics {
     requests: AtomicU64,
     errors: [AtomicU64; ErrorCode::COUNTERS],
     limited: [AtomicU64; Limited::ALL.len()],
+    refused: [AtomicU64; REFUSED.len()],
 }
 
 /// The counters of a server since it was made.
@@ -93,6 +97,8 @@ pub struct Stats {
     pub errors: [u64; ErrorCode::COUNTERS],
     /// What limits have ended or refused, by `Limited as usize`.
     pub limited: [u64; Limited::ALL.len()],
+    /// Requests for an upgrade or for a page that were refused, in the order of [`Stats::REFUSED`].
+    pub refused: [u64; REFUSED.len()],
     /// Events sent, once for each client.
     pub events_sent: u64,
     /// Bytes received after the upgrade.
@@ -126,6 +132,15 @@ impl Metrics {
         }
     }
 
+    /// Counts a refused request.
+    pub(super) fn refused(&self, status: u16) {
+        if let Some(at) = REFUSED.iter().position(|known| *known == status)
+            && let Some(count) = self.refused.get(at)
+        {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn stats(&self, uptime_ms: u64, clients: usize) -> Stats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
@@ -135,6 +150,7 @@ impl Metrics {
             requests: read(&self.requests),
             errors: self.errors.each_ref().map(read),
             limited: self.limited.each_ref().map(read),
+            refused: self.refused.each_ref().map(read),
             events_sent: read(&self.events_sent),
             bytes_in: read(&self.bytes_in),
             bytes_out: read(&self.bytes_out),
@@ -146,6 +162,16 @@ impl Stats {
     /// Error responses with this code. Codes of the app are counted together.
     pub fn errors_with(&self, code: ErrorCode) -> u64 {
         self.errors[code.index()]
+    }
+
+    /// The statuses of refusals that are counted. A client that is refused after its upgrade, with close 4401 or 4403, counts as
+    /// 401 or 403.
+    pub const REFUSED: [u16; 7] = REFUSED;
+
+    /// Requests that were refused with a status.
+    pub fn refused_with(&self, status: u16) -> u64 {
+        let counts = REFUSED.iter().zip(self.refused);
+        counts.filter(|(known, _)| **known == status).map(|(_, count)| count).sum()
     }
 
     /// What a limit has ended or refused.
@@ -176,6 +202,13 @@ impl Stats {
         text.push_str("# TYPE switchboard_errors_total counter\n");
         for (code, count) in ErrorCode::labels().zip(self.errors) {
             let _ = writeln!(text, "switchboard_errors_total{{code=\"{code}\"}} {count}");
+        }
+        text.push_str(
+            "# HELP switchboard_refused_total Requests for an upgrade or a page that were refused.\n",
+        );
+        text.push_str("# TYPE switchboard_refused_total counter\n");
+        for (status, count) in REFUSED.into_iter().zip(self.refused) {
+            let _ = writeln!(text, "switchboard_refused_total{{status=\"{status}\"}} {count}");
         }
         text.push_str("# HELP switchboard_limited_total Clients, requests and pages that a limit has ended or refused.\n");
         text.push_str("# TYPE switchboard_limited_total counter\n");

@@ -11,6 +11,7 @@
 //! [`Session`](crate::protocol::session::Session). No lock is held while anything is awaited, polled or written.
 
 mod admission;
+mod authentication;
 mod call;
 mod clock;
 mod config;
@@ -19,6 +20,7 @@ mod connection;
 mod content;
 mod context;
 mod driver;
+mod gate;
 mod groups;
 mod guards;
 mod http;
@@ -31,14 +33,15 @@ mod metrics;
 mod observer;
 #[cfg(feature = "pages")]
 mod pages;
-#[cfg(feature = "pages")]
 mod places;
 mod router;
 mod same_user;
 mod shared;
+mod ticket;
 mod upgrade;
 
 pub use admission::Peer;
+pub use authentication::{Attempt, Refusal};
 pub use call::{Call, Called};
 pub use config::{Callback, ClientId, Config, ServerError};
 pub use connection::Connection;
@@ -49,7 +52,7 @@ pub use guards::{Guard, RateLimit};
 pub use hub::ClientInfo;
 pub use identity::Identity;
 pub use metrics::{Limited, Stats};
-pub use observer::{Completed, Observer, Visit};
+pub use observer::{Completed, Observer, Refused, Visit};
 #[cfg(feature = "pages")]
 pub use pages::Page;
 #[cfg(feature = "backend")]

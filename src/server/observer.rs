@@ -1,6 +1,7 @@
 //! Notifications about what clients do: [`Observer`], and the list of those that a client's task calls. Input: what the task
 //! has seen. Output: calls; a panic in one is contained and reported.
 
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,9 @@ pub trait Observer: Send + Sync {
     /// [`Config::on_disconnection`](super::Config::on_disconnection).
     fn disconnected(&self, _visit: &Visit) {}
 
+    /// A request for an upgrade or for a page was refused. Ordinary requests for what is not there are not reported.
+    fn refused(&self, _request: &Refused<'_>) {}
+
     /// A request has ended, with or without success. Called before its response is sent, if there is one, and once for
     /// each message of a client except a successful `auth`.
     fn completed(&self, _request: &Completed<'_>) {}
@@ -50,6 +54,25 @@ pub trait Observer: Send + Sync {
     /// A failure that is not reported to any client. Called before [`Config::on_error`](super::Config::on_error).
     /// A panic in this call is ignored.
     fn failed(&self, _error: &ServerError) {}
+}
+
+/// A request for an upgrade or for a page that was refused.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Refused<'a> {
+    /// The HTTP status. A client of `switchboard.v1` whose credential is refused gets 101 instead, and then close 4401 (for 401) or
+    /// 4403 (for 403).
+    pub status: u16,
+    /// Why, as the client gets it.
+    pub reason: &'a str,
+    /// The value of `Host`, as the client sent it.
+    pub host: Option<&'a str>,
+    /// The value of `Origin`, as the client sent it.
+    pub origin: Option<&'a str>,
+    /// The client's address, as [`Connection::peer`](super::Connection::peer) returns it.
+    pub address: Option<IpAddr>,
+    /// What was refused and which option allows it, for the log.
+    pub advice: Option<&'a str>,
 }
 
 /// A client's connection, as an [`Observer`] sees it.
@@ -155,6 +178,10 @@ impl<C> Observers<C> {
             self.contain(|| callback(client, ending));
         }
         self.notify(|observer| observer.disconnected(visit));
+    }
+
+    pub(super) fn refused(&self, request: &Refused<'_>) {
+        self.notify(|observer| observer.refused(request));
     }
 
     pub(super) fn completed(&self, request: &Completed<'_>) {

@@ -180,6 +180,11 @@ impl Pages {
         BUILT_IN.iter().find(is_at).map(Found::BuiltIn)
     }
 
+    /// Whether only clients that are let in may see what is at a path.
+    pub(super) fn is_private(&self, path: &str) -> bool {
+        matches!(self.find(path), Some(Found::Handler(_) | Found::BuiltIn((_, _, BuiltInBody::Metrics))))
+    }
+
     /// Answers a request that is not an upgrade: with a page whose handler is to be called, or with a response.
     pub(super) fn answer(
         &self,

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::future::Future;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -17,12 +16,13 @@ use crate::protocol::groups::Groups;
 use crate::protocol::payload::Payload;
 use crate::protocol::session::{RequestId, Rules, write_event};
 
-use super::admission::{Admission, Key};
+use super::admission::Admission;
+use super::authentication::Authentication;
 use super::clock::{Clock, Pauses, unix_ms};
 use super::config::{ClientId, Config, ServerError};
 use super::hub::{self, ClientInfo, Hub};
 use super::memory::Memory;
-use super::metrics::{Limited, Metrics, Stats};
+use super::metrics::{Metrics, Stats};
 use super::observer::{Observer, Observers};
 #[cfg(feature = "pages")]
 use super::pages::Pages;
@@ -49,31 +49,6 @@ fn decoding_places() -> usize {
     (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)
 }
 
-/// A client whose upgrade was accepted: it counts among those that [`stop`](Server::stop) waits for, and, if it has
-/// authenticated, among [`Config::max_connections`]. Dropping the ticket ends that, unless the client's task has taken it over.
-pub(super) struct Ticket {
-    shared: Option<Arc<Shared>>,
-    address: Key,
-    peer: Option<IpAddr>,
-    authenticated: bool,
-}
-
-impl Ticket {
-    /// Returns what the client is counted by, and its address. The caller calls [`Shared::end_client`].
-    pub(super) fn hand_over(mut self) -> (Key, Option<IpAddr>) {
-        self.shared = None;
-        (self.address, self.peer)
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let Some(shared) = &self.shared {
-            shared.end_client(self.address, self.authenticated);
-        }
-    }
-}
-
 /// What the parts of a server share.
 pub(super) struct Shared {
     pub(super) config: Arc<Config>,
@@ -88,6 +63,7 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) pauses: Pauses,
     pub(super) admission: Admission<Client>,
+    pub(super) authentication: Authentication,
     /// Places for decoding large messages. A client waits for at most one, so they are given out in turns.
     pub(super) decoding: Arc<Semaphore>,
     pub(super) memory: Arc<Memory>,
@@ -156,6 +132,7 @@ impl Server {
                 clock: Clock::start(),
                 pauses: Pauses::default(),
                 admission: Admission::new(&config),
+                authentication: Authentication::new(config.max_authentications, config.handshake_timeout),
                 memory: Arc::new(Memory::new(config.max_buffered_bytes)),
                 decoding: Arc::new(Semaphore::new(decoding_places())),
                 tasks: AtomicUsize::new(0),
@@ -484,29 +461,6 @@ impl Shared {
     /// Changes the observers of the clients that connect from now on.
     pub(super) fn change_observers(&self, change: impl FnOnce(&mut Observers<Arc<Client>>)) {
         change(&mut self.observers.write().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Counts one more client, or returns the limit that is reached. One that must still authenticate is counted among
-    /// [`Config::max_connections`] when it has.
-    pub(super) fn begin_client(
-        self: &Arc<Self>,
-        peer: Option<IpAddr>,
-        authenticated: bool,
-    ) -> Result<Ticket, Limited> {
-        let address = peer.map(Into::into);
-        if authenticated {
-            self.admission.clients.enter(address)?;
-        }
-        self.tasks.fetch_add(1, Ordering::AcqRel);
-        Ok(Ticket { shared: Some(self.clone()), address, peer, authenticated })
-    }
-
-    pub(super) fn end_client(&self, address: Key, authenticated: bool) {
-        if authenticated {
-            self.admission.clients.leave(address);
-        }
-        self.tasks.fetch_sub(1, Ordering::AcqRel);
-        self.task_ended.notify_waiters();
     }
 
     pub(super) fn stats(&self) -> Stats {

@@ -3,41 +3,30 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
-use crate::protocol::handshake::{self, Accepted, AccessRules, Head, Refusal};
+use crate::protocol::handshake::Accepted;
 
 use super::admission::{Peer, Place};
 #[cfg(feature = "pages")]
 use super::content::Content;
 use super::driver::Driver;
-use super::http::{busy, refuse, text};
+use super::gate::{Answer, Decided, Source, decide, settle};
+use super::http::text;
 use super::metrics::Limited;
-#[cfg(feature = "pages")]
-use super::pages::PageCall;
 use super::same_user::Ends;
-use super::shared::{Shared, Ticket};
-
-/// When a client that found no place should try again.
-const RETRY_WHEN_FULL: Duration = Duration::from_secs(10);
-
-/// The answer to a request.
-pub(super) enum Answer {
-    Ready(Response<String>),
-    /// A page, whose handler is still to be called.
-    #[cfg(feature = "pages")]
-    Page(PageCall),
-}
+use super::shared::Shared;
+use super::ticket::Ticket;
 
 /// What the service has done with the one request of a connection.
 struct Outcome {
@@ -113,16 +102,26 @@ where
     let outcome = Mutex::new(Outcome { upgrade: None, patience: Duration::ZERO, _place: place });
     let service = service_fn(|request: Request<Incoming>| {
         let decided = decide(&shared, &request, peer);
-        let is_private = request.uri().path() == "/metrics" || !matches!(decided, Ok(Answer::Ready(_)));
-        let ends = ends.as_deref().filter(|_| is_private).copied();
+        let is_asked = matches!(decided, Decided::Ask(_));
+        let is_private =
+            request.uri().path() == "/metrics" || !matches!(decided, Decided::Answer(Answer::Ready(_)));
+        let ends = ends.as_deref().filter(|_| is_private && !is_asked).copied();
+        let source = Source::new(&request, peer.address);
         let (shared, outcome) = (&shared, &outcome);
         #[cfg(feature = "pages")]
         let cut = &cut;
         Box::pin(async move {
-            let decided =
-                if is_own(shared, ends).await { decided } else { Ok(Answer::Ready(foreign_user())) };
+            let decided = if is_own(shared, ends).await {
+                decided
+            } else {
+                source.report(shared, 403, "another user of the machine", Some("--any-user allows others"));
+                Decided::Answer(Answer::Ready(foreign_user()))
+            };
+            if is_asked {
+                lock(outcome).patience = shared.config.handshake_timeout;
+            }
             // hyper writes nothing for an error: the driver sends the 101 in one write with `server:connected`.
-            let answer = decided.map_err(|upgrade| {
+            let answer = settle(shared, decided).await.map_err(|upgrade| {
                 lock(outcome).upgrade = Some(upgrade);
                 "upgraded"
             })?;
@@ -196,74 +195,45 @@ pub(super) fn page_place(shared: &Shared, answer: &Answer, cut: Arc<Notify>) -> 
 }
 
 /// Answers a request of the embedder's own hyper server, and upgrades it if possible.
-pub(super) fn answer_embedded<B>(shared: &Arc<Shared>, request: &mut Request<B>, peer: Peer) -> Answer {
-    decide(shared, request, peer).unwrap_or_else(|(accepted, ticket)| {
-        let response = switch_protocols(&accepted);
-        let upgraded = hyper::upgrade::on(request);
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            if let Ok(upgraded) = upgraded.await {
-                let io = TokioIo::new(upgraded);
-                Driver::new(shared, ticket, io, Vec::new(), Vec::new(), &accepted).await;
-            }
-        });
-        Answer::Ready(response)
-    })
+pub(super) async fn answer_embedded<B>(shared: &Arc<Shared>, request: &mut Request<B>, peer: Peer) -> Answer {
+    let settled = settle(shared, decide(shared, request, peer)).await;
+    settled.unwrap_or_else(|(accepted, ticket)| upgrade_embedded(shared, request, accepted, ticket))
 }
 
-/// The answer to a request, or `Err` if it is to be upgraded.
-fn decide<B>(shared: &Arc<Shared>, request: &Request<B>, peer: Peer) -> Result<Answer, (Accepted, Ticket)> {
-    let head = Head {
-        method: request.method().as_str(),
-        http_1_1: request.version() == Version::HTTP_11,
-        query: request.uri().query(),
-        headers: request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
+/// As [`answer_embedded`], without waiting: an authenticator that has to wait cannot be asked.
+pub(super) fn answer_at_once<B>(shared: &Arc<Shared>, request: &mut Request<B>, peer: Peer) -> Answer {
+    let settled = {
+        let mut settling = pin!(settle(shared, decide(shared, request, peer)));
+        settling.as_mut().poll(&mut Context::from_waker(Waker::noop()))
     };
-    let config = &shared.config;
-    let rules = AccessRules {
-        loopback: peer.loopback,
-        allow_hosts: &config.allow_hosts,
-        allow_origins: &config.allow_origins,
-        token: config.token.as_deref(),
-    };
-    let address = shared.admission.address(&head, peer);
-    let key = address.map(Into::into);
-    if config.token.is_some()
-        && let Some(wait) = shared.admission.wait(key, shared.clock.at())
-        && handshake::sends_token(&head)
-        && (!shared.admission.accepts_in_pause() || handshake::sends_wrong_token(&head, &rules))
-    {
-        shared.metrics.limited(Limited::WrongTokens);
-        return Ok(Answer::Ready(busy(StatusCode::TOO_MANY_REQUESTS, "Too many wrong tokens", wait)));
-    }
-    let refused = match handshake::check(&head, &rules) {
-        Ok(accepted) => match shared.begin_client(address, accepted.authenticated) {
-            Ok(ticket) => return Err((accepted, ticket)),
-            Err(limit) => {
-                shared.metrics.limited(limit);
-                let is_full = limit == Limited::Connections;
-                let status =
-                    if is_full { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS };
-                busy(status, "Too many clients", RETRY_WHEN_FULL)
-            }
-        },
-        #[cfg(feature = "pages")]
-        Err(Refusal::NotAnUpgrade) => {
-            match shared.pages.answer(&head, request.uri().path(), &rules, || shared.stats()) {
-                Ok(call) => return Ok(Answer::Page(call.of(key))),
-                Err(response) => *response,
-            }
+    match settled {
+        Poll::Ready(settled) => {
+            settled.unwrap_or_else(|(accepted, ticket)| upgrade_embedded(shared, request, accepted, ticket))
         }
-        #[cfg(not(feature = "pages"))]
-        Err(Refusal::NotAnUpgrade) => {
-            refuse(handshake::check_host(&head, &rules).err().unwrap_or(Refusal::NotAnUpgrade))
+        Poll::Pending => {
+            let message = "The authenticator waits: the server must call upgrade_async";
+            Answer::Ready(text(StatusCode::INTERNAL_SERVER_ERROR, message))
         }
-        Err(refusal) => refuse(refusal),
-    };
-    if refused.status() == StatusCode::UNAUTHORIZED && handshake::sends_wrong_token(&head, &rules) {
-        shared.admission.add_wrong_tokens(key, 1, shared.clock.at());
     }
-    Ok(Answer::Ready(refused))
+}
+
+fn upgrade_embedded<B>(
+    shared: &Arc<Shared>,
+    request: &mut Request<B>,
+    accepted: Accepted,
+    ticket: Ticket,
+) -> Answer {
+    let mut response = switch_protocols(&accepted);
+    response.extensions_mut().insert(ticket.id);
+    let upgraded = hyper::upgrade::on(request);
+    let shared = shared.clone();
+    tokio::spawn(async move {
+        if let Ok(upgraded) = upgraded.await {
+            let io = TokioIo::new(upgraded);
+            Driver::new(shared, ticket, io, Vec::new(), Vec::new(), &accepted).await;
+        }
+    });
+    Answer::Ready(response)
 }
 
 /// Completes an answer.

@@ -94,7 +94,7 @@ async fn check(field: &str, value: &str, config: Config) {
 async fn every_limit_works_at_its_extremes_or_is_refused() {
     each_field!(config, config.limits, Limits {
         max_message_bytes, max_unauthenticated_message_bytes, rate_max_requests, rate_max_bytes, rate_window,
-        max_in_flight, max_in_flight_bytes, handler_timeout, ping_interval, idle_timeout, auth_timeout,
+        max_in_flight, max_in_flight_bytes, handler_timeout, ping_interval, idle_timeout, auth_timeout, expiry_notice,
         max_auth_attempts, close_timeout, max_outbox_bytes, soft_outbox_bytes, soft_outbox_timeout, send_timeout
     } others {});
 }
@@ -103,7 +103,7 @@ async fn every_limit_works_at_its_extremes_or_is_refused() {
 async fn every_setting_works_at_its_extremes_or_is_refused() {
     each_field!(config, config, Config {
         max_port_attempts, max_connections, max_connections_per_address, max_unauthenticated, max_wrong_tokens,
-        wrong_token_pause, max_buffered_bytes, memory_timeout, max_groups, max_groups_per_connection, max_handshakes, handshake_timeout, max_head_bytes
+        wrong_token_pause, max_buffered_bytes, memory_timeout, max_groups, max_groups_per_connection, max_handshakes, max_authentications, handshake_timeout, max_head_bytes
     } others {
         host, port, exact_port, allow_hosts, allow_origins, public_url, token, insecure, trusted_proxies, rate_by_address, same_user, limits,
         #[cfg(feature = "pages")] max_pages, #[cfg(feature = "pages")] max_open_pages,

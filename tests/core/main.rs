@@ -6,6 +6,7 @@ mod support;
 mod access;
 mod admission;
 mod advisories;
+mod authentication;
 mod backpressure;
 #[cfg(feature = "client")]
 mod calls;

@@ -19,12 +19,12 @@ const CORE: [&str; 2] = ["protocol/", "server/"];
 
 /// A budget that is too small is raised together with what needs it, for a reason that the commit gives.
 pub const ROOMS: [Room; 7] = [
-    Room { name: "core, no features", features: &[], parts: &CORE, budget: Some(7_700) },
+    Room { name: "core, no features", features: &[], parts: &CORE, budget: Some(9_000) },
     Room {
         name: "core, all its features",
         features: &["pages", "client"],
         parts: &CORE,
-        budget: Some(8_600),
+        budget: Some(9_900),
     },
     Room {
         name: "what strangers' bytes reach before authentication",

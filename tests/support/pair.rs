@@ -497,6 +497,7 @@ impl Pair {
             used += step.consumed;
             match self.decoded(step.action, &mut out) {
                 None | Some(Action::Decode(_)) => {}
+                Some(Action::Authenticate(request)) => panic!("the session of a pair asks about {request:?}"),
                 Some(Action::Authenticated) => self.authenticated += 1,
                 Some(Action::Request(request)) => self.dispatch(request, &mut out),
             }

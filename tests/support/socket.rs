@@ -152,11 +152,13 @@ where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
-        let response = match request.uri().path() {
-            "/ws" => server.upgrade(&mut request, true),
-            _ => hyper::Response::new("theirs".to_owned()),
-        };
-        std::future::ready(Ok::<_, std::convert::Infallible>(response))
+        let server = server.clone();
+        async move {
+            Ok::<_, std::convert::Infallible>(match request.uri().path() {
+                "/ws" => server.upgrade_async(&mut request, true).await,
+                _ => hyper::Response::new("theirs".to_owned()),
+            })
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service);
     // A client that disconnects is not an error of the server.

@@ -133,7 +133,7 @@ fn bearer<'a>(head: &Head<'a>) -> Option<&'a [u8]> {
 }
 
 /// The token in `Authorization`, in a subprotocol `bearer.<token>`, or in the query: the first of them that is present.
-fn sent_token(head: &Head<'_>) -> Option<Vec<u8>> {
+pub fn sent_token(head: &Head<'_>) -> Option<Vec<u8>> {
     if let Some(token) = bearer(head) {
         return Some(token.to_vec());
     }

@@ -10,7 +10,9 @@ mod names;
 mod sha1;
 mod upgrade;
 
-pub use access::{AccessRules, advice, check_host, check_origin, same_token, sends_token, sends_wrong_token};
+pub use access::{
+    AccessRules, advice, check_host, check_origin, same_token, sends_token, sends_wrong_token, sent_token,
+};
 #[cfg(feature = "pages")]
 pub use access::{is_authorized, may_see};
 #[cfg(feature = "client")]

@@ -7,6 +7,8 @@
 //! `task` drives it all; `requests` reads and calls handlers, `decoding` takes large messages off the worker thread, `sending`
 //! writes; `state` is what they share.
 
+mod asking;
+mod authenticating;
 mod decoding;
 mod in_flight;
 mod requests;

@@ -131,6 +131,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 self.complete_unhandled(turn.now.unix_ms);
             }
             Some(Action::Authenticated) => self.handle_authenticated(turn),
+            Some(Action::Authenticate(request)) => self.start_asking(turn, request),
             Some(Action::Request(request)) => self.dispatch(turn, routes, request, clock),
             // It is polled in the same turn, because handling the message was progress.
             Some(Action::Decode(message)) => {

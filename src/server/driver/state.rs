@@ -12,12 +12,13 @@ use crate::protocol::handshake::Accepted;
 use crate::protocol::outbox::Outbox;
 use crate::protocol::session::Session;
 use crate::protocol::time::{Millis, Now};
-use crate::protocol::uuid::Uuid;
 
 use super::super::admission::Place;
 use super::super::memory::Share;
 use super::super::metrics::Limited;
-use super::super::shared::{Client, Shared, Ticket};
+use super::super::shared::{Client, Shared};
+use super::super::ticket::{Entry, Ticket};
+use super::asking::{Asking, expires_at};
 use super::decoding::Decoding;
 use super::in_flight::InFlight;
 
@@ -48,6 +49,8 @@ pub(super) struct Backlog {
     pub(super) input_at: usize,
     /// The client's last message, if it is large, on its way to its request. Nothing more is read meanwhile.
     pub(super) decoding: Option<Decoding>,
+    /// Its new credential, until the authenticator has decided.
+    pub(super) asking: Option<Box<Asking>>,
     pub(super) outbox: Outbox,
     /// When the client counts as slow.
     pub(super) slow_at: Option<Millis>,
@@ -65,6 +68,7 @@ impl Backlog {
     pub(super) fn is_done(&self) -> bool {
         !self.has_input()
             && self.decoding.is_none()
+            && self.asking.is_none()
             && self.outbox.is_empty()
             && self.share.as_ref().is_none_or(Share::is_empty)
     }
@@ -117,25 +121,42 @@ impl<Io> Driver<Io> {
         ticket: Ticket,
         io: Io,
         early: Vec<u8>,
-        answer: Vec<u8>,
+        mut answer: Vec<u8>,
         accepted: &Accepted,
     ) -> Driver<Io> {
         let now = shared.clock.now();
-        let id = Uuid::v4();
+        let (id, address, peer) = (ticket.id, ticket.address(), ticket.peer);
+        let entry = ticket.hand_over();
+        let is_authenticated = matches!(entry, Entry::Authenticated(_));
         let (observers, rules) = (shared.observers(), shared.rules.clone());
-        let mut session = Session::new(rules.clone(), id, accepted.authenticated, now.at);
+        let mut session = Session::new(rules.clone(), id, is_authenticated, now.at);
+        if accepted.subprotocol.is_some() {
+            session.set_v1();
+        }
+        if shared.authentication.is_set() {
+            session.ask_caller();
+        }
         if observers.want_requests() {
             session.keep_errors();
         }
-        let (address, peer) = ticket.hand_over();
         if let Some(window) = shared.admission.window(address) {
             session.share_window(window);
         }
         let client = Arc::new(Client::new(id, shared.clone(), observers, rules, (address, peer), now));
-        let waiting_place = (!accepted.authenticated)
+        match entry {
+            Entry::Authenticated(Some(identity)) => {
+                session.set_expiry(expires_at(&identity, now), now.at);
+                client.set_identity(identity);
+            }
+            Entry::Refused(code, reason) => session.close(now.at, code, &reason, &mut answer),
+            Entry::Authenticated(None) | Entry::Awaited => {}
+        }
+        let waiting_place = (!is_authenticated)
             .then(|| Box::new(shared.admission.unauthenticated.enter(address, client.clone()).0));
         shared.hub.join(&client);
-        shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
+        if session.closing_until().is_none() {
+            shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
+        }
         Driver {
             io,
             session,
@@ -187,13 +208,14 @@ impl<Io> Driver<Io> {
     pub(super) fn check_pause(&mut self, turn: &mut Turn<'_, '_>) {
         if self.waiting_place.is_some()
             && !self.client.shared.admission.accepts_in_pause()
+            && !self.client.shared.authentication.is_set()
             && self.is_paused(turn.now.at)
         {
             self.evict(turn, Limited::WrongTokens);
         }
     }
 
-    fn is_paused(&self, now: Millis) -> bool {
+    pub(super) fn is_paused(&self, now: Millis) -> bool {
         self.client.shared.admission.wait(self.client.address, now).is_some()
     }
 
@@ -256,7 +278,7 @@ impl<Io> Driver<Io> {
     /// Drops the handlers and removes the client from the hub, once.
     pub(super) fn leave(&mut self) {
         self.session.discard_parked();
-        self.client.shared.hub.leave(self.client.id);
+        self.client.shared.hub.leave(&self.client);
         self.client.end_membership(self.client.shared.clock.at(), self.session.ending());
         self.client.shared.hub.leave_groups(self.client.id);
     }

@@ -39,6 +39,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             };
             note(self.handle_mail(turn)?);
             note(self.handle_decoded(turn)?);
+            note(self.handle_verdict(turn));
             let has_room = self.reserve(turn);
             if self.backlog.as_ref().is_some_and(|backlog| backlog.has_input()) {
                 if has_room {
@@ -84,7 +85,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     fn open(&mut self, turn: &mut Turn<'_, '_>) {
         if let Stage::New { answer } = &mut self.stage {
             turn.out.append(answer);
-            self.session.open(turn.now, turn.out);
+            // A client that is not let in is closed already.
+            if self.session.closing_until().is_none() {
+                self.session.open(turn.now, turn.out);
+            }
             self.stage = Stage::Open;
             if self.session.is_open() {
                 self.become_member();

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use switchboard::Payload;
 use switchboard::protocol::connection::CloseCode;
 use switchboard::protocol::frame::{Header, Role};
 use switchboard::protocol::limits::Limits;
-use switchboard::protocol::session::{Action, Decoded, Due, MAX_INLINE_BYTES, Request, Rules, Session};
+use switchboard::protocol::session::{
+    Action, Decoded, Due, MAX_INLINE_BYTES, Request, Rules, Session, Verdict,
+};
 use switchboard::protocol::time::{Millis, Now};
 use switchboard::protocol::uuid::Uuid;
+use switchboard::{ErrorCode, HandlerError, Payload};
 
 use super::table::Table;
 use crate::support::frames::*;
@@ -21,6 +23,8 @@ const OVER_LIMIT: &str = "message over the rate limit";
 const LAST_REFUSED: &str = "the last of too many of them in a row";
 const LAST_OVERHEAD: &str = "the last of too many pings, pongs and empty fragments";
 const LAST_TOKEN: &str = "the last of Limits::max_auth_attempts wrong tokens";
+const VERDICT: &str = "Session::handle_verdict of Verdict::";
+const ASKED: &str = "auth while the caller is asked";
 const DECODED: &str = "Session::handle_decoded of a request";
 const WRONG_TOKEN: &str = r#"{"type":"request","id":"1","channel":"auth","payload":{"token":"s3cre"}}"#;
 const LATER: Now = Now { at: Millis(1000), unix_ms: 1000 };
@@ -29,7 +33,7 @@ const LATER: Now = Now { at: Millis(1000), unix_ms: 1000 };
 fn the_session_does_what_its_table_of_states_says() {
     let table = Table::read(include_str!("../../../src/protocol/session.rs"));
     assert_eq!(table.states, ["Unauthenticated", "Open", "Closing", "Finished"]);
-    assert_eq!(table.rows.len(), 23, "rows that this test walks through");
+    assert_eq!(table.rows.len(), 30, "rows that this test walks through");
     for (input, cells) in &table.rows {
         for (state, cell) in table.states.iter().zip(cells) {
             if !cell.is_empty() {
@@ -56,6 +60,8 @@ struct Walk {
     request: Option<Request>,
     /// A large message that was decoded before the session left its first state.
     decoded: Option<Decoded>,
+    /// A request on channel `auth` that came before the session left its first state.
+    asked: Option<Request>,
     out: Vec<u8>,
     /// What the session returned.
     returned: Vec<String>,
@@ -76,6 +82,8 @@ impl Walk {
         match input {
             OVER_LIMIT | LAST_REFUSED | LAST_OVERHEAD => limits.rate_max_requests = 1,
             "Limits::auth_timeout" => limits.auth_timeout = due,
+            "Limits::expiry_notice before the credential expires" => limits.expiry_notice = due,
+            "the time at which the credential expires" => limits.expiry_notice = Duration::ZERO,
             "Limits::ping_interval of silence" => limits.ping_interval = Some(due),
             "Limits::idle_timeout of silence" => limits.idle_timeout = due,
             "Limits::close_timeout" => limits.close_timeout = due,
@@ -83,12 +91,22 @@ impl Walk {
         }
         let rules = Rules { limits, token: Some("s3cret".to_owned()) };
         let is_open = state != "Unauthenticated";
-        let session = Session::new(Arc::new(rules), Uuid::from_random([7; 16]), is_open, START.at);
+        let mut session = Session::new(Arc::new(rules), Uuid::from_random([7; 16]), is_open, START.at);
+        session.set_v1();
+        match input {
+            "Limits::expiry_notice before the credential expires" => {
+                session.set_expiry(Some(LATER.at + due), START.at);
+            }
+            "the time at which the credential expires" => session.set_expiry(Some(LATER.at), START.at),
+            _ if input == ASKED || input.starts_with(VERDICT) => session.ask_caller(),
+            _ => {}
+        }
         let mut walk = Walk {
             session,
             before: state.to_owned(),
             request: None,
             decoded: None,
+            asked: None,
             out: Vec::new(),
             returned: Vec::new(),
         };
@@ -99,7 +117,7 @@ impl Walk {
             walk.receive(&text_frame(&request("c", "1")));
         }
         walk.lead_up_to(input);
-        if state == "Closing" || (state == "Finished" && input == DECODED) {
+        if state == "Closing" || (state == "Finished" && (input == DECODED || input.starts_with(VERDICT))) {
             walk.session.close(START.at, CloseCode::Normal, "", &mut Vec::new());
         }
         if state == "Finished" {
@@ -118,6 +136,7 @@ impl Walk {
             LAST_OVERHEAD => self.receive(&frame(FIN | PONG, b"").repeat(1000)),
             LAST_TOKEN => (1..3).for_each(|_| self.receive(&text_frame(WRONG_TOKEN))),
             DECODED => self.receive(&text_frame(&large_request())),
+            _ if input.starts_with(VERDICT) => self.receive(&text_frame(&auth_request())),
             _ => {}
         }
     }
@@ -149,6 +168,8 @@ impl Walk {
                 self.note(action);
                 assert!(!self.session.is_decoding());
             }
+            ASKED => self.receive(&text(&auth_request())),
+            _ if input.starts_with(VERDICT) => self.decide(input.trim_start_matches(VERDICT)),
             "auth without the token" => self.receive(&text(&request("auth", "1"))),
             "ping" => self.receive(&frame(FIN | PING, b"beat")),
             LAST_OVERHEAD | "pong" => self.receive(&frame(FIN | PONG, b"")),
@@ -165,11 +186,27 @@ impl Walk {
             "Session::shut_down" => self.session.shut_down(LATER, &mut self.out),
             "deadline of a parked request"
             | "Limits::auth_timeout"
+            | "Limits::expiry_notice before the credential expires"
+            | "the time at which the credential expires"
             | "Limits::ping_interval of silence"
             | "Limits::idle_timeout of silence"
             | "Limits::close_timeout" => self.pass_time(),
             unknown => panic!("no input is known for the row {unknown:?}"),
         }
+    }
+
+    fn decide(&mut self, verdict: &str) {
+        let verdict = match verdict {
+            "Accepted" => Verdict::Accepted(None),
+            "Unauthorized" => Verdict::Unauthorized("no".to_owned()),
+            "Forbidden" => Verdict::Forbidden("never".to_owned()),
+            "Failed" => Verdict::Failed(HandlerError::with_code(ErrorCode::Timeout, "too late")),
+            unknown => panic!("no verdict {unknown:?} is known"),
+        };
+        let request = self.asked.take().expect("the caller was asked");
+        let action = self.session.handle_verdict(LATER, &request, verdict, &mut self.out);
+        self.note(action);
+        assert!(!self.session.is_authenticating());
     }
 
     fn receive(&mut self, bytes: &[u8]) {
@@ -189,6 +226,10 @@ impl Walk {
                 "Action::Request"
             }
             Some(Action::Authenticated) => "Action::Authenticated",
+            Some(Action::Authenticate(request)) => {
+                self.asked = Some(request);
+                "Action::Authenticate"
+            }
             Some(Action::Decode(message)) => {
                 self.decoded = Some(message.decode());
                 "Action::Decode"
@@ -242,6 +283,10 @@ impl Walk {
 /// A request that the session does not decode itself.
 fn large_request() -> String {
     format!("{}{}", request("c", "3"), " ".repeat(MAX_INLINE_BYTES))
+}
+
+fn auth_request() -> String {
+    r#"{"type":"request","id":"1","channel":"auth","payload":{"token":"a"}}"#.to_owned()
 }
 
 fn request(channel: &str, id: &str) -> String {

@@ -27,7 +27,7 @@ const EPOCH: u64 = 1_700_000_000_000;
 
 /// After every call the output is exactly what the model expects. Each message is answered once, by the session or by its
 /// handler, under its own id. `server:connected` comes first and nothing after a close frame. The rate window,
-/// authentication, the idle timer, handler deadlines, and the limits of memory and requests in flight hold. What is over
+/// authentication by token or by verdicts of the caller, the end of credentials, the idle timer, handler deadlines, and the limits of memory and requests in flight hold. What is over
 /// the rate limit is not decoded, and too much of it closes the connection, as wrong tokens do. Large messages are decoded
 /// outside, at any later time. The next deadline is never late and never in the past. Left alone, the session ends.
 ///
@@ -73,6 +73,14 @@ struct Harness {
     undecoded: Option<(Undecoded, Vec<u8>)>,
     /// The session waits for it.
     decoding: bool,
+    /// A request on channel `auth` that the caller was asked about.
+    asked: Option<Request>,
+    /// The session waits for the verdict.
+    awaited: bool,
+    asks_caller: bool,
+    is_v1: bool,
+    expires_at: Option<Millis>,
+    notice_at: Option<Millis>,
     authenticated: bool,
     auth_until: Option<Millis>,
     /// The session sent a close frame.
@@ -108,6 +116,7 @@ impl Harness {
             max_in_flight: choices.pick(&[2, 1, 4, 256]),
             ping_interval: choices.pick(&[Some(30), Some(7), Some(0), None]).map(ms),
             idle_timeout: ms(choices.pick(&[120, 20, 1, 0])),
+            expiry_notice: ms(7),
             auth_timeout: ms(choices.pick(&[50, 10, 1, 0])),
             close_timeout: ms(choices.pick(&[50, 10, 1])),
             ..Limits::default()
@@ -147,6 +156,12 @@ impl Harness {
             held: Vec::new(),
             undecoded: None,
             decoding: false,
+            asked: None,
+            awaited: false,
+            asks_caller: setup & 64 != 0,
+            is_v1: setup & 128 != 0,
+            expires_at: None,
+            notice_at: None,
             authenticated,
             auth_until,
             sent_close: false,
@@ -175,6 +190,12 @@ impl Harness {
         if setup & 32 != 0 {
             let window = RateWindow::default();
             harness.session.share_window(Arc::new(Mutex::new(window)));
+        }
+        if harness.asks_caller {
+            harness.session.ask_caller();
+        }
+        if harness.is_v1 {
+            harness.session.set_v1();
         }
         let mut out = Vec::new();
         harness.session.open(now, &mut out);
@@ -218,7 +239,10 @@ impl Harness {
                 // The wall clock jumps. Deadlines must not depend on it.
                 2 => self.set_wall_clock(0),
                 3 => self.set_wall_clock(10 * 365 * 86_400_000),
-                4 => self.handle_decoded(choices),
+                4 => {
+                    self.handle_decoded(choices);
+                    self.handle_verdict(choices);
+                }
                 // A flood of pongs, or of empty fragments.
                 5 => self
                     .wire
@@ -322,7 +346,7 @@ impl Harness {
         let limits = &self.rules.limits;
         let has_place = self.parked.len() < limits.max_in_flight;
         let fits = self.parked.is_empty() || self.held_bytes() <= limits.max_in_flight_bytes;
-        has_place && fits && !self.decoding && !self.shadow.is_closed()
+        has_place && fits && !self.decoding && !self.awaited && !self.shadow.is_closed()
     }
 
     fn held_bytes(&self) -> usize {
@@ -370,6 +394,7 @@ impl Harness {
     }
 
     fn drop_parked(&mut self) {
+        self.awaited = false;
         self.dropped += self.parked.len() as u64;
         self.parked.clear();
     }
@@ -399,6 +424,7 @@ impl Harness {
         memory_is_within(self.session.buffered_bytes(), most);
         assert_eq!(self.session.held_bytes(), self.held_bytes());
         assert_eq!(self.session.is_decoding(), self.decoding);
+        assert_eq!(self.session.is_authenticating(), self.awaited);
         assert_eq!(self.session.in_flight(), self.parked.len());
         assert!(self.parked.len() <= limits.max_in_flight, "more in flight than allowed");
         assert_eq!(self.session.is_open(), self.is_open());

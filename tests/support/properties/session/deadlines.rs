@@ -50,6 +50,12 @@ impl Harness {
             return;
         }
         assert!(lives, "the connection is cut without a close frame");
+        let mut heard = heard;
+        if self.has_notice() {
+            let in_ms = self.expires_at.expect("it expires").0 - self.now.at.0;
+            let payload = serde_json::json!({ "inMs": in_ms });
+            is_event(&heard.remove(0), "auth:expiring", Some(&payload), self.now);
+        }
         let expected = self.due();
         if let Some(Heard::Close(..)) = expected {
             self.closes();
@@ -58,10 +64,20 @@ impl Harness {
         assert!(self.session.deadline() > self.now.at, "it would wake again at once");
     }
 
-    /// What is due because of the client's silence.
+    /// Whether the client is to be notified that its credential expires, once.
+    fn has_notice(&mut self) -> bool {
+        let lives = self.expires_at.is_some_and(|at| self.now.at < at);
+        lives && self.notice_at.take_if(|at| self.now.at >= *at).is_some()
+    }
+
+    /// What is due because of the time.
     pub(super) fn due(&mut self) -> Option<Heard> {
         if self.auth_until.is_some_and(|until| self.now.at >= until) {
-            return Some(Heard::Close(Some(1008), "authentication timeout".to_owned()));
+            let code = if self.is_v1 { 4401 } else { 1008 };
+            return Some(Heard::Close(Some(code), "authentication timeout".to_owned()));
+        }
+        if self.expires_at.is_some_and(|at| self.now.at >= at) {
+            return Some(Heard::Close(Some(4401), "credential expired".to_owned()));
         }
         // We have paused reading, so silence is not the client's fault.
         if !self.wants_input() {
@@ -130,7 +146,8 @@ impl Harness {
     pub(super) fn next_due(&self) -> Millis {
         let idle = self.last_byte + self.rules.limits.idle_timeout;
         let parked = self.parked.iter().map(|parked| parked.until);
-        let due = parked.chain([idle]).chain(self.auth_until).chain(self.next_ping()).min();
+        let credential = self.notice_at.or(self.expires_at);
+        let due = parked.chain([idle]).chain(self.auth_until).chain(credential).chain(self.next_ping()).min();
         self.closing_until.or(due).expect("there is the idle timeout")
     }
 
@@ -144,10 +161,12 @@ impl Harness {
             let deadline = self.session.deadline();
             self.wait(deadline.since(self.now.at));
             self.handle_decoded(choices);
+            self.handle_verdict(choices);
             self.read(choices);
             self.limits_hold();
         }
         self.handle_decoded(choices);
+        self.handle_verdict(choices);
         while !self.held.is_empty() {
             self.answer_held(choices);
         }

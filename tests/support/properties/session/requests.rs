@@ -7,7 +7,8 @@ use switchboard::protocol::envelope::{self, Envelope, Kind};
 use switchboard::protocol::error::{ErrorCode, WireError};
 use switchboard::protocol::json;
 use switchboard::protocol::payload::Payload;
-use switchboard::protocol::session::{Action, MAX_INLINE_BYTES, Request};
+use switchboard::protocol::session::{Action, MAX_INLINE_BYTES, Request, Verdict};
+use switchboard::protocol::time::Millis;
 
 use super::output::{Heard, member, refused_length, response};
 use super::{Choices, Harness, Parked, TOKEN};
@@ -93,6 +94,9 @@ impl Harness {
         };
         let id = envelope.id.expect("a request has an id");
         let name = json::unescape(envelope.channel);
+        if self.asks_caller && name.as_deref() == Some("auth") {
+            return self.is_asked(&envelope, action, &heard, choices);
+        }
         if self.rules.token.is_some() && name.as_deref() == Some("auth") {
             return self.is_authenticated(&envelope, action, &mut heard);
         }
@@ -132,13 +136,100 @@ impl Harness {
         assert_eq!(self.wrong_tokens_taken, self.wrong_tokens);
         let error = (!right).then_some(ErrorCode::Unauthorized);
         response(heard, id, envelope.channel, error, self.now);
-        let becomes = right && !self.authenticated;
+        if right {
+            self.is_accepted(action, None);
+        } else {
+            assert!(action.is_none(), "a token reaches the router");
+        }
+    }
+
+    /// Checks the reaction to the right token, or to a verdict.
+    fn is_accepted(&mut self, action: Option<Action>, expires_at: Option<Millis>) {
+        let becomes = !std::mem::replace(&mut self.authenticated, true);
         assert_eq!(matches!(action, Some(Action::Authenticated)), becomes);
         assert!(becomes || action.is_none(), "a token reaches the router");
+        if self.asks_caller {
+            (self.wrong_tokens, self.wrong_tokens_taken) = (0, 0);
+        }
+        self.expires_at = expires_at;
+        let notice_before = |at: Millis| at.since(self.now.at).as_millis() as u64 / 2;
+        let most = self.rules.limits.expiry_notice.as_millis() as u64;
+        self.notice_at =
+            expires_at.map(|at| Millis(at.0 - notice_before(at).min(most))).filter(|_| self.is_v1);
+        self.auth_until = None;
         if becomes {
-            self.authenticated = true;
-            self.auth_until = None;
             self.shadow.set_max_message_bytes(self.rules.limits.max_message_bytes);
+        }
+    }
+
+    /// Checks the reaction to a request on channel `auth` that the caller decides about.
+    fn is_asked(
+        &mut self,
+        envelope: &Envelope<'_>,
+        action: Option<Action>,
+        heard: &[Heard],
+        choices: &mut Choices<'_>,
+    ) {
+        let id = envelope.id.expect("a request has an id");
+        let most = self.rules.limits.max_unauthenticated_message_bytes;
+        if envelope.payload.is_none_or(|payload| payload.len() > most) {
+            assert!(action.is_none(), "the caller is asked about nothing");
+            response(heard, id, envelope.channel, Some(ErrorCode::Unauthorized), self.now);
+            return;
+        }
+        assert_eq!(heard, [], "the caller has not decided yet");
+        let Some(Action::Authenticate(request)) = action else {
+            panic!("the caller is not asked: {action:?}")
+        };
+        assert_eq!((request.raw_id(), request.payload().as_str()), (id, envelope.payload));
+        self.asked = Some(request);
+        self.awaited = true;
+        if choices.byte() & 1 == 0 {
+            self.handle_verdict(choices);
+        }
+    }
+
+    /// Gives a verdict, in time or after the session has closed.
+    pub(super) fn handle_verdict(&mut self, choices: &mut Choices<'_>) {
+        let Some(request) = self.asked.take() else { return };
+        let choice = choices.byte();
+        let expires_at =
+            (choice & 4 != 0).then(|| self.now.at + Duration::from_millis(u64::from(choice >> 3)));
+        let verdict = match choice & 3 {
+            0 => Verdict::Accepted(expires_at),
+            1 => Verdict::Unauthorized("no".to_owned()),
+            2 => Verdict::Forbidden("never".to_owned()),
+            _ => Verdict::Failed(WireError::with_code(ErrorCode::Timeout, "too late")),
+        };
+        let mut out = Vec::new();
+        let action = self.session.handle_verdict(self.now, &request, verdict, &mut out);
+        let mut heard = self.hear(&out);
+        if !std::mem::take(&mut self.awaited) {
+            assert!(action.is_none() && heard.is_empty(), "it goes on after its end");
+            return;
+        }
+        let error = match choice & 3 {
+            0 => None,
+            3 => Some(ErrorCode::Timeout),
+            _ => Some(ErrorCode::Unauthorized),
+        };
+        if choice & 3 == 1 {
+            self.wrong_tokens += 1;
+            if self.wrong_tokens >= self.rules.limits.max_auth_attempts {
+                self.is_closed_by(&mut heard, "too many wrong tokens");
+                self.closed_for.1 = true;
+            }
+        } else if choice & 3 == 2 {
+            let code = if self.is_v1 { 4403 } else { 1008 };
+            assert_eq!(heard.pop(), Some(Heard::Close(Some(code), "never".to_owned())));
+            self.closes();
+        }
+        self.wrong_tokens_taken += self.session.take_wrong_tokens();
+        assert_eq!(self.wrong_tokens_taken, self.wrong_tokens);
+        response(&heard, request.raw_id(), request.raw_channel(), error, self.now);
+        match choice & 3 {
+            0 => self.is_accepted(action, expires_at),
+            _ => assert!(action.is_none(), "only a right credential lets a client in"),
         }
     }
 

@@ -1,0 +1,88 @@
+//! Channel `auth` of a client while the embedder's authenticator decides. Input: requests on it. Output: verdicts for the session,
+//! and the identity of the client.
+
+use std::task::Poll;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::protocol::error::{ErrorCode, WireError};
+use crate::protocol::json;
+use crate::protocol::session::{Request, Verdict};
+
+use super::super::admission::is_long;
+use super::super::authentication::{Attempt, Denied};
+use super::super::config::ServerError;
+use super::super::identity::Identity;
+use super::super::metrics::Limited;
+use super::super::shared::Lookup;
+use super::asking::{Asking, expires_at};
+use super::in_flight::internal_error;
+use super::state::{Driver, Progress, Turn};
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
+    /// Asks the authenticator. It is polled in the same turn, because handling the message was progress.
+    pub(super) fn start_asking(&mut self, turn: &mut Turn<'_, '_>, request: Request) {
+        let payload = request.payload();
+        let bearer = payload.as_str().and_then(|payload| json::string_member(payload, "token"));
+        let bearer = bearer.map(|token| token.into_owned());
+        let is_looked_at = bearer.as_ref().is_some_and(|token| is_long(token.as_bytes()));
+        if self.is_paused(turn.now.at) && !is_looked_at {
+            return self.evict(turn, Limited::WrongTokens);
+        }
+        let attempt = Attempt {
+            headers: hyper::HeaderMap::new(),
+            uri: hyper::Uri::from_static("/"),
+            peer: self.client.peer,
+            bearer,
+            payload: Some(payload),
+            identity: self.client.identity(),
+        };
+        let (shared, key) = (self.client.shared.clone(), self.client.address);
+        let deciding = Box::pin(async move { shared.authentication.ask(attempt, key).await });
+        self.backlog().asking = Some(Box::new(Asking { request, deciding }));
+    }
+
+    /// Continues once the authenticator has decided.
+    pub(super) fn handle_verdict(&mut self, turn: &mut Turn<'_, '_>) -> Progress {
+        let Some(backlog) = &mut self.backlog else { return Progress::None };
+        let asking = backlog.asking.as_mut().filter(|_| self.session.is_authenticating());
+        let polled = asking.map(|asking| asking.deciding.as_mut().poll(turn.cx));
+        if let Some(Poll::Pending) = polled {
+            return Progress::None;
+        }
+        let Some(asking) = backlog.asking.take() else { return Progress::None };
+        let Some(Poll::Ready(decided)) = polled else { return Progress::None };
+        let verdict = self.verdict(turn, decided);
+        let action = self.session.handle_verdict(turn.now, &asking.request, verdict, turn.out);
+        let routes = self.client.shared.router.snapshot();
+        self.perform(turn, &mut Lookup::new(&routes), action, &mut None);
+        self.has_answered = true;
+        Progress::Some
+    }
+
+    fn verdict(&mut self, turn: &mut Turn<'_, '_>, decided: Result<Identity, Denied>) -> Verdict {
+        match decided {
+            Ok(identity) => {
+                let is_other = self.client.identity().is_some_and(|known| known.id() != identity.id());
+                if is_other {
+                    return Verdict::Unauthorized("the credential is of another identity".to_owned());
+                }
+                let expires_at = expires_at(&identity, turn.now);
+                self.client.shared.hub.identify(&self.client, identity);
+                Verdict::Accepted(expires_at)
+            }
+            Err(Denied::Refused(refusal)) if refusal.is_forbidden() => {
+                Verdict::Forbidden(refusal.reason().to_owned())
+            }
+            Err(Denied::Refused(refusal)) => Verdict::Unauthorized(refusal.reason().to_owned()),
+            Err(Denied::TooLate) => {
+                let message = "Authentication took too long";
+                Verdict::Failed(WireError::with_code(ErrorCode::Timeout, message))
+            }
+            Err(Denied::Panicked) => {
+                self.client.report(ServerError::HandlerPanicked { channel: "auth".to_owned() });
+                Verdict::Failed(internal_error())
+            }
+        }
+    }
+}
