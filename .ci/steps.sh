@@ -234,6 +234,7 @@ step_attacks() {
 ## credentials: a credential of 5 s is renewed under traffic for CREDENTIAL_SECONDS (300), in Node, Chromium and Firefox
 step_credentials() {
     tools_of_tests
+    cargo build --locked --all-features --example expiring_tokens
     CREDENTIAL_SECONDS=${CREDENTIAL_SECONDS:-300} CREDENTIAL_LIFE=5000 \
         cargo test --locked --all-features --test backend no_call_fails -- --nocapture
 }

@@ -28,7 +28,16 @@ fn run(file: &str, needs_chromium: bool) {
     if needs_chromium && is_missing(&chromium) {
         return skip::skipped(&format!("tests/web/{file}: {chromium} is not installed"));
     }
-    let output = Command::new("node")
+    // `cargo test` builds the examples, but not `cargo test --test backend`.
+    let example =
+        Path::new(env!("CARGO_BIN_EXE_switchboard")).with_file_name("examples").join("expiring_tokens");
+    let mut command = Command::new("node");
+    if example.exists() {
+        command.env("EXPIRING_TOKENS_BIN", example);
+    } else if file.starts_with("expiring") {
+        skip::skipped("tokens of our own server: the example expiring_tokens is not built");
+    }
+    let output = command
         .args(["--test", "--test-reporter=spec", file])
         .current_dir(path("tests/web"))
         .env("SWITCHBOARD_BIN", env!("CARGO_BIN_EXE_switchboard"))
