@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use crate::backend::shared::encode;
 use crate::backend::shared::registry::Channel;
@@ -11,6 +12,7 @@ use crate::protocol::payload::Payload;
 use crate::server::Server;
 
 use super::arguments::{Command, ServeOptions, parse};
+use super::log::Log;
 use super::terminal::{LineBreaks, for_stdout, say};
 use super::values::Failure;
 use super::{call, private};
@@ -122,6 +124,7 @@ async fn run(options: ServeOptions) -> Result<(), Failure> {
     let (host, port) = (config.host.clone(), config.port);
     let sign_in = config.token.clone().filter(|_| private && config.serve_console);
     let server = Server::new(config);
+    server.observe(Arc::new(Log::default()));
     register_all(&server, &backend);
     let bound = server.start().await?;
     if port != 0 && bound != port {

@@ -4,6 +4,7 @@ mod arguments;
 mod call;
 pub mod cli;
 mod limits;
+mod log;
 mod private;
 mod terminal;
 mod values;
