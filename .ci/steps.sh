@@ -13,7 +13,7 @@ readonly feature_sets=(
     "--all-features"
 )
 # Packages that are not part of the crate's workspace.
-readonly other_manifests=(tests/bench/Cargo.toml tests/bench/peers/Cargo.toml)
+readonly other_manifests=(tests/bench/Cargo.toml tests/bench/peers/Cargo.toml tests/examples/axum/Cargo.toml)
 
 ## format: rustfmt, in every package
 step_format() {
@@ -132,7 +132,7 @@ step_test() {
     cargo test --all-features
 }
 
-## core: the tests of the core with each smaller set of features
+## core: the tests of the core with each smaller set of features, and inside a server of axum
 step_core() {
     for features in "${feature_sets[@]}"; do
         [ "$features" != --all-features ] || continue
@@ -140,6 +140,7 @@ step_core() {
         # shellcheck disable=SC2086
         cargo test --locked $features
     done
+    cargo test --locked --manifest-path tests/examples/axum/Cargo.toml --target-dir target
 }
 
 ## server: the server builds, starts, reports that it is healthy and stops, as the README shows

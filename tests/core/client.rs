@@ -328,7 +328,7 @@ async fn a_first_connection_that_fails_is_an_error_without_retry() {
     let error = Client::connect(&format!("ws://127.0.0.1:{silent}"), options).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
     // Dropping the future cancels the attempt.
-    let client = Client::new(&format!("ws://127.0.0.1:{silent}"), fast()).unwrap();
+    let client = Client::new(format!("ws://127.0.0.1:{silent}"), fast()).unwrap();
     tokio::time::timeout(Duration::from_millis(10), client.open()).await.unwrap_err();
     assert_eq!(client.connection_state(), ConnectionState::Closed);
 }
@@ -414,7 +414,7 @@ async fn attempts_count_until_a_connection_was_stable() {
     for (stable_after, expected) in
         [(Duration::from_secs(3600), (1..=10).collect::<Vec<_>>()), (Duration::ZERO, vec![1; 30])]
     {
-        let client = Client::new(&url(dropping().await), ClientOptions { stable_after, ..fast() }).unwrap();
+        let client = Client::new(url(dropping().await), ClientOptions { stable_after, ..fast() }).unwrap();
         let mut states = listen(&client, "*");
         client.open().await.unwrap();
         let mut attempts = Vec::new();
