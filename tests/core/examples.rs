@@ -86,5 +86,6 @@ async fn rooms_have_members_permissions_and_limits() {
     ann.send("9", "admin:close", json!("tea")).await;
     assert_eq!(within("the room closes", ann.close_code()).await, 4000);
     assert_eq!(bob.ask("room:join", json!("milk")).await["payload"], json!({"members": 1}));
+    drop((ann, bob));
     within("the clients leave", server.stop()).await;
 }

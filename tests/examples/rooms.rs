@@ -21,11 +21,11 @@ async fn join(payload: Payload, cx: RequestContext) -> Result<Payload, HandlerEr
 
 async fn say(payload: Payload, cx: RequestContext) -> Result<(), HandlerError> {
     let (room, text) = payload.read(serde_json::from_str::<(String, String)>)?;
-    let me = cx.connection();
-    if !me.groups().iter().any(|group| **group == *room) {
+    if !cx.connection().groups().iter().any(|group| **group == *room) {
         return Err(HandlerError::custom("NOT_IN_ROOM", "join the room first"));
     }
-    cx.server().group(&room).emit("room:message", json!({ "room": room, "user": user(&me), "text": text }));
+    let message = json!({ "room": room, "user": user(&cx.connection()), "text": text });
+    cx.server().group(&room).emit("room:message", message);
     Ok(())
 }
 
@@ -41,8 +41,7 @@ pub fn server(config: Config) -> Server {
     });
     server.on_request("room:join", join);
     server.on_request("room:leave", |payload: Payload, cx: RequestContext| async move {
-        let room: String = payload.read(serde_json::from_str)?;
-        Ok::<_, HandlerError>(json!(cx.connection().leave(&room)))
+        Ok::<_, HandlerError>(json!(cx.connection().leave(&payload.read(serde_json::from_str::<String>)?)))
     });
     server.guard_prefix("room:say", RateLimit::per_identity(5, Duration::from_secs(1)));
     server.on_request("room:say", say);
