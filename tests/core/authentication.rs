@@ -152,6 +152,9 @@ async fn a_refusal_is_a_status_or_a_close_code_with_the_reason() {
         assert_eq!(frame[0], 0x88);
         assert_eq!(u16::from_be_bytes([frame[2], frame[3]]), code);
         assert_eq!(&frame[4..], reason.as_bytes());
+        let mut rest = Vec::new();
+        within("the end", pipe.read_to_end(&mut rest)).await.expect("the server closes");
+        assert!(rest.is_empty(), "nothing follows the close frame");
     }
     assert_eq!((server.client_count(), server.stats().connections), (0, 0));
     assert_eq!((server.stats().refused_with(401), server.stats().refused_with(403)), (6, 2));
