@@ -8,8 +8,8 @@ mod admission;
 mod advisories;
 mod authentication;
 mod backpressure;
-#[cfg(feature = "client")]
 mod calls;
+#[cfg(feature = "client")]
 mod client;
 mod connections;
 #[cfg(feature = "client")]

@@ -1,28 +1,29 @@
 //! A client of one seed: the client's machine on a simulated connection. It acts at random and
 //! checks every message that it receives.
 
+mod acting;
+mod arriving;
+mod hearing;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use switchboard::ClientId;
 use switchboard::protocol::backoff::{Backoff, Ending};
-use switchboard::protocol::caller::{Caller, CallerLimits, Due, Incoming};
-use switchboard::protocol::connection::{Connection, Event};
-use switchboard::protocol::error::ErrorCode;
-use switchboard::protocol::frame;
-use switchboard::protocol::payload::Payload;
+use switchboard::protocol::caller::{Caller, CallerLimits, Due};
+use switchboard::protocol::connection::Connection;
 use switchboard::protocol::session::MAX_INLINE_BYTES;
 use switchboard::protocol::time::{Millis, Now};
 use switchboard::protocol::uuid::Uuid;
-use switchboard::{ClientId, Limited};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::wire::{End, Weather, Wire};
-use super::world::{ROOMS, SLACK, TOKEN, World};
+use super::world::{Access, USERS, World};
 use crate::support::random::Rng;
-use crate::support::socket::{serve_hyper, upgrade};
+use crate::support::socket::serve_hyper;
+use arriving::{Answer, Arrival};
 
 /// The mask of every frame. Its value does not matter.
 fn mask() -> [u8; 4] {
@@ -51,6 +52,18 @@ struct Asked {
     channel: &'static str,
     /// The channel of its events, and how many are still expected.
     own: Option<(u64, u64)>,
+    /// The number of credentials that were sent before it.
+    after: usize,
+}
+
+/// A credential that was sent on this connection.
+struct Sent {
+    number: usize,
+    /// The request on channel `auth`; `None` for the one of the upgrade.
+    request: Option<Uuid>,
+    is_accepted: bool,
+    /// Whether `auth:expiring` came for it.
+    is_announced: bool,
 }
 
 struct Talk {
@@ -66,8 +79,19 @@ struct Talk {
     manner: Manner,
     /// Whether it sends only requests for handlers, so that the rate window can be computed.
     is_plain: bool,
+    /// Whether it has offered `switchboard.v1`.
+    is_v1: bool,
     id: Option<ClientId>,
     is_authenticated: bool,
+    /// The close frame that comes instead of the first message.
+    refusal: Option<(u16, String)>,
+    /// Who it wants to be, in the worlds that have users.
+    user: u64,
+    /// Who it is.
+    identity: Option<u64>,
+    credentials: Vec<Sent>,
+    /// When it sends another credential.
+    renews_at: Option<Instant>,
     asked: HashMap<Uuid, Asked>,
     names: u64,
     /// Responses of handlers, and of the server instead of a handler.
@@ -78,10 +102,13 @@ struct Talk {
     refused: u64,
     wrong_tokens: u64,
     next_for_everyone: Option<u64>,
+    next_for_user: Option<u64>,
     next_for_you: u64,
     /// The last event of each group.
     last_of_room: HashMap<String, u64>,
     shutting_down: bool,
+    /// The close frame that must come next.
+    must_close: Option<(u16, String)>,
     closed: Option<(Option<u16>, String)>,
     out: Vec<u8>,
 }
@@ -89,9 +116,10 @@ struct Talk {
 /// Connects, talks, disconnects and reconnects, until the world ends.
 pub async fn live(world: Arc<World>, mut rng: Rng) {
     let mut backoff = Backoff::new(Duration::from_millis(100), 4, Duration::ZERO);
+    let user = rng.below(USERS);
     sleep(Duration::from_millis(rng.below(300))).await;
     while !world.is_quiet() {
-        if talk(&world, rng.fork()).await {
+        if talk(&world, rng.fork(), user).await {
             backoff.handle_connected(Millis::default());
             backoff.handle_end(Millis::default(), Ending::Lost, false);
         }
@@ -101,8 +129,8 @@ pub async fn live(world: Arc<World>, mut rng: Rng) {
     }
 }
 
-/// One connection, from its upgrade to its end. Returns whether the server saw a client.
-async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
+/// One connection, from its upgrade to its end. Returns whether the server has answered.
+async fn talk(world: &Arc<World>, mut rng: Rng, user: u64) -> bool {
     let weather = Weather {
         max_delay_ms: rng.one_of(&[0, 0, 1, 5, 40]),
         capacity: rng.one_of(&[300, 2000, 64_000]),
@@ -112,21 +140,12 @@ async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
     let server = world.server.clone();
     tokio::spawn(serve_hyper(server, far));
     let (mut reader, mut writer) = tokio::io::split(near);
-    let shows_token = world.has_token && rng.percent(50);
-    let token = if shows_token { format!("Authorization: Bearer {TOKEN}\r\n") } else { String::new() };
-    let request = upgrade(&token);
-    if writer.write_all(request.as_bytes()).await.is_err() {
+    let arrival = Arrival::new(world, &mut rng, user);
+    if writer.write_all(arrival.request.as_bytes()).await.is_err() {
         return false;
     }
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        match reader.read(&mut byte).await {
-            Ok(1) => head.push(byte[0]),
-            _ => return false,
-        }
-    }
-    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    let Some(answer) = arrival.answer(world, &mut reader).await else { return false };
+    let Answer::Upgraded { refusal, is_authenticated } = answer else { return true };
 
     let started = Instant::now();
     let limits = CallerLimits {
@@ -140,6 +159,7 @@ async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
         close_timeout: Duration::from_millis(500),
         ..CallerLimits::default()
     };
+    let sent = |number| Sent { number, request: None, is_accepted: is_authenticated, is_announced: false };
     let is_plain = rng.percent(50);
     let talk = Talk {
         sends_large: world.limits.max_message_bytes > MAX_INLINE_BYTES && weather.max_piece >= 5000,
@@ -150,8 +170,14 @@ async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
         shadow: Connection::client(usize::MAX, mask),
         manner: Manner::Stays,
         is_plain,
+        is_v1: arrival.is_v1,
         id: None,
-        is_authenticated: !world.has_token || shows_token,
+        is_authenticated,
+        refusal,
+        user,
+        identity: arrival.credential.filter(|_| is_authenticated).map(|(_, user)| user),
+        credentials: arrival.credential.map(|(number, _)| sent(number)).into_iter().collect(),
+        renews_at: None,
         asked: HashMap::new(),
         names: 0,
         handled: 0,
@@ -159,9 +185,11 @@ async fn talk(world: &Arc<World>, mut rng: Rng) -> bool {
         refused: 0,
         wrong_tokens: 0,
         next_for_everyone: None,
+        next_for_user: None,
         next_for_you: 0,
         last_of_room: HashMap::new(),
         shutting_down: false,
+        must_close: None,
         closed: None,
         out: Vec::new(),
         rng,
@@ -192,6 +220,9 @@ impl Talk {
                 let pause = if self.world.is_crowded { 8000 } else { 400 };
                 next_act = now + Duration::from_millis(self.rng.between(1, pause));
             }
+            if self.renews_at.is_some_and(|at| now >= at) && !is_quiet {
+                self.renew();
+            }
             self.say_what_waits();
             if self.manner == Manner::Silent {
                 // The client is gone. Its connection stays open until the world ends.
@@ -209,7 +240,7 @@ impl Talk {
             let mut wake = self.started + Duration::from_millis(self.caller.deadline().0.min(1 << 32));
             let is_deaf = now < deaf_until && !is_quiet;
             if !is_quiet {
-                wake = wake.min(next_act);
+                wake = wake.min(next_act).min(self.renews_at.unwrap_or(next_act));
             }
             tokio::select! {
                 biased;
@@ -254,359 +285,11 @@ impl Talk {
         }
     }
 
-    // Actions.
-
-    /// Takes one action, and returns how long it does not read after it.
-    fn act(&mut self) -> Duration {
-        if !self.caller.is_open() || self.manner != Manner::Stays {
-            return Duration::ZERO;
-        }
-        match self.rng.below(1000) {
-            0..560 => self.call(),
-            560..640 => {
-                for _ in 0..self.rng.between(2, 60) {
-                    self.call();
-                }
-            }
-            640..760 if !self.is_plain => self.be_hostile(),
-            640..760 => {}
-            760..800 => frame::write(&mut self.out, frame::PING, Some(mask()), [&b"?"[..]]),
-            800..860 => {
-                self.world.count("stalled");
-                return Duration::from_millis(self.rng.between(10, 4000));
-            }
-            860..890 => {
-                self.world.note(|| format!("{} closes", self.name()));
-                self.manner = Manner::Closing;
-                let now = self.now();
-                self.caller.close(now.at, &mut self.out);
-                self.world.count("closed by client");
-            }
-            890..905 => self.behave(Manner::Mute),
-            905..920 => self.behave(Manner::HalfClosed),
-            920..935 => {
-                self.behave(Manner::Silent);
-                self.wire.fall_silent();
-            }
-            935..950 => {
-                self.world.note(|| format!("{} is reset", self.name()));
-                self.world.count("reset");
-                self.wire.reset();
-            }
-            950..960 if !self.is_plain => self.break_protocol(),
-            _ => {}
-        }
-        Duration::ZERO
-    }
-
-    fn behave(&mut self, manner: Manner) {
-        self.world.note(|| format!("{} is {manner:?} from now on", self.name()));
-        self.world.count(&format!("{manner:?}"));
-        self.manner = manner;
-    }
-
-    fn call(&mut self) {
-        let world = self.world.clone();
-        let mut own = None;
-        let name = self.names;
-        self.names += 1;
-        let (channel, payload) = match self.rng.below(14) {
-            _ if !self.is_authenticated && self.rng.percent(40) => {
-                let token = if self.rng.percent(70) { TOKEN } else { "guess" };
-                self.wrong_tokens += u64::from(token != TOKEN);
-                ("auth", json!({"token": token}))
-            }
-            // Before authentication they are too big.
-            0..3 if self.sends_large && self.is_authenticated && self.rng.percent(30) => {
-                world.count("large");
-                let text = "x".repeat(MAX_INLINE_BYTES + self.rng.below(30_000) as usize);
-                match self.rng.percent(50) {
-                    true => ("echo", json!({"name": name, "text": text})),
-                    false => ("wait", json!({"ms": self.rng.between(0, 1500), "text": text})),
-                }
-            }
-            0..3 => ("echo", json!({"name": name, "text": "é\u{1f600}\"\\"})),
-            3 | 4 => ("wait", json!({"ms": self.rng.between(0, 1500)})),
-            5 => ("fail", Value::Null),
-            6 => ("panic", if self.rng.percent(50) { json!({}) } else { json!({"ms": self.rng.below(50)}) }),
-            7 => ("never", json!([])),
-            8 => ("big", json!({"bytes": self.rng.below(6000)})),
-            9 if !self.is_plain => ("unknown", json!(null)),
-            // With many clients, that would be one event per request and client.
-            10 if !self.world.is_crowded => ("all", json!({})),
-            11 | 12 => {
-                let room = self.rng.one_of(&ROOMS);
-                (if self.rng.percent(60) { "join" } else { "leave" }, json!({"room": room}))
-            }
-            _ => {
-                let events = self.rng.below(9);
-                own = Some((name, events));
-                ("own", json!({"name": name, "events": events, "pauses": self.rng.percent(50)}))
-            }
-        };
-        let id = Uuid::from_random(random_bytes(&mut self.rng));
-        let now = self.now();
-        let called = self.caller.call(
-            now,
-            id,
-            channel,
-            &Payload::from(payload),
-            Duration::from_secs(86_400),
-            &mut self.out,
-        );
-        if called.is_ok() {
-            world.note(|| format!("{} calls {channel} as {id}", self.name()));
-            self.asked.insert(id, Asked { channel, own });
-        }
-    }
-
-    /// Sends a message that is not a request. It is answered too.
-    fn be_hostile(&mut self) {
-        let text = self.rng.one_of(&[
-            "",
-            "{",
-            "null",
-            "[]",
-            r#"{"type":"response","id":"hostile","channel":"echo"}"#,
-            r#"{"type":"request","id":7,"channel":"echo"}"#,
-            r#"{"type":"request","id":"hostile"}"#,
-            r#"{"type":"request","id":"hostile","channel":""}"#,
-            r#"{"type":"request","id":"","channel":"echo","payload":{"a":[1,2,{"b":null}]}}"#,
-        ]);
-        self.world.note(|| format!("{} says {text}", self.name()));
-        let opcode = if self.rng.percent(50) { frame::TEXT } else { frame::BINARY };
-        frame::write(&mut self.out, opcode, Some(mask()), [text.as_bytes()]);
-        self.hostile += 1;
-    }
-
-    /// Sends bytes that end the connection.
-    fn break_protocol(&mut self) {
-        self.world.note(|| format!("{} breaks the protocol", self.name()));
-        self.behave(Manner::Rude);
-        match self.rng.below(3) {
-            0 => frame::write(&mut self.out, frame::TEXT, None, [&b"unmasked"[..]]),
-            1 => self.out.extend_from_slice(&[0x81, 0xff, 0, 0, 0, 0, 0xff, 0, 0, 0, 1, 2, 3, 4]),
-            _ => frame::write(&mut self.out, frame::TEXT, Some(mask()), [&b"\xff"[..]]),
-        }
-    }
-
-    // Messages.
-
-    fn take(&mut self, bytes: &mut [u8]) {
-        self.look(&mut bytes.to_vec());
-        let mut used = 0;
-        while used < bytes.len() {
-            let now = self.now();
-            let step = self.caller.handle_input(now, &mut bytes[used..], &mut self.out);
-            used += step.consumed;
-            match step.action {
-                None | Some(Incoming::Event { .. }) => {}
-                Some(Incoming::Response { id, result }) => {
-                    assert!(
-                        !self.asked.contains_key(&id),
-                        "{id}: the machine has an answer that did not come"
-                    );
-                    let code = result.map_or_else(|error| error.code.label(), |_| "answered");
-                    self.world.count(code);
-                }
-                Some(Incoming::Closed { code, reason }) => {
-                    assert_eq!(self.closed, Some((code, reason)), "both readings agree");
-                }
-            }
-        }
-    }
-
-    /// Checks every message before the caller reads it.
-    fn look(&mut self, bytes: &mut [u8]) {
-        let mut used = 0;
-        while used < bytes.len() {
-            assert!(self.closed.is_none(), "{}: bytes after the close frame", self.name());
-            let mut ignored = Vec::new();
-            let received = self.shadow.receive(&mut bytes[used..], &mut ignored);
-            used += received.consumed;
-            match received.event {
-                None => {}
-                Some(Event::Text(text)) => {
-                    let message: Value = serde_json::from_str(&text).expect("the server speaks JSON");
-                    self.message(&message);
-                }
-                Some(Event::Binary(_)) => panic!("a server sends text"),
-                Some(Event::Failed(violation)) => panic!("the server broke the protocol: {violation:?}"),
-                Some(Event::Closed { code, reason }) => self.closed(code, reason),
-            }
-        }
-    }
-
-    fn message(&mut self, message: &Value) {
-        self.world.note(|| {
-            format!("{} gets {}", self.name(), message.to_string().chars().take(160).collect::<String>())
-        });
-        let payload = &message["payload"];
-        let channel = message["channel"].as_str().expect("a channel");
-        if self.id.is_none() {
-            assert_eq!(
-                (&message["type"], channel),
-                (&json!("event"), "server:connected"),
-                "what comes first"
-            );
-            let id: ClientId = payload["clientId"].as_str().and_then(|id| id.parse().ok()).expect("an id");
-            self.id = Some(id);
-            self.world.met(id, &self.wire);
-            return;
-        }
-        match message["type"].as_str() {
-            Some("event") => self.event(channel, payload),
-            Some("response") => self.response(message),
-            _ => panic!("a response or an event: {message}"),
-        }
-    }
-
-    fn event(&mut self, channel: &str, payload: &Value) {
-        let n = payload["n"].as_u64();
-        assert!(self.is_authenticated, "{}: {channel} before authentication", self.name());
-        assert!(!self.shutting_down, "{}: {channel} after server:shutdown", self.name());
-        if let (Some(id), Some(n), "everyone" | "at-once") = (self.id, n, channel) {
-            self.world.saw(id, channel, n);
-        }
-        match channel {
-            "at-once" => {
-                let is_in = self.id.is_some_and(|id| self.world.is_in_loud(id));
-                assert!(payload["group"].is_null() || is_in, "{}: an event of another group", self.name());
-            }
-            "room" => {
-                let room = payload["room"].as_str().expect("a group");
-                let last = self.last_of_room.get(room).copied();
-                let expected = self.id.and_then(|id| self.world.next_of_room(id, room, last));
-                assert_eq!(n, expected, "{}: events of {room} while it is in it, in order", self.name());
-                self.last_of_room.insert(room.to_owned(), n.expect("a number"));
-            }
-            "server:shutdown" => self.shutting_down = true,
-            "everyone" => {
-                let expected = self.next_for_everyone.or(n);
-                assert_eq!(
-                    n,
-                    expected,
-                    "{}: events for every client, in order and without a gap",
-                    self.name()
-                );
-                self.next_for_everyone = n.map(|n| n + 1);
-            }
-            "you" => {
-                assert_eq!(payload["to"], self.name(), "an event for another client");
-                assert_eq!(
-                    n,
-                    Some(self.next_for_you),
-                    "{}: its own events, in order and without a gap",
-                    self.name()
-                );
-                self.next_for_you += 1;
-            }
-            "own" => {
-                let name = payload["of"].as_u64();
-                let asked = self.asked.values_mut().filter_map(|asked| asked.own.as_mut());
-                let (_, left) = asked
-                    .into_iter()
-                    .find(|(asked, _)| Some(*asked) == name)
-                    .expect("an event of a pending request");
-                *left -= 1;
-            }
-            _ => panic!("an event that was not emitted: {channel}"),
-        }
-        self.world.count(&format!("event {channel}"));
-    }
-
-    fn response(&mut self, message: &Value) {
-        let code = message["error"]["code"].as_str().unwrap_or_default();
-        self.refused += u64::from(code == "RATE_LIMITED");
-        let id = match message["id"].as_str() {
-            Some("rate_limited") => message["error"]["details"]["requestId"].as_str(),
-            id => id,
-        };
-        let Some(id) = id.and_then(|id| id.parse::<Uuid>().ok()) else {
-            assert!(["INVALID_MESSAGE", "RATE_LIMITED", "UNAUTHORIZED"].contains(&code), "{message}");
-            self.hostile = self.hostile.checked_sub(1).expect("one answer for each message");
-            self.world.count(code);
-            return;
-        };
-        let asked =
-            self.asked.remove(&id).unwrap_or_else(|| panic!("answered twice, or never requested: {message}"));
-        if self.shutting_down {
-            assert_eq!(code, ErrorCode::ConnectionClosed.as_str(), "after server:shutdown: {message}");
-        }
-        if code.is_empty() {
-            let left = asked.own.map_or(0, |(_, left)| left);
-            assert_eq!(left, 0, "{}: a response before {left} of its events", asked.channel);
-            assert!(!["fail", "panic", "never", "unknown"].contains(&asked.channel), "{message}");
-            self.is_authenticated |= asked.channel == "auth";
-        }
-        let expected: &[&str] = match asked.channel {
-            "fail" | "panic" => &["HANDLER_ERROR"],
-            "never" => &["TIMEOUT"],
-            "unknown" => &["UNKNOWN_CHANNEL"],
-            "wait" => &["", "TIMEOUT"],
-            // The second is for one group too many.
-            "big" | "join" => &["", "HANDLER_ERROR"],
-            _ => &[""],
-        };
-        let always = ["RATE_LIMITED", "UNAUTHORIZED", "CONNECTION_CLOSED"];
-        assert!(expected.contains(&code) || always.contains(&code), "{}: {message}", asked.channel);
-        let is_handlers = !["auth", "unknown"].contains(&asked.channel);
-        self.handled += usize::from(is_handlers && !["RATE_LIMITED", "UNAUTHORIZED"].contains(&code));
-        assert!(code != "UNAUTHORIZED" || !self.is_authenticated || asked.channel == "auth", "{message}");
-    }
-
-    fn closed(&mut self, code: Option<u16>, reason: String) {
-        self.world.note(|| format!("{} is closed with {code:?} {reason}", self.name()));
-        self.world.count(&format!("closed {} {reason}", code.unwrap_or(1005)));
-        let limits = &self.world.limits;
-        match (code, reason.as_str()) {
-            (Some(1001), "idle timeout") => {
-                let silence = self.wire.longest_silence();
-                assert!(silence + SLACK >= limits.idle_timeout, "closed after {silence:?} of silence");
-            }
-            (Some(1001), "server stopping") => {
-                assert_eq!(
-                    self.shutting_down, self.is_authenticated,
-                    "server:shutdown, then the close frame"
-                );
-                let handled = self.id.map_or(0, |id| self.world.handled(id));
-                assert_eq!(self.handled, handled, "each request that was read is answered before the end");
-            }
-            (Some(1000), _) => assert_eq!(self.manner, Manner::Closing),
-            (Some(1008), "authentication timeout") => assert!(!self.is_authenticated),
-            (Some(1008), "slow consumer") => {}
-            (Some(1008), "too many refused messages") => {
-                let least = u64::from(limits.rate_max_requests) * 10;
-                assert!(self.refused + 1 >= least, "closed after {} refusals", self.refused);
-            }
-            (Some(1008), "too many wrong tokens") => {
-                assert!(self.wrong_tokens >= u64::from(limits.max_auth_attempts), "{}", self.wrong_tokens);
-            }
-            (Some(1008), "not authenticated while others wait") => {
-                assert!(self.world.server.stats().limited_by(Limited::Unauthenticated) > 0);
-            }
-            (Some(1013), "server out of memory for messages")
-            | (Some(1008), "message too slow while others wait") => {
-                assert!(self.world.server.stats().limited_by(Limited::Memory) > 0);
-            }
-            (Some(1002 | 1007 | 1009), _) => assert_eq!(self.manner, Manner::Rude),
-            _ => panic!("{}: closed with {code:?} {reason}", self.name()),
-        }
-        self.closed = Some((code, reason));
-    }
-
     fn end(&self) {
         self.world.note(|| format!("{}'s connection is over", self.name()));
         self.world.waits_for(&self.wire, 0);
-        if let Some(id) = self.id.filter(|_| self.is_plain && !self.world.has_token) {
+        if let Some(id) = self.id.filter(|_| self.is_plain && self.world.access == Access::Open) {
             self.world.check_rate(id);
         }
     }
-}
-
-fn random_bytes(rng: &mut Rng) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&rng.next().to_le_bytes());
-    bytes[8..].copy_from_slice(&rng.next().to_le_bytes());
-    bytes
 }

@@ -2,10 +2,23 @@
 //! or not at all; clients hurry, stall, send garbage and disconnect; handlers wait, fail and panic; the clock is paused
 //! while any task can run. Every world has a seed that determines the clients' bytes, the delays and the faults.
 //!
-//! In every world: each request is answered once or its client has disconnected; events arrive in order, without a gap, and at
-//! no other client; no client gets an event of a group that it is not in, and each gets all of those that it is in, in order; two clients get the events that both get in the same order, also if several threads emit at the same time
-//! (how these interleave does not follow from the seed); the outbox stays within its limit; no rate window lets more requests pass; silence ends a connection at its
-//! deadline; each connect callback has one disconnect callback, and no handler outlives its client.
+//! In every world:
+//! - each request is answered once, or its client has disconnected;
+//! - events arrive in order, without a gap, and at no client that its groups and its user do not allow to get them. A client
+//!   that is closed by the embedder, or because the server stops, has got all events that were emitted before;
+//! - two clients get the events that both get in the same order, also if several threads emit at the same time;
+//! - the outbox stays within its limit, no rate window lets more requests pass, and the limit of a user is that of a naive count;
+//! - silence ends a connection at its deadline;
+//! - nothing comes to a client before the authenticator has let it in, and nothing after its close frame. What the client
+//!   gets instead says what the authenticator has decided. A request is handled with the credential that was sent last before it;
+//! - a credential of another user is refused, and changes nothing; one that expires is announced once, and ends the connection
+//!   when it expires, not earlier;
+//! - a client that is kicked gets the code and the reason, and is disconnected within the close timeout;
+//! - each connect callback has one disconnect callback, with the code and the reason that the client has got, and no handler outlives
+//!   its client.
+//!
+//! Two things do not follow from the seed: how threads that emit at the same time interleave, and the millisecond at which a
+//! credential expires. Credentials expire in Unix time, and the world's clock is paused.
 //!
 //! `SIMULATION_SEEDS=10000 cargo test --profile fast --features client --test simulation` runs that many worlds,
 //! `SIMULATION_SEED=7` one, and prints it with `-- --nocapture`.
@@ -46,14 +59,17 @@ async fn play(world: Arc<World>, mut rng: Rng, clients: u64) {
     }
     // Some worlds have many events.
     let at_once = if rng.percent(15) { rng.between(5, 30) } else { 1 };
+    let kicks = rng.percent(40);
     let end = Instant::now() + Duration::from_millis(rng.between(500, 5000));
     while Instant::now() < end {
         sleep(Duration::from_millis(rng.between(1, 80))).await;
-        match rng.below(10) {
-            0..3 => world.tell_everyone(),
-            3..6 => (0..at_once).for_each(|_| world.tell_some(&mut rng)),
-            6 => world.tell_at_once(&mut rng),
-            7 | 8 => (0..at_once).for_each(|_| world.tell_room(&mut rng)),
+        match rng.below(24) {
+            0..6 => world.tell_everyone(),
+            6..12 => (0..at_once).for_each(|_| world.tell_some(&mut rng)),
+            12 | 13 => world.tell_at_once(&mut rng),
+            14..18 => (0..at_once).for_each(|_| world.tell_room(&mut rng)),
+            18..21 => (0..at_once).for_each(|_| world.tell_user(&mut rng)),
+            21 if kicks => world.kick_some(&mut rng),
             _ => {}
         }
         look_after(&world, &mut tasks);
@@ -79,7 +95,7 @@ async fn play(world: Arc<World>, mut rng: Rng, clients: u64) {
 
 /// Checks what must hold at all times, and whether a client has failed.
 fn look_after(world: &World, tasks: &mut JoinSet<()>) {
-    world.check_memory();
+    world.check();
     while let Some(ended) = tasks.try_join_next() {
         if let Err(error) = ended {
             resume_unwind(error.into_panic());
@@ -156,7 +172,7 @@ fn every_world_keeps_every_invariant() {
 }
 
 /// What must happen in some world. Otherwise the simulation no longer reaches it.
-const REACHED: [&str; 38] = [
+const REACHED: [&str; 71] = [
     "CONNECTION_CLOSED",
     "HANDLER_ERROR",
     "INVALID_MESSAGE",
@@ -165,6 +181,7 @@ const REACHED: [&str; 38] = [
     "UNAUTHORIZED",
     "UNKNOWN_CHANNEL",
     "answered",
+    "custom",
     "Mute",
     "HalfClosed",
     "Silent",
@@ -176,23 +193,55 @@ const REACHED: [&str; 38] = [
     "closed by client",
     "client gave up",
     "event at-once",
+    "event auth:expiring",
     "event everyone",
+    "event mail",
     "event own",
     "event room",
     "event you",
     "event server:shutdown",
     "panic",
     "closed 1000 ",
+    "closed 1000 kick",
     "closed 1001 idle timeout",
     "closed 1001 server stopping",
     "closed 1002 frame is not masked",
     "closed 1007 text is not UTF-8",
     "closed 1008 authentication timeout",
     "closed 1008 slow consumer",
+    "closed 1008 too many wrong tokens",
     "closed 1009 message too big",
     "closed 1013 server out of memory for messages",
+    "closed 4000 kick",
+    "closed 4401 Token is wrong",
+    "closed 4401 authentication timeout",
+    "closed 4401 credential expired",
+    "closed 4401 reason",
+    "closed 4401 unauthorized",
+    "closed 4403 forbidden",
+    "closed 4403 kick",
+    "closed 4403 suspended",
     "joined",
+    "kick of a connection",
+    "kick of a group",
+    "kick of a user",
     "large",
     "left",
+    "left out",
     "never",
+    "quota",
+    "quota used up",
+    "recognised",
+    "renewed",
+    "renewal HANDLER_ERROR Internal error",
+    "renewal RATE_LIMITED Too many requests",
+    "renewal TIMEOUT Authentication took too long",
+    "renewal UNAUTHORIZED credential expired",
+    "renewal UNAUTHORIZED the credential is of another identity",
+    "renewal UNAUTHORIZED unauthorized",
+    "status 401",
+    "status 403",
+    "status 500",
+    "status 503",
+    "sign-out",
 ];
