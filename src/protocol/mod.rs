@@ -32,6 +32,7 @@ pub mod rate;
 mod request;
 pub mod session;
 mod shared_str;
+mod shutdown;
 pub mod socket_table;
 mod step;
 pub mod time;

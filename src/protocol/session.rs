@@ -1,45 +1,49 @@
 //! The session machine: the server's end of one client, from `server:connected` to the close frame. Input: bytes, results of
 //! handlers, time. Output: requests for the router, and the bytes to send. Never calls a handler, never waits.
 //!
-//! | input | `Unauthenticated` | `Open` | `Closing` | `Finished` |
-//! |---|---|---|---|---|
-//! | message over the rate limit | `RATE_LIMITED` | `RATE_LIMITED` | - | - |
-//! | the last of too many of them in a row | `RATE_LIMITED`, close 1008, `Closing` | `RATE_LIMITED`, close 1008, `Closing` | - | - |
-//! | message over [`MAX_INLINE_BYTES`] | [`Action::Decode`] | [`Action::Decode`] | - | - |
-//! | [`handle_decoded`](Session::handle_decoded) of a request | `UNAUTHORIZED` | [`Action::Request`] | - | - |
-//! | message that is not a request | `INVALID_MESSAGE` | `INVALID_MESSAGE` | - | - |
-//! | `auth` while the caller is asked | [`Action::Authenticate`] | [`Action::Authenticate`] | - | - |
-//! | [`handle_verdict`](Session::handle_verdict) of [`Verdict::Accepted`] | response, [`Action::Authenticated`], `Open` | response | - | - |
-//! | [`handle_verdict`](Session::handle_verdict) of [`Verdict::Unauthorized`] | `UNAUTHORIZED` | `UNAUTHORIZED` | - | - |
-//! | [`handle_verdict`](Session::handle_verdict) of [`Verdict::Forbidden`] | `UNAUTHORIZED`, close 4403, `Closing` | `UNAUTHORIZED`, close 4403, `Closing` | - | - |
-//! | [`handle_verdict`](Session::handle_verdict) of [`Verdict::Failed`] | `TIMEOUT` | `TIMEOUT` | - | - |
-//! | `auth` with the token | response, [`Action::Authenticated`], `Open` | response | - | - |
-//! | `auth` without the token | `UNAUTHORIZED` | `UNAUTHORIZED` | - | - |
-//! | the last of [`Limits::max_auth_attempts`] wrong tokens | `UNAUTHORIZED`, close 1008, `Closing` | `UNAUTHORIZED`, close 1008, `Closing` | - | - |
-//! | other request | `UNAUTHORIZED` | [`Action::Request`] | - | - |
-//! | the last of too many pings, pongs and empty fragments | close 1008, `Closing` | close 1008, `Closing` | - | - |
-//! | ping | pong | pong | - | - |
-//! | pong | - | - | - | - |
-//! | close frame | close frame, `Finished` | close frame, `Finished` | `Finished` | - |
-//! | violation of RFC 6455 in a message, or of its limit | close frame, `Finished` | close frame, `Finished` | - | - |
-//! | any other violation of RFC 6455 | close frame, `Finished` | close frame, `Finished` | `Finished` | - |
-//! | [`answer`](Session::answer) | | response | - | - |
-//! | deadline of a parked request | | `TIMEOUT`, [`Due::Expired`] | | |
-//! | [`Limits::auth_timeout`] | close 4401, `Closing` | | | |
-//! | [`Limits::expiry_notice`] before the credential expires | | `auth:expiring` | - | |
-//! | the time at which the credential expires | | close 4401, `Closing` | - | |
-//! | [`Limits::ping_interval`] of silence | ping | ping | - | - |
-//! | [`Limits::idle_timeout`] of silence | close 1001, `Closing` | close 1001, `Closing` | - | - |
-//! | [`Limits::close_timeout`] | | | [`Due::Cut`] | [`Due::Cut`] |
-//! | [`close`](Session::close) | close frame, `Closing` | close frame, `Closing` | - | - |
-//! | [`shut_down`](Session::shut_down) | close 1001, `Closing` | `server:shutdown`, `CONNECTION_CLOSED` per parked request, close 1001, `Closing` | - | - |
+//! | input | `Unauthenticated` | `Open` | `Draining` | `Closing` | `Finished` |
+//! |---|---|---|---|---|---|
+//! | message over the rate limit | `RATE_LIMITED` | `RATE_LIMITED` | `RATE_LIMITED` | - | - |
+//! | the last of too many of them in a row | `RATE_LIMITED`, close 1008, `Closing` | `RATE_LIMITED`, close 1008, `Closing` | `RATE_LIMITED`, close 1008, `Closing` | - | - |
+//! | message over [`MAX_INLINE_BYTES`] | [`Action::Decode`] | [`Action::Decode`] | [`Action::Decode`] | - | - |
+//! | [`handle_decoded`](Session::handle_decoded) of a request | `UNAUTHORIZED` | [`Action::Request`] | `CONNECTION_CLOSED` | - | - |
+//! | message that is not a request | `INVALID_MESSAGE` | `INVALID_MESSAGE` | `INVALID_MESSAGE` | - | - |
+//! | `auth` while the caller is asked | [`Action::Authenticate`] | [`Action::Authenticate`] | [`Action::Authenticate`] | - | - |
+//! | [`handle_verdict`](Session::handle_verdict) of [`Verdict::Accepted`] | response, [`Action::Authenticated`], `Open` | response | response | - | - |
+//! | [`handle_verdict`](Session::handle_verdict) of [`Verdict::Unauthorized`] | `UNAUTHORIZED` | `UNAUTHORIZED` | `UNAUTHORIZED` | - | - |
+//! | [`handle_verdict`](Session::handle_verdict) of [`Verdict::Forbidden`] | `UNAUTHORIZED`, close 4403, `Closing` | `UNAUTHORIZED`, close 4403, `Closing` | `UNAUTHORIZED`, close 4403, `Closing` | - | - |
+//! | [`handle_verdict`](Session::handle_verdict) of [`Verdict::Failed`] | `TIMEOUT` | `TIMEOUT` | `TIMEOUT` | - | - |
+//! | `auth` with the token | response, [`Action::Authenticated`], `Open` | response | response | - | - |
+//! | `auth` without the token | `UNAUTHORIZED` | `UNAUTHORIZED` | `UNAUTHORIZED` | - | - |
+//! | the last of [`Limits::max_auth_attempts`] wrong tokens | `UNAUTHORIZED`, close 1008, `Closing` | `UNAUTHORIZED`, close 1008, `Closing` | `UNAUTHORIZED`, close 1008, `Closing` | - | - |
+//! | other request | `UNAUTHORIZED` | [`Action::Request`] | `CONNECTION_CLOSED` | - | - |
+//! | the last of too many pings, pongs and empty fragments | close 1008, `Closing` | close 1008, `Closing` | close 1008, `Closing` | - | - |
+//! | ping | pong | pong | pong | - | - |
+//! | pong | - | - | - | - | - |
+//! | close frame | close frame, `Finished` | close frame, `Finished` | close frame, `Finished` | `Finished` | - |
+//! | violation of RFC 6455 in a message, or of its limit | close frame, `Finished` | close frame, `Finished` | close frame, `Finished` | - | - |
+//! | any other violation of RFC 6455 | close frame, `Finished` | close frame, `Finished` | close frame, `Finished` | `Finished` | - |
+//! | [`answer`](Session::answer) | | response | response | - | - |
+//! | deadline of a parked request | | `TIMEOUT`, [`Due::Expired`] | `TIMEOUT`, [`Due::Expired`] | | |
+//! | [`Limits::auth_timeout`] | close 4401, `Closing` | | | | |
+//! | [`Limits::expiry_notice`] before the credential expires | | `auth:expiring` | `auth:expiring` | - | |
+//! | the time at which the credential expires | | close 4401, `Closing` | close 4401, `Closing` | - | |
+//! | [`Limits::ping_interval`] of silence | ping | ping | ping | - | - |
+//! | [`Limits::idle_timeout`] of silence | close 1001, `Closing` | close 1001, `Closing` | close 1001, `Closing` | - | - |
+//! | [`Limits::close_timeout`] | | | | [`Due::Cut`] | [`Due::Cut`] |
+//! | [`close`](Session::close) | close frame, `Closing` | close frame, `Closing` | close frame, `Closing` | - | - |
+//! | [`drain`](Session::drain) | close 1001, `Closing` | `server:shutdown`, `Draining` | - | - | - |
+//! | [`close_drained`](Session::close_drained) while a request is parked | | - | - | | |
+//! | [`close_drained`](Session::close_drained) otherwise | - | - | close 1001, `Closing` | - | - |
+//! | [`shut_down`](Session::shut_down) | close 1001, `Closing` | `server:shutdown`, `CONNECTION_CLOSED` per parked request, close 1001, `Closing` | `CONNECTION_CLOSED` per parked request, close 1001, `Closing` | - | - |
 //!
 //! `-` is no effect, and an empty cell cannot occur. A code in capitals is an error response. A channel `auth` is special only
 //! if there is a token, or the caller decides about credentials ([`ask_caller`](Session::ask_caller)). The client is one that
 //! offered `switchboard.v1` ([`set_v1`](Session::set_v1)): others get no `auth:expiring`, and 1008 instead of 4403, and instead of
-//! 4401 at [`Limits::auth_timeout`]. The states are seen from outside: `Open` is [`is_open`](Session::is_open), `Closing` is
-//! [`closing_until`](Session::closing_until), `Finished` is [`is_finished`](Session::is_finished). In `Finished`
-//! [`handle_deadline`](Session::handle_deadline) always returns [`Due::Cut`]. Leaving `Open` discards the parked requests, the
+//! 4401 at [`Limits::auth_timeout`]. The states are seen from outside: `Open` and `Draining` are [`is_open`](Session::is_open),
+//! `Draining` is [`is_draining`](Session::is_draining), `Closing` is [`closing_until`](Session::closing_until), `Finished` is
+//! [`is_finished`](Session::is_finished). In `Finished`
+//! [`handle_deadline`](Session::handle_deadline) always returns [`Due::Cut`]. Leaving `Open` or `Draining` discards the parked requests, the
 //! message that is being received and the one that is being decoded; nothing more is collected.
 //!
 //! A message that is over the rate limit, or larger than a client may send in its state, is never decoded.
@@ -99,6 +103,8 @@ pub struct Rules {
 ///    [`handle_deadline`](Session::handle_deadline) until it returns `None`. After [`Due::Cut`], close the transport.
 /// 7. After each call, send what was appended to `out`, and ask for the deadline again: it may have changed.
 /// 8. When [`is_finished`](Session::is_finished), send what is left, then close the transport.
+/// 9. While [`is_draining`](Session::is_draining), call [`close_drained`](Session::close_drained) when each request is answered or
+///    parked, and everything is sent.
 ///
 /// A caller that counts for several sessions asks for [`held_bytes`](Session::held_bytes) after each step, which is at most one
 /// frame, and for [`take_wrong_tokens`](Session::take_wrong_tokens); [`share_window`](Session::share_window) makes sessions
@@ -115,9 +121,11 @@ pub struct Session<H = ()> {
     pub(super) overload: Overload,
     pub(super) credential: Credential,
     idle: IdleTimer,
-    parked: Parking<H>,
+    pub(super) parked: Parking<H>,
     /// The size of the message that is being decoded; 0 if there is none.
     decoding_bytes: usize,
+    /// Whether no handler is called for further requests, because the server stops.
+    pub(super) drains: bool,
     pub(super) tally: Tally,
     keeps_errors: bool,
     last_error: Option<Box<WireError>>,
@@ -152,6 +160,7 @@ impl<H> Session<H> {
             idle: IdleTimer::new(now),
             parked: Parking::new(),
             decoding_bytes: 0,
+            drains: false,
             tally: Tally::default(),
             keeps_errors: false,
             last_error: None,
@@ -382,6 +391,9 @@ impl<H> Session<H> {
             let error = WireError::with_code(ErrorCode::Unauthorized, "Authentication required");
             return self.refuse(now, request.raw_id(), request.raw_channel(), error, out);
         }
+        if self.drains {
+            return self.refuse(now, request.raw_id(), request.raw_channel(), stopping(), out);
+        }
         Some(Action::Request(request))
     }
 
@@ -560,19 +572,11 @@ impl<H> Session<H> {
     pub fn ending(&self) -> Option<&Ending> {
         self.term.as_ref()?.ending.as_ref()
     }
+}
 
-    /// Closes because the server stops: sends `server:shutdown`, `CONNECTION_CLOSED` for each parked request, and close
-    /// 1001.
-    pub fn shut_down(&mut self, now: Now, out: &mut Vec<u8>) {
-        if self.is_open() {
-            write_event(out, "server:shutdown", Some(r#"{"reason":"Server stopping"}"#), now.unix_ms);
-        }
-        for parked in self.parked.drain() {
-            let error = WireError::with_code(ErrorCode::ConnectionClosed, "Server stopping");
-            self.answer(now, parked.request, Err(error), out);
-        }
-        self.close(now.at, CloseCode::Away, "server stopping", out);
-    }
+/// The error of a request that gets no other response because the server stops.
+pub(super) fn stopping() -> WireError {
+    WireError::with_code(ErrorCode::ConnectionClosed, "Server stopping")
 }
 
 /// Appends an event as a frame of the server. It is the same for every client.

@@ -15,8 +15,8 @@ use crate::protocol::handshake::{AddressKey, Head, Network, client_address};
 use crate::protocol::rate::RateWindow;
 use crate::protocol::time::Millis;
 
+use super::client::Client;
 use super::config::Config;
-use super::hub::Client;
 use super::metrics::Limited;
 use super::same_user::SameUser;
 

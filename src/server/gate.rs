@@ -24,6 +24,8 @@ use super::ticket::{Entry, Ticket};
 
 /// When a client that found no place should try again.
 const RETRY_WHEN_FULL: Duration = Duration::from_secs(10);
+/// When a client should try again that found the server stopping.
+const RETRY_WHEN_STOPPING: Duration = Duration::from_secs(1);
 /// When a client should try again whose credential was not decided about in time.
 const RETRY_WHEN_LATE: Duration = Duration::from_secs(1);
 
@@ -121,6 +123,11 @@ pub(super) fn decide<B>(shared: &Arc<Shared>, request: &Request<B>, peer: Peer) 
         return Decided::Answer(source.refuse(shared, response, None));
     }
     match handshake::check(&head, &AccessRules { token: None, ..rules }) {
+        Ok(_) if !shared.hub.is_open() => {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            let response = busy(status, "Server is stopping", RETRY_WHEN_STOPPING);
+            Decided::Answer(source.refuse(shared, response, None))
+        }
         Ok(accepted) if is_asked => ask(request, &head, source, Then::Upgrade(accepted)),
         Ok(accepted) => enter(shared, &head, &rules, source, accepted),
         Err(Refusal::NotAnUpgrade) => ordinary(shared, request, &head, &rules, source),

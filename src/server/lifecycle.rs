@@ -1,4 +1,4 @@
-//! The life of a server: start, serve, stop, and requests of the embedder's own hyper server.
+//! The life of a server: start, serve, drain, stop, and requests of the embedder's own hyper server.
 
 use std::io;
 #[cfg(feature = "pages")]
@@ -40,7 +40,7 @@ impl Server {
         Ok(port)
     }
 
-    /// Serves a listener that the caller has bound, until [`stop`](Server::stop). The rules for `Host` and `Origin` follow
+    /// Serves a listener that the caller has bound. Returns when the server has stopped, and its clients have left. The rules for `Host` and `Origin` follow
     /// from its address.
     ///
     /// ```no_run
@@ -60,7 +60,7 @@ impl Server {
         let address = listener.local_addr()?;
         listen::check_exposure(&self.shared.config, self.shared.authentication.is_set(), &[address])?;
         let stopped = listen::start(&self.shared, vec![listener], address.port())?;
-        // The semaphore never has a permit. It is closed when listening ends.
+        // The semaphore never has a permit. It is closed when the server has stopped.
         let _ = stopped.acquire().await;
         Ok(())
     }
@@ -184,22 +184,90 @@ impl Server {
     /// ```
     pub async fn stop(&self) {
         // Everything is stopped before anything is waited for, so that a caller that stops waiting has stopped it too.
-        let listening = self.shared.stop_listening();
-        if let Some(listening) = listening {
+        let mut listening = self.shared.stop_listening();
+        if let Some(listening) = &mut listening {
             listening.end().await;
         }
-        let all_gone = async {
-            loop {
-                let ended = self.shared.task_ended.notified();
-                if self.shared.tasks.load(Ordering::Acquire) == 0 {
-                    return;
-                }
-                ended.await;
-            }
-        };
+        self.wait_for_clients().await;
+    }
+
+    /// Stops, and lets requests in flight end first. It accepts no new clients, as [`stop`](Server::stop). The connected ones get
+    /// `server:shutdown`, and each further request of theirs `CONNECTION_CLOSED`. A client that has no request in flight, and has
+    /// got what waited for it, is closed with 1001. After `time` the rest is stopped. Returns when all have left.
+    ///
+    /// [`Connection::is_open`](super::Connection::is_open) stays true until a client is closed, so it gets the events that its
+    /// requests emit, and all others. Clients that have not authenticated are closed at once.
+    ///
+    /// - No time at all is the same as [`stop`](Server::stop), and a `stop` meanwhile ends the drain.
+    /// - Of several drains at the same time, the first one to end stops the server.
+    /// - If the caller stops waiting, the drain is over: what is left is stopped at once.
+    /// - Meanwhile [`start`](Server::start) and [`serve`](Server::serve) fail. A call of `serve` that runs returns at the end.
+    /// - A handler that waits for the drain waits for itself: start a task for it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use switchboard::{Config, Server};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let server = Server::new(Config::default().port(0));
+    /// server.start().await?;
+    /// server.drain(Duration::from_secs(10)).await; // at most that long, and as long as `stop` takes
+    /// assert!(!server.is_running());
+    /// # Ok(()) }
+    /// ```
+    pub async fn drain(&self, time: Duration) {
+        if time.is_zero() {
+            return self.stop().await;
+        }
+        let (mut listening, number) = self.shared.drain_listening();
+        // A caller that stops waiting ends it.
+        let drain = number.map(|number| Drain { server: self, number });
+        if let Some(listening) = &mut listening {
+            listening.end().await;
+        }
+        if let Some(drain) = &drain {
+            let is_over = || self.has_no_clients() || !self.shared.hub.is_draining(drain.number);
+            let _ = tokio::time::timeout(time, self.until(is_over)).await;
+        }
+        drop(drain);
+        self.wait_for_clients().await;
+    }
+
+    /// Waits until all clients have left, as long as that can take.
+    async fn wait_for_clients(&self) {
         let patience = self.shared.rules.limits.close_timeout + Duration::from_secs(1);
         // Tasks end themselves at the same deadline; one that is stuck in a handler's poll is not waited for.
-        let _ = tokio::time::timeout(patience, all_gone).await;
+        let _ = tokio::time::timeout(patience, self.until(|| self.has_no_clients())).await;
+    }
+
+    fn has_no_clients(&self) -> bool {
+        self.shared.tasks.load(Ordering::Acquire) == 0
+    }
+
+    /// Waits for a condition that can change when a task ends.
+    async fn until(&self, is_so: impl Fn() -> bool) {
+        loop {
+            let ended = self.shared.task_ended.notified();
+            if is_so() {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+/// A drain that goes on. Dropping it stops what is left.
+struct Drain<'a> {
+    server: &'a Server,
+    number: u64,
+}
+
+impl Drop for Drain<'_> {
+    fn drop(&mut self) {
+        self.server.shared.hub.end_drain(self.number);
+        // Other callers may wait for the same drain.
+        self.server.shared.task_ended.notify_waiters();
     }
 }
 

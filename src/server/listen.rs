@@ -114,7 +114,12 @@ pub(super) fn start(
     if listening.is_some() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the server is already running"));
     }
-    shared.hub.open();
+    if !shared.hub.open() {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "the server has not stopped yet: it drains",
+        ));
+    }
     let mut ready = Vec::new();
     for listener in listeners {
         let loopback = listener.local_addr()?.ip().to_canonical().is_loopback();

@@ -13,6 +13,7 @@
 mod admission;
 mod authentication;
 mod call;
+mod client;
 mod clock;
 mod config;
 mod connection;
@@ -43,13 +44,13 @@ mod upgrade;
 pub use admission::Peer;
 pub use authentication::{Attempt, Refusal};
 pub use call::{Call, Called};
+pub use client::ClientInfo;
 pub use config::{Callback, ClientId, Config, ServerError};
 pub use connection::Connection;
 #[cfg(feature = "pages")]
 pub use content::Content;
 pub use groups::{Group, JoinError};
 pub use guards::{Guard, RateLimit};
-pub use hub::ClientInfo;
 pub use identity::Identity;
 pub use metrics::{Limited, Stats};
 pub use observer::{Completed, Observer, Refused, Visit};

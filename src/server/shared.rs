@@ -18,9 +18,10 @@ use crate::protocol::session::{RequestId, Rules, write_event};
 
 use super::admission::Admission;
 use super::authentication::Authentication;
+use super::client::{self, ClientInfo};
 use super::clock::{Clock, Pauses, unix_ms};
 use super::config::{ClientId, Config, ServerError};
-use super::hub::{self, ClientInfo, Hub};
+use super::hub::Hub;
 use super::memory::Memory;
 use super::metrics::{Metrics, Stats};
 use super::observer::{Observer, Observers};
@@ -29,7 +30,7 @@ use super::pages::Pages;
 use super::router::{self, Router};
 
 /// A client of this server.
-pub(super) type Client = hub::Client<Arc<Shared>>;
+pub(super) type Client = client::Client<Arc<Shared>>;
 /// A handler of this server.
 pub(super) type Route = router::Route<RequestContext>;
 /// The handlers of this server, for a batch of requests.
@@ -76,20 +77,19 @@ pub(super) struct Shared {
 /// The accept loops of a server.
 pub(super) struct Listening {
     pub(super) port: u16,
-    /// Closed when listening ends.
+    /// Closed when the server has stopped.
     pub(super) stopped: Arc<Semaphore>,
     pub(super) loops: Vec<JoinHandle<()>>,
 }
 
 impl Listening {
-    /// Waits until the loops have ended and the port is free.
-    pub(super) async fn end(mut self) {
+    /// Waits until the loops have ended and the port is free. Dropping this then ends [`Server::serve`].
+    pub(super) async fn end(&mut self) {
         self.abort();
         for accept_loop in std::mem::take(&mut self.loops) {
             // An aborted task returns the error that says so.
             let _ = accept_loop.await;
         }
-        self.stopped.close();
     }
 
     /// Ends the loops without waiting for them.
@@ -446,11 +446,21 @@ impl Shared {
     }
 
     /// Sends all clients away, and returns the loops that are to be ended. `listen::start` does the opposite under the same
-    /// lock, so that a server is open exactly if it listens.
+    /// lock, so that a server that listens is open.
     pub(super) fn stop_listening(&self) -> Option<Listening> {
         let mut listening = self.listening();
         self.hub.stop();
+        // A drain that goes on has ended.
+        self.task_ended.notify_waiters();
         listening.take()
+    }
+
+    /// Makes all clients leave once nothing of theirs is in flight. Returns the loops that are to be ended, and the number of the
+    /// drain.
+    pub(super) fn drain_listening(&self) -> (Option<Listening>, Option<u64>) {
+        let mut listening = self.listening();
+        let number = self.hub.drain();
+        (listening.take(), number)
     }
 
     /// The observers of a client that connects now.

@@ -15,6 +15,7 @@ mod connections;
 #[cfg(feature = "client")]
 mod credentials;
 mod documents;
+mod drain;
 mod examples;
 mod extremes;
 mod groups;

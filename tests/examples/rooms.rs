@@ -64,6 +64,6 @@ async fn main() -> std::io::Result<()> {
     let server = server(Config::default());
     println!("listening on ws://localhost:{}", server.start().await?);
     tokio::signal::ctrl_c().await?;
-    server.stop().await;
+    server.drain(Duration::from_secs(10)).await;
     Ok(())
 }

@@ -96,6 +96,8 @@ struct Talk {
     names: u64,
     /// Responses of handlers, and of the server instead of a handler.
     handled: usize,
+    /// Those of them that are `CONNECTION_CLOSED`.
+    unfinished: usize,
     /// Messages without the id of a call that have no response yet.
     hostile: u64,
     /// Answers with `RATE_LIMITED`.
@@ -181,6 +183,7 @@ async fn talk(world: &Arc<World>, mut rng: Rng, user: u64) -> bool {
         asked: HashMap::new(),
         names: 0,
         handled: 0,
+        unfinished: 0,
         hostile: 0,
         refused: 0,
         wrong_tokens: 0,

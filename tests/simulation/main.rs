@@ -74,9 +74,14 @@ async fn play(world: Arc<World>, mut rng: Rng, clients: u64) {
         }
         look_after(&world, &mut tasks);
     }
+    // Some servers are stopped under load, the others after all responses, or after those that are in flight.
+    let is_patient = rng.percent(70);
+    let is_drained = rng.percent(20);
+    if is_drained {
+        drain(&world, &mut rng).await;
+    }
     world.fall_quiet();
-    // Some servers are stopped under load, the others after all responses.
-    if rng.percent(70) {
+    if is_patient && !is_drained {
         let started = Instant::now();
         while world.waiting() > 0 {
             assert!(started.elapsed() < LONGEST_WAIT, "{} responses are missing", world.waiting());
@@ -91,6 +96,19 @@ async fn play(world: Arc<World>, mut rng: Rng, clients: u64) {
     tasks.shutdown().await;
     sleep(Duration::from_secs(5)).await;
     world.check_end();
+}
+
+/// Lets the requests in flight end while clients go on to send others.
+async fn drain(world: &Arc<World>, rng: &mut Rng) {
+    world.note(|| "the server drains".to_owned());
+    world.count("drained");
+    let time = Duration::from_millis(rng.between(1, 4000));
+    world.drains(time);
+    let server = world.server.clone();
+    let draining = tokio::spawn(async move { server.drain(time).await });
+    sleep(Duration::from_millis(rng.below(500))).await;
+    world.fall_quiet();
+    draining.await.expect("a drain ends");
 }
 
 /// Checks what must hold at all times, and whether a client has failed.
@@ -172,7 +190,7 @@ fn every_world_keeps_every_invariant() {
 }
 
 /// What must happen in some world. Otherwise the simulation no longer reaches it.
-const REACHED: [&str; 71] = [
+const REACHED: [&str; 75] = [
     "CONNECTION_CLOSED",
     "HANDLER_ERROR",
     "INVALID_MESSAGE",
@@ -190,6 +208,10 @@ const REACHED: [&str; 71] = [
     "stalled",
     "told at once",
     "came back",
+    "drained",
+    "ended while the server drains",
+    "refused while the server drains",
+    "status 503",
     "closed by client",
     "client gave up",
     "event at-once",

@@ -8,7 +8,7 @@ mod users;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -103,6 +103,8 @@ pub struct World {
     kicks: AtomicU64,
     /// The time after which no client starts anything new.
     quiet: Mutex<Option<Instant>>,
+    /// Until when requests in flight end while the server stops.
+    drains_until: OnceLock<Instant>,
     /// The number of responses that each connection expects.
     waits: Mutex<HashMap<usize, u64>>,
     /// Handlers that are running.
@@ -191,6 +193,7 @@ impl World {
                 quota: Quota::new(rng),
                 kicks: AtomicU64::new(0),
                 quiet: Mutex::default(),
+                drains_until: OnceLock::new(),
                 waits: Mutex::default(),
                 running: Arc::default(),
                 counts: Mutex::default(),
@@ -233,6 +236,16 @@ impl World {
     /// From now on no client starts anything new.
     pub fn fall_quiet(&self) {
         self.quiet.lock().unwrap().get_or_insert_with(Instant::now);
+    }
+
+    /// The server begins to drain.
+    pub fn drains(&self, time: Duration) {
+        self.drains_until.get_or_init(|| Instant::now() + time);
+    }
+
+    /// Until when the server lets requests in flight end, if it does.
+    pub fn drains_until(&self) -> Option<Instant> {
+        self.drains_until.get().copied()
     }
 
     pub fn is_quiet(&self) -> bool {

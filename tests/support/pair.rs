@@ -288,6 +288,16 @@ impl Pair {
         self.on_server(|session, now, out| session.shut_down(now, out));
     }
 
+    /// The server begins to stop: requests in flight go on.
+    pub fn drain(&mut self) {
+        self.on_server(|session, now, out| session.drain(now, out));
+    }
+
+    /// What a server does whenever it has sent everything while it drains.
+    pub fn close_drained(&mut self) {
+        self.on_server(|session, now, out| session.close_drained(now, out));
+    }
+
     /// Calls the session, and sends what it wrote.
     pub fn on_server<T>(&mut self, act: impl FnOnce(&mut Session, Now, &mut Vec<u8>) -> T) -> T {
         let was_finished = self.session.is_finished();

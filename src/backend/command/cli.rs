@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::shared::encode;
 use crate::backend::shared::registry::Channel;
@@ -19,6 +20,10 @@ use super::{call, private};
 
 /// A shorter token is accepted, with a warning.
 const MIN_TOKEN_BYTES: usize = 16;
+
+/// How long requests in flight can go on after a signal. With what closing connections can take it is less than the 10 s after which
+/// container runtimes kill.
+const DRAIN_TIME: Duration = Duration::from_secs(3);
 
 const HELP: &str = include_str!("help.txt");
 
@@ -140,7 +145,7 @@ async fn run(options: ServeOptions) -> Result<(), Failure> {
         signals.recv().await;
         std::process::exit(130);
     });
-    server.stop().await;
+    server.drain(DRAIN_TIME).await;
     backend.close().await;
     print("[WS] Server stopped\n")
 }

@@ -11,9 +11,9 @@ use crate::protocol::error::{ErrorCode, WireError};
 use crate::protocol::payload::Payload;
 use crate::protocol::session::Slot;
 
+use super::super::client::HandlerWaker;
 use super::super::clock::unix_ms;
 use super::super::config::ServerError;
-use super::super::hub::HandlerWaker;
 use super::super::router::Running;
 use super::super::shared::{Client, Shared};
 

@@ -66,6 +66,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             // A place for another request may be free.
             turn.cx.waker().wake_by_ref();
         }
+        if self.session.is_draining() {
+            self.close_drained(turn)?;
+        }
         self.check_outbox(turn)?;
         self.check_room(turn)?;
         self.backlog.take_if(|backlog| backlog.is_done());
@@ -113,6 +116,16 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             }
         }
         Ok(!turn.out.is_empty())
+    }
+
+    /// Closes a client of a server that stops, once it has got everything: what has arrived is answered, and nothing waits.
+    fn close_drained(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), Disconnected> {
+        let has_input = self.backlog.as_ref().is_some_and(|backlog| backlog.has_input());
+        if turn.frames > 0 && turn.reads > 0 && !has_input && !self.is_blocked() && !self.client.has_mail() {
+            self.session.close_drained(turn.now, turn.out);
+            self.write(turn)?;
+        }
+        Ok(())
     }
 
     /// Closes a client that is too slow. It is judged after it was written to: the process may have been stopped, and not
@@ -191,9 +204,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     fn handle_mail(&mut self, turn: &mut Turn<'_, '_>) -> Result<Progress, Disconnected> {
         let progress = self.deliver_events(turn);
         let mail = self.client.collect(|mailbox| {
-            (std::mem::take(&mut mailbox.woken), mailbox.evict, mailbox.close.take(), mailbox.stop)
+            (
+                std::mem::take(&mut mailbox.woken),
+                mailbox.evict,
+                mailbox.close.take(),
+                (mailbox.drain, mailbox.stop),
+            )
         });
-        let Some((woken, evict, close, stop)) = mail else { return Ok(progress) };
+        let Some((woken, evict, close, (drain, stop))) = mail else { return Ok(progress) };
         if self.stage != Stage::Open {
             return Ok(progress);
         }
@@ -209,6 +227,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         if let Some(close) = close {
             self.deliver_events(turn);
             self.session.close(turn.now.at, close.0, &close.1, turn.out);
+        }
+        if drain && !self.session.is_draining() {
+            self.deliver_events(turn);
+            self.session.drain(turn.now, turn.out);
         }
         if stop {
             self.deliver_events(turn);

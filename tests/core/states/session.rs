@@ -25,6 +25,7 @@ const LAST_OVERHEAD: &str = "the last of too many pings, pongs and empty fragmen
 const LAST_TOKEN: &str = "the last of Limits::max_auth_attempts wrong tokens";
 const VERDICT: &str = "Session::handle_verdict of Verdict::";
 const ASKED: &str = "auth while the caller is asked";
+const PARKED_AND_DRAINED: &str = "Session::close_drained while a request is parked";
 const DECODED: &str = "Session::handle_decoded of a request";
 const WRONG_TOKEN: &str = r#"{"type":"request","id":"1","channel":"auth","payload":{"token":"s3cre"}}"#;
 const LATER: Now = Now { at: Millis(1000), unix_ms: 1000 };
@@ -32,8 +33,8 @@ const LATER: Now = Now { at: Millis(1000), unix_ms: 1000 };
 #[test]
 fn the_session_does_what_its_table_of_states_says() {
     let table = Table::read(include_str!("../../../src/protocol/session.rs"));
-    assert_eq!(table.states, ["Unauthenticated", "Open", "Closing", "Finished"]);
-    assert_eq!(table.rows.len(), 30, "rows that this test walks through");
+    assert_eq!(table.states, ["Unauthenticated", "Open", "Draining", "Closing", "Finished"]);
+    assert_eq!(table.rows.len(), 33, "rows that this test walks through");
     for (input, cells) in &table.rows {
         for (state, cell) in table.states.iter().zip(cells) {
             if !cell.is_empty() {
@@ -117,6 +118,9 @@ impl Walk {
             walk.receive(&text_frame(&request("c", "1")));
         }
         walk.lead_up_to(input);
+        if state == "Draining" {
+            walk.session.drain(START, &mut walk.out);
+        }
         if state == "Closing" || (state == "Finished" && (input == DECODED || input.starts_with(VERDICT))) {
             walk.session.close(START.at, CloseCode::Normal, "", &mut Vec::new());
         }
@@ -141,9 +145,9 @@ impl Walk {
         }
     }
 
-    /// Two rows need a parked request. In every other one the request waits to be answered.
+    /// Some rows need a parked request. In every other one the request waits to be answered.
     fn park_or_keep(&mut self, input: &str) {
-        if let "deadline of a parked request" | "Session::shut_down" = input
+        if let "deadline of a parked request" | "Session::shut_down" | PARKED_AND_DRAINED = input
             && let Some(request) = self.request.take()
         {
             self.session.park(request, LATER.at, |_| ());
@@ -184,6 +188,10 @@ impl Walk {
             }
             "Session::close" => self.session.close(LATER.at, CloseCode::Normal, "", &mut self.out),
             "Session::shut_down" => self.session.shut_down(LATER, &mut self.out),
+            "Session::drain" => self.session.drain(LATER, &mut self.out),
+            PARKED_AND_DRAINED | "Session::close_drained otherwise" => {
+                self.session.close_drained(LATER, &mut self.out);
+            }
             "deadline of a parked request"
             | "Limits::auth_timeout"
             | "Limits::expiry_notice before the credential expires"
@@ -260,6 +268,7 @@ impl Walk {
         match (self.session.is_open(), self.session.is_finished(), self.session.closing_until()) {
             (_, true, _) => "Finished",
             (false, false, Some(_)) => "Closing",
+            (true, false, None) if self.session.is_draining() => "Draining",
             (true, false, None) => "Open",
             (false, false, None) => "Unauthenticated",
             impossible => panic!("{impossible:?}"),

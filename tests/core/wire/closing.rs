@@ -242,6 +242,68 @@ fn shut_down_sends_only_a_close_frame_to_unauthenticated_clients() {
     });
 }
 
+#[test]
+fn a_session_that_drains_ends_after_its_requests_in_flight_and_refuses_others() {
+    check(&Rules::default(), |pair| {
+        pair.park("slow");
+        pair.request("1", "slow", None);
+        pair.request("2", "slow", None);
+        pair.drain();
+        pair.drain();
+        pair.close_drained();
+        pair.request("3", "echo", None);
+        pair.request("4", "slow", None);
+        pair.finish("2", Ok(Payload::none()));
+        pair.close_drained();
+        assert_eq!((pair.closed(), pair.session.is_draining()), (None, true));
+        pair.finish("1", Ok(Payload::none()));
+        pair.close_drained();
+        let messages = pair.messages();
+        assert_eq!((messages[0].is_event(), messages[0].channel()), (true, "server:shutdown"));
+        assert_eq!(ids(&messages[1..]), ["3", "4", "2", "1"], "one event, and one answer a request");
+        let codes = messages[1..].iter().map(|response| response.code());
+        assert_eq!(codes.collect::<Vec<_>>(), ["CONNECTION_CLOSED", "CONNECTION_CLOSED", "", ""]);
+        assert_closed(pair, 1001);
+    });
+}
+
+#[test]
+fn a_session_that_drains_can_be_shut_down() {
+    check(&Rules::default(), |pair| {
+        pair.park("slow");
+        pair.request("1", "slow", None);
+        pair.drain();
+        pair.stop();
+        let messages = pair.messages();
+        assert_eq!(messages.len(), 2, "server:shutdown is sent once");
+        assert_eq!(messages[0].channel(), "server:shutdown");
+        assert_eq!(messages[1].code(), "CONNECTION_CLOSED");
+        assert_closed(pair, 1001);
+    });
+}
+
+#[test]
+fn a_session_that_drains_still_judges_credentials() {
+    check(&with_token(), |pair| {
+        pair.drain();
+        assert_eq!(pair.messages().len(), 0);
+        assert_closed(pair, 1001);
+    });
+    check(&with_token(), |pair| {
+        pair.park("slow");
+        let token = Some(r#"{"token":"s3cret"}"#);
+        pair.request("0", "auth", token);
+        pair.request("1", "slow", None);
+        pair.drain();
+        pair.request("2", "auth", token);
+        pair.close_drained();
+        assert_eq!(pair.closed(), None);
+        let messages = pair.messages();
+        assert_eq!((messages[0].id(), messages[1].channel()), ("0", "server:shutdown"));
+        assert_eq!((messages[2].id(), messages[2].code()), ("2", String::new()));
+    });
+}
+
 // Any network.
 
 #[test]

@@ -80,6 +80,10 @@ impl Arrival {
         reader.read_exact(&mut body).await.ok()?;
         let body = String::from_utf8(body).expect("a body is text");
         world.note(|| format!("a client is refused with {status} {body}"));
+        if (status, &*body) == (503, "Server is stopping") {
+            assert!(world.is_quiet() || world.drains_until().is_some(), "the server goes on");
+            return Some(Answer::Refused);
+        }
         assert!(
             !self.is_v1 || status >= 500,
             "a client of switchboard.v1 is refused in the answer: {status}"

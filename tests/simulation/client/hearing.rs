@@ -8,6 +8,7 @@ use switchboard::protocol::connection::Event;
 use switchboard::protocol::error::ErrorCode;
 use switchboard::protocol::uuid::Uuid;
 use switchboard::{ClientId, Limited};
+use tokio::time::Instant;
 
 use super::super::world::{ADMIN, Access, Marks, SLACK, VIP};
 use super::{Asked, Manner, Talk};
@@ -88,7 +89,8 @@ impl Talk {
         let n = payload["n"].as_u64();
         let id = self.id.expect("server:connected comes first");
         assert!(self.is_authenticated, "{}: {channel} before authentication", self.name());
-        assert!(!self.shutting_down, "{}: {channel} after server:shutdown", self.name());
+        let is_drained = self.world.drains_until().is_some() && channel != "server:shutdown";
+        assert!(!self.shutting_down || is_drained, "{}: {channel} after server:shutdown", self.name());
         if let Some(at) = payload["at"].as_u64() {
             assert!(!self.world.has_expired(self.credential(), at), "{}: {payload} is too late", self.name());
         }
@@ -195,8 +197,10 @@ impl Talk {
         };
         let asked =
             self.asked.remove(&id).unwrap_or_else(|| panic!("answered twice, or never requested: {message}"));
-        if self.shutting_down {
+        if self.shutting_down && self.world.drains_until().is_none() {
             assert_eq!(code, ErrorCode::ConnectionClosed.as_str(), "after server:shutdown: {message}");
+        } else if self.shutting_down && code == ErrorCode::ConnectionClosed.as_str() {
+            self.world.count("refused while the server drains");
         }
         if code.is_empty() {
             let left = asked.own.map_or(0, |(_, left)| left);
@@ -220,7 +224,9 @@ impl Talk {
         assert!(expected.contains(&code) || always.contains(&code), "{}: {message}", asked.channel);
         assert!(code != "UNAUTHORIZED" || !self.is_authenticated, "{message}");
         assert!(self.is_authenticated || ["UNAUTHORIZED", "RATE_LIMITED"].contains(&code), "{message}");
-        if asked.channel == "limited" && !is_window && code != "UNAUTHORIZED" {
+        let is_stopped = code == "CONNECTION_CLOSED" && self.world.drains_until().is_some();
+        let is_guarded = code != "UNAUTHORIZED" && !is_stopped;
+        if asked.channel == "limited" && !is_window && is_guarded {
             self.world.check_quota(self.id, id, code == "RATE_LIMITED");
             self.world.count(if code.is_empty() { "quota" } else { "quota used up" });
         }
@@ -231,6 +237,8 @@ impl Talk {
         let gets_no_handler = ["RATE_LIMITED", "UNAUTHORIZED", "FORBIDDEN"].contains(&code);
         let has_handler = !["unknown", "admin:later", "guard:panic"].contains(&asked.channel);
         self.handled += usize::from(has_handler && !gets_no_handler);
+        let is_unfinished = code == ErrorCode::ConnectionClosed.as_str();
+        self.unfinished += usize::from(has_handler && is_unfinished);
     }
 
     /// A handler sees the newest credential that was sent before its request.
@@ -318,7 +326,15 @@ impl Talk {
                     "server:shutdown, then the close frame"
                 );
                 let handled = self.id.map_or(0, |id| self.world.handled(id));
-                assert_eq!(self.handled, handled, "each request that was read is answered before the end");
+                match self.world.drains_until() {
+                    Some(until) if Instant::now() < until => {
+                        let ended = self.handled - self.unfinished;
+                        assert_eq!(ended, handled, "each request whose handler was called has ended");
+                        self.world.count("ended while the server drains");
+                    }
+                    Some(_) => assert!(self.handled >= handled, "each of them has one response"),
+                    None => assert_eq!(self.handled, handled, "each request that was read is answered"),
+                }
                 if let Some(id) = self.id.filter(|_| self.is_authenticated) {
                     assert!(self.world.kick_of(id).is_none(), "{}: kicked before the end", self.name());
                     self.is_complete(&self.world.marks(id));

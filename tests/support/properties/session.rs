@@ -29,7 +29,7 @@ const EPOCH: u64 = 1_700_000_000_000;
 /// handler, under its own id. `server:connected` comes first and nothing after a close frame. The rate window,
 /// authentication by token or by verdicts of the caller, the end of credentials, the idle timer, handler deadlines, and the limits of memory and requests in flight hold. What is over
 /// the rate limit is not decoded, and too much of it closes the connection, as wrong tokens do. Large messages are decoded
-/// outside, at any later time. The next deadline is never late and never in the past. Left alone, the session ends.
+/// outside, at any later time. A session that drains calls no handler and closes when nothing is in flight. The next deadline is never late and never in the past. Left alone, the session ends.
 ///
 /// The bytes are the limits, then steps, defined in [`Harness::step`].
 pub fn session(data: &[u8]) {
@@ -85,6 +85,8 @@ struct Harness {
     auth_until: Option<Millis>,
     /// The session sent a close frame.
     sent_close: bool,
+    /// The server stops once nothing is in flight.
+    drains: bool,
     /// This end started the close handshake and waits until then.
     closing_until: Option<Millis>,
     cut_off: bool,
@@ -165,6 +167,7 @@ impl Harness {
             authenticated,
             auth_until,
             sent_close: false,
+            drains: false,
             closing_until: None,
             cut_off: false,
             window_ends: None,
@@ -236,6 +239,7 @@ impl Harness {
             _ => match choices.byte() % 8 {
                 0 => self.close(CloseCode::Policy, "slow consumer"),
                 1 => self.shut_down(),
+                6 => self.drain(),
                 // The wall clock jumps. Deadlines must not depend on it.
                 2 => self.set_wall_clock(0),
                 3 => self.set_wall_clock(10 * 365 * 86_400_000),
@@ -252,6 +256,7 @@ impl Harness {
             },
         }
         self.read(choices);
+        self.close_drained();
     }
 
     fn send_request(&mut self, choices: &mut Choices<'_>) {
@@ -425,6 +430,7 @@ impl Harness {
         assert_eq!(self.session.held_bytes(), self.held_bytes());
         assert_eq!(self.session.is_decoding(), self.decoding);
         assert_eq!(self.session.is_authenticating(), self.awaited);
+        assert_eq!(self.session.is_draining(), self.drains && self.is_open());
         assert_eq!(self.session.in_flight(), self.parked.len());
         assert!(self.parked.len() <= limits.max_in_flight, "more in flight than allowed");
         assert_eq!(self.session.is_open(), self.is_open());
@@ -456,6 +462,8 @@ impl Harness {
         assert!(step.action.is_none());
         let latest = Now { at: Millis(u64::MAX), ..self.now };
         assert!(!matches!(self.session.handle_deadline(latest, &mut out), Some(Due::Expired(_))));
+        self.session.drain(self.now, &mut out);
+        self.session.close_drained(self.now, &mut out);
         self.session.shut_down(self.now, &mut out);
         self.session.close(self.now.at, CloseCode::Away, "again", &mut out);
         self.session.handle_deadline(self.now, &mut out);

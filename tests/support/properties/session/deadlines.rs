@@ -115,9 +115,8 @@ impl Harness {
         let mut out = Vec::new();
         self.session.shut_down(self.now, &mut out);
         let mut heard = self.hear(&out);
-        if member {
-            let payload = serde_json::json!({ "reason": "Server stopping" });
-            is_event(&heard.remove(0), "server:shutdown", Some(&payload), self.now);
+        if member && !self.drains {
+            self.is_shutdown(&heard.remove(0));
         }
         self.parked.sort_by_key(|parked| parked.slot.index());
         for parked in self.parked.drain(..) {
@@ -130,6 +129,42 @@ impl Harness {
         let close = Heard::Close(Some(1001), "server stopping".to_owned());
         assert_eq!(heard, if open { vec![close] } else { vec![] });
         self.closes();
+    }
+
+    fn is_shutdown(&self, heard: &Heard) {
+        let payload = serde_json::json!({ "reason": "Server stopping" });
+        is_event(heard, "server:shutdown", Some(&payload), self.now);
+    }
+
+    /// A client that has not authenticated is closed; the others are notified, once.
+    pub(super) fn drain(&mut self) {
+        let (open, member) = (self.shadow.is_open(), self.is_open());
+        let mut out = Vec::new();
+        self.session.drain(self.now, &mut out);
+        let mut heard = self.hear(&out);
+        if member {
+            if !std::mem::replace(&mut self.drains, true) {
+                self.is_shutdown(&heard.remove(0));
+            }
+            assert_eq!(heard, []);
+            return;
+        }
+        let close = Heard::Close(Some(1001), "server stopping".to_owned());
+        assert_eq!(heard, if open { vec![close] } else { vec![] });
+        self.closes();
+    }
+
+    /// What the driver does when it has handled its input and sent everything.
+    pub(super) fn close_drained(&mut self) {
+        let ends = self.drains && self.is_open() && self.parked.is_empty() && !self.decoding && !self.awaited;
+        let mut out = Vec::new();
+        self.session.close_drained(self.now, &mut out);
+        let heard = self.hear(&out);
+        let close = Heard::Close(Some(1001), "server stopping".to_owned());
+        assert_eq!(heard, if ends { vec![close] } else { vec![] });
+        if ends {
+            self.closes();
+        }
     }
 
     /// This end closes, if it has not already done so.
@@ -163,6 +198,7 @@ impl Harness {
             self.handle_decoded(choices);
             self.handle_verdict(choices);
             self.read(choices);
+            self.close_drained();
             self.limits_hold();
         }
         self.handle_decoded(choices);

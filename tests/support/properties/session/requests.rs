@@ -105,6 +105,11 @@ impl Harness {
             response(&heard, id, envelope.channel, Some(ErrorCode::Unauthorized), self.now);
             return;
         }
+        if self.drains {
+            assert!(action.is_none(), "a request reaches the router while the session drains");
+            response(&heard, id, envelope.channel, Some(ErrorCode::ConnectionClosed), self.now);
+            return;
+        }
         assert_eq!(heard, [], "the handler has not answered yet");
         let Some(Action::Request(request)) = action else { panic!("{text:?} does not reach the router") };
         assert_eq!((request.raw_id(), request.raw_channel()), (id, envelope.channel));
