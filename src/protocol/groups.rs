@@ -91,7 +91,8 @@ impl<K: Copy + Ord, V> Groups<K, V> {
 
     /// Removes a member from all its groups.
     pub fn leave_all(&mut self, key: K) {
-        for name in self.names.remove(&key).unwrap_or_default() {
+        let Some(own) = self.names.remove(&key) else { return };
+        for name in own {
             self.remove(&name, key);
         }
     }

@@ -494,7 +494,7 @@ impl<H> Session<H> {
 
     /// Discards the parked requests, because the transport is lost.
     pub fn discard_parked(&mut self) {
-        self.parked.drain().for_each(drop);
+        self.parked = Parking::new();
     }
 
     /// Answers a parked request whose deadline has passed with `TIMEOUT`, and returns its handler.

@@ -27,7 +27,7 @@ use super::places::Places;
 ///
 /// See [`Server::authenticate`](super::Server::authenticate).
 pub struct Attempt {
-    pub(super) headers: HeaderMap,
+    pub(super) headers: Arc<HeaderMap>,
     pub(super) uri: Uri,
     pub(super) peer: Option<IpAddr>,
     pub(super) bearer: Option<String>,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap};
 use hyper::{Request, Response, StatusCode, Version};
 
 use crate::protocol::handshake::{self, Accepted, AccessRules, Head, Refusal};
@@ -48,7 +48,6 @@ pub(super) enum Decided {
 /// What the authenticator is asked, and what happens if it returns an identity.
 pub(super) struct Question {
     attempt: Attempt,
-    source: Source,
     then: Then,
     /// Whether the client sends anything that can be a credential.
     has_credential: bool,
@@ -60,19 +59,14 @@ enum Then {
     Answer(Answer),
 }
 
-/// Where a request comes from, as the observers see it.
-pub(super) struct Source {
-    address: Option<IpAddr>,
-    host: Option<HeaderValue>,
-    origin: Option<HeaderValue>,
+/// Where a request comes from.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) headers: &'a HeaderMap,
+    pub(super) address: Option<IpAddr>,
 }
 
-impl Source {
-    pub(super) fn new<B>(request: &Request<B>, address: Option<IpAddr>) -> Source {
-        let field = |name| request.headers().get(name).cloned();
-        Source { address, host: field(header::HOST), origin: field(header::ORIGIN) }
-    }
-
+impl Source<'_> {
     fn key(&self) -> Key {
         self.address.map(Into::into)
     }
@@ -80,10 +74,8 @@ impl Source {
     /// Reports a refusal, and counts it.
     pub(super) fn report(&self, shared: &Shared, status: u16, reason: &str, advice: Option<&str>) {
         shared.metrics.refused(status);
-        let text = |value: &Option<HeaderValue>| {
-            value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-        };
-        let (host, origin) = (text(&self.host), text(&self.origin));
+        let text = |name| self.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let (host, origin) = (text(header::HOST), text(header::ORIGIN));
         shared.observers().refused(&observer::Refused {
             status,
             reason,
@@ -116,7 +108,7 @@ pub(super) fn decide<B>(shared: &Arc<Shared>, request: &Request<B>, peer: Peer) 
         allow_origins: &config.allow_origins,
         token: config.token.as_deref().filter(|_| !is_asked),
     };
-    let source = Source::new(request, shared.admission.address(&head, peer));
+    let source = Source { headers: request.headers(), address: shared.admission.address(&head, peer) };
     if let Some(wait) = pause(shared, &head, &rules, source.key()) {
         shared.metrics.limited(Limited::WrongTokens);
         let response = busy(StatusCode::TOO_MANY_REQUESTS, "Too many wrong tokens", wait);
@@ -155,7 +147,7 @@ fn enter(
     shared: &Arc<Shared>,
     head: &Head<'_>,
     rules: &AccessRules<'_>,
-    source: Source,
+    source: Source<'_>,
     accepted: Accepted,
 ) -> Decided {
     let entry = match rules.token {
@@ -175,21 +167,21 @@ fn enter(
 }
 
 /// A request to the authenticator.
-fn ask<B>(request: &Request<B>, head: &Head<'_>, source: Source, then: Then) -> Decided {
+fn ask<B>(request: &Request<B>, head: &Head<'_>, source: Source<'_>, then: Then) -> Decided {
     let bearer = handshake::sent_token(head).and_then(|token| String::from_utf8(token).ok());
-    let headers = request.headers().clone();
+    let headers = source.headers;
     let has_credential = bearer.is_some()
         || headers.contains_key(header::AUTHORIZATION)
         || headers.contains_key(header::COOKIE);
     let attempt = Attempt {
-        headers,
+        headers: Arc::new(headers.clone()),
         uri: request.uri().clone(),
         peer: source.address,
         bearer,
         payload: None,
         identity: None,
     };
-    Decided::Ask(Box::new(Question { attempt, source, then, has_credential }))
+    Decided::Ask(Box::new(Question { attempt, then, has_credential }))
 }
 
 /// Decides about a request that is not an upgrade.
@@ -199,7 +191,7 @@ fn ordinary<B>(
     request: &Request<B>,
     head: &Head<'_>,
     rules: &AccessRules<'_>,
-    source: Source,
+    source: Source<'_>,
 ) -> Decided {
     let path = request.uri().path();
     let is_private = shared.pages.is_private(path);
@@ -231,7 +223,7 @@ fn ordinary<B>(
     _: &Request<B>,
     head: &Head<'_>,
     rules: &AccessRules<'_>,
-    source: Source,
+    source: Source<'_>,
 ) -> Decided {
     Decided::Answer(match handshake::check_host(head, rules) {
         Err(refusal) => source.refuse(shared, refuse(refusal), None),
@@ -240,7 +232,7 @@ fn ordinary<B>(
 }
 
 /// Gives a client that may connect its place.
-fn begin(shared: &Arc<Shared>, source: Source, accepted: Accepted, entry: Entry) -> Decided {
+fn begin(shared: &Arc<Shared>, source: Source<'_>, accepted: Accepted, entry: Entry) -> Decided {
     match shared.begin_client(source.address, entry) {
         Ok(ticket) => Decided::Upgrade(accepted, ticket),
         Err(limit) => {
@@ -268,7 +260,9 @@ pub(super) async fn settle(shared: &Arc<Shared>, decided: Decided) -> Result<Ans
 }
 
 async fn settle_question(shared: &Arc<Shared>, question: Question) -> Decided {
-    let Question { attempt, source, then, has_credential } = question;
+    let Question { attempt, then, has_credential } = question;
+    let headers = attempt.headers.clone();
+    let source = Source { headers: &headers, address: attempt.peer };
     match (shared.authentication.ask(attempt, source.key()).await, then) {
         (Ok(identity), Then::Upgrade(accepted)) => {
             begin(shared, source, accepted, Entry::Authenticated(Some(identity)))
@@ -296,7 +290,7 @@ async fn settle_question(shared: &Arc<Shared>, question: Question) -> Decided {
 /// refused upgrade.
 fn deny(
     shared: &Arc<Shared>,
-    source: Source,
+    source: Source<'_>,
     then: Then,
     refusal: &Refused,
     has_credential: bool,

@@ -68,10 +68,11 @@ impl<S> Hub<S> {
         }
     }
 
-    pub(super) fn leave(&self, client: &Client<S>) {
+    /// Removes a client, and returns whether it was there.
+    pub(super) fn leave(&self, client: &Client<S>) -> bool {
         let identity = client.identity();
         let mut clients = self.write();
-        clients.by_id.remove(&client.id);
+        let was_there = clients.by_id.remove(&client.id).is_some();
         if let Some(identity) = identity
             && let Entry::Occupied(mut entry) = clients.by_identity.entry(identity.shared_id())
         {
@@ -80,6 +81,7 @@ impl<S> Hub<S> {
                 entry.remove();
             }
         }
+        was_there
     }
 
     /// Sets the identity of a client that has joined. It replaces one of the same id.

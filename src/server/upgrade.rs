@@ -105,17 +105,24 @@ where
         let is_asked = matches!(decided, Decided::Ask(_));
         let is_private =
             request.uri().path() == "/metrics" || !matches!(decided, Decided::Answer(Answer::Ready(_)));
-        let ends = ends.as_deref().filter(|_| is_private && !is_asked).copied();
-        let source = Source::new(&request, peer.address);
+        // The request keeps hyper's buffer, so it is dropped where it is not needed any more.
+        let foreign = ends.as_deref().filter(|_| is_private && !is_asked).map(|ends| (*ends, request));
         let (shared, outcome) = (&shared, &outcome);
         #[cfg(feature = "pages")]
         let cut = &cut;
         Box::pin(async move {
-            let decided = if is_own(shared, ends).await {
-                decided
-            } else {
-                source.report(shared, 403, "another user of the machine", Some("--any-user allows others"));
-                Decided::Answer(Answer::Ready(foreign_user()))
+            let decided = match foreign {
+                Some((ends, request)) if !is_own(shared, ends).await => {
+                    let source = Source { headers: request.headers(), address: peer.address };
+                    source.report(
+                        shared,
+                        403,
+                        "another user of the machine",
+                        Some("--any-user allows others"),
+                    );
+                    Decided::Answer(Answer::Ready(foreign_user()))
+                }
+                _ => decided,
             };
             if is_asked {
                 lock(outcome).patience = shared.config.handshake_timeout;
@@ -169,10 +176,10 @@ fn lock(outcome: &Mutex<Outcome>) -> MutexGuard<'_, Outcome> {
 }
 
 /// Whether the other end of a connection is of a user who may connect.
-async fn is_own(shared: &Shared, ends: Option<Ends>) -> bool {
-    match (&shared.admission.same_user, ends) {
-        (Some(users), Some(ends)) => users.allows(ends).await,
-        _ => true,
+async fn is_own(shared: &Shared, ends: Ends) -> bool {
+    match &shared.admission.same_user {
+        Some(users) => users.allows(ends).await,
+        None => true,
     }
 }
 

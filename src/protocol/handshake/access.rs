@@ -177,9 +177,11 @@ fn is_listed(host: &str, rules: &AccessRules<'_>) -> bool {
 
 /// Whether a host can only be this machine. `localhost` and its subdomains never leave it (RFC 6761, section 6.3).
 fn is_loopback(host: &str) -> bool {
+    if let Some(address) = address(host) {
+        return address.to_canonical().is_loopback();
+    }
     let name = host.strip_suffix('.').unwrap_or(host);
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
     let last_label = name.rsplit_once('.').map_or(name, |(_, label)| label);
     plain && last_label.eq_ignore_ascii_case("localhost")
-        || address(host).is_some_and(|address| address.to_canonical().is_loopback())
 }

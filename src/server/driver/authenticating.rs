@@ -1,6 +1,7 @@
 //! Channel `auth` of a client while the embedder's authenticator decides. Input: requests on it. Output: verdicts for the session,
 //! and the identity of the client.
 
+use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,7 +31,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             return self.evict(turn, Limited::WrongTokens);
         }
         let attempt = Attempt {
-            headers: hyper::HeaderMap::new(),
+            headers: Arc::default(),
             uri: hyper::Uri::from_static("/"),
             peer: self.client.peer,
             bearer,

@@ -197,7 +197,7 @@ impl<Io> Driver<Io> {
         match self.client.shared.admission.clients.enter(self.client.address) {
             Ok(()) => {
                 self.waiting_place = None;
-                self.become_member();
+                self.become_member(turn.now);
             }
             Err(limit) => self.evict(turn, limit),
         }
@@ -232,8 +232,8 @@ impl<Io> Driver<Io> {
         }
     }
 
-    pub(super) fn become_member(&self) {
-        self.client.become_member(self.client.shared.clock.at());
+    pub(super) fn become_member(&self, now: Now) {
+        self.client.become_member(now.at);
     }
 
     /// Closes the client because of a limit. A client that is closing already is left alone, and so is one that has
@@ -278,7 +278,9 @@ impl<Io> Driver<Io> {
     /// Drops the handlers and removes the client from the hub, once.
     pub(super) fn leave(&mut self) {
         self.session.discard_parked();
-        self.client.shared.hub.leave(&self.client);
+        if !self.client.shared.hub.leave(&self.client) {
+            return;
+        }
         self.client.end_membership(self.client.shared.clock.at(), self.session.ending());
         self.client.shared.hub.leave_groups(self.client.id);
     }

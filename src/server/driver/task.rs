@@ -94,7 +94,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             }
             self.stage = Stage::Open;
             if self.session.is_open() {
-                self.become_member();
+                self.become_member(turn.now);
             }
         }
     }
