@@ -157,7 +157,13 @@ impl Upgrade {
         Ok(Upgrade {
             headers,
             #[cfg(feature = "backend")]
-            trust: options.ca_certificates.as_deref().map(Trust::with).transpose()?,
+            trust: options
+                .ca_certificates
+                .as_deref()
+                .map(|pem| {
+                    Trust::with(pem).map_err(|error| invalid(format_args!("ca_certificates: {error}")))
+                })
+                .transpose()?,
         })
     }
 }

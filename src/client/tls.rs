@@ -25,16 +25,17 @@ impl Trust {
     /// Those of the system, and further ones in PEM.
     ///
     /// # Errors
-    /// `InvalidInput` when the text contains no certificate.
+    /// `InvalidInput` when the text contains no certificate, or one that is not of an authority.
     pub(crate) fn with(pem: &str) -> io::Result<Trust> {
         let read = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
-        let further = read.ok().filter(|read| !read.is_empty()).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "ca_certificates: expected certificates in PEM")
-        })?;
+        let further = read
+            .ok()
+            .filter(|read| !read.is_empty())
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "expected certificates in PEM"))?;
         let mut roots = RootCertStore::empty();
         let (usable, _) = roots.add_parsable_certificates(further.iter().cloned());
         if usable < further.len() {
-            let what = "ca_certificates: not every certificate is one of an authority";
+            let what = "not every certificate is one of an authority";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         Ok(Trust { further, config: OnceLock::new() })

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use switchboard::client::{Client, ClientOptions};
-use switchboard::{Config, HandlerError, Payload, Server};
+use switchboard::{Attempt, Config, HandlerError, Identity, Payload, Refusal, RequestContext, Server};
 use tokio::io::AsyncBufReadExt;
 
 use crate::support::program::{self, Program};
@@ -450,6 +450,73 @@ async fn listen_shows_the_control_characters_of_events_and_close_reasons() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn headers_and_authorities_are_options_of_every_client_command() {
+    let server = Server::new(Config::default().port(0));
+    server.authenticate(|attempt: Attempt| async move {
+        match (attempt.header("cookie"), attempt.header("x-team"), attempt.bearer()) {
+            (Some("session=a:b"), Some(""), None) => Ok(Identity::new("ada")),
+            (_, _, Some("7")) => Ok(Identity::new("bob")),
+            seen => Err(Refusal::unauthorized(format!("no session: {seen:?}"))),
+        }
+    });
+    server.on_request("system:channels", |_: Payload, _| async { Ok::<_, HandlerError>(json!([])) });
+    server.on_request("whoami", |_: Payload, cx: RequestContext| async move {
+        Ok::<_, HandlerError>(json!(cx.identity().map(|identity| identity.id().to_owned())))
+    });
+    let url = format!("ws://127.0.0.1:{}", server.start().await.unwrap());
+    let run = |line: &[&str], headers: &[&str]| {
+        let mut command = tokio::process::Command::from(switchboard(line));
+        for header in headers {
+            command.args(["--header", header]);
+        }
+        command.output()
+    };
+    let cookie = ["Cookie: session=a:b", "X-Team:"];
+    let called = run(&["call", &url, "whoami"], &cookie).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&called.stdout), "\"ada\"\n", "{called:?}");
+    let called = run(&["call", &url, "whoami"], &["authorization:Bearer 7"]).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&called.stdout), "\"bob\"\n", "{called:?}");
+    let listed = run(&["channels", &url, "--json"], &cookie).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&listed.stdout), "[]\n", "{listed:?}");
+    let mut listen = tokio::process::Command::from(switchboard(&["listen", &url]));
+    let mut listen = listen
+        .args(["--header", cookie[0], "--header", cookie[1]])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = tokio::io::BufReader::new(listen.stdout.take().unwrap()).lines();
+    assert!(lines.next_line().await.unwrap().unwrap().contains("server:connected"));
+
+    let refused = run(&["call", &url, "whoami"], &["Cookie:session=other"]).await.unwrap();
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    for (header, expected) in [
+        ("session-secret", "--header: expected NAME:VALUE"),
+        (": secret", "headers: \"\" is not the name of a header"),
+        ("a b: secret", "headers: \"a b\" is not the name of a header"),
+        ("Host: secret", "headers: \"Host\" belongs to the handshake"),
+        ("X: sec\nret", "headers: \"X\" has a value that is not allowed"),
+    ] {
+        let wrong = run(&["call", &url, "whoami"], &[header]).await.unwrap();
+        let stderr = String::from_utf8(wrong.stderr).unwrap();
+        assert_eq!(wrong.status.code(), Some(2), "{header}: {stderr}");
+        assert!(stderr.contains(expected) && !stderr.contains("secret"), "{header}: {stderr}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    fs::write(&file, "no certificate").unwrap();
+    let file = file.to_str().unwrap();
+    for (path, expected) in
+        [(file, "ca.pem: expected certificates in PEM"), ("/no/such", "--ca-file /no/such: ")]
+    {
+        let wrong = run(&["call", &url, "whoami", "--ca-file", path], &cookie).await.unwrap();
+        let stderr = String::from_utf8(wrong.stderr).unwrap();
+        assert!(wrong.status.code() == Some(2) && stderr.contains(expected), "{stderr}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wss_trusts_only_the_certificates_of_the_system_and_given_ones() {
     let host = Host::new();
     let Some((certificate, acceptor)) = certificate::localhost(host.folder.path()) else {
@@ -487,6 +554,17 @@ async fn wss_trusts_only_the_certificates_of_the_system_and_given_ones() {
     for unreadable in ["", "no certificate"] {
         let error = Client::new(&url, own(unreadable.to_owned())).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{unreadable}");
+    }
+    // The same by the command's own option, and its variable.
+    let pem_file = certificate.to_str().unwrap().to_owned();
+    for by_variable in [false, true] {
+        let mut call = switchboard(&["call", &url, "system:ping"]);
+        match by_variable {
+            true => call.env("SWITCHBOARD_CA_FILE", &pem_file),
+            false => call.args(["--ca-file", &pem_file]),
+        };
+        let trusted = tokio::task::spawn_blocking(move || call.output().unwrap()).await.unwrap();
+        assert!(trusted.status.success(), "{trusted:?}");
     }
     let unknown = call("localhost", None).await;
     assert_eq!(unknown.status.code(), Some(3), "{unknown:?}");

@@ -16,8 +16,13 @@ use crate::server::Config;
 
 use super::call::{self, Target};
 use super::terminal::say;
-use super::values::{Failure, check_token, number, positive, read_name, read_token};
+use super::values::{
+    Failure, check_token, number, positive, read_authorities, read_header, read_name, read_token,
+};
 use super::{limits, private};
+
+/// The variable with the name of a file of authorities.
+const AUTHORITIES: &str = "SWITCHBOARD_CA_FILE";
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -214,6 +219,7 @@ fn parse_client(
 ) -> Result<Result<ClientArguments, Command>, Failure> {
     let mut target = Target { token: token_from(&environment)?, ..Target::default() };
     let (mut words, mut data_dir) = (Vec::new(), None);
+    let mut authorities = environment(AUTHORITIES).map(|path| (AUTHORITIES, path));
     let mut listing = Listing::Lines;
     let has_forms = form_options == FormOptions::Accepted;
     while let Some(argument) = parser.next()? {
@@ -224,6 +230,8 @@ fn parse_client(
                 target.timeout = Some(positive("--timeout", &parser.value()?)?);
             }
             Long("token-file") => target.token = Some(read_token(Path::new(&parser.value()?))?),
+            Long("header") => target.headers.push(read_header(&parser.value()?)?),
+            Long("ca-file") => authorities = Some(("--ca-file", parser.value()?)),
             Long("data-dir") => data_dir = Some(parser.value()?.into()),
             Long("raw") => target.raw = true,
             Long("json") if has_forms => listing = Listing::Json,
@@ -234,7 +242,12 @@ fn parse_client(
             other => return Err(other.unexpected().into()),
         }
     }
-    if target.token.is_none() {
+    if let Some((option, path)) = authorities {
+        target.authorities = Some(read_authorities(option, Path::new(&path))?);
+    }
+    // A server has either a token or a login of its own.
+    let has_login = target.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+    if target.token.is_none() && !has_login {
         // Without a data folder there is no token.
         let data_dir = find_data_dir(data_dir, &environment).ok();
         target.token = data_dir.map_or(Ok(None), |data_dir| private::find(&target.url, &data_dir))?;

@@ -31,6 +31,10 @@ const MAX_PAYLOAD_BYTES: u64 = 16 << 20;
 pub(super) struct Target {
     pub(super) url: String,
     pub(super) token: Option<String>,
+    /// Further headers of the upgrade: names and values.
+    pub(super) headers: Vec<(String, String)>,
+    /// Certificates of authorities in PEM, besides those of the system.
+    pub(super) authorities: Option<String>,
     /// The limit for a whole call, and for the first connection of `listen`.
     pub(super) timeout: Option<Duration>,
     /// Whether to write strings without quotes, and payloads without their channel.
@@ -42,6 +46,8 @@ impl Target {
         let defaults = ClientOptions::default();
         ClientOptions {
             token: self.token.clone(),
+            headers: self.headers.clone(),
+            ca_certificates: self.authorities.clone(),
             request_timeout: self.timeout.unwrap_or(defaults.request_timeout),
             connect_timeout: self.timeout.unwrap_or(defaults.connect_timeout),
             ..defaults

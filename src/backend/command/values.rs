@@ -8,12 +8,16 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::client::tls::Trust;
 use crate::protocol::handshake::NeverMatches;
 
 /// Longest token, in bytes.
 pub(super) const MAX_TOKEN_BYTES: usize = 1 << 10;
 /// Largest token file, in bytes: a token and generous white space.
 pub(super) const MAX_TOKEN_FILE_BYTES: u64 = 4 << 10;
+
+/// Largest file of authorities, in bytes: several times what browsers trust.
+pub(super) const MAX_AUTHORITIES_BYTES: u64 = 1 << 20;
 
 /// An error of the command, for a person.
 pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -63,6 +67,28 @@ pub(super) fn check_token(name: &str, token: &str) -> Result<String, Failure> {
         return Ok(token.to_owned());
     }
     Err(format!("{name}: expected a token of 1..={MAX_TOKEN_BYTES} visible ASCII characters").into())
+}
+
+/// Reads a header: its name, a colon, its value. Whether both are allowed is for the client to say. The error never contains the
+/// value, which can be a secret.
+pub(super) fn read_header(value: &OsString) -> Result<(String, String), Failure> {
+    let text = value.to_str().ok_or("--header is not UTF-8")?;
+    let (name, value) = text.split_once(':').ok_or("--header: expected NAME:VALUE")?;
+    Ok((name.to_owned(), value.trim_ascii().to_owned()))
+}
+
+/// Reads certificates of authorities.
+pub(super) fn read_authorities(option: &str, path: &Path) -> Result<String, Failure> {
+    let name = format!("{option} {}", path.display());
+    let mut text = String::new();
+    let read =
+        File::open(path).and_then(|file| file.take(MAX_AUTHORITIES_BYTES + 1).read_to_string(&mut text));
+    read.map_err(|error| format!("{name}: {error}"))?;
+    if text.len() as u64 > MAX_AUTHORITIES_BYTES {
+        return Err(format!("{name}: the file is larger than {MAX_AUTHORITIES_BYTES} bytes").into());
+    }
+    Trust::with(&text).map_err(|error| format!("{name}: {error}"))?;
+    Ok(text)
 }
 
 pub(super) fn at_least<T>(least: T, option: &str, value: &OsString) -> Result<T, Failure>
