@@ -156,9 +156,9 @@ pub(super) async fn open(shared: &Shared) -> Result<Connected, Failed> {
         let (address, token) = (shared.address().await?, shared.token().await?);
         connect(&address, &shared.upgrade, token.as_deref()).await
     };
-    match tokio::time::timeout(shared.options.connect_timeout, attempt).await {
-        Ok(connected) => connected,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the server did not answer in time").into()),
+    match shared.within(shared.options.connect_timeout, attempt).await {
+        Some(connected) => connected,
+        None => Err(io::Error::new(io::ErrorKind::TimedOut, "the server did not answer in time").into()),
     }
 }
 
@@ -239,7 +239,7 @@ impl<'a> Link<'a> {
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
             asked: None,
             farewell: None,
-            renewal: Renewal::default(),
+            renewal: Renewal::new(),
             judged_from: Millis::default(),
         }
     }
@@ -400,7 +400,7 @@ impl<'a> Link<'a> {
                         self.backoff.handle_connected(now.at);
                     }
                     if channel == "auth:expiring" {
-                        self.renewal.start(self.shared);
+                        self.renewal.start(self.shared, &payload);
                     }
                     self.shared.listeners.notify(&Event { channel, payload });
                 }
@@ -410,10 +410,7 @@ impl<'a> Link<'a> {
     }
 
     fn answer(&mut self, id: Uuid, result: Result<Payload, WireError>) {
-        if self.renewal.is_answered_by(id) {
-            if let Err(error) = result {
-                self.shared.notify("connection:auth-failed", json!({ "reason": error.to_string() }));
-            }
+        if self.renewal.handle_answer(self.shared, id, &result) {
             return;
         }
         if let Some(answer) = self.answers.remove(&id) {

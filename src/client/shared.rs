@@ -1,14 +1,17 @@
 //! What the handles of a client share with its task.
 
+use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::protocol::error::{ErrorCode, WireError};
+use crate::protocol::idle::judged_from;
 use crate::protocol::time::{Millis, Now};
 
 use super::connect::{Address, Upgrade};
@@ -67,6 +70,26 @@ impl Shared {
         match &self.options.token_source {
             None => Ok(self.options.token.clone()),
             Some(source) => source.ask().await.map(Some).map_err(|error| explain("the token", &error)),
+        }
+    }
+
+    /// Runs a future until its time has passed. If that is noticed late, the process was stopped, and the future gets time to read
+    /// what arrived meanwhile.
+    pub(super) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let deadline = self.now().at + limit;
+        let mut wait = limit;
+        let mut from = Millis::default();
+        loop {
+            if let Ok(done) = tokio::time::timeout(wait, future.as_mut()).await {
+                return Some(done);
+            }
+            let now = self.now().at;
+            from = judged_from(from, now, deadline);
+            if now >= from.max(deadline) {
+                return None;
+            }
+            wait = from.max(deadline).since(now);
         }
     }
 

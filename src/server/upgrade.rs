@@ -11,7 +11,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
@@ -143,8 +143,8 @@ where
         })
     });
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(shared.config.handshake_timeout)
+        // hyper would judge before it has read what arrived while the process was stopped.
+        .header_read_timeout(None)
         .max_buf_size(shared.config.max_head_bytes)
         .serve_connection(TokioIo::new(io), service);
     let mut lost = pin!(cut.notified());
@@ -152,15 +152,15 @@ where
         Poll::Ready(()) => Poll::Ready(Ok(())),
         Poll::Pending => connection.poll_without_shutdown(cx),
     });
-    let mut done = tokio::time::timeout(shared.config.handshake_timeout, &mut served).await;
+    let mut done = within(&shared, shared.config.handshake_timeout, &mut served).await;
     let patience = lock(&outcome).patience;
-    if done.is_err() && !patience.is_zero() {
-        done = tokio::time::timeout(patience, served).await;
+    if done.is_none() && !patience.is_zero() {
+        done = within(&shared, patience, &mut served).await;
     }
     // A client that is too slow, or does not speak HTTP, has had its response from hyper, or gets none. One that has left
     // ends hyper's part with another error than the service's.
     let upgrade = lock(&outcome).upgrade.take();
-    if let (Ok(Err(error)), Some((accepted, ticket))) = (done, upgrade)
+    if let (Some(Err(error)), Some((accepted, ticket))) = (done, upgrade)
         && error.is_user()
     {
         let parts = connection.into_parts();
@@ -169,6 +169,24 @@ where
         return Some(Driver::new(shared.clone(), ticket, io, early, answer, &accepted));
     }
     None
+}
+
+/// Runs a future until its time has passed. If that is noticed late, the process was stopped, and the future gets time to read
+/// what arrived meanwhile.
+async fn within<F: Future + Unpin>(shared: &Shared, limit: Duration, future: &mut F) -> Option<F::Output> {
+    let deadline = shared.clock.at() + limit;
+    let mut wait = limit;
+    loop {
+        if let Ok(done) = tokio::time::timeout(wait, &mut *future).await {
+            return Some(done);
+        }
+        let now = shared.clock.at();
+        let from = shared.pauses.judge(now, deadline);
+        if now >= from.max(deadline) {
+            return None;
+        }
+        wait = from.max(deadline).since(now);
+    }
 }
 
 fn lock(outcome: &Mutex<Outcome>) -> MutexGuard<'_, Outcome> {
@@ -400,5 +418,29 @@ mod tests {
     async fn any_other_answer_is_not_kept_back() {
         let written = first_write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert!(written.starts_with("HTTP/1.1 426 "), "{written}");
+    }
+
+    /// The process is stopped for longer than the deadline, and what arrives meanwhile is reported after the timer.
+    #[tokio::test(start_paused = true)]
+    async fn what_arrives_while_the_process_is_stopped_counts_before_the_deadline() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let pause = Duration::from_secs(60);
+        for (before, is_answered) in [(0, true), (40, true), (UPGRADE.len() - 1, true), (40, false)] {
+            let server = Server::new(Config::default());
+            let (mut near, far) = tokio::io::duplex(64 << 10);
+            let arrival = Arrival::new(&server.shared, Peer::from(true)).0;
+            let served = tokio::spawn(Connection::new(server.shared.clone(), far, arrival));
+            let (head, rest) = UPGRADE.split_at(before);
+            near.write_all(head).await.expect("the server reads");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::advance(pause).await;
+            assert!(!served.is_finished(), "{before} bytes before the pause");
+            if is_answered {
+                near.write_all(rest).await.expect("the server reads");
+            }
+            let mut answer = [0; 12];
+            let answered = near.read_exact(&mut answer).await.is_ok();
+            assert_eq!((answered, answered && answer.ends_with(b" 101")), (is_answered, is_answered));
+        }
     }
 }

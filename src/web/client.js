@@ -43,6 +43,9 @@ const LOST = { code: 1006, reason: "" };
 const OPEN = 1;
 /** How long a closed connection can wait in Node for the other side to confirm. */
 const LINGER_MS = 3000;
+/** A timer that fires so late does not end anything yet. */
+const LATE_MS = 250;
+const TIME_TO_READ_MS = 1000;
 /** Indexed by `readyState`. */
 const STATES = ["connecting", "open", "closing", "closed"];
 /** The characters allowed in a subprotocol (RFC 9110, section 5.6.2). */
@@ -254,7 +257,7 @@ export class WSClient {
       const forget = () => {
         this.#pending.delete(id);
         this.#queue.delete(id);
-        clearTimeout(timer);
+        stop(timer);
         signal?.removeEventListener("abort", abort);
       };
       const fail = (...why) => {
@@ -471,7 +474,7 @@ export class WSClient {
   }
 
   #stopTimers() {
-    clearTimeout(this.#connectTimer);
+    stop(this.#connectTimer);
     clearTimeout(this.#retryTimer);
     clearTimeout(this.#renewTimer);
     for (const name of WAKING) globalThis.removeEventListener?.(name, this.#wake);
@@ -497,7 +500,7 @@ export class WSClient {
       const key = {};
       const forget = () => {
         this.#pending.delete(key);
-        clearTimeout(timer);
+        stop(timer);
       };
       const fail = (code, message, more) => {
         forget();
@@ -539,7 +542,7 @@ export class WSClient {
       // A refused token, or one of the wrong type, is not better the second time.
       const isFinal = !(error instanceof WSClientError) || error.code === "UNAUTHORIZED" || error.code === "FORBIDDEN";
       if (attempt !== this.#attempt || isFinal || performance.now() + pause >= expiry) return;
-      this.#renewTimer = after(pause, () => this.#renew(attempt, expiry, pause));
+      this.#renewTimer = setTimeout(() => this.#renew(attempt, expiry, pause), pause);
     };
     this.#authenticate(attempt).catch(fail).finally(() => (attempt.isRenewing = false));
   }
@@ -690,9 +693,24 @@ function readError(error) {
   ];
 }
 
-/** Starts a timer, unless `ms` is 0. */
+/**
+ * Starts the timer of a deadline, unless `ms` is 0; `stop` ends it. If it fires late, the process was stopped, or the page frozen,
+ * and timers come before messages: there is time to read what arrived meanwhile.
+ */
 function after(ms, callback) {
-  return ms > 0 ? setTimeout(callback, Math.min(ms, MAX_TIMER_MS)) : undefined;
+  if (!(ms > 0)) return undefined;
+  const limit = Math.min(ms, MAX_TIMER_MS);
+  const due = performance.now() + limit;
+  const judge = () => {
+    if (performance.now() - due < LATE_MS) callback();
+    else timer.id = setTimeout(callback, TIME_TO_READ_MS);
+  };
+  const timer = { id: setTimeout(judge, limit) };
+  return timer;
+}
+
+function stop(timer) {
+  clearTimeout(timer?.id);
 }
 
 function deferred() {

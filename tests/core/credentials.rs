@@ -3,17 +3,18 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use switchboard::client::{Client, ClientOptions, Event, Source};
 use switchboard::protocol::frame;
-use switchboard::{ErrorCode, protocol::handshake};
+use switchboard::protocol::handshake;
+use switchboard::{Attempt, ErrorCode, HandlerError, Identity, Payload, Refusal, RequestContext, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::support::socket::within;
+use crate::support::socket::{self, Calls, within};
 
 /// A server of the test.
 struct Played(TcpListener);
@@ -58,6 +59,15 @@ impl Played {
 
 async fn event(stream: &mut TcpStream, channel: &str, payload: &str) {
     let text = format!(r#"{{"type":"event","channel":"{channel}","payload":{payload},"timestamp":1}}"#);
+    let mut out = Vec::new();
+    frame::write_text(&mut out, None, &[&text]);
+    stream.write_all(&out).await.unwrap();
+}
+
+/// Answers a request with a payload or an error.
+async fn respond(stream: &mut TcpStream, request: &Value, member: &str) {
+    let id = &request["id"];
+    let text = format!(r#"{{"type":"response","id":{id},"channel":"c",{member},"timestamp":1}}"#);
     let mut out = Vec::new();
     frame::write_text(&mut out, None, &[&text]);
     stream.write_all(&out).await.unwrap();
@@ -267,13 +277,8 @@ async fn a_new_token_is_sent_on_the_open_connection() {
     event(&mut stream, "auth:expiring", r#"{"inMs":1000}"#).await;
     let auth = request(&mut stream).await;
     assert_eq!((&auth["channel"], &auth["payload"]), (&json!("auth"), &json!({"token": "token-1"})));
-    for (id, payload) in [(&auth["id"], "{\"authenticated\":true}"), (&slow["id"], "5")] {
-        let text =
-            format!(r#"{{"type":"response","id":{id},"channel":"c","payload":{payload},"timestamp":1}}"#);
-        let mut out = Vec::new();
-        frame::write_text(&mut out, None, &[&text]);
-        stream.write_all(&out).await.unwrap();
-    }
+    respond(&mut stream, &auth, r#""payload":{"authenticated":true}"#).await;
+    respond(&mut stream, &slow, r#""payload":5"#).await;
     assert_eq!(within("the answer", call).await.unwrap().unwrap().as_str(), Some("5"));
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
@@ -294,4 +299,119 @@ async fn request(stream: &mut TcpStream) -> Value {
         *byte ^= mask[at % 4];
     }
     serde_json::from_slice(&text).unwrap()
+}
+
+/// What each call of the token function returns, in turn; an empty text is a failure. Each token is a user, and the time for
+/// which it is valid, in ms.
+fn scripted(tokens: &'static [&'static str]) -> (Arc<AtomicUsize>, ClientOptions) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    let source = Source::from_fn(move || match tokens.get(counter.fetch_add(1, Ordering::SeqCst)) {
+        Some(&token) if !token.is_empty() => Ok(token.to_owned()),
+        _ => Err(std::io::Error::other("no network")),
+    });
+    (asked, ClientOptions { token_source: Some(source), stable_after: Duration::ZERO, ..fast() })
+}
+
+/// A server of ours whose authenticator accepts such tokens of ada and bob, and reports what it is asked. The channel `token`
+/// answers with the token that counts.
+async fn expiring() -> (Server, String, Calls<String>) {
+    let server = socket::server(socket::config());
+    let (asked, attempts) = socket::calls();
+    server.authenticate(move |attempt: Attempt| {
+        let token = attempt.bearer().unwrap_or_default().to_owned();
+        asked(token.clone());
+        async move {
+            let (user, valid_ms) = token.split_once(':').unwrap_or_default();
+            if !["ada", "bob"].contains(&user) {
+                return Err(Refusal::unauthorized("token is not valid"));
+            }
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64;
+            let valid_ms: u64 = valid_ms.parse().expect("milliseconds");
+            Ok(Identity::new(user).expires_at_unix_ms(now + valid_ms).data(token))
+        }
+    });
+    server.on_request("token", |_: Payload, cx: RequestContext| async move {
+        Ok::<_, HandlerError>(json!(cx.data::<String>().map(|token| token.to_string())))
+    });
+    let port = server.start().await.unwrap();
+    (server, format!("ws://127.0.0.1:{port}"), attempts)
+}
+
+async fn token_of(client: &Client) -> Value {
+    client.send_message("token", ()).await.expect("the connection is open").parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_renewal_that_fails_once_is_repeated_and_calls_continue() {
+    let (server, url, mut attempts) = expiring().await;
+    let (gate, mut began) = socket::waiting(&server, "slow");
+    let (asked, options) = scripted(&["ada:4000", "", "ada:3600000"]);
+    let client = Client::new(url, options).unwrap();
+    let mut states = listen(&client);
+    client.open().await.unwrap();
+    assert_eq!(attempts.next().await, "ada:4000");
+    let slow = tokio::spawn({
+        let client = client.clone();
+        async move { client.send_message("slow", ()).await }
+    });
+    began.next().await;
+    let failed = until(&mut states, "connection:auth-failed").await;
+    assert_eq!(failed, json!({"reason": "the token cannot be found: no network"}));
+    assert_eq!(token_of(&client).await, "ada:4000");
+    assert_eq!(attempts.next().await, "ada:3600000");
+    assert_eq!(token_of(&client).await, "ada:3600000");
+    gate.add_permits(1);
+    slow.await.unwrap().expect("a call in flight continues");
+    while let Ok(event) = states.try_recv() {
+        assert!(!event.channel.starts_with("connection:"), "{}", event.channel);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    client.disconnect().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_of_another_user_is_refused_and_the_client_connects_again_after_4401() {
+    let (server, url, mut attempts) = expiring().await;
+    let (_, options) = scripted(&["ada:3000", "bob:3600000", "bob:3600000"]);
+    let client = Client::new(url, options).unwrap();
+    let mut states = listen(&client);
+    client.open().await.unwrap();
+    let failed = until(&mut states, "connection:auth-failed").await;
+    assert!(failed["reason"].as_str().unwrap().starts_with("UNAUTHORIZED: "), "{failed}");
+    assert_eq!(token_of(&client).await, "ada:3000");
+    // It is not sent a second time; the connection ends with the credential that it has.
+    let closed = until(&mut states, "connection:closed").await;
+    assert_eq!(closed, json!({"code": 4401, "reason": "credential expired"}));
+    assert_eq!(until(&mut states, "connection:open").await, json!({}));
+    assert_eq!(token_of(&client).await, "bob:3600000");
+    for expected in ["ada:3000", "bob:3600000", "bob:3600000"] {
+        assert_eq!(attempts.next().await, expected);
+    }
+    assert_eq!(attempts.drain(), 0);
+    client.disconnect().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_renewal_that_the_server_cannot_decide_is_repeated_until_the_expiry() {
+    let server = Played::new().await;
+    let (asked, options) = numbered();
+    let client = Client::new(server.url(), options).unwrap();
+    let mut states = listen(&client);
+    let (opened, (mut stream, _)) = tokio::join!(client.open(), server.greet());
+    opened.unwrap();
+    event(&mut stream, "auth:expiring", r#"{"inMs":4000}"#).await;
+    let first = request(&mut stream).await;
+    respond(&mut stream, &first, r#""error":{"code":"TIMEOUT","message":"late"}"#).await;
+    let failed = until(&mut states, "connection:auth-failed").await;
+    assert_eq!(failed, json!({"reason": "TIMEOUT: late"}));
+    let second = request(&mut stream).await;
+    assert_eq!(second["payload"], json!({"token": "token-2"}));
+    respond(&mut stream, &second, r#""error":{"code":"UNKNOWN_CHANNEL","message":"no tokens here"}"#).await;
+    // Nothing is left to do, and nothing is reported.
+    event(&mut stream, "done", "{}").await;
+    until(&mut states, "done").await;
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
 }

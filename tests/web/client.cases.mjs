@@ -155,6 +155,30 @@ export const offline = {
     equal([(await failure(lost))[0], clock.left], ["CONNECTION_CLOSED", []]);
   }),
 
+  "what arrived while the process was stopped counts before deadlines": onClock(async (clock) => {
+    const { client, socket } = await connected();
+    const [call, silent] = [client.sendMessage("a"), failure(client.sendMessage("b"))];
+    clock.sleep(60_000);
+    socket.answer(1, socket.sent[0]);
+    equal(await call, 1);
+    clock.advance(1000);
+    equal(await silent, ["TIMEOUT", "no answer within 30000 ms"]);
+    equal(clock.left, []);
+    // A timer that is a little late is one of a busy page.
+    const late = failure(client.sendMessage("c"));
+    clock.sleep(30_249);
+    equal([(await late)[0], clock.left], ["TIMEOUT", []]);
+    // The same with an attempt.
+    const other = fake();
+    const connecting = other.client.connect();
+    clock.sleep(60_000);
+    other.Socket.last.greet();
+    await connecting;
+    equal(clock.left, []);
+    client.disconnect();
+    other.client.disconnect();
+  }),
+
   "a signal ends a call, before it is sent or after": onClock(async (clock) => {
     const { client, socket } = await connected();
     const early = client.sendMessage("early", null, { signal: AbortSignal.abort("too early") });

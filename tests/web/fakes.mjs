@@ -100,6 +100,12 @@ export class Clock {
     return [...this.#timers.values()].map(({ at }) => at - this.#now);
   }
 
+  /** The process is stopped for so long, and then its timers fire before anything else happens. */
+  sleep(ms) {
+    this.#now += ms;
+    this.advance(0);
+  }
+
   /** Advances the time, and fires the timers that are due. */
   advance(ms) {
     const end = this.#now + ms;
@@ -108,7 +114,7 @@ export class Clock {
       if (due.length === 0) break;
       const [id, { callback, at }] = due[0];
       this.#timers.delete(id);
-      this.#now = at;
+      this.#now = Math.max(this.#now, at);
       callback();
     }
     this.#now = end;
