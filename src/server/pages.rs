@@ -201,6 +201,7 @@ impl Pages {
         });
         let response = match (checked, found) {
             (Err(refusal), _) => refuse(refusal),
+            (Ok(()), Some(found)) if is_preflight(head, &found, rules) => preflight(head),
             (Ok(()), _) if !matches!(head.method, "GET" | "HEAD") => method_not_allowed(),
             (Ok(()), Some(Found::Handler(route))) if handshake::may_see(head, rules) => {
                 return Ok(PageCall::new(route, head, path));
@@ -265,6 +266,36 @@ fn shared(mut response: Response<String>, head: &Head<'_>, rules: &AccessRules<'
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok()) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    }
+    response
+}
+
+/// Whether a browser asks if a page of another origin may send a request that reads the page at this path: one with a header
+/// of its own, such as `Authorization`, or one from the internet to this network.
+fn is_preflight(head: &Head<'_>, found: &Found, rules: &AccessRules<'_>) -> bool {
+    let is_shared = matches!(found, Found::Handler(_) | Found::BuiltIn((_, _, BuiltInBody::Shared(_, _))));
+    head.method == "OPTIONS"
+        && is_shared
+        && value(head, "origin").is_some()
+        && value(head, "access-control-request-method").is_some()
+        && handshake::check_origin(head, rules).is_ok()
+}
+
+/// Lets a page of an origin that may connect send its request. That request is checked like any other: this one comes without
+/// a credential.
+fn preflight(head: &Head<'_>) -> Response<String> {
+    let mut response = text(StatusCode::NO_CONTENT, "");
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
+    for (asked, allowed) in [
+        ("origin", "access-control-allow-origin"),
+        ("access-control-request-headers", "access-control-allow-headers"),
+        ("access-control-request-private-network", "access-control-allow-private-network"),
+    ] {
+        if let Some(value) = value(head, asked).and_then(|value| HeaderValue::from_bytes(value).ok()) {
+            headers.insert(HeaderName::from_static(allowed), value);
+        }
     }
     response
 }

@@ -117,6 +117,46 @@ async fn pages_of_origins_that_may_connect_can_read_the_client() {
 }
 
 #[tokio::test]
+async fn a_browser_that_asks_first_is_answered_for_origins_that_may_connect() {
+    let allow_origins = vec!["https://app.example".to_owned()];
+    let on =
+        Config { serve_client: true, serve_console: true, serve_health: true, allow_origins, ..config() };
+    let (server, port) = shelf(on.token("secret")).await;
+    let asks = "Access-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: authorization, x-a\r\n\
+                Access-Control-Request-Private-Network: true\r\n";
+    for (path, origin, is_allowed) in [
+        ("/client.js", "https://app.example", true),
+        ("/react.d.ts", "http://localhost:5173", true),
+        // Without the token, which the browser sends afterwards.
+        ("/shelf/x", "https://app.example", true),
+        ("/shelf/x", "https://evil.example", false),
+        ("/client.js", "https://evil.example", false),
+        ("/client.js", "null", false),
+        ("/", "https://app.example", false),
+        ("/healthz", "https://app.example", false),
+        ("/metrics", "https://app.example", false),
+    ] {
+        let (head, body) =
+            get_with(port, &format!("OPTIONS {path}"), &format!("Origin: {origin}\r\n{asks}")).await;
+        assert_eq!(head.starts_with("HTTP/1.1 204 "), is_allowed, "{path} {origin}: {head}");
+        assert_eq!(head.contains("access-control-"), is_allowed, "{path} {origin}: {head}");
+        if is_allowed {
+            assert_eq!(field(&head, "access-control-allow-origin"), origin);
+            assert_eq!(field(&head, "access-control-allow-methods"), "GET, HEAD");
+            assert_eq!(field(&head, "access-control-allow-headers"), "authorization, x-a");
+            assert_eq!(field(&head, "access-control-allow-private-network"), "true");
+            assert_eq!((field(&head, "vary"), &*body), ("Origin", ""));
+            assert!(!head.contains("content-length"), "{head}");
+        }
+    }
+    for headers in ["", "Origin: https://app.example\r\n", asks] {
+        let (head, _) = get_with(port, "OPTIONS /client.js", headers).await;
+        assert!(head.starts_with("HTTP/1.1 405 "), "{headers}: {head}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn only_the_consoles_own_scripts_run() {
     let (server, port) = start(Config { serve_console: true, ..config() }.token("secret")).await;
     let mut nonces = Vec::new();

@@ -14,8 +14,10 @@ after(() => server.remove());
 /** Imports the client from the server, and makes a call. Returns what happened. */
 async function connect(url) {
   const from = url.replace("ws:", "http:");
-  const status = (path) => fetch(from + path).then(({ status }) => status, () => "withheld");
+  const status = (path, headers) => fetch(from + path, { headers }).then(({ status }) => status, () => "withheld");
   const files = [await status("/client.d.ts"), await status("/react.d.ts"), await status("/healthz")];
+  // The browser asks first.
+  files.push(await status("/client.js", { authorization: "Bearer x" }));
   const module = await import(`${from}/client.js`).catch(() => null);
   if (!module) return [files, "no module"];
   const hooks = await import(`${from}/react.js`).catch(() => ({}));
@@ -27,10 +29,10 @@ async function connect(url) {
 }
 
 for (const [host, expected] of [
-  ["app.example", [[200, 200, "withheld"], "number", "function"]],
-  ["localhost", [[200, 200, "withheld"], "number", "function"]],
-  ["127.0.0.1", [[200, 200, "withheld"], "number", "function"]],
-  ["evil.example", [["withheld", "withheld", "withheld"], "no module"]],
+  ["app.example", [[200, 200, "withheld", 200], "number", "function"]],
+  ["localhost", [[200, 200, "withheld", 200], "number", "function"]],
+  ["127.0.0.1", [[200, 200, "withheld", 200], "number", "function"]],
+  ["evil.example", [["withheld", "withheld", "withheld", "withheld"], "no module"]],
 ]) {
   test(`a page of ${host}`, async () => {
     const page = await browser.open({ host });

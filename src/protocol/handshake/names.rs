@@ -132,8 +132,11 @@ fn read_origin(text: &str) -> Result<Option<Site<'_>>, NeverMatches> {
         });
         Err(NeverMatches { reason, instead })
     };
+    if let Some(reason) = not_one(text) {
+        return never(reason, unquoted(text).map(str::to_owned));
+    }
     let Some((scheme, rest)) = split_scheme(text) else {
-        return never("it has no scheme", Some(format!("https://{}", text.trim_start_matches('/'))));
+        return never("it has no scheme", Some(with_scheme(text)));
     };
     let authority = authority_of(rest);
     if !matches!(rest.get(authority.len()..), Some("" | "/")) {
@@ -164,6 +167,9 @@ fn read_host(text: &str) -> Result<&str, NeverMatches> {
         let instead = instead.filter(|instead| is_host(instead)).map(str::to_owned);
         Err(NeverMatches { reason, instead })
     };
+    if let Some(reason) = not_one(text) {
+        return never(reason, unquoted(text));
+    }
     if let Some((_, rest)) = split_scheme(text) {
         let authority = authority_of(rest);
         let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
@@ -176,6 +182,36 @@ fn read_host(text: &str) -> Result<&str, NeverMatches> {
     // An address of version 6 has colons, with brackets or without.
     let host = if address(text).is_some() { text } else { split_port(text).map_or(text, |(host, _)| host) };
     if is_host(host) { Ok(host) } else { never(wrong_name(host), None) }
+}
+
+/// What is wrong with a setting that is not one name.
+fn not_one(text: &str) -> Option<&'static str> {
+    match text {
+        "" => Some("it is empty"),
+        _ if unquoted(text).is_some() => Some("it is in quotation marks"),
+        _ if text.contains(|c: char| c == ',' || c.is_whitespace()) => {
+            Some("it contains a space or a comma: each name is a setting of its own")
+        }
+        _ => None,
+    }
+}
+
+/// Files of variables often keep the quotation marks of a shell.
+fn unquoted(text: &str) -> Option<&str> {
+    ['"', '\''].into_iter().find_map(|mark| text.strip_prefix(mark)?.strip_suffix(mark))
+}
+
+/// What was probably meant by an origin without `://`. Few servers at an address, or on this machine, have a certificate.
+fn with_scheme(text: &str) -> String {
+    let (scheme, rest) = match text.split_once(':') {
+        Some((scheme, rest)) if default_port(scheme).is_some() => (Some(scheme), rest),
+        Some(("*", rest)) => (None, rest),
+        _ => (None, text),
+    };
+    let rest = rest.trim_start_matches('/');
+    let host = split_port(authority_of(rest)).map_or(rest, |(host, _)| host);
+    let is_plain = host.eq_ignore_ascii_case("localhost") || address(host).is_some();
+    format!("{}://{rest}", scheme.unwrap_or(if is_plain { "http" } else { "https" }))
 }
 
 /// Splits the scheme (RFC 3986, section 3.1) from what follows `://`.

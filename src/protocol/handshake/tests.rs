@@ -207,7 +207,24 @@ fn a_setting_that_can_never_match_is_refused_with_the_form_that_can() {
         ("https://127.1", "it is not a name or an address of a host"),
         ("https://", "it is not a name or an address of a host"),
         ("https:///", "it is not a name or an address of a host"),
-        ("", "it has no scheme"),
+        ("", "it is empty"),
+        ("https:/app.example", "it has no scheme: write https://app.example"),
+        ("http:app.example:81", "it has no scheme: write http://app.example:81"),
+        ("*://app.example", "it has no scheme: write https://app.example"),
+        ("localhost:5173", "it has no scheme: write http://localhost:5173"),
+        ("[::1]:5173", "it has no scheme: write http://[::1]:5173"),
+        ("10.0.0.7", "it has no scheme: write http://10.0.0.7"),
+        ("\"https://app.example\"", "it is in quotation marks: write https://app.example"),
+        ("'app.example'", "it is in quotation marks: write https://app.example"),
+        ("\"\"", "it is in quotation marks"),
+        (
+            "https://app.example,https://b.example",
+            "it contains a space or a comma: each name is a setting of its own",
+        ),
+        (
+            "https://app.example https://b.example",
+            "it contains a space or a comma: each name is a setting of its own",
+        ),
     ] {
         assert_eq!(origin(text), Err(expected.to_owned()), "{text}");
     }
@@ -217,7 +234,9 @@ fn a_setting_that_can_never_match_is_refused_with_the_form_that_can() {
         ("https://me:pw@app.example:8443/x", "it is a URL, not a host: write app.example"),
         ("app.example/chat", "it has a path: write app.example"),
         ("*", "* can only be the first label of a name, as in *.app.example"),
-        ("", "it is not a name or an address of a host"),
+        ("", "it is empty"),
+        ("'app.example'", "it is in quotation marks: write app.example"),
+        ("app.example, b.example", "it contains a space or a comma: each name is a setting of its own"),
     ] {
         assert_eq!(host(text), Err(expected.to_owned()), "{text}");
     }
