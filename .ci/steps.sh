@@ -232,7 +232,7 @@ step_attacks() {
         target/release/switchboard "${ATTACK_MINUTES:-5}" 100 --attackers
 }
 
-## credentials: a credential of 5 s is renewed under traffic for CREDENTIAL_SECONDS (300), in Node, Chromium and Firefox
+## credentials: a credential of 5 s is renewed under traffic for CREDENTIAL_SECONDS (300): Node, Chromium, Firefox, Rust
 step_credentials() {
     tools_of_tests
     cargo build --locked --all-features --example expiring_tokens

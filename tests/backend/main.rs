@@ -13,6 +13,7 @@ mod code;
 mod commands;
 mod credentials;
 mod durability;
+mod expiring;
 #[cfg(unix)]
 mod extremes;
 #[cfg(unix)]

@@ -51,6 +51,10 @@ fn run(file: &str, needs_chromium: bool) {
         String::from_utf8_lossy(&output.stderr)
     );
     for line in String::from_utf8_lossy(&output.stdout).lines() {
+        // The figures of a run with `--nocapture`.
+        if line.ends_with(" failures") {
+            println!("{line}");
+        }
         if let Some((_, what)) = line.split_once("skipped: ") {
             skip::skipped(&format!("tests/web/{file}: {what}"));
         }

@@ -36,11 +36,11 @@ if (!PROGRAM) delete servers["the example server"];
 else if (SECONDS > 0) delete servers["the stand-in"];
 
 /** Checks what a run has seen. */
-function check(seen) {
+function check(runtime, seen) {
   equal([seen.failures, seen.events, seen.opened], [[], [], 1]);
   // One for the connection, and one after each warning.
   equal([seen.tokens - seen.warnings, seen.warnings >= options.renewals], [1, true], JSON.stringify(seen));
-  console.log(`${seen.calls} calls, ${seen.warnings} renewals`);
+  console.log(`${runtime}: ${seen.calls} calls, ${seen.warnings} renewals, ${seen.failures.length} failures`);
 }
 
 for (const [name, start] of Object.entries(servers)) {
@@ -49,7 +49,7 @@ for (const [name, start] of Object.entries(servers)) {
     before(async () => (server = await start()));
     after(() => server.close());
 
-    test("Node with ws", async () => check(await traffic(server.url, options, WebSocket)));
+    test("Node with ws", async () => check("Node with ws", await traffic(server.url, options, WebSocket)));
 
     for (const version of ["22", "24"]) {
       test(`Node ${version}`, { skip: !node(version) && `skipped: Node ${version} is not installed` }, async () => {
@@ -57,7 +57,7 @@ for (const [name, start] of Object.entries(servers)) {
         const run = `console.log(JSON.stringify(await (await import("${module}")).traffic("${server.url}", ${JSON.stringify(options)})))`;
         const child = spawn(node(version), ["--input-type=module", "-e", run], { stdio: ["ignore", "pipe", "inherit"] });
         const [line] = await once(createInterface(child.stdout), "line");
-        check(JSON.parse(line));
+        check(`Node ${version}`, JSON.parse(line));
       });
     }
 
@@ -65,7 +65,7 @@ for (const [name, start] of Object.entries(servers)) {
       const browser = await Browser.start();
       const page = await browser.open();
       const run = async ([module, ...rest]) => (await import(module)).traffic(...rest);
-      check(await page.evaluate(run, [MODULE, server.url, options]).finally(() => browser.close()));
+      check("Chromium", await page.evaluate(run, [MODULE, server.url, options]).finally(() => browser.close()));
     });
 
     test("Firefox", { skip: !hasFirefox() && "skipped: Firefox is not installed" }, async () => {
@@ -73,7 +73,7 @@ for (const [name, start] of Object.entries(servers)) {
       const firefox = await Firefox.open(pages.origin());
       try {
         const run = async (module, ...rest) => (await import(module)).traffic(...rest);
-        check(await firefox.evaluate(run, MODULE, server.url, options));
+        check("Firefox", await firefox.evaluate(run, MODULE, server.url, options));
       } finally {
         await firefox.close();
         await pages.close();
