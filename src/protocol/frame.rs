@@ -1,8 +1,6 @@
 //! Frames (RFC 6455, section 5). Input: bytes. Output: checked headers and unmasked payloads; and back. It holds no state:
 //! rules about the order of frames are in `connection`.
 
-use std::io::Cursor;
-
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data};
 
@@ -102,22 +100,35 @@ impl Header {
         if first & 0x08 != 0 && second & 0x7f > 125 {
             return Err(FrameError::ControlTooLong);
         }
-        let is_short = match (second & 0x7f, extended) {
-            (126, [0, low, ..]) => *low < 126,
-            (127, [0x80..=0xff, ..] | [0, 0, 0, 0, 0, 0, ..]) => true,
-            _ => false,
+        let (length, rest) = match second & 0x7f {
+            126 => {
+                let Some((length, rest)) = extended.split_first_chunk() else { return Ok(None) };
+                let length = u16::from_be_bytes(*length);
+                if length < 126 {
+                    return Err(FrameError::BadLength);
+                }
+                (length.into(), rest)
+            }
+            127 => {
+                if matches!(extended, [0x80..=0xff, ..] | [0, 0, 0, 0, 0, 0, ..]) {
+                    return Err(FrameError::BadLength);
+                }
+                let Some((length, rest)) = extended.split_first_chunk() else { return Ok(None) };
+                (u64::from_be_bytes(*length), rest)
+            }
+            length => (u64::from(length), extended),
         };
-        if is_short {
-            return Err(FrameError::BadLength);
-        }
-        let mut cursor = Cursor::new(bytes);
-        let Ok(parsed) = FrameHeader::parse(&mut cursor) else { return Err(FrameError::ReservedOpcode) };
-        Ok(parsed.map(|(header, length)| Header {
-            fin: header.is_final,
-            opcode: header.opcode,
-            mask: header.mask,
+        let (mask, rest) = match (role, rest.split_first_chunk()) {
+            (Role::Client, _) => (None, rest),
+            (Role::Server, Some((mask, rest))) => (Some(*mask), rest),
+            (Role::Server, None) => return Ok(None),
+        };
+        Ok(Some(Header {
+            fin: first & 0x80 != 0,
+            opcode: OpCode::from(first & 0x0f),
+            mask,
             length,
-            header_bytes: cursor.position() as usize,
+            header_bytes: bytes.len() - rest.len(),
         }))
     }
 }
