@@ -13,7 +13,7 @@ case "${1:-}" in
     ;;
 esac
 all=$#
-[ $# -gt 0 ] || set -- json envelope frames outbox connection session fair groups caller upgrade access admission transcript sse tar origin
+[ $# -gt 0 ] || set -- json envelope frames outbox connection session fair groups caller race upgrade access admission transcript sse tar origin
 
 for target; do
     case "$target" in

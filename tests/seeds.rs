@@ -36,6 +36,8 @@ const TARGETS: &[(&str, Property)] = &[
     ("fair", properties::fair),
     #[cfg(feature = "client")]
     ("caller", properties::caller),
+    #[cfg(feature = "client")]
+    ("race", properties::race),
     ("upgrade", properties::upgrade),
     ("access", properties::access),
     ("admission", properties::admission),
@@ -186,6 +188,12 @@ fn each_property_can_fail() {
         let result = if wrong { Ok(()) } else { Err(Duration::from_millis(8)) };
         properties::admission::quota_is_right(&uses, (1, Duration::from_millis(10), 2), 1, Millis(2), result);
     });
+    #[cfg(feature = "client")]
+    can_fail("frames: the first frame", |wrong| {
+        let reason = if wrong { "no" } else { "on" }.to_owned();
+        let read = handshake::FirstFrame::Close(Some(4401), reason);
+        properties::frames::first_frame_is_right(&[0x88, 4, 0x11, 0x31, b'o', b'n', 0], read);
+    });
     can_fail("frames: the byte that shows a violation", |wrong| {
         let start: &[u8] = if wrong { &[0x82, 0xff, 0x80] } else { &[0x82, 0xff, 0x7f] };
         properties::frames::header_is_right(Role::Server, start, Ok(None));
@@ -255,6 +263,18 @@ fn each_property_can_fail() {
             true => "6ba7b810-9dad-41d1-80b4-00c04fd430c9".parse::<Uuid>(),
             false => text.parse(),
         });
+    });
+    #[cfg(feature = "client")]
+    can_fail("race: the next attempt", |wrong| {
+        let mut naive = properties::race::NaiveRace::new(2, Millis(0));
+        naive.starts(Some(0), Millis(0));
+        naive.starts(Some(1), Millis(if wrong { 249 } else { 250 }));
+    });
+    #[cfg(feature = "client")]
+    can_fail("race: the families", |wrong| {
+        let given = ["[::1]:1", "[::2]:2", "1.1.1.1:3"].map(|address| address.parse().unwrap());
+        let ordered = if wrong { given } else { [given[0], given[2], given[1]] };
+        properties::race::families_alternate(&given, &ordered);
     });
     can_fail("connection: tungstenite", |wrong| {
         let scene =
@@ -377,6 +397,12 @@ fn each_property_can_fail() {
         let head = Head { method: "GET", http_1_1: true, query: None, headers: Vec::new() };
         let verdict = if wrong { Ok(()) } else { handshake::check_answer(&head, "") };
         properties::upgrade::answer_verdict_is_right(&head, verdict);
+    });
+    can_fail("upgrade: the credential", |wrong| {
+        let headers: Vec<(&str, &[u8])> = vec![("sec-websocket-protocol", b"switchboard.v1, bearer.a")];
+        let head = Head { method: "GET", http_1_1: true, query: Some("token=b"), headers };
+        let sent = if wrong { b"b" } else { b"a" };
+        properties::upgrade::credential_is_right(&head, Some(sent.to_vec()));
     });
     can_fail("upgrade: the token", |wrong| {
         let headers: Vec<(&str, &[u8])> = vec![("authorization", b"Bearer s3cret")];

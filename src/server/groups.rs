@@ -132,3 +132,38 @@ impl Connection {
         self.client.shared.hub.groups_of(self.client.id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::super::Config;
+    use super::super::shared::RequestContext;
+    use super::*;
+
+    /// The table of clients is locked meanwhile: an emit that looked through it would wait. Only a hang reaches the timeout.
+    #[tokio::test]
+    async fn an_emit_to_a_group_does_not_look_through_all_clients() {
+        let server = Server::new(Config::default());
+        server.on_request("say", |payload: Payload, cx: RequestContext| async move {
+            cx.connection().join("room")?;
+            let server = cx.server();
+            let (sender, done) = mpsc::channel();
+            let table = server.shared.hub.lock_clients();
+            let group = server.group("room");
+            thread::spawn(move || {
+                group.emit("said", payload);
+                sender.send(()).unwrap_or_default();
+            });
+            let emitted = done.recv_timeout(Duration::from_secs(60));
+            drop(table);
+            emitted.expect("the emit needs the table of clients");
+            Ok(())
+        });
+        let called = server.call("say", Payload::none()).outcome().await;
+        assert!(called.result.is_ok(), "{:?}", called.result);
+        assert_eq!(called.events.len(), 1);
+    }
+}

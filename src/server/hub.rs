@@ -245,6 +245,12 @@ impl<S> Hub<S> {
         true
     }
 
+    /// While this is held, no other thread can look at the clients.
+    #[cfg(test)]
+    pub(super) fn lock_clients(&self) -> impl Drop + '_ {
+        self.write()
+    }
+
     /// While this is held, nothing about the clients changes.
     #[cfg(test)]
     pub(super) fn freeze(&self) -> impl Drop + '_ {

@@ -69,7 +69,15 @@ async fn play(world: Arc<World>, mut rng: Rng, clients: u64) {
             12 | 13 => world.tell_at_once(&mut rng),
             14..18 => (0..at_once).for_each(|_| world.tell_room(&mut rng)),
             18..21 => (0..at_once).for_each(|_| world.tell_user(&mut rng)),
-            21 if kicks => world.kick_some(&mut rng),
+            21 if kicks => {
+                // What was emitted just before has not been collected yet.
+                if rng.percent(60) {
+                    world.tell_everyone();
+                    world.tell_room(&mut rng);
+                    world.tell_user(&mut rng);
+                }
+                world.kick_some(&mut rng);
+            }
             _ => {}
         }
         look_after(&world, &mut tasks);

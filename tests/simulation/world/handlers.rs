@@ -143,7 +143,7 @@ impl World {
             world.identify(cx).is_none_or(|(user, _)| user == ADMIN)
         };
         let is_later_admin = is_admin.clone();
-        self.server.guard_prefix("admin:", move |cx: RequestContext, _: Arc<str>| match is_admin(&cx) {
+        self.server.guard_prefix("admin:join", move |cx: RequestContext, _: Arc<str>| match is_admin(&cx) {
             true => Ok(()),
             false => Err(forbidden()),
         });

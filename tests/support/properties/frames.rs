@@ -3,21 +3,58 @@
 use std::io::Cursor;
 
 use switchboard::protocol::frame::{self, FrameError, Header, Role};
+#[cfg(feature = "client")]
+use switchboard::protocol::handshake::{self, FirstFrame};
+use tungstenite::protocol::frame::coding::{Control, OpCode};
 use tungstenite::protocol::frame::{Frame, FrameHeader};
 
 use super::Choices;
 
 /// A header is refused only for a rule that it breaks, at the byte that shows it, and otherwise decoded as `tungstenite` decodes it. A written frame
-/// is the one that `tungstenite` writes, and decodes again. A mask undoes itself wherever it is cut.
+/// is the one that `tungstenite` writes, and decodes again. A mask undoes itself wherever it is cut. A client takes for a refusal what
+/// `tungstenite` reads as a close frame.
 pub fn frames(data: &[u8]) {
     for role in [Role::Server, Role::Client] {
         header_is_right(role, data, Header::decode(role, data));
     }
+    #[cfg(feature = "client")]
+    first_frame_is_right(data, handshake::first_frame(data));
     let mut choices = Choices::new(data);
     match choices.byte() % 2 {
         0 => written_frames_decode_again(choices),
         _ => masks_undo_themselves(choices),
     }
+}
+
+/// Checks what a client takes for a refusal: a close frame of a server, whole, and nothing that a frame of another kind can become.
+#[cfg(feature = "client")]
+pub fn first_frame_is_right(bytes: &[u8], first: FirstFrame) {
+    let close = OpCode::Control(Control::Close);
+    let header = FrameHeader::parse(&mut Cursor::new(bytes));
+    let payload = match (bytes, &header) {
+        ([], _) | ([0x88], _) => return assert_eq!(first, FirstFrame::Incomplete, "{bytes:02x?}"),
+        (
+            _,
+            Ok(Some((
+                FrameHeader { is_final: true, rsv1: false, rsv2: false, rsv3: false, opcode, mask: None },
+                length @ 0..126,
+            ))),
+        ) if *opcode == close => {
+            let end = 2 + *length as usize;
+            bytes.get(2..end)
+        }
+        _ => return assert_eq!(first, FirstFrame::Other, "{bytes:02x?}"),
+    };
+    let expected = match payload {
+        None => FirstFrame::Incomplete,
+        Some(payload) => match payload.split_first_chunk() {
+            None => FirstFrame::Close(None, String::new()),
+            Some((code, reason)) => {
+                FirstFrame::Close(Some(u16::from_be_bytes(*code)), String::from_utf8_lossy(reason).into())
+            }
+        },
+    };
+    assert_eq!(first, expected, "{bytes:02x?}");
 }
 
 pub fn header_is_right(role: Role, bytes: &[u8], decoded: Result<Option<Header>, FrameError>) {

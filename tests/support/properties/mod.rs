@@ -20,6 +20,8 @@ pub mod json;
 #[cfg(feature = "backend")]
 pub mod origin;
 pub mod outbox;
+#[cfg(feature = "client")]
+pub mod race;
 pub mod session;
 #[cfg(feature = "backend")]
 pub mod sse;
@@ -42,6 +44,8 @@ pub use self::json::json;
 #[cfg(feature = "backend")]
 pub use self::origin::origin;
 pub use self::outbox::outbox;
+#[cfg(feature = "client")]
+pub use self::race::race;
 pub use self::session::session;
 #[cfg(feature = "backend")]
 pub use self::sse::sse;

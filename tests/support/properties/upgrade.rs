@@ -15,7 +15,8 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// A request is accepted exactly if a naive implementation accepts it as an upgrade by RFC 6455 and allows its `Host`,
 /// `Origin` and token. Otherwise it is refused for a rule that it breaks. The accept key is the one that the other crates
 /// compute. The same head as a server's response is accepted exactly if a naive implementation of RFC 6455, section 4.1,
-/// accepts it. As a request for a page it is allowed exactly if it sends the token.
+/// accepts it. As a request for a page it is allowed exactly if it sends the token. The token for an authenticator is the one that a
+/// naive implementation finds.
 ///
 /// The bytes are: the rules, then the head of a request for `httparse`.
 pub fn upgrade(data: &[u8]) {
@@ -50,6 +51,7 @@ pub fn upgrade(data: &[u8]) {
         assert_eq!(refusal.status(), status(refusal));
         assert!(!refusal.body().is_empty(), "{refusal:?} has no body");
     }
+    credential_is_right(&head, handshake::sent_token(&head));
     #[cfg(feature = "client")]
     answer_verdict_is_right(&head, handshake::check_answer(&head, KEY));
     #[cfg(feature = "pages")]
@@ -87,6 +89,13 @@ pub fn answer_verdict_is_right(head: &Head<'_>, verdict: Result<(), &'static str
         && matches!(values(head, "sec-websocket-protocol").as_slice(), [] | [_])
         && values(head, "sec-websocket-protocol").iter().all(|selected| trim(selected) == SUBPROTOCOL);
     assert_eq!(verdict.is_ok(), passes, "{verdict:?}: {head:?}");
+}
+
+/// Checks the token that an authenticator is given.
+pub fn credential_is_right(head: &Head<'_>, sent: Option<Vec<u8>>) {
+    let naive = sent_token(head, &values(head, "authorization"), &lists(head, "sec-websocket-protocol"));
+    assert_eq!(sent, naive, "{head:?}");
+    assert_eq!(handshake::sends_token(head), naive.is_some(), "{head:?}");
 }
 
 /// Checks the verdicts on `Authorization` alone and on all places of the token.
