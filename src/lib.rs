@@ -168,9 +168,9 @@ pub use protocol::payload::Payload;
 pub use protocol::session::Ending;
 #[doc(inline)]
 pub use server::{
-    Attempt, Call, Callback, Called, ClientId, ClientInfo, Completed, Config, Connection, Group, Guard,
-    Identity, JoinError, Limited, Observer, Peer, RateLimit, Refusal, Refused, RequestContext, Server,
-    ServerError, Stats, Verdict, Visit,
+    Attempt, Authenticated, Call, Callback, Called, ClientId, ClientInfo, Completed, Config, Connection,
+    Group, Guard, Identity, JoinError, Limited, Observer, Peer, RateLimit, Refusal, Refused, RequestContext,
+    Server, ServerError, Slow, Stats, Verdict, Visit,
 };
 #[cfg(feature = "pages")]
 #[doc(inline)]

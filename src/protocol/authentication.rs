@@ -17,6 +17,11 @@ impl<H> Session<H> {
         self.credential.asks_caller = true;
     }
 
+    /// Whether it asks its caller.
+    pub fn asks_caller(&self) -> bool {
+        self.credential.asks_caller
+    }
+
     /// Notes that the client offered the subprotocol `switchboard.v1`: it knows the event `auth:expiring`, and the close codes
     /// 4401 and 4403. Others get 1008 where the server could have closed before the upgrade.
     pub fn set_v1(&mut self) {

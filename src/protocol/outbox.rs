@@ -201,6 +201,11 @@ impl Outbox {
         Some(stalled_at.min(since + limits.soft_outbox_timeout))
     }
 
+    /// Whether more than [`Limits::soft_outbox_bytes`] waited at the last [`slow_at`](Outbox::slow_at).
+    pub fn is_over_soft_limit(&self) -> bool {
+        self.over_soft_limit.is_some()
+    }
+
     /// When the transport last accepted bytes, or since when the first of them wait; `None` if nothing waits.
     pub fn progress_at(&self) -> Option<Millis> {
         self.progress_at

@@ -124,17 +124,16 @@ impl<S> Client<S> {
     /// Makes the client a member, once, and notifies the observers.
     pub(super) fn become_member(self: &Arc<Self>, now: Millis) {
         if !self.member.swap(true, Ordering::AcqRel) {
-            self.observers.connected(&self.visit(now), self);
+            let identity = self.identity();
+            self.observers.connected(&self.visit(now, identity.as_ref(), None), self);
         }
     }
 
     /// Ends the membership, once, and notifies the observers. Whatever keeps the client keeps nothing that belongs to it.
-    pub(super) fn end_membership(self: &Arc<Self>, now: Millis, ending: Option<&Ending>) {
+    pub(super) fn end_membership(self: &Arc<Self>, now: Millis, ending: &Ending) {
         if self.member.swap(false, Ordering::AcqRel) {
-            match ending {
-                Some(ending) => self.observers.disconnected(&self.visit(now), self, ending),
-                None => self.observers.disconnected(&self.visit(now), self, &Ending::lost()),
-            }
+            let identity = self.identity();
+            self.observers.disconnected(&self.visit(now, identity.as_ref(), Some(ending)), self, ending);
             if let Some(belongings) = self.belongings() {
                 belongings.release();
             }
@@ -172,11 +171,20 @@ impl<S> Client<S> {
         self.member.load(Ordering::Acquire)
     }
 
-    fn visit(&self, now: Millis) -> Visit {
+    fn visit<'a>(
+        &self,
+        now: Millis,
+        identity: Option<&'a Identity>,
+        ending: Option<&'a Ending>,
+    ) -> Visit<'a> {
         Visit {
             client_id: self.id,
             connected_at_unix_ms: self.connected_at.unix_ms,
             elapsed: now.since(self.connected_at.at),
+            identity: identity.map(Identity::id),
+            peer: self.peer,
+            requests: self.request_count.load(Ordering::Relaxed),
+            ending,
         }
     }
 

@@ -15,7 +15,7 @@ use super::admission::{Key, Peer};
 use super::authentication::{Attempt, Denied, Refusal as Refused};
 use super::config::ServerError;
 use super::http::{busy, refuse, text};
-use super::metrics::Limited;
+use super::metrics::{Credential, Limited};
 use super::observer;
 #[cfg(feature = "pages")]
 use super::pages::PageCall;
@@ -73,10 +73,9 @@ impl Source<'_> {
 
     /// Reports a refusal, and counts it.
     pub(super) fn report(&self, shared: &Shared, status: u16, reason: &str, advice: Option<&str>) {
-        shared.metrics.refused(status);
         let text = |name| self.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
         let (host, origin) = (text(header::HOST), text(header::ORIGIN));
-        shared.observers().refused(&observer::Refused {
+        shared.notify_refused(&observer::Refused {
             status,
             reason,
             host: host.as_deref(),
@@ -301,6 +300,9 @@ fn deny(
     };
     if has_credential && !refusal.is_forbidden() {
         shared.admission.add_wrong_tokens(source.key(), 1, shared.clock.at());
+    }
+    if matches!(then, Then::Upgrade(_)) {
+        shared.metrics.credential(Credential::Refused);
     }
     match then {
         Then::Upgrade(accepted) if accepted.subprotocol.is_some() => {

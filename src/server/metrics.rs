@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::protocol::error::ErrorCode;
-use crate::protocol::session::Tally;
+use crate::protocol::session::{Ending, Tally};
 
 /// A limit whose effects are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +66,47 @@ impl Limited {
     }
 }
 
+/// What has happened to a credential.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Credential {
+    Accepted,
+    Renewed,
+    Refused,
+}
+
+/// The values of the label `result` of the counts of credentials.
+const CREDENTIALS: [&str; 3] = ["accepted", "renewed", "refused"];
+
+/// How connections end that are counted apart: who closed first, and the code. 0 is any other code.
+const ENDED: [(&str, u16); 15] = [
+    ("client", 1000),
+    ("client", 1001),
+    ("client", 1005),
+    ("client", 0),
+    ("server", 1000),
+    ("server", 1001),
+    ("server", 1002),
+    ("server", 1007),
+    ("server", 1008),
+    ("server", 1009),
+    ("server", 1013),
+    ("server", 4401),
+    ("server", 4403),
+    ("server", 0),
+    ("none", 1006),
+];
+
+/// The place of an ending in [`ENDED`].
+fn kind(ending: &Ending) -> Option<usize> {
+    let by = match ending.code {
+        _ if ending.by_client => "client",
+        1006 => "none",
+        _ => "server",
+    };
+    let find = |code| ENDED.iter().position(|known| *known == (by, code));
+    find(ending.code).or_else(|| find(0))
+}
+
 /// The statuses of refusals that are counted.
 const REFUSED: [u16; 7] = [400, 401, 403, 426, 429, 500, 503];
 
@@ -79,6 +120,8 @@ pub(super) struct Metrics {
     errors: [AtomicU64; ErrorCode::COUNTERS],
     limited: [AtomicU64; Limited::ALL.len()],
     refused: [AtomicU64; REFUSED.len()],
+    ended: [AtomicU64; ENDED.len()],
+    credentials: [AtomicU64; CREDENTIALS.len()],
 }
 
 /// The counters of a server since it was made.
@@ -97,8 +140,12 @@ pub struct Stats {
     pub errors: [u64; ErrorCode::COUNTERS],
     /// What limits have ended or refused, by `Limited as usize`.
     pub limited: [u64; Limited::ALL.len()],
-    /// Requests for an upgrade or for a page that were refused, in the order of [`Stats::REFUSED`].
+    /// Clients and requests for pages that were refused, in the order of [`Stats::REFUSED`].
     pub refused: [u64; REFUSED.len()],
+    /// Connections that have ended, in the order of [`Stats::ENDED`].
+    pub ended: [u64; ENDED.len()],
+    /// Credentials of clients that were accepted, renewed and refused.
+    pub credentials: [u64; CREDENTIALS.len()],
     /// Events sent, once for each client.
     pub events_sent: u64,
     /// Bytes received after the upgrade.
@@ -141,6 +188,20 @@ impl Metrics {
         }
     }
 
+    /// Counts a connection that has ended.
+    pub(super) fn ended(&self, ending: &Ending) {
+        if let Some(count) = kind(ending).and_then(|kind| self.ended.get(kind)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a credential of a client.
+    pub(super) fn credential(&self, credential: Credential) {
+        if let Some(count) = self.credentials.get(credential as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn stats(&self, uptime_ms: u64, clients: usize) -> Stats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
@@ -151,6 +212,8 @@ impl Metrics {
             errors: self.errors.each_ref().map(read),
             limited: self.limited.each_ref().map(read),
             refused: self.refused.each_ref().map(read),
+            ended: self.ended.each_ref().map(read),
+            credentials: self.credentials.each_ref().map(read),
             events_sent: read(&self.events_sent),
             bytes_in: read(&self.bytes_in),
             bytes_out: read(&self.bytes_out),
@@ -164,14 +227,29 @@ impl Stats {
         self.errors[code.index()]
     }
 
-    /// The statuses of refusals that are counted. A client that is refused after its upgrade, with close 4401 or 4403, counts as
-    /// 401 or 403.
+    /// The statuses of refusals that are counted. A client that is refused after its upgrade counts with the status that it would
+    /// have got before; see [`Refused::status`](super::Refused::status).
     pub const REFUSED: [u16; 7] = REFUSED;
 
     /// Requests that were refused with a status.
     pub fn refused_with(&self, status: u16) -> u64 {
         let counts = REFUSED.iter().zip(self.refused);
         counts.filter(|(known, _)| **known == status).map(|(_, count)| count).sum()
+    }
+
+    /// How connections end that are counted apart: `client` or `server`, whoever closed first, or `none` for a connection that was
+    /// lost, and the close code. 0 is any other code.
+    pub const ENDED: [(&'static str, u16); ENDED.len()] = ENDED;
+
+    /// Connections that have ended in a way of [`Stats::ENDED`].
+    ///
+    /// ```
+    /// # let stats = switchboard::Server::new(switchboard::Config::default()).stats();
+    /// assert_eq!(stats.ended_with("server", 1008), 0);
+    /// ```
+    pub fn ended_with(&self, by: &str, code: u16) -> u64 {
+        let counts = ENDED.iter().zip(self.ended);
+        counts.filter(|(known, _)| **known == (by, code)).map(|(_, count)| count).sum()
     }
 
     /// What a limit has ended or refused.
@@ -203,12 +281,21 @@ impl Stats {
         for (code, count) in ErrorCode::labels().zip(self.errors) {
             let _ = writeln!(text, "switchboard_errors_total{{code=\"{code}\"}} {count}");
         }
-        text.push_str(
-            "# HELP switchboard_refused_total Requests for an upgrade or a page that were refused.\n",
-        );
+        text.push_str("# HELP switchboard_refused_total Clients and requests for pages that were refused.\n");
         text.push_str("# TYPE switchboard_refused_total counter\n");
         for (status, count) in REFUSED.into_iter().zip(self.refused) {
             let _ = writeln!(text, "switchboard_refused_total{{status=\"{status}\"}} {count}");
+        }
+        text.push_str("# HELP switchboard_ended_total Connections that have ended, by who closed first.\n");
+        text.push_str("# TYPE switchboard_ended_total counter\n");
+        for ((by, code), count) in ENDED.into_iter().zip(self.ended) {
+            let code = if code == 0 { "other".to_owned() } else { code.to_string() };
+            let _ = writeln!(text, "switchboard_ended_total{{by=\"{by}\",code=\"{code}\"}} {count}");
+        }
+        text.push_str("# HELP switchboard_credentials_total Credentials that clients have sent.\n");
+        text.push_str("# TYPE switchboard_credentials_total counter\n");
+        for (result, count) in CREDENTIALS.into_iter().zip(self.credentials) {
+            let _ = writeln!(text, "switchboard_credentials_total{{result=\"{result}\"}} {count}");
         }
         text.push_str("# HELP switchboard_limited_total Clients, requests and pages that a limit has ended or refused.\n");
         text.push_str("# TYPE switchboard_limited_total counter\n");

@@ -31,6 +31,7 @@ mod lifecycle;
 mod listen;
 mod memory;
 mod metrics;
+mod notices;
 mod observer;
 #[cfg(feature = "pages")]
 mod pages;
@@ -53,7 +54,7 @@ pub use groups::{Group, JoinError};
 pub use guards::{Guard, RateLimit};
 pub use identity::Identity;
 pub use metrics::{Limited, Stats};
-pub use observer::{Completed, Observer, Refused, Visit};
+pub use observer::{Authenticated, Completed, Observer, Refused, Slow, Visit};
 #[cfg(feature = "pages")]
 pub use pages::Page;
 #[cfg(feature = "backend")]

@@ -38,14 +38,23 @@ use super::config::{Callback, ClientId, Config, ServerError};
 /// ```
 pub trait Observer: Send + Sync {
     /// A client is ready for requests and events. Called after [`Config::on_connection`](super::Config::on_connection).
-    fn connected(&self, _visit: &Visit) {}
+    fn connected(&self, _visit: &Visit<'_>) {}
 
-    /// A client has left. Called once for each client that `connected` was called with, after
+    /// A client has left, for the reason in [`Visit::ending`]. Called once for each client that `connected` was called with, after
     /// [`Config::on_disconnection`](super::Config::on_disconnection).
-    fn disconnected(&self, _visit: &Visit) {}
+    fn disconnected(&self, _visit: &Visit<'_>) {}
 
-    /// A request for an upgrade or for a page was refused. Ordinary requests for what is not there are not reported.
+    /// A client has sent a right credential, where the server asks for one: before `connected`, and when it renews the credential.
+    fn authenticated(&self, _client: &Authenticated<'_>) {}
+
+    /// A client or a page was refused: in the answer to its request, on channel `auth`, or because the server closed the connection
+    /// before the client had authenticated. Ordinary requests for what is not there are not reported.
     fn refused(&self, _request: &Refused<'_>) {}
+
+    /// A client takes what is sent to it too slowly: more than
+    /// [`Limits::soft_outbox_bytes`](crate::protocol::limits::Limits::soft_outbox_bytes) wait, or it is closed for that. Each is
+    /// reported once, until nothing waits for the client.
+    fn slow(&self, _client: &Slow<'_>) {}
 
     /// A request has ended, with or without success. Called before its response is sent, if there is one, and once for
     /// each message of a client except a successful `auth`.
@@ -56,16 +65,17 @@ pub trait Observer: Send + Sync {
     fn failed(&self, _error: &ServerError) {}
 }
 
-/// A request for an upgrade or for a page that was refused.
+/// A client or a request for a page that was refused.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Refused<'a> {
     /// The HTTP status. A client of `switchboard.v1` whose credential is refused gets 101 instead, and then close 4401 (for 401) or
-    /// 4403 (for 403).
+    /// 4403 (for 403). A client that is refused after its upgrade has the status that it would have got before: 400 for a violation
+    /// of the protocol, 401 or 403 for its credential or the lack of one, 503 if the server could not decide or has no place.
     pub status: u16,
     /// Why, as the client gets it.
     pub reason: &'a str,
-    /// The value of `Host`, as the client sent it.
+    /// The value of `Host`, as the client sent it; `None` after the upgrade, as for `origin`.
     pub host: Option<&'a str>,
     /// The value of `Origin`, as the client sent it.
     pub origin: Option<&'a str>,
@@ -78,13 +88,51 @@ pub struct Refused<'a> {
 /// A client's connection, as an [`Observer`] sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Visit {
+pub struct Visit<'a> {
     /// The client.
     pub client_id: ClientId,
     /// When it connected, in Unix ms.
     pub connected_at_unix_ms: u64,
     /// How long it has been connected.
     pub elapsed: Duration,
+    /// The id of its identity; `None` without an authenticator.
+    pub identity: Option<&'a str>,
+    /// Its address, as [`Connection::peer`](super::Connection::peer) returns it.
+    pub peer: Option<IpAddr>,
+    /// How many messages it has sent, refused ones included.
+    pub requests: u64,
+    /// How the connection has ended, and who closed it; `None` until then.
+    pub ending: Option<&'a Ending>,
+}
+
+/// A client that has sent a right credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Authenticated<'a> {
+    /// The client.
+    pub client_id: ClientId,
+    /// The id of its identity; `None` if it has sent [`Config::token`](super::Config::token).
+    pub identity: Option<&'a str>,
+    /// Its address, as [`Connection::peer`](super::Connection::peer) returns it.
+    pub peer: Option<IpAddr>,
+    /// Whether it renews the credential of a connection that is ready.
+    pub is_renewal: bool,
+}
+
+/// A client that takes what is sent to it too slowly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Slow<'a> {
+    /// The client.
+    pub client_id: ClientId,
+    /// The id of its identity; `None` without an authenticator.
+    pub identity: Option<&'a str>,
+    /// Its address, as [`Connection::peer`](super::Connection::peer) returns it.
+    pub peer: Option<IpAddr>,
+    /// How many bytes wait for it after the message that is being sent.
+    pub waiting_bytes: usize,
+    /// Whether it is closed for that.
+    pub is_closed: bool,
 }
 
 /// A request that has ended.
@@ -164,7 +212,7 @@ impl<C> Observers<C> {
         self.want_requests().then(Instant::now)
     }
 
-    pub(super) fn connected(&self, visit: &Visit, client: &C) {
+    pub(super) fn connected(&self, visit: &Visit<'_>, client: &C) {
         self.call_back(&self.0.config.on_connection, visit);
         for callback in &self.0.on_connection {
             self.contain(|| callback(client));
@@ -172,12 +220,20 @@ impl<C> Observers<C> {
         self.notify(|observer| observer.connected(visit));
     }
 
-    pub(super) fn disconnected(&self, visit: &Visit, client: &C, ending: &Ending) {
+    pub(super) fn disconnected(&self, visit: &Visit<'_>, client: &C, ending: &Ending) {
         self.call_back(&self.0.config.on_disconnection, visit);
         for callback in &self.0.on_disconnection {
             self.contain(|| callback(client, ending));
         }
         self.notify(|observer| observer.disconnected(visit));
+    }
+
+    pub(super) fn authenticated(&self, client: &Authenticated<'_>) {
+        self.notify(|observer| observer.authenticated(client));
+    }
+
+    pub(super) fn slow(&self, client: &Slow<'_>) {
+        self.notify(|observer| observer.slow(client));
     }
 
     pub(super) fn refused(&self, request: &Refused<'_>) {
@@ -197,7 +253,7 @@ impl<C> Observers<C> {
         }
     }
 
-    fn call_back(&self, callback: &Option<Callback<ClientId>>, visit: &Visit) {
+    fn call_back(&self, callback: &Option<Callback<ClientId>>, visit: &Visit<'_>) {
         if let Some(callback) = callback {
             self.contain(|| callback(visit.client_id));
         }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -12,6 +13,7 @@ use switchboard::{Attempt, Config, HandlerError, Identity, Payload, Refusal, Req
 use tokio::io::AsyncBufReadExt;
 
 use crate::support::program::{self, Program};
+use crate::support::socket::upgrade;
 use crate::support::{certificate, skip};
 
 fn switchboard(arguments: &[&str]) -> Command {
@@ -187,6 +189,29 @@ fn said_until(stderr: &mut impl BufRead, end: &str) -> String {
         assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
     }
     said
+}
+
+#[test]
+fn the_log_says_why_the_server_closes_a_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = program::command(&folder.path().join("data"));
+    server.stderr(Stdio::piped());
+    let mut program = Program::spawn(server);
+    let mut stderr = BufReader::new(program.stderr());
+    let mut stream = TcpStream::connect(("127.0.0.1", program.port)).unwrap();
+    stream.write_all(upgrade("").as_bytes()).unwrap();
+    // A frame that is not masked.
+    stream.write_all(b"\x81\x00").unwrap();
+    let said = said_until(&mut stderr, "closed ");
+    assert!(said.contains(" with 1002 frame is not masked; from 127.0.0.1; after "), "{said}");
+    let mut stream = TcpStream::connect(("127.0.0.1", program.port)).unwrap();
+    stream.write_all(upgrade("Origin: https://evil.example\r\n").as_bytes()).unwrap();
+    let said = said_until(&mut stderr, "refused ");
+    assert!(
+        said.contains("refused with 403: ") && said.contains(r#"Origin "https://evil.example""#),
+        "{said}"
+    );
+    program.kill();
 }
 
 #[test]

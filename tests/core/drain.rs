@@ -43,7 +43,7 @@ async fn ask_for_upgrade(server: &Server) -> String {
     String::from_utf8(answer[..count].to_vec()).unwrap()
 }
 
-async fn is_told(client: &mut Client<DuplexStream>) {
+async fn sees_shutdown(client: &mut Client<DuplexStream>) {
     assert_eq!(client.event("server:shutdown").await, json!({ "reason": "Server stopping" }));
 }
 
@@ -125,7 +125,7 @@ async fn after_its_time_a_drain_stops_what_is_left() {
     let mut client = busy(&server, &mut began).await;
     let begun = Instant::now();
     let drained = draining(&server, Duration::from_secs(7)).await;
-    is_told(&mut client).await;
+    sees_shutdown(&mut client).await;
     assert_eq!(code(&client.response().await), "CONNECTION_CLOSED");
     assert_eq!(client.next().await, Err(1001));
     drained.await.unwrap();
@@ -139,7 +139,7 @@ async fn no_time_is_a_stop() {
     let mut client = busy(&server, &mut began).await;
     let begun = Instant::now();
     tokio::join!(server.drain(Duration::ZERO), async {
-        is_told(&mut client).await;
+        sees_shutdown(&mut client).await;
         assert_eq!(code(&client.response().await), "CONNECTION_CLOSED");
         assert_eq!(client.next().await, Err(1001));
     });
@@ -155,7 +155,7 @@ async fn a_stop_or_the_first_drain_to_end_ends_all_drains() {
         let begun = Instant::now();
         let first = draining(&server, LONG).await;
         let second = draining(&server, Duration::from_secs(20)).await;
-        is_told(&mut client).await;
+        sees_shutdown(&mut client).await;
         if is_stop {
             server.stop().await;
         }
@@ -175,7 +175,7 @@ async fn a_caller_that_does_not_wait_for_a_drain_has_stopped() {
     let mut client = busy(&server, &mut began).await;
     let begun = Instant::now();
     let drained = draining(&server, LONG).await;
-    is_told(&mut client).await;
+    sees_shutdown(&mut client).await;
     drained.abort();
     assert_eq!(code(&client.response().await), "CONNECTION_CLOSED");
     assert_eq!(client.next().await, Err(1001));
@@ -263,7 +263,7 @@ async fn what_no_handler_was_called_for_is_refused() {
     large.send("large", "echo", json!("x".repeat(100 << 10))).await;
     let drained = draining(&server, LONG).await;
     for client in [&mut client, &mut large] {
-        is_told(client).await;
+        sees_shutdown(client).await;
         gate.add_permits(1);
         assert_eq!(client.response().await["id"], "busy");
         assert_eq!(code(&client.response().await), "CONNECTION_CLOSED");
@@ -312,7 +312,7 @@ async fn clients_without_a_credential_are_closed_at_once() {
 
     let drained = draining(&server, LONG).await;
     assert_eq!((waits.next().await, is_asked.next().await), (Err(1001), Err(1001)));
-    is_told(&mut known).await;
+    sees_shutdown(&mut known).await;
     // A credential can be renewed while a request is in flight, and its decision is waited for.
     known.send("2", "auth", json!({ "token": "x" })).await;
     asks.next().await;
@@ -340,7 +340,7 @@ async fn a_client_gets_all_that_waits_for_it() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(client.event("news").await[0], n);
     }
-    is_told(&mut client).await;
+    sees_shutdown(&mut client).await;
     assert_eq!(client.next().await, Err(1001));
     drained.await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(20));

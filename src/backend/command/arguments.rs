@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use lexopt::prelude::*;
 
@@ -15,7 +14,6 @@ use crate::protocol::payload::Payload;
 use crate::server::Config;
 
 use super::call::{self, Target};
-use super::terminal::say;
 use super::values::{
     Failure, check_token, number, positive, read_authorities, read_header, read_name, read_token,
 };
@@ -255,7 +253,7 @@ fn parse_client(
     Ok(Ok(ClientArguments { target, words, listing }))
 }
 
-/// Returns the settings of the command before its options: every page is served, and failures go to stderr.
+/// Returns the settings of the command before its options: every page is served.
 fn from_environment(environment: &impl Fn(&str) -> Option<OsString>) -> Result<Config, Failure> {
     let mut config = Config {
         serve_health: true,
@@ -265,7 +263,6 @@ fn from_environment(environment: &impl Fn(&str) -> Option<OsString>) -> Result<C
         same_user: true,
         ..Config::default()
     };
-    config.on_error = Some(Arc::new(|error| say(format_args!("[WS] {error}"))));
     if let Some(port) = environment("WS_PORT") {
         config.port = number("WS_PORT", &port)?;
     }

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::protocol::error::{ErrorCode, WireError};
 use crate::protocol::json;
 use crate::protocol::session::{Request, Verdict};
+use crate::protocol::time::Millis;
 
 use super::super::admission::is_long;
 use super::super::authentication::{Attempt, Denied};
@@ -62,28 +63,44 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     }
 
     fn verdict(&mut self, turn: &mut Turn<'_, '_>, decided: Result<Identity, Denied>) -> Verdict {
-        match decided {
-            Ok(identity) => {
-                let is_other = self.client.identity().is_some_and(|known| known.id() != identity.id());
-                if is_other {
-                    return Verdict::Unauthorized("the credential is of another identity".to_owned());
+        let (status, reason, verdict) = match decided {
+            Ok(identity) => match self.accept(turn, identity) {
+                Ok(expires_at) => return Verdict::Accepted(expires_at),
+                Err(reason) => (401, reason.to_owned(), Verdict::Unauthorized(reason.to_owned())),
+            },
+            Err(Denied::Refused(refusal)) => {
+                let reason = refusal.reason().to_owned();
+                match refusal.is_forbidden() {
+                    true => (403, reason.clone(), Verdict::Forbidden(reason)),
+                    false => (401, reason.clone(), Verdict::Unauthorized(reason)),
                 }
-                let expires_at = expires_at(&identity, turn.now);
-                self.client.shared.hub.identify(&self.client, identity);
-                Verdict::Accepted(expires_at)
             }
-            Err(Denied::Refused(refusal)) if refusal.is_forbidden() => {
-                Verdict::Forbidden(refusal.reason().to_owned())
-            }
-            Err(Denied::Refused(refusal)) => Verdict::Unauthorized(refusal.reason().to_owned()),
             Err(Denied::TooLate) => {
                 let message = "Authentication took too long";
-                Verdict::Failed(WireError::with_code(ErrorCode::Timeout, message))
+                let error = WireError::with_code(ErrorCode::Timeout, message);
+                (503, message.to_owned(), Verdict::Failed(error))
             }
             Err(Denied::Panicked) => {
                 self.client.report(ServerError::HandlerPanicked { channel: "auth".to_owned() });
-                Verdict::Failed(internal_error())
+                (500, "Internal error".to_owned(), Verdict::Failed(internal_error()))
             }
+        };
+        self.client.notify_denied(status, &reason);
+        // A client that is not let in is closed for the same reason.
+        self.is_refused |= status == 403 && !self.session.is_open();
+        verdict
+    }
+
+    /// Sets the identity of a client, and returns when its credential expires.
+    fn accept(&mut self, turn: &Turn<'_, '_>, identity: Identity) -> Result<Option<Millis>, &'static str> {
+        if self.client.identity().is_some_and(|known| known.id() != identity.id()) {
+            return Err("the credential is of another identity");
         }
+        let expires_at = expires_at(&identity, turn.now);
+        self.client.shared.hub.identify(&self.client, identity);
+        if self.session.is_open() {
+            self.client.notify_authenticated(true);
+        }
+        Ok(expires_at)
     }
 }

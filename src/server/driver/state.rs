@@ -10,7 +10,7 @@ use tokio::time::Sleep;
 use crate::protocol::connection::CloseCode;
 use crate::protocol::handshake::Accepted;
 use crate::protocol::outbox::Outbox;
-use crate::protocol::session::Session;
+use crate::protocol::session::{Ending, Session};
 use crate::protocol::time::{Millis, Now};
 
 use super::super::admission::Place;
@@ -39,6 +39,10 @@ pub(in super::super) struct Driver<Io> {
     pub(super) alarm: Option<Alarm>,
     /// Its place among the clients that must still authenticate. It keeps it if it finds no other.
     waiting_place: Option<Box<Place<Client>>>,
+    /// Whether it counts as a connection: not if it is only to learn why it is not let in.
+    is_counted: bool,
+    /// Whether the observers know already that it is refused.
+    pub(super) is_refused: bool,
 }
 
 /// What could not be handled or sent at once. Few clients have any, so the others have no room for it.
@@ -52,6 +56,8 @@ pub(super) struct Backlog {
     /// Its new credential, until the authenticator has decided.
     pub(super) asking: Option<Box<Asking>>,
     pub(super) outbox: Outbox,
+    /// Whether the observers know that more than the soft limit waits.
+    pub(super) is_slow: bool,
     /// When the client counts as slow.
     pub(super) slow_at: Option<Millis>,
     /// What the client has of the memory that all clients share.
@@ -151,10 +157,11 @@ impl<Io> Driver<Io> {
             Entry::Refused(code, reason) => session.close(now.at, code, &reason, &mut answer),
             Entry::Authenticated(None) | Entry::Awaited => {}
         }
+        let is_counted = session.closing_until().is_none();
         let waiting_place = (!is_authenticated)
             .then(|| Box::new(shared.admission.unauthenticated.enter(address, client.clone()).0));
         shared.hub.join(&client);
-        if session.closing_until().is_none() {
+        if is_counted {
             shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
         }
         Driver {
@@ -167,6 +174,8 @@ impl<Io> Driver<Io> {
             waker: None,
             alarm: None,
             waiting_place,
+            is_counted,
+            is_refused: false,
         }
     }
 
@@ -225,6 +234,10 @@ impl<Io> Driver<Io> {
         if count == 0 {
             return;
         }
+        // The authenticator's refusals are reported with its reasons.
+        if !self.session.asks_caller() {
+            self.client.notify_denied(401, "Token is wrong");
+        }
         if self.is_paused(turn.now.at) {
             self.evict(turn, Limited::WrongTokens);
         } else {
@@ -233,6 +246,10 @@ impl<Io> Driver<Io> {
     }
 
     pub(super) fn become_member(&self, now: Now) {
+        let shared = &self.client.shared;
+        if shared.config.token.is_some() || shared.authentication.is_set() {
+            self.client.notify_authenticated(false);
+        }
         self.client.become_member(now.at);
     }
 
@@ -243,10 +260,11 @@ impl<Io> Driver<Io> {
         if is_closing || (limit == Limited::Unauthenticated && self.session.is_open()) {
             return;
         }
-        if limit == Limited::SlowConsumers
-            && let Some(backlog) = &mut self.backlog
-        {
-            backlog.outbox.drop_events();
+        if limit == Limited::SlowConsumers {
+            let outbox = self.backlog.as_mut().map(|backlog| &mut backlog.outbox);
+            let waiting_bytes = outbox.as_ref().map_or(0, |outbox| outbox.waiting_bytes());
+            outbox.into_iter().for_each(Outbox::drop_events);
+            self.client.notify_slow(waiting_bytes, true);
         }
         let (code, reason) = match limit {
             Limited::Memory => (CloseCode::Again, "server out of memory for messages"),
@@ -281,7 +299,13 @@ impl<Io> Driver<Io> {
         if !self.client.shared.hub.leave(&self.client) {
             return;
         }
-        self.client.end_membership(self.client.shared.clock.at(), self.session.ending());
+        let lost = Ending::lost();
+        let ending = self.session.ending().unwrap_or(&lost);
+        if self.is_counted {
+            let is_known = self.is_refused || self.waiting_place.is_none();
+            self.client.notify_ended(ending, is_known);
+        }
+        self.client.end_membership(self.client.shared.clock.at(), ending);
         self.client.shared.hub.leave_groups(self.client.id);
     }
 }

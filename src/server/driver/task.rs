@@ -49,7 +49,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 turn.reads -= 1;
                 note(self.read(turn, buffer)?);
             }
-            self.start_lingering(turn.now.at);
+            self.start_lingering(turn);
             note(self.write(turn)?);
             if progress == Progress::None {
                 break;
@@ -135,6 +135,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         let Some(backlog) = &mut self.backlog else { return Ok(()) };
         let limits = &self.client.shared.rules.limits;
         backlog.slow_at = backlog.outbox.slow_at(turn.now.at, limits).filter(|_| is_open);
+        if is_open && !backlog.is_slow && backlog.outbox.is_over_soft_limit() {
+            backlog.is_slow = true;
+            self.client.notify_slow(backlog.outbox.waiting_bytes(), false);
+        }
         let is_late =
             |at| turn.now.at >= at && turn.now.at >= self.client.shared.pauses.judge(turn.now.at, at);
         if backlog.slow_at.is_some_and(is_late) {
@@ -186,16 +190,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
     }
 
     /// Once the session has ended, removes the client from the hub; only the close handshake is left.
-    fn start_lingering(&mut self, now: Millis) {
+    fn start_lingering(&mut self, turn: &mut Turn<'_, '_>) {
         if self.session.is_finished() && self.stage == Stage::Open {
             // A client that answers our close with something else gets no more time for it.
             let close_timeout = self.client.shared.rules.limits.close_timeout;
-            let until = self.session.closing_until().unwrap_or(now + close_timeout);
+            let until = self.session.closing_until().unwrap_or(turn.now.at + close_timeout);
             self.stage = Stage::Lingering { until, shut_down: false };
             if let Some(backlog) = &mut self.backlog {
                 backlog.input = Vec::new();
                 backlog.input_at = 0;
             }
+            self.publish_activity(turn);
             self.leave();
         }
     }

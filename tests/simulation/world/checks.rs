@@ -103,6 +103,8 @@ impl World {
     pub fn check_end(&self) {
         assert_eq!(self.server.client_count(), 0, "clients after the end");
         assert_eq!(self.running.load(Ordering::Relaxed), 0, "handlers after the end");
+        let stats = self.server.stats();
+        assert_eq!(stats.ended.iter().sum::<u64>(), stats.connections, "each connection ends once");
         self.check_order();
         for name in ROOMS.into_iter().chain([LOUD]) {
             assert_eq!(self.server.group(name).count(), 0, "members of {name} after the end");

@@ -426,13 +426,13 @@ impl Pending {
 
 impl Observer for Pending {
     /// A session counts in the hour in which it started.
-    fn connected(&self, visit: &Visit) {
+    fn connected(&self, visit: &Visit<'_>) {
         let at = moment(visit.connected_at_unix_ms);
         self.add(at, Kind::Session, "", "", Sums { count: 1, ..Sums::default() });
     }
 
     /// Its duration is added to the same hour when it ends.
-    fn disconnected(&self, visit: &Visit) {
+    fn disconnected(&self, visit: &Visit<'_>) {
         let at = moment(visit.connected_at_unix_ms);
         self.add(at, Kind::Session, "", "", Sums { extra: 1, ..timed(visit.elapsed) });
     }

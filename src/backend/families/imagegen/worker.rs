@@ -44,7 +44,7 @@ pub(super) struct Signals {
 }
 
 impl Observer for Signals {
-    fn disconnected(&self, visit: &Visit) {
+    fn disconnected(&self, visit: &Visit<'_>) {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&visit.client_id);
     }
 }
