@@ -2,6 +2,7 @@
 //! with the bytes that the server sent after its answer.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -84,7 +85,12 @@ impl Address {
         if host.is_empty() || authority.contains('@') {
             return Err(invalid(format_args!("{url:?}: expected a host, without user or password")));
         }
-        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let port = match authority.strip_prefix(host).and_then(|rest| rest.strip_prefix(':')) {
+            None | Some("") => Some(if secure { 443 } else { 80 }),
+            // The parser of hyper would leave out one that is too large.
+            Some(port) => port.parse().ok(),
+        };
+        let port = port.ok_or_else(|| invalid(format_args!("{url:?}: expected a port of at most 65535")))?;
         let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let transport = match secure {
@@ -219,9 +225,9 @@ async fn shake_hands<S: Stream + 'static>(
     getrandom::fill(&mut nonce).map_err(io::Error::other)?;
     let key = handshake::base64(&nonce);
     let request = upgrade_request(address, upgrade, token, &key).map_err(io::Error::other)?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)?;
     let driver = tokio::spawn(connection.with_upgrades());
-    let response = sender.send_request(request).await.map_err(io::Error::other)?;
+    let response = sender.send_request(request).await.map_err(no_answer)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let refusal = refusal(response).await;
         driver.abort();
@@ -298,10 +304,19 @@ fn upgrade_request(
     Ok(request)
 }
 
-/// The error for an answer other than 101, with the first line of its text.
+/// hyper's errors leave their causes to their sources.
+fn no_answer(error: hyper::Error) -> io::Error {
+    let cause = error.source().map_or_else(String::new, |source| format!(": {source}"));
+    let what = if error.is_parse() { "the server does not speak HTTP" } else { "the server did not answer" };
+    io::Error::other(format!("{what}: {error}{cause}"))
+}
+
+/// The error for an answer other than 101, with the first line of its text, or where it leads.
 async fn refusal(response: Response<Incoming>) -> Failed {
     const MAX_BODY_BYTES: usize = 1 << 10;
     let status = response.status();
+    let location = response.headers().get(header::LOCATION);
+    let location = location.map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned());
     let mut body = response.into_body();
     let mut text = Vec::new();
     while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
@@ -311,16 +326,14 @@ async fn refusal(response: Response<Incoming>) -> Failed {
             break;
         }
     }
-    let text = String::from_utf8_lossy(&text);
+    let text = location.unwrap_or_else(|| String::from_utf8_lossy(&text).into_owned());
+    let text = format!("the server answered {status}: {}", one_line(&text));
     let (ending, kind) = match status {
         StatusCode::UNAUTHORIZED => (Ending::Unauthorized, io::ErrorKind::PermissionDenied),
         StatusCode::FORBIDDEN => (Ending::Forbidden, io::ErrorKind::PermissionDenied),
         _ => (Ending::Lost, io::ErrorKind::ConnectionRefused),
     };
-    Failed {
-        ending,
-        error: io::Error::new(kind, format!("the server answered {status}: {}", one_line(&text))),
-    }
+    Failed { ending, error: io::Error::new(kind, text.trim_end_matches([':', ' '])) }
 }
 
 fn one_line(text: &str) -> String {
@@ -343,6 +356,8 @@ mod tests {
             ("ws://[::1]:5/", tcp("::1", 5), "[::1]:5", "/"),
             ("ws://localhost:3001?a=/b?c", tcp("localhost", 3001), "localhost:3001", "/?a=/b?c"),
             ("ws://[::1]?", tcp("::1", 80), "[::1]", "/?"),
+            ("ws://example:", tcp("example", 80), "example:", "/"),
+            ("ws://example:65535", tcp("example", 65_535), "example:65535", "/"),
         ] {
             let expected = Address { transport, host: host.to_owned(), target: target.to_owned() };
             assert_eq!(Address::parse(url).unwrap(), expected, "{url}");
@@ -355,6 +370,10 @@ mod tests {
             "ws://me:pw@host",
             "unix:relative",
             "ws://a b",
+            "ws://localhost:65536",
+            "ws://[::1]:99999/x",
+            "ws://localhost:x",
+            "ws://localhost:-1",
         ] {
             let error = Address::parse(url).expect_err(url);
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{url}: {error}");

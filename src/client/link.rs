@@ -138,7 +138,7 @@ async fn reconnect(
             shared.notify("connection:reconnecting", waits);
         }
         until_stopped(shared, commands, tokio::time::sleep(delay)).await?;
-        match until_stopped(shared, commands, open(shared)).await? {
+        match until_stopped(shared, commands, Box::pin(open(shared))).await? {
             Ok(connected) => return Ok(connected),
             Err(failed) => {
                 let can_ask = shared.options.token_source.is_some();

@@ -9,7 +9,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore};
 
 /// The authorities whose certificates are accepted.
 pub(crate) struct Trust {
@@ -76,5 +76,41 @@ pub(crate) async fn wrap(
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let connector = TlsConnector::from(trust.unwrap_or(&SYSTEM).config()?);
     let wrapped = connector.connect(name, stream).await;
-    wrapped.map_err(|error| io::Error::new(error.kind(), format!("TLS with {host}: {error}")))
+    wrapped.map_err(|error| io::Error::new(error.kind(), format!("TLS with {host}: {}", describe(&error))))
+}
+
+/// The texts of rustls for the two most common mistakes are names of its types.
+fn describe(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "no trusted authority has issued the server's certificate".to_owned()
+        }
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(other)))
+            if other.to_string().contains("CaUsedAsEndEntity") =>
+        {
+            "the server's certificate is one of an authority: it must not have CA:TRUE".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_rustls::rustls::OtherError;
+
+    use super::*;
+
+    #[test]
+    fn the_two_most_common_mistakes_have_plain_texts() {
+        let describe = |certificate| {
+            let error = rustls::Error::InvalidCertificate(certificate);
+            describe(&io::Error::new(io::ErrorKind::InvalidData, error))
+        };
+        let issuer = "no trusted authority has issued the server's certificate";
+        assert_eq!(describe(CertificateError::UnknownIssuer), issuer);
+        let of_webpki = OtherError(Arc::new(io::Error::other("CaUsedAsEndEntity")));
+        assert!(describe(CertificateError::Other(of_webpki)).contains("CA:TRUE"));
+        assert!(describe(CertificateError::Revoked).contains("Revoked"));
+    }
 }

@@ -333,7 +333,7 @@ export class WSClient {
     const protocols = token === undefined ? [SUBPROTOCOL] : [SUBPROTOCOL, `bearer.${token}`];
     Object.assign(attempt, { token, url: withoutSecrets(url) });
     try {
-      if (!WebSocket) throw new TypeError("there is no global WebSocket: pass a class as option WebSocket");
+      if (!WebSocket) throw new TypeError("there is no global WebSocket: pass one as option WebSocket, such as that of the package ws");
       Object.assign(attempt, openSocket(WebSocket, url, protocols));
     } catch (error) {
       return this.#giveUp(error);

@@ -258,6 +258,26 @@ async fn the_cause_of_a_failed_attempt_names_the_address_or_the_name() {
     let error = Client::connect(format!("ws://127.0.0.1:{port}"), fast()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     assert!(error.to_string().starts_with(&format!("127.0.0.1:{port}: ")), "{error}");
+    for (answer, expected) in [
+        (
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone",
+            "the server answered 404 Not Found: none",
+        ),
+        ("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "the server answered 502 Bad Gateway"),
+        (
+            "HTTP/1.1 308 Permanent Redirect\r\nLocation: wss://x/\r\nContent-Length: 0\r\n\r\n",
+            "the server answered 308 Permanent Redirect: wss://x/",
+        ),
+        ("SSH-2.0-OpenSSH_9\r\n", "the server does not speak HTTP: invalid HTTP version parsed"),
+        ("", "the server did not answer: connection closed before message completed"),
+    ] {
+        let server = Played::new().await;
+        let (connected, ()) = tokio::join!(Client::connect(server.url(), fast()), async {
+            let (mut stream, _) = server.request().await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        assert_eq!(connected.unwrap_err().to_string(), expected);
+    }
     let error = Client::connect("ws://no-such-name.invalid", fast()).await.unwrap_err();
     assert!(error.to_string().starts_with("the name no-such-name.invalid cannot be resolved: "), "{error}");
 }

@@ -100,6 +100,7 @@ async fn pages_of_origins_that_may_connect_can_read_the_client() {
                 let (head, _) = get_with(port, &request, &format!("Origin: {origin}\r\n")).await;
                 assert!(head.starts_with("HTTP/1.1 200 "), "{path}: {head}");
                 assert_eq!(allowed(&head).as_deref(), may_read.then_some(origin), "{path} for {origin}");
+                assert_eq!(head.contains("access-control-allow-credentials: true"), may_read, "{head}");
                 assert_eq!(field(&head, "vary"), "Origin");
             }
         }
