@@ -194,6 +194,9 @@ fn each_property_can_fail() {
         let read = handshake::FirstFrame::Close(Some(4401), reason);
         properties::frames::first_frame_is_right(&[0x88, 4, 0x11, 0x31, b'o', b'n', 0], read);
     });
+    can_fail("admission: counts", |wrong| {
+        properties::admission::count_is_right(&[1, 2, 1], 2, 1, wrong);
+    });
     can_fail("frames: the byte that shows a violation", |wrong| {
         let start: &[u8] = if wrong { &[0x82, 0xff, 0x80] } else { &[0x82, 0xff, 0x7f] };
         properties::frames::header_is_right(Role::Server, start, Ok(None));

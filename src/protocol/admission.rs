@@ -1,6 +1,7 @@
-//! Who is let in while there is not enough for all. Input: keys that clients are counted by (addresses), and the time. Output: who
+//! Who is let in while there is not enough for all. Input: keys that clients are counted by (addresses, identities), and the time. Output: who
 //! has a place, who loses one, and who must wait. Everything here is bounded, and the key that takes most loses first.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
@@ -90,6 +91,55 @@ impl<K: Copy + Ord, V> Seats<K, V> {
 
     fn index(&self, seat: Seat) -> Option<usize> {
         self.places.binary_search_by_key(&seat, |(seat, _)| *seat).ok()
+    }
+}
+
+/// How many of something each key has, up to a maximum. Only keys that have any take memory.
+///
+/// ```
+/// use switchboard::protocol::admission::Counts;
+///
+/// let mut tabs = Counts::new(2);
+/// assert!(tabs.enter("ada") && tabs.enter("ada") && !tabs.enter("ada"));
+/// assert!(tabs.enter("bob"));
+/// tabs.leave("ada");
+/// assert!(tabs.enter("ada"));
+/// ```
+#[derive(Debug)]
+pub struct Counts<K> {
+    max: usize,
+    by_key: HashMap<K, usize>,
+}
+
+impl<K: Eq + Hash> Counts<K> {
+    /// No key has any.
+    pub fn new(max: usize) -> Counts<K> {
+        Counts { max, by_key: HashMap::new() }
+    }
+
+    /// Counts one more of a key, or returns `false`: it has as many as it can.
+    pub fn enter(&mut self, key: K) -> bool {
+        let count = self.by_key.get(&key).copied().unwrap_or_default();
+        let has_room = count < self.max;
+        if has_room {
+            self.by_key.insert(key, count + 1);
+        }
+        has_room
+    }
+
+    /// Counts one less of a key.
+    pub fn leave(&mut self, key: K) {
+        if let Entry::Occupied(mut entry) = self.by_key.entry(key) {
+            match entry.get() - 1 {
+                0 => drop(entry.remove()),
+                count => *entry.get_mut() = count,
+            }
+        }
+    }
+
+    /// The number of keys that have any.
+    pub fn keys(&self) -> usize {
+        self.by_key.len()
     }
 }
 

@@ -1,8 +1,8 @@
-//! Who is let in: places for what is not finished yet, counts of clients, pauses after wrong tokens, by address. Input: the
-//! addresses of connections and requests. Output: places, refusals, and the end of what loses its place.
+//! Who is let in: places for what is not finished yet, counts of clients, pauses after wrong tokens, by address; the same counts,
+//! and rate windows, by identity. Input: addresses and identities. Output: places, refusals, and the end of what loses its place.
 
-use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,18 +10,22 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::protocol::admission::{Recent, Seat, Seats, WrongTokens};
+use crate::protocol::admission::{Counts, Recent, Seat, Seats, WrongTokens};
 use crate::protocol::handshake::{AddressKey, Head, Network, client_address};
 use crate::protocol::rate::RateWindow;
 use crate::protocol::time::Millis;
 
 use super::client::Client;
 use super::config::Config;
+use super::identity::IdentityKey;
 use super::metrics::Limited;
 use super::same_user::SameUser;
 
-/// How many addresses have a rate window, at most. Then the one whose last client connected longest ago is forgotten.
-const ADDRESSES_WITH_WINDOWS: usize = 10_000;
+/// How many addresses have a rate window, at most, and how many identities. Then the one whose last client connected longest ago
+/// is forgotten.
+const KEYS_WITH_WINDOWS: usize = 10_000;
+/// Why a client is closed whose identity has too many connections.
+pub(super) const TOO_MANY_OF_IDENTITY: &str = "too many clients of this identity";
 /// Length from which on a token counts as long, in bytes: 16 random ones of base64 are 96 bits.
 const LONG_TOKEN_BYTES: usize = 16;
 
@@ -145,54 +149,81 @@ impl<O> Drop for Place<O> {
 /// The number of clients that need no further authentication.
 pub(super) struct Census {
     max: usize,
-    max_per_address: usize,
     total: AtomicUsize,
-    /// Counted only if this limit can be reached before the other one.
-    by_address: Mutex<HashMap<AddressKey, usize>>,
+    by_address: Share<AddressKey>,
+    by_identity: Share<IdentityKey>,
+}
+
+/// The number of clients of each key. It is counted only if its limit can be reached before that of all clients.
+struct Share<K>(Option<Mutex<Counts<K>>>);
+
+impl<K: Copy + Eq + Hash> Share<K> {
+    fn new(max: usize, max_in_all: usize) -> Share<K> {
+        Share((max < max_in_all).then(|| Mutex::new(Counts::new(max))))
+    }
+
+    fn enter(&self, key: Option<K>) -> bool {
+        self.counts().zip(key).is_none_or(|(mut counts, key)| counts.enter(key))
+    }
+
+    fn leave(&self, key: Option<K>) {
+        if let Some((mut counts, key)) = self.counts().zip(key) {
+            counts.leave(key);
+        }
+    }
+
+    fn counts(&self) -> Option<MutexGuard<'_, Counts<K>>> {
+        Some(self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Census {
+    fn new(config: &Config) -> Census {
+        Census {
+            max: config.max_connections,
+            total: AtomicUsize::new(0),
+            by_address: Share::new(config.max_connections_per_address, config.max_connections),
+            by_identity: Share::new(config.max_connections_per_identity, config.max_connections),
+        }
+    }
+
     /// Counts one more client, or returns the limit that is reached.
-    pub(super) fn enter(&self, key: Key) -> Result<(), Limited> {
-        if let Some(address) = self.counted(key) {
-            let mut by_address = self.by_address();
-            let count = by_address.get(&address).copied().unwrap_or_default();
-            if count >= self.max_per_address {
-                return Err(Limited::Address);
-            }
-            by_address.insert(address, count + 1);
+    pub(super) fn enter(&self, address: Key, identity: Option<IdentityKey>) -> Result<(), Limited> {
+        if !self.by_address.enter(address) {
+            return Err(Limited::Address);
+        }
+        if !self.by_identity.enter(identity) {
+            self.by_address.leave(address);
+            return Err(Limited::Identity);
         }
         let one_more = |total: usize| (total < self.max).then_some(total + 1);
         if self.total.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_err() {
-            self.leave_address(key);
+            self.by_address.leave(address);
+            self.by_identity.leave(identity);
             return Err(Limited::Connections);
         }
         Ok(())
     }
 
-    /// Counts one client less.
-    pub(super) fn leave(&self, key: Key) {
-        self.leave_address(key);
+    /// Counts one client less, which has entered with the same keys.
+    pub(super) fn leave(&self, address: Key, identity: Option<IdentityKey>) {
+        self.by_address.leave(address);
+        self.by_identity.leave(identity);
         self.total.fetch_sub(1, Ordering::AcqRel);
     }
+}
 
-    fn leave_address(&self, key: Key) {
-        let Some(address) = self.counted(key) else { return };
-        let mut by_address = self.by_address();
-        if let Some(count) = by_address.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&address);
-            }
-        }
+/// The rate windows that clients share, by a key of theirs.
+struct Windows<K>(Option<Mutex<Recent<K, Arc<Mutex<RateWindow>>>>>);
+
+impl<K: Copy + Eq + Hash> Windows<K> {
+    fn new(are_shared: bool) -> Windows<K> {
+        Windows(are_shared.then(|| Mutex::new(Recent::new(KEYS_WITH_WINDOWS))))
     }
 
-    fn counted(&self, key: Key) -> Key {
-        key.filter(|_| self.max_per_address < self.max)
-    }
-
-    fn by_address(&self) -> MutexGuard<'_, HashMap<AddressKey, usize>> {
-        self.by_address.lock().unwrap_or_else(PoisonError::into_inner)
+    fn of(&self, key: Option<K>) -> Option<Arc<Mutex<RateWindow>>> {
+        let mut windows = self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(windows.touch(key?).clone())
     }
 }
 
@@ -213,7 +244,9 @@ pub(super) struct Admission<C> {
     /// With [`Config::same_user`].
     pub(super) same_user: Option<Arc<SameUser>>,
     /// With [`Config::rate_by_address`].
-    windows: Option<Mutex<Recent<AddressKey, Arc<Mutex<RateWindow>>>>>,
+    windows: Windows<AddressKey>,
+    /// With [`Config::rate_by_identity`].
+    identity_windows: Windows<IdentityKey>,
 }
 
 impl<C: Occupant> Admission<C> {
@@ -225,23 +258,23 @@ impl<C: Occupant> Admission<C> {
             #[cfg(feature = "pages")]
             open_pages: House::new(config.max_open_pages),
             unauthenticated: House::new(config.max_unauthenticated),
-            clients: Census {
-                max: config.max_connections,
-                max_per_address: config.max_connections_per_address,
-                total: AtomicUsize::new(0),
-                by_address: Mutex::default(),
-            },
+            clients: Census::new(config),
             wrong_tokens: Mutex::new(WrongTokens::new(config.max_wrong_tokens, config.wrong_token_pause)),
             accepts_in_pause: config.token.as_ref().is_some_and(|token| token.len() >= LONG_TOKEN_BYTES),
             same_user: SameUser::new(config),
-            windows: config.rate_by_address.then(|| Mutex::new(Recent::new(ADDRESSES_WITH_WINDOWS))),
+            windows: Windows::new(config.rate_by_address),
+            identity_windows: Windows::new(config.rate_by_identity),
         }
     }
 
     /// The rate window that all clients of an address share.
     pub(super) fn window(&self, key: Key) -> Option<Arc<Mutex<RateWindow>>> {
-        let mut windows = self.windows.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(windows.touch(key?).clone())
+        self.windows.of(key)
+    }
+
+    /// The rate window that all clients of an identity share.
+    pub(super) fn identity_window(&self, key: IdentityKey) -> Option<Arc<Mutex<RateWindow>>> {
+        self.identity_windows.of(Some(key))
     }
 
     /// The address of a request's client.

@@ -14,7 +14,7 @@ use crate::protocol::session::{Ending, Rules, Session, Slot};
 use crate::protocol::time::{Millis, Now};
 
 use super::config::{ClientId, ServerError};
-use super::identity::{Belongings, Identity};
+use super::identity::{Belongings, Identity, IdentityKey, Party};
 use super::metrics::Limited;
 use super::observer::{Completed, Observers, Visit};
 
@@ -159,6 +159,16 @@ impl<S> Client<S> {
         self.belongings()?.identity()
     }
 
+    /// The key of its identity, if it has one.
+    pub(super) fn identity_key(&self) -> Option<IdentityKey> {
+        Some(self.identity()?.key())
+    }
+
+    /// Who takes turns when the client waits for something.
+    pub(super) fn party(&self) -> Party {
+        self.identity_key().map_or(Party::Connection(self.id), Party::Identity)
+    }
+
     pub(super) fn set_identity(&self, identity: Identity) {
         self.belongings_mut().set_identity(identity);
     }
@@ -230,6 +240,11 @@ impl<S> Client<S> {
         self.update_mailbox(|mailbox| {
             mailbox.evict.get_or_insert(limit);
         });
+    }
+
+    /// Forgets that the client was to be closed before it had authenticated, because it has.
+    pub(super) fn keep_authenticated(&self) {
+        self.mailbox().evict.take_if(|limit| *limit == Limited::Unauthenticated);
     }
 
     /// Closes the client for the embedder, once it has got the events that wait.

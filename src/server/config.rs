@@ -79,6 +79,13 @@ pub struct Config {
     /// Default `usize::MAX`, so only `max_connections` counts: many people can share an address. Behind a proxy, name it in
     /// [`trusted_proxies`](Config::trusted_proxies) before you set this.
     pub max_connections_per_address: usize,
+    /// Most clients with one identity at the same time, such as the tabs of a user. Further ones get 429; one that offers
+    /// `switchboard.v1`, or sends its credential on channel `auth`, is closed with 1013 instead. It needs an authenticator:
+    /// see [`Server::authenticate`](super::Server::authenticate).
+    ///
+    /// Default `usize::MAX`, so only `max_connections` counts: what a user may have depends on the app. What is shared in turns
+    /// is shared by identity even so.
+    pub max_connections_per_identity: usize,
     /// Most upgraded clients that must still authenticate. They do not count among
     /// [`max_connections`](Config::max_connections). At the limit, the oldest one of the address that has most is closed
     /// with 1008.
@@ -105,6 +112,12 @@ pub struct Config {
     ///
     /// Default false.
     pub rate_by_address: bool,
+    /// Makes all clients of an identity share one rate window, which outlives their connections. It goes before
+    /// [`rate_by_address`](Config::rate_by_address), so with both a user does not share the window of others at the same
+    /// address. It needs an authenticator: see [`Server::authenticate`](super::Server::authenticate).
+    ///
+    /// Default false.
+    pub rate_by_identity: bool,
     /// On Linux, refuses upgrades, pages and `/metrics` on loopback to processes of other users of the machine, except root,
     /// with 403. It applies only while neither a token, an allowed host or origin, nor a proxy is configured, and not to requests
     /// of the embedder's own hyper server. Each connection costs a look into the kernel's list of sockets, which takes longer
@@ -254,11 +267,13 @@ impl Default for Config {
             insecure: false,
             max_connections: 10_000,
             max_connections_per_address: usize::MAX,
+            max_connections_per_identity: usize::MAX,
             max_unauthenticated: 256,
             max_wrong_tokens: 10,
             wrong_token_pause: Duration::from_secs(1),
             trusted_proxies: Vec::new(),
             rate_by_address: false,
+            rate_by_identity: false,
             same_user: false,
             max_buffered_bytes: 256 << 20,
             memory_timeout: Duration::from_secs(10),
@@ -418,6 +433,7 @@ impl Config {
             ("max_port_attempts", usize::from(self.max_port_attempts), 1),
             ("max_connections", self.max_connections, 1),
             ("max_connections_per_address", self.max_connections_per_address, 1),
+            ("max_connections_per_identity", self.max_connections_per_identity, 1),
             ("max_unauthenticated", self.max_unauthenticated, 1),
             ("max_wrong_tokens", usize::from(self.max_wrong_tokens > 0), 1),
             ("max_handshakes", self.max_handshakes, 1),

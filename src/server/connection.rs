@@ -12,6 +12,8 @@ use crate::protocol::session::Ending;
 use super::authentication::{Attempt, Refusal};
 use super::config::ClientId;
 use super::identity::Identity;
+#[cfg(feature = "backend")]
+use super::identity::Party;
 use super::shared::{Client, RequestContext, Server};
 
 /// A client's connection. A clone is another handle to the same connection.
@@ -152,6 +154,12 @@ impl RequestContext {
     /// Who asks; `None` without an authenticator.
     pub fn identity(&self) -> Option<Identity> {
         self.client.identity()
+    }
+
+    /// Who takes turns while the request waits for something that many share.
+    #[cfg(feature = "backend")]
+    pub(crate) fn party(&self) -> Party {
+        self.client.party()
     }
 
     /// The data of who asks, as [`Identity::data`] set it; `None` if there is none of this type.

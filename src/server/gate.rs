@@ -8,10 +8,11 @@ use std::time::Duration;
 use hyper::header::{self, HeaderMap};
 use hyper::{Request, Response, StatusCode, Version};
 
+use crate::protocol::connection::CloseCode;
 use crate::protocol::handshake::{self, Accepted, AccessRules, Head, Refusal};
 use crate::protocol::session::{FORBIDDEN, UNAUTHORIZED};
 
-use super::admission::{Key, Peer};
+use super::admission::{Key, Peer, TOO_MANY_OF_IDENTITY};
 use super::authentication::{Attempt, Denied, Refusal as Refused};
 use super::config::ServerError;
 use super::http::{busy, refuse, text};
@@ -232,17 +233,25 @@ fn ordinary<B>(
 
 /// Gives a client that may connect its place.
 fn begin(shared: &Arc<Shared>, source: Source<'_>, accepted: Accepted, entry: Entry) -> Decided {
-    match shared.begin_client(source.address, entry) {
-        Ok(ticket) => Decided::Upgrade(accepted, ticket),
-        Err(limit) => {
-            shared.metrics.limited(limit);
-            let is_full = limit == Limited::Connections;
-            let status =
-                if is_full { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::TOO_MANY_REQUESTS };
-            let response = busy(status, "Too many clients", RETRY_WHEN_FULL);
-            Decided::Answer(source.refuse(shared, response, None))
+    let limit = match shared.begin_client(source.address, entry) {
+        Ok(ticket) => return Decided::Upgrade(accepted, ticket),
+        Err(limit) => limit,
+    };
+    shared.metrics.limited(limit);
+    let (status, reason) = match limit {
+        Limited::Address => (StatusCode::TOO_MANY_REQUESTS, "Too many clients of this address"),
+        Limited::Identity => (StatusCode::TOO_MANY_REQUESTS, "Too many clients of this identity"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "Too many clients"),
+    };
+    // A page cannot see a status, and its user has to learn that other tabs hold all places.
+    if limit == Limited::Identity && accepted.subprotocol.is_some() {
+        source.report(shared, status.as_u16(), reason, None);
+        let entry = Entry::Refused(CloseCode::Again, TOO_MANY_OF_IDENTITY.to_owned());
+        if let Ok(ticket) = shared.begin_client(source.address, entry) {
+            return Decided::Upgrade(accepted, ticket);
         }
     }
+    Decided::Answer(source.refuse(shared, busy(status, reason, RETRY_WHEN_FULL), None))
 }
 
 /// Asks the authenticator, if there is one. `Err` is an upgrade.

@@ -3,10 +3,35 @@
 
 use std::any::{Any, TypeId};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+
+use super::config::ClientId;
 
 /// A value of any type that several tasks can use.
 type Shared = Arc<dyn Any + Send + Sync>;
+
+/// Who takes turns with others, and what is counted together: the connections of one identity, or one connection without an
+/// identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Party {
+    Connection(ClientId),
+    Identity(IdentityKey),
+}
+
+/// What stands for the id of an identity where a copy of it would be too much. It is the same for each connection of the
+/// identity, at the same time or later, so nothing must be remembered for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct IdentityKey([u64; 2]);
+
+/// Random, so that no client can choose an id with the key of another one.
+static SEEDS: LazyLock<[RandomState; 2]> = LazyLock::new(|| [RandomState::new(), RandomState::new()]);
+
+impl IdentityKey {
+    fn new(id: &str) -> IdentityKey {
+        IdentityKey(SEEDS.each_ref().map(|hasher| hasher.hash_one(id)))
+    }
+}
 
 /// Who a client is. A clone is another handle to the same identity.
 ///
@@ -27,6 +52,7 @@ pub struct Identity(Arc<Inner>);
 #[derive(Clone)]
 struct Inner {
     id: Arc<str>,
+    key: IdentityKey,
     expires_at_unix_ms: Option<u64>,
     data: Option<Shared>,
 }
@@ -34,7 +60,9 @@ struct Inner {
 impl Identity {
     /// An identity without data that does not expire.
     pub fn new(id: impl Into<String>) -> Identity {
-        Identity(Arc::new(Inner { id: id.into().into(), expires_at_unix_ms: None, data: None }))
+        let id: Arc<str> = id.into().into();
+        let key = IdentityKey::new(&id);
+        Identity(Arc::new(Inner { id, key, expires_at_unix_ms: None, data: None }))
     }
 
     /// The same identity with a time, in Unix ms, at which its credential expires.
@@ -64,6 +92,10 @@ impl Identity {
 
     pub(super) fn shared_id(&self) -> Arc<str> {
         self.0.id.clone()
+    }
+
+    pub(super) fn key(&self) -> IdentityKey {
+        self.0.key
     }
 
     /// When the credential expires, in Unix ms; `None` if it does not.

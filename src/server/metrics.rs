@@ -34,11 +34,14 @@ pub enum Limited {
     SlowConsumers,
     /// A page was cut before it was sent: a newer one took its place.
     Pages,
+    /// A client was refused: its identity has too many connections
+    /// ([`Config::max_connections_per_identity`](super::Config::max_connections_per_identity)).
+    Identity,
 }
 
 impl Limited {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Limited; 9] = [
+    pub const ALL: [Limited; 10] = [
         Limited::Handshakes,
         Limited::Unauthenticated,
         Limited::Connections,
@@ -48,6 +51,7 @@ impl Limited {
         Limited::Memory,
         Limited::SlowConsumers,
         Limited::Pages,
+        Limited::Identity,
     ];
 
     /// The value of the label `limit` in `/metrics`.
@@ -62,6 +66,7 @@ impl Limited {
             Limited::Memory => "memory",
             Limited::SlowConsumers => "slow_consumers",
             Limited::Pages => "pages",
+            Limited::Identity => "identity",
         }
     }
 }

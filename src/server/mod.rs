@@ -53,6 +53,8 @@ pub use content::Content;
 pub use groups::{Group, JoinError};
 pub use guards::{Guard, RateLimit};
 pub use identity::Identity;
+#[cfg(feature = "backend")]
+pub(crate) use identity::Party;
 pub use metrics::{Limited, Stats};
 pub use observer::{Authenticated, Completed, Observer, Refused, Slow, Visit};
 #[cfg(feature = "pages")]

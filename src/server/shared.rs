@@ -22,11 +22,13 @@ use super::client::{self, ClientInfo};
 use super::clock::{Clock, Pauses, unix_ms};
 use super::config::{ClientId, Config, ServerError};
 use super::hub::Hub;
+use super::identity::Party;
 use super::memory::Memory;
 use super::metrics::{Metrics, Stats};
 use super::observer::{Observer, Observers};
 #[cfg(feature = "pages")]
 use super::pages::Pages;
+use super::places::Places;
 use super::router::{self, Router};
 
 /// A client of this server.
@@ -65,8 +67,8 @@ pub(super) struct Shared {
     pub(super) pauses: Pauses,
     pub(super) admission: Admission<Client>,
     pub(super) authentication: Authentication,
-    /// Places for decoding large messages. A client waits for at most one, so they are given out in turns.
-    pub(super) decoding: Arc<Semaphore>,
+    /// Places for decoding large messages.
+    pub(super) decoding: Places<Party>,
     pub(super) memory: Arc<Memory>,
     /// Clients whose upgrade was accepted and whose task has not ended.
     pub(super) tasks: AtomicUsize,
@@ -134,7 +136,7 @@ impl Server {
                 admission: Admission::new(&config),
                 authentication: Authentication::new(config.max_authentications, config.handshake_timeout),
                 memory: Arc::new(Memory::new(config.max_buffered_bytes)),
-                decoding: Arc::new(Semaphore::new(decoding_places())),
+                decoding: Places::new(decoding_places()),
                 tasks: AtomicUsize::new(0),
                 task_ended: Notify::new(),
                 listening: Mutex::new(None),

@@ -47,8 +47,10 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(shared) = &self.shared {
-            let is_authenticated = matches!(self.entry, Some(Entry::Authenticated(_)));
-            shared.end_client(self.address(), is_authenticated);
+            if let Some(Entry::Authenticated(identity)) = &self.entry {
+                shared.admission.clients.leave(self.address(), identity.as_ref().map(Identity::key));
+            }
+            shared.end_client();
         }
     }
 }
@@ -61,17 +63,14 @@ impl Shared {
         peer: Option<IpAddr>,
         entry: Entry,
     ) -> Result<Ticket, Limited> {
-        if let Entry::Authenticated(_) = entry {
-            self.admission.clients.enter(peer.map(Into::into))?;
+        if let Entry::Authenticated(identity) = &entry {
+            self.admission.clients.enter(peer.map(Into::into), identity.as_ref().map(Identity::key))?;
         }
         self.tasks.fetch_add(1, Ordering::AcqRel);
         Ok(Ticket { shared: Some(self.clone()), id: Uuid::v4(), peer, entry: Some(entry) })
     }
 
-    pub(super) fn end_client(&self, address: Key, authenticated: bool) {
-        if authenticated {
-            self.admission.clients.leave(address);
-        }
+    pub(super) fn end_client(&self) {
         self.tasks.fetch_sub(1, Ordering::AcqRel);
         self.task_ended.notify_waiters();
     }

@@ -19,6 +19,7 @@ mod extremes;
 #[cfg(unix)]
 mod faults;
 mod hostile;
+mod identities;
 mod imagegen;
 mod registry;
 mod settings;

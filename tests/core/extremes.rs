@@ -102,10 +102,10 @@ async fn every_limit_works_at_its_extremes_or_is_refused() {
 #[tokio::test]
 async fn every_setting_works_at_its_extremes_or_is_refused() {
     each_field!(config, config, Config {
-        max_port_attempts, max_connections, max_connections_per_address, max_unauthenticated, max_wrong_tokens,
+        max_port_attempts, max_connections, max_connections_per_address, max_connections_per_identity, max_unauthenticated, max_wrong_tokens,
         wrong_token_pause, max_buffered_bytes, memory_timeout, max_groups, max_groups_per_connection, max_handshakes, max_authentications, handshake_timeout, max_head_bytes
     } others {
-        host, port, exact_port, allow_hosts, allow_origins, public_url, token, insecure, trusted_proxies, rate_by_address, same_user, limits,
+        host, port, exact_port, allow_hosts, allow_origins, public_url, token, insecure, trusted_proxies, rate_by_address, rate_by_identity, same_user, limits,
         #[cfg(feature = "pages")] max_pages, #[cfg(feature = "pages")] max_open_pages,
         #[cfg(feature = "pages")] page_timeout, #[cfg(feature = "pages")] serve_health,
         #[cfg(feature = "pages")] serve_metrics, #[cfg(feature = "pages")] serve_console,

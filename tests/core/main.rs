@@ -22,6 +22,7 @@ mod groups;
 mod guards;
 mod handlers;
 mod handshake;
+mod identities;
 mod interop;
 mod large;
 mod memory;

@@ -106,21 +106,21 @@ where
             Handler::Read(handler) => {
                 let db = db();
                 server.on_request(row.name, move |payload: Payload, cx| {
-                    let db = db.on_behalf_of(cx.client_id);
+                    let db = db.on_behalf_of(cx.party());
                     async move { db.read(move |view| handler(view, &Fields::decode(&payload)?)).await }
                 });
             }
             Handler::Search(handler) => {
                 let db = db();
                 server.on_request(row.name, move |payload: Payload, cx| {
-                    let db = db.on_behalf_of(cx.client_id);
+                    let db = db.on_behalf_of(cx.party());
                     async move { db.search(move |view| handler(view, &Fields::decode(&payload)?)).await }
                 });
             }
             Handler::Write(handler) => {
                 let db = db();
                 server.on_request(row.name, move |payload: Payload, cx| {
-                    let db = db.on_behalf_of(cx.client_id);
+                    let db = db.on_behalf_of(cx.party());
                     async move {
                         let room = db.room_for(payload.as_str().map_or(0, str::len)).await;
                         let write = db.write(move |change| {

@@ -93,8 +93,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
 
     /// Sets the identity of a client, and returns when its credential expires.
     fn accept(&mut self, turn: &Turn<'_, '_>, identity: Identity) -> Result<Option<Millis>, &'static str> {
-        if self.client.identity().is_some_and(|known| known.id() != identity.id()) {
+        // A client that was let in without an identity, before there was an authenticator, counts as such.
+        let is_other = match self.client.identity() {
+            Some(known) => known.id() != identity.id(),
+            None => self.is_counted(),
+        };
+        if is_other {
             return Err("the credential is of another identity");
+        }
+        if !self.is_counted()
+            && let Some(window) = self.client.shared.admission.identity_window(identity.key())
+        {
+            self.session.share_window(window);
         }
         let expires_at = expires_at(&identity, turn.now);
         self.client.shared.hub.identify(&self.client, identity);

@@ -9,16 +9,16 @@ use tokio::task::spawn_blocking;
 
 use crate::protocol::session::{Decoded, Undecoded};
 
-use super::super::shared::Shared;
+use super::super::shared::Client;
 
 /// A message that is being decoded, or waits for a place.
 pub(super) struct Decoding(Pin<Box<dyn Future<Output = Option<Decoded>> + Send>>);
 
 impl Decoding {
-    pub(super) fn new(shared: &Shared, message: Undecoded) -> Decoding {
-        let places = shared.decoding.clone();
+    pub(super) fn new(client: &Client, message: Undecoded) -> Decoding {
+        let (places, party) = (client.shared.decoding.clone(), client.party());
         Decoding(Box::pin(async move {
-            let place = places.acquire_owned().await.ok()?;
+            let place = places.acquire(party).await;
             // The thread goes on when the client leaves, so it keeps the place.
             let decode = move || {
                 let decoded = message.decode();

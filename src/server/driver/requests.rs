@@ -135,7 +135,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             Some(Action::Request(request)) => self.dispatch(turn, routes, request, clock),
             // It is polled in the same turn, because handling the message was progress.
             Some(Action::Decode(message)) => {
-                self.backlog().decoding = Some(Decoding::new(&self.client.shared, message));
+                self.backlog().decoding = Some(Decoding::new(&self.client, message));
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::protocol::outbox::Outbox;
 use crate::protocol::session::{Ending, Session};
 use crate::protocol::time::{Millis, Now};
 
-use super::super::admission::Place;
+use super::super::admission::{Place, TOO_MANY_OF_IDENTITY};
 use super::super::memory::Share;
 use super::super::metrics::Limited;
 use super::super::shared::{Client, Shared};
@@ -145,7 +145,9 @@ impl<Io> Driver<Io> {
         if observers.want_requests() {
             session.keep_errors();
         }
-        if let Some(window) = shared.admission.window(address) {
+        let identity = if let Entry::Authenticated(identity) = &entry { identity.as_ref() } else { None };
+        let of_identity = identity.and_then(|identity| shared.admission.identity_window(identity.key()));
+        if let Some(window) = of_identity.or_else(|| shared.admission.window(address)) {
             session.share_window(window);
         }
         let client = Arc::new(Client::new(id, shared.clone(), observers, rules, (address, peer), now));
@@ -203,9 +205,10 @@ impl<Io> Driver<Io> {
 
     /// Gives the client a place among those that have authenticated, if there is one.
     pub(super) fn handle_authenticated(&mut self, turn: &mut Turn<'_, '_>) {
-        match self.client.shared.admission.clients.enter(self.client.address) {
+        match self.client.shared.admission.clients.enter(self.client.address, self.client.identity_key()) {
             Ok(()) => {
                 self.waiting_place = None;
+                self.client.keep_authenticated();
                 self.become_member(turn.now);
             }
             Err(limit) => self.evict(turn, limit),
@@ -222,6 +225,11 @@ impl<Io> Driver<Io> {
         {
             self.evict(turn, Limited::WrongTokens);
         }
+    }
+
+    /// Whether the client counts among those that need no further authentication.
+    pub(super) fn is_counted(&self) -> bool {
+        self.waiting_place.is_none()
     }
 
     pub(super) fn is_paused(&self, now: Millis) -> bool {
@@ -268,7 +276,9 @@ impl<Io> Driver<Io> {
         }
         let (code, reason) = match limit {
             Limited::Memory => (CloseCode::Again, "server out of memory for messages"),
-            Limited::Connections | Limited::Address => (CloseCode::Again, "too many clients"),
+            Limited::Connections => (CloseCode::Again, "too many clients"),
+            Limited::Address => (CloseCode::Again, "too many clients of this address"),
+            Limited::Identity => (CloseCode::Again, TOO_MANY_OF_IDENTITY),
             Limited::Unauthenticated => (CloseCode::Policy, "not authenticated while others wait"),
             Limited::SlowConsumers => (CloseCode::Policy, "slow consumer"),
             Limited::WrongTokens => (CloseCode::Policy, "too many wrong tokens"),
@@ -314,7 +324,10 @@ impl<Io> Drop for Driver<Io> {
     /// A runtime that ends drops its tasks at any point.
     fn drop(&mut self) {
         self.leave();
-        self.client.shared.end_client(self.client.address, self.waiting_place.is_none());
+        if self.is_counted() {
+            self.client.shared.admission.clients.leave(self.client.address, self.client.identity_key());
+        }
+        self.client.shared.end_client();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use switchboard::protocol::admission::{Recent, Seat, Seats, WrongTokens};
+use switchboard::protocol::admission::{Counts, Recent, Seat, Seats, WrongTokens};
 use switchboard::protocol::handshake::{self, AddressKey, Head, Network};
 use switchboard::protocol::quota::Quotas;
 use switchboard::protocol::socket_table::{self, Found, Search, Socket};
@@ -13,7 +13,7 @@ use super::Choices;
 
 /// A newcomer always gets a place. When there are too few, the loser is the oldest of those that hold most, by counting all of
 /// them. A key that holds no more than its share never loses. Wrong tokens pause a key exactly while its debt, which time pays
-/// off, is too high. Of the values by key, those used last are kept. The client's address is the last one that is not a proxy.
+/// off, is too high. Each key is let in while it has fewer than its maximum, by counting what it has. Of the values by key, those used last are kept. The client's address is the last one that is not a proxy.
 /// A socket is read as it was written.
 pub fn admission(data: &[u8]) {
     let mut choices = Choices::new(data);
@@ -22,6 +22,7 @@ pub fn admission(data: &[u8]) {
         1 => wrong_tokens(choices),
         2 => {
             quotas(Choices::new(data.get(1..).unwrap_or_default()));
+            counts(Choices::new(data.get(1..).unwrap_or_default()));
             recent(choices);
         }
         3 => forwarded(choices),
@@ -84,6 +85,32 @@ pub fn quota_is_right(
     }
     let expected = if passed < max { Ok(()) } else { Err(ends_at.since(now)) };
     assert_eq!(result, expected, "key {key} at {now:?}");
+}
+
+fn counts(mut choices: Choices<'_>) {
+    let max = usize::from(choices.byte() % 4);
+    let mut counts = Counts::new(max);
+    let mut entered: Vec<u8> = Vec::new();
+    while !choices.is_empty() {
+        let byte = choices.byte();
+        let key = byte & 7;
+        if byte & 0x80 == 0 {
+            let is_let_in = counts.enter(key);
+            count_is_right(&entered, max, key, is_let_in);
+            entered.extend(is_let_in.then_some(key));
+        } else {
+            // Also of one that has none, which changes nothing.
+            counts.leave(key);
+            entered.iter().position(|other| *other == key).map(|at| entered.remove(at));
+        }
+        let keys: std::collections::BTreeSet<_> = entered.iter().collect();
+        assert_eq!(counts.keys(), keys.len(), "keys that have any");
+    }
+}
+
+pub fn count_is_right(entered: &[u8], max: usize, key: u8, is_let_in: bool) {
+    let count = entered.iter().filter(|other| **other == key).count();
+    assert_eq!(is_let_in, count < max, "{key} has {count} of {max}");
 }
 
 fn seats(mut choices: Choices<'_>) {

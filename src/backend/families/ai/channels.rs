@@ -47,7 +47,7 @@ const ROWS: &[Row<Arc<Ai>>] = &[
         description: "List models with their prices: the provider's own list, or the built-in one if there is no key",
         example: r#"{"provider":"echo"}"#,
         handler: OwnWithin(deadline, |ai, payload, cx| {
-            Box::pin(async move { ai.models(&payload, cx.client_id).await })
+            Box::pin(async move { ai.models(&payload, cx.party()).await })
         }),
     },
     Row {

@@ -13,7 +13,7 @@ use crate::backend::shared::provider::{Access, Host, no_key};
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::{ErrorCode, WireError};
 use crate::protocol::payload::Payload;
-use crate::server::{ClientId, Places, RequestContext};
+use crate::server::{Party, Places, RequestContext};
 
 use super::super::analytics::{AiCall, Recorder};
 use super::super::{chat, credentials};
@@ -39,7 +39,7 @@ pub(super) struct Ai {
     config: AiConfig,
     recorder: Recorder,
     /// One place for each request to a provider that is in progress.
-    places: Places<ClientId>,
+    places: Places<Party>,
     /// By the provider's name.
     lists: Mutex<BTreeMap<&'static str, ModelList>>,
 }
@@ -144,7 +144,7 @@ impl Ai {
         let question = read_question(payload, cx)?;
         if let Some((chat, _)) = &question.chat {
             let chat = chat.clone();
-            self.db.on_behalf_of(cx.client_id).read(move |view| chat::has_chat(view, &chat)).await?;
+            self.db.on_behalf_of(cx.party()).read(move |view| chat::has_chat(view, &chat)).await?;
         }
         let Question { provider, request, request_id, chat } = question;
         let name = provider.name;
@@ -155,7 +155,7 @@ impl Ai {
             started,
             answered: None,
         };
-        let asking = self.ask(provider, &request, cx.client_id, |chunk| on_chunk(&request_id, chunk));
+        let asking = self.ask(provider, &request, cx.party(), |chunk| on_chunk(&request_id, chunk));
         let (answer, finish) = match timeout(self.config.max_duration, asking).await {
             Ok(answered) => answered?,
             Err(_) => {
@@ -166,7 +166,7 @@ impl Ai {
         record.succeed(&answer, &finish);
         if let Some((chat, user_message)) = chat {
             let exchange = stored_exchange(name, &request, user_message, &answer, &finish);
-            let db = self.db.on_behalf_of(cx.client_id);
+            let db = self.db.on_behalf_of(cx.party());
             db.write(move |change| chat::store(change, &chat, &exchange)).await?;
         }
         Ok(response(&request_id, name, &request, &answer, &finish, started.elapsed()))
@@ -176,7 +176,7 @@ impl Ai {
         &self,
         provider: &'static AiProvider,
         request: &ChatRequest,
-        client: ClientId,
+        party: Party,
         mut on_chunk: impl FnMut(&Chunk) + Send,
     ) -> Result<(ChatAnswer, Finish), WireError> {
         let dialect = match provider.engine {
@@ -194,7 +194,7 @@ impl Ai {
         let name = provider.name;
         let without_key = || WireError::new(no_key(name));
         self.usable_access(name).await?.ok_or_else(without_key)?;
-        let _place = self.places.acquire(client).await;
+        let _place = self.places.acquire(party).await;
         // Read again, because the key or the base URL can have changed during the wait.
         let access = self.usable_access(name).await?.ok_or_else(without_key)?;
         Upstream { name, dialect, access, config: &self.config }.ask(request, on_chunk).await.map_err(wire)
@@ -202,13 +202,13 @@ impl Ai {
 
     /// Lists models: a provider's own list if there is a key, else those of the data file. In a list of all providers, one
     /// whose list cannot be read is shown with the models of the data file.
-    pub(super) async fn models(&self, payload: &Payload, client: ClientId) -> Result<Payload, WireError> {
+    pub(super) async fn models(&self, payload: &Payload, party: Party) -> Result<Payload, WireError> {
         let fields = Fields::decode(payload)?;
         let only = if fields.has("provider") { Some(read_provider(&fields)?) } else { None };
         let mut listed = Vec::new();
         for provider in PROVIDERS.iter().filter(|provider| only.is_none_or(|only| only.name == provider.name))
         {
-            match self.list(provider, client).await {
+            match self.list(provider, party).await {
                 Ok(Some(models)) => listed.extend(models.iter().map(Model::to_json)),
                 Err(error) if only.is_some() => return Err(error),
                 Ok(None) | Err(_) => {
@@ -224,7 +224,7 @@ impl Ai {
     async fn list(
         &self,
         provider: &'static AiProvider,
-        client: ClientId,
+        party: Party,
     ) -> Result<Option<Vec<Model>>, WireError> {
         let Engine::Network(dialect) = provider.engine else { return Ok(None) };
         let name = provider.name;
@@ -232,7 +232,7 @@ impl Ai {
         if let Some(models) = self.kept_list(name, &access) {
             return Ok(Some(models));
         }
-        let _place = self.places.acquire(client).await;
+        let _place = self.places.acquire(party).await;
         // Read again, as for a question. Another request can have read the list during the wait.
         let Some(access) = self.usable_access(name).await? else { return Ok(None) };
         if let Some(models) = self.kept_list(name, &access) {

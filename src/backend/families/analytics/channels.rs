@@ -9,7 +9,7 @@ use crate::backend::shared::registry::Channel;
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
-use crate::server::{ClientId, Server};
+use crate::server::{Party, Server};
 
 use super::query::{self, Params, Query, QueryFn, Source};
 use super::upkeep::Analytics;
@@ -28,7 +28,7 @@ const ROWS: &[Row<Analytics>] = &[
         description: "Get an overview, by default of the last 30 days and by day. `totals` are always those of the lifetime",
         example: SERIES_EXAMPLE,
         handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(analytics, payload, cx.client_id, Params::Neither, query::dashboard))
+            Box::pin(answer(analytics, payload, cx.party(), Params::Neither, query::dashboard))
         }),
     },
     Row {
@@ -38,7 +38,7 @@ const ROWS: &[Row<Analytics>] = &[
         description: "Get the totals since the first record",
         example: "",
         handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(analytics, payload, cx.client_id, Params::Nothing, query::lifetime_totals))
+            Box::pin(answer(analytics, payload, cx.party(), Params::Nothing, query::lifetime_totals))
         }),
     },
     Row {
@@ -48,7 +48,7 @@ const ROWS: &[Row<Analytics>] = &[
         description: "Get costs by provider and model",
         example: RANGE_EXAMPLE,
         handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(analytics, payload, cx.client_id, Params::Range, query::cost_summary))
+            Box::pin(answer(analytics, payload, cx.party(), Params::Range, query::cost_summary))
         }),
     },
     Row {
@@ -61,7 +61,7 @@ const ROWS: &[Row<Analytics>] = &[
             Box::pin(answer(
                 analytics,
                 payload,
-                cx.client_id,
+                cx.party(),
                 Params::RangeAndGranularity,
                 query::cost_timeseries,
             ))
@@ -74,7 +74,7 @@ const ROWS: &[Row<Analytics>] = &[
         description: "Get errors by code and channel",
         example: RANGE_EXAMPLE,
         handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(analytics, payload, cx.client_id, Params::Range, query::error_summary))
+            Box::pin(answer(analytics, payload, cx.party(), Params::Range, query::error_summary))
         }),
     },
     Row {
@@ -87,7 +87,7 @@ const ROWS: &[Row<Analytics>] = &[
             Box::pin(answer(
                 analytics,
                 payload,
-                cx.client_id,
+                cx.party(),
                 Params::RangeAndGranularity,
                 query::error_timeseries,
             ))
@@ -103,7 +103,7 @@ const ROWS: &[Row<Analytics>] = &[
             Box::pin(answer(
                 analytics,
                 payload,
-                cx.client_id,
+                cx.party(),
                 Params::RangeAndGranularity,
                 query::token_timeseries,
             ))
@@ -116,7 +116,7 @@ const ROWS: &[Row<Analytics>] = &[
         description: "Get the calls of each model, most used first",
         example: RANGE_EXAMPLE,
         handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(analytics, payload, cx.client_id, Params::Range, query::model_usage))
+            Box::pin(answer(analytics, payload, cx.party(), Params::Range, query::model_usage))
         }),
     },
     Row {
@@ -129,7 +129,7 @@ const ROWS: &[Row<Analytics>] = &[
             Box::pin(answer(
                 analytics,
                 payload,
-                cx.client_id,
+                cx.party(),
                 Params::RangeAndGranularity,
                 query::imagegen_timeseries,
             ))
@@ -142,7 +142,7 @@ const ROWS: &[Row<Analytics>] = &[
         description: "Get the calls of artifacts and of tools of models, most used first",
         example: RANGE_EXAMPLE,
         handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(analytics, payload, cx.client_id, Params::Range, query::tool_usage))
+            Box::pin(answer(analytics, payload, cx.party(), Params::Range, query::tool_usage))
         }),
     },
     Row {
@@ -152,7 +152,7 @@ const ROWS: &[Row<Analytics>] = &[
         description: "Get the number and the duration of sessions",
         example: RANGE_EXAMPLE,
         handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(analytics, payload, cx.client_id, Params::Range, query::session_stats))
+            Box::pin(answer(analytics, payload, cx.party(), Params::Range, query::session_stats))
         }),
     },
     Row {
@@ -161,7 +161,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "{ aggregated: number }",
         description: "Roll up raw rows now; this changes no totals",
         example: "",
-        handler: Own(|analytics, payload, cx| Box::pin(run_aggregation(analytics, payload, cx.client_id))),
+        handler: Own(|analytics, payload, cx| Box::pin(run_aggregation(analytics, payload, cx.party()))),
     },
     Row {
         name: "analytics:run-cleanup",
@@ -169,7 +169,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "{ deleted: number }",
         description: "Roll up raw rows, then delete those older than `analytics.retentionDays`; this changes no totals",
         example: "",
-        handler: Own(|analytics, payload, cx| Box::pin(run_cleanup(analytics, payload, cx.client_id))),
+        handler: Own(|analytics, payload, cx| Box::pin(run_cleanup(analytics, payload, cx.party()))),
     },
 ];
 
@@ -193,32 +193,28 @@ pub fn register(server: &Server, analytics: &Analytics) {
 async fn answer(
     analytics: Analytics,
     payload: Payload,
-    client: ClientId,
+    party: Party,
     needs: Params,
     query: QueryFn,
 ) -> Result<Payload, WireError> {
     let asked = Query::read(&Fields::decode(&payload)?, needs)?;
     // A database that is full can still answer from what it has.
-    let db = analytics.db().on_behalf_of(client);
+    let db = analytics.db().on_behalf_of(party);
     let _ = analytics.flush_through(&db).await;
     let read = move |view: &View<'_>| query(&Source { connection: view.connection, now: unix_ms() }, asked);
     db.search(read).await.map(Payload::trusted)
 }
 
-async fn run_aggregation(
-    analytics: Analytics,
-    payload: Payload,
-    client: ClientId,
-) -> Result<Payload, WireError> {
+async fn run_aggregation(analytics: Analytics, payload: Payload, party: Party) -> Result<Payload, WireError> {
     Fields::decode(&payload)?;
-    analytics.flush_through(&analytics.db().on_behalf_of(client)).await?;
+    analytics.flush_through(&analytics.db().on_behalf_of(party)).await?;
     let rows = analytics.roll_up().await?;
     Ok(Payload::trusted(Object::new().integer("aggregated", rows).finish()))
 }
 
-async fn run_cleanup(analytics: Analytics, payload: Payload, client: ClientId) -> Result<Payload, WireError> {
+async fn run_cleanup(analytics: Analytics, payload: Payload, party: Party) -> Result<Payload, WireError> {
     Fields::decode(&payload)?;
-    analytics.flush_through(&analytics.db().on_behalf_of(client)).await?;
+    analytics.flush_through(&analytics.db().on_behalf_of(party)).await?;
     let rows = analytics.clean_up().await?;
     Ok(Payload::trusted(Object::new().integer("deleted", rows).finish()))
 }

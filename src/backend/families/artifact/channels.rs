@@ -40,7 +40,7 @@ const ROWS: &[Row<State>] = &[
         description: "Install or update an artifact from a folder or a .tar file below a source folder of the server",
         example: r#"{"source":"hello"}"#,
         handler: OwnWithin(install_deadline, |state, payload, context| {
-            Box::pin(install::install(state.artifacts, payload, context.client_id))
+            Box::pin(install::install(state.artifacts, payload, context.party()))
         }),
     },
     Row {
@@ -51,7 +51,7 @@ const ROWS: &[Row<State>] = &[
         example: r#"{"id":"hello","input":{"name":"Ada"}}"#,
         handler: OwnWithin(invoke_deadline, |state, payload, context| {
             Box::pin(async move {
-                invoke::invoke(&state.artifacts, &payload, &state.recorder, context.client_id).await
+                invoke::invoke(&state.artifacts, &payload, &state.recorder, context.party()).await
             })
         }),
     },
@@ -78,7 +78,7 @@ const ROWS: &[Row<State>] = &[
         description: "Remove an artifact and return whether it existed; runs in progress continue",
         example: r#"{"id":"hello"}"#,
         handler: Own(|state, payload, context| {
-            Box::pin(install::remove(state.artifacts, payload, context.client_id))
+            Box::pin(install::remove(state.artifacts, payload, context.party()))
         }),
     },
     Row::event("artifact:installed", "{ artifact: Artifact }", "A new artifact was installed"),

@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 
 use crate::backend::shared::db::Db;
 use crate::protocol::uuid::Uuid;
-use crate::server::{ClientId, Place, Places};
+use crate::server::{Party, Place, Places};
 
 use super::config::ArtifactConfig;
 use super::store;
@@ -34,8 +34,8 @@ struct Inner {
     /// One permit, of the installation that runs, or of the sweep.
     installing: Arc<Semaphore>,
     /// One place: clients take turns with installations.
-    install_turns: Places<ClientId>,
-    run_places: Places<ClientId>,
+    install_turns: Places<Party>,
+    run_places: Places<Party>,
 }
 
 /// The leases of one folder.
@@ -88,13 +88,13 @@ impl Artifacts {
     }
 
     /// Waits until it is a client's turn with an installation.
-    pub(super) async fn install_turn(&self, client: ClientId) -> Place<ClientId> {
-        self.inner.install_turns.acquire(client).await
+    pub(super) async fn install_turn(&self, party: Party) -> Place<Party> {
+        self.inner.install_turns.acquire(party).await
     }
 
     /// Waits for the place of a running program.
-    pub(super) async fn run_place(&self, client: ClientId) -> Place<ClientId> {
-        self.inner.run_places.acquire(client).await
+    pub(super) async fn run_place(&self, party: Party) -> Place<Party> {
+        self.inner.run_places.acquire(party).await
     }
 
     /// Returns the path of a folder.

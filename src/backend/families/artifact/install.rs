@@ -15,7 +15,7 @@ use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
 use crate::protocol::uuid::Uuid;
-use crate::server::ClientId;
+use crate::server::Party;
 
 use super::folders::{Artifacts, Lease};
 use super::manifest::Manifest;
@@ -38,16 +38,16 @@ impl Drop for StopOnDrop {
 pub(super) async fn install(
     artifacts: Artifacts,
     payload: Payload,
-    client: ClientId,
+    party: Party,
 ) -> Result<Payload, WireError> {
     let source = Fields::decode(&payload)?.required_text("source", 1..=MAX_SOURCE_BYTES)?;
     if artifacts.config().sources.is_empty() {
         return Err(refused("a server that was started without --artifact-source"));
     }
     // A request that is dropped while it waits leaves the queue.
-    let turn = artifacts.install_turn(client).await;
+    let turn = artifacts.install_turn(party).await;
     let stop = StopOnDrop(Arc::default());
-    let installing = install_whole(artifacts, source, stop.0.clone(), client);
+    let installing = install_whole(artifacts, source, stop.0.clone(), party);
     let installed = tokio::spawn(async move {
         let _turn = turn;
         installing.await
@@ -59,7 +59,7 @@ async fn install_whole(
     artifacts: Artifacts,
     source: String,
     stop: Arc<AtomicBool>,
-    client: ClientId,
+    party: Party,
 ) -> Result<Payload, WireError> {
     let permit = artifacts.installing().acquire_owned().await.map_err(|_| stopping())?;
     // The request can have been dropped while this installation waited for the sweep.
@@ -75,7 +75,7 @@ async fn install_whole(
     } else {
         let (files, max) = (files_json(&staged.files), artifacts.config().limits.max_artifacts);
         let (manifest, folder) = (staged.manifest, folder.clone());
-        let db = artifacts.db().on_behalf_of(client);
+        let db = artifacts.db().on_behalf_of(party);
         let write = db.write(move |change| {
             let row = NewRow { manifest: &manifest, source: &source, folder: &folder, files: &files };
             let (artifact, previous) = store::install(change, &row, max)?;
@@ -153,11 +153,11 @@ fn stage(_: &Artifacts, _: &str, _: Arc<AtomicBool>) -> Result<Staged, WireError
 pub(super) async fn remove(
     artifacts: Artifacts,
     payload: Payload,
-    client: ClientId,
+    party: Party,
 ) -> Result<Payload, WireError> {
     // In its own task, so that the folder is deleted even if the client leaves.
     let removed = tokio::spawn(async move {
-        let db = artifacts.db().on_behalf_of(client);
+        let db = artifacts.db().on_behalf_of(party);
         let write = db.write(move |change| {
             let id = Fields::decode(&payload)?.required_id("id")?;
             let folder = store::remove(change, &id)?;

@@ -6,7 +6,7 @@ use crate::backend::shared::db::Db;
 use crate::backend::shared::validate::{Fields, wrong};
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
-use crate::server::ClientId;
+use crate::server::Party;
 
 use super::super::analytics::Recorder;
 use super::config::ArtifactLimits;
@@ -22,12 +22,12 @@ pub(super) async fn invoke(
     artifacts: &Artifacts,
     payload: &Payload,
     recorder: &Recorder,
-    client: ClientId,
+    party: Party,
 ) -> Result<Payload, WireError> {
     let fields = Fields::decode(payload)?;
     let id = fields.required_id("id")?;
     let input = if fields.has("input") { fields.required_json("input")? } else { "null" };
-    let (installed, lease) = find(artifacts, &id, client).await?;
+    let (installed, lease) = find(artifacts, &id, party).await?;
     if !artifacts.config().allow {
         return Err(WireError::new(
             "running artifacts is not allowed: the server was started without --allow-artifacts",
@@ -41,7 +41,7 @@ pub(super) async fn invoke(
     let manifest = Manifest::decode(installed.manifest.as_bytes(), &wide)?;
     check_input(&manifest, input)?;
     let mut record = InvocationRecord { recorder, id: &id, started: Instant::now(), failed: true };
-    let result = run(artifacts, manifest, lease, input, client).await;
+    let result = run(artifacts, manifest, lease, input, party).await;
     record.failed = result.is_err();
     result
 }
@@ -62,8 +62,8 @@ impl Drop for InvocationRecord<'_> {
 
 /// Returns an artifact and a lease of its folder. Reads the row again once the folder is leased, because an update can
 /// have replaced the folder in between.
-async fn find(artifacts: &Artifacts, id: &str, client: ClientId) -> Result<(Installed, Lease), WireError> {
-    let db = artifacts.db().on_behalf_of(client);
+async fn find(artifacts: &Artifacts, id: &str, party: Party) -> Result<(Installed, Lease), WireError> {
+    let db = artifacts.db().on_behalf_of(party);
     let mut installed = look_up(&db, id).await?;
     loop {
         let lease = artifacts.lease(&installed.folder);

@@ -10,7 +10,7 @@ use crate::backend::shared::files::private_folder;
 use crate::protocol::error::{ErrorCode, WireError};
 use crate::protocol::payload::Payload;
 use crate::protocol::uuid::Uuid;
-use crate::server::ClientId;
+use crate::server::Party;
 
 use super::config::ArtifactLimits;
 use super::folders::{Artifacts, Lease};
@@ -31,12 +31,12 @@ pub(super) async fn run(
     manifest: Manifest,
     folder: Lease,
     input: &str,
-    client: ClientId,
+    party: Party,
 ) -> Result<Payload, WireError> {
     let limits = &artifacts.config().limits;
     let limit = manifest.timeout.min(limits.max_timeout);
     let deadline = Instant::now() + limit.min(MAX_DURATION);
-    let Ok(place) = timeout_at(deadline, artifacts.run_place(client)).await else {
+    let Ok(place) = timeout_at(deadline, artifacts.run_place(party)).await else {
         let message =
             format!("{} other programs were running for {} ms", limits.max_running, limit.as_millis());
         return Err(WireError::with_code(ErrorCode::Timeout, message));

@@ -7,7 +7,7 @@ use crate::backend::shared::registry::Channel;
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
-use crate::server::{ClientId, Server};
+use crate::server::{Party, Server};
 
 use super::config::CodeConfig;
 use super::entries::get_transcript;
@@ -24,7 +24,7 @@ const ROWS: &[Row<Code>] = &[
         response: "Session[]",
         description: "List coding sessions of one project or of all, last updated first: 1..=500 of them, 50 by default",
         example: r#"{"limit":20}"#,
-        handler: Own(|code, payload, cx| Box::pin(search(code, payload, cx.client_id, list_sessions))),
+        handler: Own(|code, payload, cx| Box::pin(search(code, payload, cx.party(), list_sessions))),
     },
     Row {
         name: "code:get-session",
@@ -32,7 +32,7 @@ const ROWS: &[Row<Code>] = &[
         response: "Session | null",
         description: "Get a coding session",
         example: r#"{"id":"550e8400-e29b-41d4-a716-446655440000"}"#,
-        handler: Own(|code, payload, cx| Box::pin(read(code, payload, cx.client_id, get_session))),
+        handler: Own(|code, payload, cx| Box::pin(read(code, payload, cx.party(), get_session))),
     },
     Row {
         name: "code:get-transcript",
@@ -40,7 +40,7 @@ const ROWS: &[Row<Code>] = &[
         response: "TranscriptPage",
         description: "Get the last entries of a session, or those just before or after an entry, oldest first: 1..=500 of them, 100 by default",
         example: r#"{"sessionId":"550e8400-e29b-41d4-a716-446655440000","limit":50,"roles":["user","assistant"]}"#,
-        handler: Own(|code, payload, cx| Box::pin(search(code, payload, cx.client_id, get_transcript))),
+        handler: Own(|code, payload, cx| Box::pin(search(code, payload, cx.party(), get_transcript))),
     },
     Row {
         name: "code:search-transcript",
@@ -48,7 +48,7 @@ const ROWS: &[Row<Code>] = &[
         response: "TranscriptSearchResult[]",
         description: "Search the text of entries, best match first: 1..=100 results, 20 by default",
         example: r#"{"query":"parser"}"#,
-        handler: Own(|code, payload, cx| Box::pin(search(code, payload, cx.client_id, search_transcript))),
+        handler: Own(|code, payload, cx| Box::pin(search(code, payload, cx.party(), search_transcript))),
     },
     Row {
         name: "code:list-restore-points",
@@ -56,7 +56,7 @@ const ROWS: &[Row<Code>] = &[
         response: "RestorePoint[]",
         description: "List the restore points of a session, newest first: the files that it backed up",
         example: r#"{"sessionId":"550e8400-e29b-41d4-a716-446655440000"}"#,
-        handler: Own(|code, payload, cx| Box::pin(points::list(code, payload, cx.client_id))),
+        handler: Own(|code, payload, cx| Box::pin(points::list(code, payload, cx.party()))),
     },
     Row {
         name: "code:restore",
@@ -64,7 +64,7 @@ const ROWS: &[Row<Code>] = &[
         response: "RestoreResult",
         description: "Copy the files of a restore point to a folder below the restore root; existing files are skipped unless `overwrite` is set",
         example: r#"{"restorePointId":"550e8400-e29b-51d4-a716-446655440000","targetDir":"before-the-change"}"#,
-        handler: Own(|code, payload, cx| Box::pin(points::restore(code, payload, cx.client_id))),
+        handler: Own(|code, payload, cx| Box::pin(points::restore(code, payload, cx.party()))),
     },
 ];
 
@@ -88,14 +88,9 @@ pub fn register(server: &Server, code: &Code) {
 type ReadIndex = fn(&View<'_>, &Fields<'_>, &CodeConfig) -> Result<Payload, WireError>;
 
 /// Updates the index, then answers from it by key.
-async fn read(
-    code: Code,
-    payload: Payload,
-    client: ClientId,
-    handler: ReadIndex,
-) -> Result<Payload, WireError> {
+async fn read(code: Code, payload: Payload, party: Party, handler: ReadIndex) -> Result<Payload, WireError> {
     code.refresh().await;
-    let (db, config) = (code.db().on_behalf_of(client), code.config().clone());
+    let (db, config) = (code.db().on_behalf_of(party), code.config().clone());
     db.read(move |view| handler(view, &Fields::decode(&payload)?, &config)).await
 }
 
@@ -103,10 +98,10 @@ async fn read(
 async fn search(
     code: Code,
     payload: Payload,
-    client: ClientId,
+    party: Party,
     handler: ReadIndex,
 ) -> Result<Payload, WireError> {
     code.refresh().await;
-    let (db, config) = (code.db().on_behalf_of(client), code.config().clone());
+    let (db, config) = (code.db().on_behalf_of(party), code.config().clone());
     db.search(move |view| handler(view, &Fields::decode(&payload)?, &config)).await
 }

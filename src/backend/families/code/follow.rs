@@ -21,7 +21,7 @@ use super::config::CodeConfig;
 use super::scan::{Batch, Found, Tail};
 use super::{index, scan};
 use crate::backend::shared::db::Db;
-use crate::server::{ClientId, Place, Places};
+use crate::server::{Party, Place, Places};
 
 /// How much was read from disk for the index since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +47,8 @@ struct Shared {
     /// When the last scan ended. Locked while one runs.
     scanned_at: Arc<Mutex<Option<Instant>>>,
     /// The turns of clients that restore files, and of those whose backups are hashed.
-    restoring: Places<ClientId>,
-    hashing: Places<ClientId>,
+    restoring: Places<Party>,
+    hashing: Places<Party>,
     scans: AtomicU64,
     files_read: AtomicU64,
     bytes_read: AtomicU64,
@@ -90,13 +90,13 @@ impl Code {
     }
 
     /// Waits until no other request restores files. Clients take turns.
-    pub(super) async fn restore_turn(&self, client: ClientId) -> Place<ClientId> {
-        self.shared.restoring.acquire(client).await
+    pub(super) async fn restore_turn(&self, party: Party) -> Place<Party> {
+        self.shared.restoring.acquire(party).await
     }
 
     /// Waits until no other request hashes backups. Clients take turns.
-    pub(super) async fn hash_turn(&self, client: ClientId) -> Place<ClientId> {
-        self.shared.hashing.acquire(client).await
+    pub(super) async fn hash_turn(&self, party: Party) -> Place<Party> {
+        self.shared.hashing.acquire(party).await
     }
 
     /// Updates the index if it is older than the limits allow.

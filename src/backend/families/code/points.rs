@@ -17,7 +17,7 @@ use super::transcript;
 use crate::backend::shared::db::View;
 use crate::backend::shared::encode::{Object, array, quoted};
 use crate::backend::shared::validate::{Fields, wrong};
-use crate::server::ClientId;
+use crate::server::Party;
 
 const MAX_TARGET_BYTES: usize = 1 << 10;
 /// Backups that are hashed between two writes to the index.
@@ -35,11 +35,11 @@ struct RestorePoint {
 /// The stamp and the SHA-1 of backups, by name.
 type Hashes = HashMap<String, (BackupStamp, String)>;
 
-pub(super) async fn list(code: Code, payload: Payload, client: ClientId) -> Result<Payload, WireError> {
+pub(super) async fn list(code: Code, payload: Payload, party: Party) -> Result<Payload, WireError> {
     code.refresh().await;
     let (session_id, points, known) = code
         .db()
-        .on_behalf_of(client)
+        .on_behalf_of(party)
         .read(move |view| {
             let fields = Fields::decode(&payload)?;
             let session_id = fields.required_id("sessionId")?;
@@ -48,7 +48,7 @@ pub(super) async fn list(code: Code, payload: Payload, client: ClientId) -> Resu
             Ok((session_id, points, read_hashes(view.connection, session)?))
         })
         .await?;
-    let hashes = hash_backups(&code, client, &session_id, &points, known).await?;
+    let hashes = hash_backups(&code, party, &session_id, &points, known).await?;
     let points: Vec<String> = points.iter().map(|point| point_json(point, &session_id, &hashes)).collect();
     Ok(Payload::trusted(array(&points)))
 }
@@ -94,7 +94,7 @@ fn read_hashes(connection: &Connection, session: i64) -> Result<Hashes, WireErro
 /// Returns the sizes and hashes of existing backups. A backup is read once, and again after it has changed.
 async fn hash_backups(
     code: &Code,
-    client: ClientId,
+    party: Party,
     session_id: &str,
     points: &[RestorePoint],
     known: Hashes,
@@ -109,7 +109,7 @@ async fn hash_backups(
         let (names, folder) = (names.to_vec(), folder.clone());
         let known: Hashes =
             names.iter().filter_map(|name| Some((name.clone(), known.get(name)?.clone()))).collect();
-        let turn = code.hash_turn(client).await;
+        let turn = code.hash_turn(party).await;
         let (current, new) = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let mut current = Hashes::new();
@@ -132,7 +132,7 @@ async fn hash_backups(
         hashes.extend(current);
         if !new.is_empty() {
             let session_id = session_id.to_owned();
-            let db = code.db().on_behalf_of(client);
+            let db = code.db().on_behalf_of(party);
             db.write(move |change| keep_hashes(change.connection, &session_id, &new)).await?;
         }
     }
@@ -170,11 +170,11 @@ fn point_json(point: &RestorePoint, session_id: &str, hashes: &Hashes) -> String
         .finish()
 }
 
-pub(super) async fn restore(code: Code, payload: Payload, client: ClientId) -> Result<Payload, WireError> {
+pub(super) async fn restore(code: Code, payload: Payload, party: Party) -> Result<Payload, WireError> {
     code.refresh().await;
-    let (db, config) = (code.db().on_behalf_of(client), code.config().clone());
+    let (db, config) = (code.db().on_behalf_of(party), code.config().clone());
     let (id, order) = db.read(move |view| read_order(view, &Fields::decode(&payload)?, config)).await?;
-    let turn = code.restore_turn(client).await;
+    let turn = code.restore_turn(party).await;
     let restored = tokio::task::spawn_blocking(move || {
         let _turn = turn;
         restore::restore(&order)

@@ -32,7 +32,7 @@ const ROWS: &[Row<Db>] = &[
         response: "-",
         description: "Store or replace a credential; its token is encrypted on disk. A provider's token is sent only to `origin`, by default to that of the base URL that is set at this time",
         example: r#"{"key":"example","token":"not-a-real-token","metadata":{"label":"Example"}}"#,
-        handler: Own(|db, payload, cx| Box::pin(set(db.on_behalf_of(cx.client_id), payload))),
+        handler: Own(|db, payload, cx| Box::pin(set(db.on_behalf_of(cx.party()), payload))),
     },
     Row {
         name: "credentials:delete",

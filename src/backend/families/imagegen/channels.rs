@@ -32,7 +32,7 @@ const ROWS: &[Row<Arc<Imagegen>>] = &[
         description: "Create a group",
         example: r#"{"name":"Landscapes"}"#,
         handler: Own(|imagegen, payload, cx| {
-            Box::pin(async move { imagegen.create_group(payload, cx.client_id).await })
+            Box::pin(async move { imagegen.create_group(payload, &cx).await })
         }),
     },
     Row {
@@ -50,7 +50,7 @@ const ROWS: &[Row<Arc<Imagegen>>] = &[
         description: "Add an entry to the queue, for one or more batches of images",
         example: r#"{"prompt":"A lake at dawn","provider":"pattern","batchSize":2}"#,
         handler: Own(|imagegen, payload, cx| {
-            Box::pin(async move { imagegen.create_entry(payload, cx.client_id).await })
+            Box::pin(async move { imagegen.create_entry(payload, &cx).await })
         }),
     },
     Row {
@@ -60,7 +60,7 @@ const ROWS: &[Row<Arc<Imagegen>>] = &[
         description: "Cancel an entry that is queued or running; its completed batches stay. One that has already ended is returned unchanged",
         example: r#"{"id":"550e8400-e29b-41d4-a716-446655440000"}"#,
         handler: Own(|imagegen, payload, cx| {
-            Box::pin(async move { imagegen.cancel_entry(payload, cx.client_id).await })
+            Box::pin(async move { imagegen.cancel_entry(payload, &cx).await })
         }),
     },
     Row {

@@ -6,7 +6,7 @@ use crate::backend::shared::db::Db;
 use crate::backend::shared::validate::Fields;
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
-use crate::server::{ClientId, Page};
+use crate::server::{Page, RequestContext};
 
 use super::super::settings;
 use super::config::ImagegenConfig;
@@ -39,10 +39,10 @@ impl Imagegen {
     pub(super) async fn create_group(
         &self,
         payload: Payload,
-        client: ClientId,
+        cx: &RequestContext,
     ) -> Result<Payload, WireError> {
-        let max = i64::from(self.config.max_groups);
-        let db = self.db.on_behalf_of(client);
+        let (client, max) = (cx.client_id, i64::from(self.config.max_groups));
+        let db = self.db.on_behalf_of(cx.party());
         let created = db.write(move |change| {
             let name = Fields::decode(&payload)?.required_text("name", 1..=MAX_NAME_BYTES)?;
             store::create_group(change, &name, &client.to_string(), max)
@@ -53,12 +53,13 @@ impl Imagegen {
     pub(super) async fn create_entry(
         &self,
         payload: Payload,
-        client: ClientId,
+        cx: &RequestContext,
     ) -> Result<Payload, WireError> {
-        self.signals.joined(client);
+        let client = cx.client_id;
+        self.signals.joined(client, cx.party());
         let default = settings::text(&self.db, "imagegen.defaultProvider").await?.text;
         let config = self.config.clone();
-        let db = self.db.on_behalf_of(client);
+        let db = self.db.on_behalf_of(cx.party());
         let created = db.write(move |change| {
             let fields = Fields::decode(&payload)?;
             let (provider, batch, batch_count) = read_entry(&fields, &default, &config)?;
@@ -76,10 +77,10 @@ impl Imagegen {
     pub(super) async fn cancel_entry(
         &self,
         payload: Payload,
-        client: ClientId,
+        cx: &RequestContext,
     ) -> Result<Payload, WireError> {
         let id = Fields::decode(&payload)?.required_id("id")?;
-        let db = self.db.on_behalf_of(client);
+        let db = self.db.on_behalf_of(cx.party());
         let cancelled = db.write(move |change| {
             let fields = Fields::decode(&payload)?;
             store::cancel_entry(change, &fields, &fields.required_id("id")?)

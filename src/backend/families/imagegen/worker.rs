@@ -1,7 +1,7 @@
 //! The worker: one task that makes one batch at a time, in turns for each client. Each step is written to the database before its
 //! event is emitted, so that a restarted server continues where it stopped.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use crate::backend::shared::db::{Change, Db};
 use crate::backend::shared::provider::{Host, no_key};
 use crate::protocol::error::WireError;
 use crate::protocol::uuid::Uuid;
-use crate::server::{ClientId, Observer, Visit};
+use crate::server::{ClientId, Observer, Party, Visit};
 
 use super::super::analytics::{ImageBatch, Recorder};
 use super::super::credentials;
@@ -39,8 +39,8 @@ pub(super) struct Signals {
     queued: Notify,
     /// The entry that is processed, and how to cancel it.
     current: Mutex<Option<(String, Arc<Notify>)>>,
-    /// The connected clients that have made entries.
-    clients: Mutex<HashSet<ClientId>>,
+    /// The connected clients that have made entries, and who takes turns for each.
+    clients: Mutex<HashMap<ClientId, Party>>,
 }
 
 impl Observer for Signals {
@@ -55,14 +55,14 @@ impl Signals {
         self.queued.notify_one();
     }
 
-    /// Gives a client turns of its own, as long as it is connected.
-    pub(super) fn joined(&self, client: ClientId) {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner).insert(client);
+    /// Gives a client turns of its own, as long as it is connected, or those of its identity.
+    pub(super) fn joined(&self, client: ClientId, party: Party) {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).insert(client, party);
     }
 
-    /// Returns the client with this id if it is connected. All others share their turns: otherwise one that connects for each of
+    /// Returns who takes turns for the client with this id, if it is connected. All others share their turns: otherwise one that connects for each of
     /// its entries would have as many turns as entries.
-    fn connected(&self, client: Option<&str>) -> Option<ClientId> {
+    fn connected(&self, client: Option<&str>) -> Option<Party> {
         let client = client?.parse().ok()?;
         self.clients.lock().unwrap_or_else(PoisonError::into_inner).get(&client).copied()
     }
@@ -121,7 +121,7 @@ impl Worker {
                 continue;
             };
             let of = |(client, _): &Waiting| self.signals.connected(client.as_deref());
-            let clients: Vec<Option<ClientId>> = waiting.iter().map(of).collect();
+            let clients: Vec<Option<Party>> = waiting.iter().map(of).collect();
             let next = turns.next(&clients);
             // The first one found is the oldest.
             match clients.iter().zip(waiting).find(|(client, _)| next.as_ref() == Some(*client)) {

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::protocol::error::WireError;
 use crate::protocol::payload::Payload;
-use crate::server::{ClientId, Places, Server};
+use crate::server::{Party, Places, Server};
 
 use super::emitter::Emitter;
 use super::limits::DbLimits;
@@ -96,8 +96,8 @@ impl Db {
 
     /// Returns a handle for the requests of a client. Its reads and writes take turns with those of other clients; those through
     /// another handle are the server's own, which yield to clients.
-    pub(crate) fn on_behalf_of(&self, client: ClientId) -> Db {
-        Db { shared: self.shared.clone(), owner: Owner::Client(client) }
+    pub(crate) fn on_behalf_of(&self, party: Party) -> Db {
+        Db { shared: self.shared.clone(), owner: Owner::Client(party) }
     }
 
     /// Finishes the queued writes, merges the write-ahead log into the file, and closes it. Later reads and writes fail.

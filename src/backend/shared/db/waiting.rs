@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::protocol::fair::{FairQueue, Ticket};
-use crate::server::ClientId;
+use crate::server::Party;
 
 use super::owner::Owner;
 
@@ -14,10 +14,10 @@ pub(super) const BACKGROUND_PAUSE: Duration = Duration::from_millis(50);
 /// Writes in the order in which they are done: clients in turn, each client's own in their order. Those of the server yield to
 /// clients, but are never more than [`BACKGROUND_PAUSE`] apart.
 pub(super) struct Waiting<T> {
-    turns: FairQueue<ClientId>,
-    of_clients: HashMap<u64, (Ticket<ClientId>, T)>,
+    turns: FairQueue<Party>,
+    of_clients: HashMap<u64, (Ticket<Party>, T)>,
     /// The client of the last write keeps one of two places until the next one, and cannot have both.
-    last: Option<Ticket<ClientId>>,
+    last: Option<Ticket<Party>>,
     of_server: VecDeque<T>,
     /// When the last one of the server was taken.
     server_at: Instant,
@@ -78,7 +78,7 @@ mod tests {
     fn a_client_that_comes_later_waits_for_one_write_of_another_one() {
         let start = Instant::now();
         let mut waiting = Waiting::new(start);
-        let [a, b] = [1, 2].map(|id| Owner::Client(Uuid::from_random([id; 16])));
+        let [a, b] = [1, 2].map(|id| Owner::Client(Party::Connection(Uuid::from_random([id; 16]))));
         for write in ["a1", "a2", "a3"] {
             waiting.push(a, write);
         }
@@ -92,7 +92,7 @@ mod tests {
     fn clients_take_turns_and_the_server_yields_but_is_not_forgotten() {
         let start = Instant::now();
         let mut waiting = Waiting::new(start);
-        let [a, b] = [1, 2].map(|id| Owner::Client(Uuid::from_random([id; 16])));
+        let [a, b] = [1, 2].map(|id| Owner::Client(Party::Connection(Uuid::from_random([id; 16]))));
         for (owner, write) in [
             (Owner::Server, "s1"),
             (a, "a1"),

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::protocol::uuid::Uuid;
+use crate::server::Party;
 
 fn open(limits: DbLimits) -> (tempfile::TempDir, Db) {
     let folder = tempfile::tempdir().unwrap();
@@ -11,7 +12,7 @@ fn open(limits: DbLimits) -> (tempfile::TempDir, Db) {
 }
 
 fn clients(db: &Db) -> [Db; 2] {
-    [1, 2].map(|id| db.on_behalf_of(Uuid::from_random([id; 16])))
+    [1, 2].map(|id| db.on_behalf_of(Party::Connection(Uuid::from_random([id; 16]))))
 }
 
 /// A read that reports that it has started, and ends when it is released.

@@ -4,7 +4,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::*;
 use crate::protocol::uuid::Uuid;
-use crate::server::Places;
+use crate::server::{Party, Places};
 
 /// A job that logs its calls.
 struct LoggedJob {
@@ -86,7 +86,7 @@ fn writes_share_a_transaction_until_their_events_are_large_or_it_has_taken_long(
 
 #[test]
 fn a_write_waits_for_one_transaction_of_a_client_that_has_queued_many() {
-    let [busy, other] = [1, 2].map(|id| Owner::Client(Uuid::from_random([id; 16])));
+    let [busy, other] = [1, 2].map(|id| Owner::Client(Party::Connection(Uuid::from_random([id; 16]))));
     let mut jobs = vec![(busy, 'b', MAX_BATCH_EVENT_BYTES); 4];
     jobs.push((other, 'o', 0));
     assert_eq!(order_of(&jobs, 0), "b.ob..b.b.");
