@@ -19,6 +19,13 @@ const SERIES: &str = "{ timeRange: TimeRange, granularity: Granularity }";
 const RANGE_EXAMPLE: &str = r#"{"timeRange":"7d"}"#;
 const SERIES_EXAMPLE: &str = r#"{"timeRange":"7d","granularity":"day"}"#;
 
+/// A handler that answers with the result of a query.
+macro_rules! asks {
+    ($params:expr, $query:path) => {
+        Own(|analytics, payload, cx| Box::pin(answer(analytics, payload, cx.party(), $params, $query)))
+    };
+}
+
 /// The channels of the family with their handlers.
 const ROWS: &[Row<Analytics>] = &[
     Row {
@@ -27,9 +34,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "DashboardData",
         description: "Get an overview, by default of the last 30 days and by day. `totals` are always those of the lifetime",
         example: SERIES_EXAMPLE,
-        handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(analytics, payload, cx.party(), Params::Neither, query::dashboard))
-        }),
+        handler: asks!(Params::Neither, query::dashboard),
     },
     Row {
         name: "analytics:lifetime-totals",
@@ -37,9 +42,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "LifetimeTotals",
         description: "Get the totals since the first record",
         example: "",
-        handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(analytics, payload, cx.party(), Params::Nothing, query::lifetime_totals))
-        }),
+        handler: asks!(Params::Nothing, query::lifetime_totals),
     },
     Row {
         name: "analytics:cost-summary",
@@ -47,9 +50,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "CostSummary",
         description: "Get costs by provider and model",
         example: RANGE_EXAMPLE,
-        handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(analytics, payload, cx.party(), Params::Range, query::cost_summary))
-        }),
+        handler: asks!(Params::Range, query::cost_summary),
     },
     Row {
         name: "analytics:cost-timeseries",
@@ -57,15 +58,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "TimeSeriesData",
         description: "Get costs over time in USD, one series per provider",
         example: SERIES_EXAMPLE,
-        handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(
-                analytics,
-                payload,
-                cx.party(),
-                Params::RangeAndGranularity,
-                query::cost_timeseries,
-            ))
-        }),
+        handler: asks!(Params::RangeAndGranularity, query::cost_timeseries),
     },
     Row {
         name: "analytics:error-summary",
@@ -73,9 +66,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "ErrorSummary",
         description: "Get errors by code and channel",
         example: RANGE_EXAMPLE,
-        handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(analytics, payload, cx.party(), Params::Range, query::error_summary))
-        }),
+        handler: asks!(Params::Range, query::error_summary),
     },
     Row {
         name: "analytics:error-timeseries",
@@ -83,15 +74,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "TimeSeriesData",
         description: "Get errors over time, one series per code",
         example: SERIES_EXAMPLE,
-        handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(
-                analytics,
-                payload,
-                cx.party(),
-                Params::RangeAndGranularity,
-                query::error_timeseries,
-            ))
-        }),
+        handler: asks!(Params::RangeAndGranularity, query::error_timeseries),
     },
     Row {
         name: "analytics:token-timeseries",
@@ -99,15 +82,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "TimeSeriesData",
         description: "Get tokens over time: `input`, `output`, `cacheRead`, `cacheWrite`",
         example: SERIES_EXAMPLE,
-        handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(
-                analytics,
-                payload,
-                cx.party(),
-                Params::RangeAndGranularity,
-                query::token_timeseries,
-            ))
-        }),
+        handler: asks!(Params::RangeAndGranularity, query::token_timeseries),
     },
     Row {
         name: "analytics:model-usage",
@@ -115,9 +90,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "ModelUsageData",
         description: "Get the calls of each model, most used first",
         example: RANGE_EXAMPLE,
-        handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(analytics, payload, cx.party(), Params::Range, query::model_usage))
-        }),
+        handler: asks!(Params::Range, query::model_usage),
     },
     Row {
         name: "analytics:imagegen-timeseries",
@@ -125,15 +98,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "TimeSeriesData",
         description: "Get images over time: `images`, `batches`, `failed`",
         example: SERIES_EXAMPLE,
-        handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(
-                analytics,
-                payload,
-                cx.party(),
-                Params::RangeAndGranularity,
-                query::imagegen_timeseries,
-            ))
-        }),
+        handler: asks!(Params::RangeAndGranularity, query::imagegen_timeseries),
     },
     Row {
         name: "analytics:tool-usage",
@@ -141,9 +106,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "ToolUsageData",
         description: "Get the calls of artifacts and of tools of models, most used first",
         example: RANGE_EXAMPLE,
-        handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(analytics, payload, cx.party(), Params::Range, query::tool_usage))
-        }),
+        handler: asks!(Params::Range, query::tool_usage),
     },
     Row {
         name: "analytics:session-stats",
@@ -151,9 +114,7 @@ const ROWS: &[Row<Analytics>] = &[
         response: "SessionStats",
         description: "Get the number and the duration of sessions",
         example: RANGE_EXAMPLE,
-        handler: Own(|analytics, payload, cx| {
-            Box::pin(answer(analytics, payload, cx.party(), Params::Range, query::session_stats))
-        }),
+        handler: asks!(Params::Range, query::session_stats),
     },
     Row {
         name: "analytics:run-aggregation",
