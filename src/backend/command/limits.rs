@@ -1,5 +1,5 @@
-//! The options of `serve` that set limits, and names that are allowed, each with a value. In: a name and a value. Out: a changed configuration, or the
-//! option and what is wrong with its value.
+//! The options of `serve` that set limits, and names that are allowed, each with a value. In: a name and a value. Out: a changed
+//! configuration, or the option and what is wrong with its value.
 
 use std::ffi::OsString;
 use std::time::Duration;

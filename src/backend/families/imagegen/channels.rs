@@ -110,7 +110,6 @@ pub(crate) fn register(
     let folder = Folder::beside(db.path());
     let imagegen = Arc::new(Imagegen { db: db.clone(), config: config.clone(), signals: signals.clone() });
     channel::register(server, Some(db), &imagegen, ROWS);
-    server.observe(signals.clone());
     let (pages_db, pages_folder, max_bytes) = (db.clone(), folder.clone(), config.max_image_bytes);
     server.on_get(URL_PREFIX, move |id: String| {
         let (db, folder) = (pages_db.clone(), pages_folder.clone());

@@ -56,7 +56,7 @@ impl Imagegen {
         cx: &RequestContext,
     ) -> Result<Payload, WireError> {
         let client = cx.client_id;
-        self.signals.joined(client, cx.party());
+        self.signals.joined(cx);
         let default = settings::text(&self.db, "imagegen.defaultProvider").await?.text;
         let config = self.config.clone();
         let db = self.db.on_behalf_of(cx.party());

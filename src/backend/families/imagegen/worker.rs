@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::backend::shared::db::{Change, Db};
 use crate::backend::shared::provider::{Host, no_key};
 use crate::protocol::error::WireError;
 use crate::protocol::uuid::Uuid;
-use crate::server::{ClientId, Observer, Party, Visit};
+use crate::server::{ClientId, Party, RequestContext};
 
 use super::super::analytics::{ImageBatch, Recorder};
 use super::super::credentials;
@@ -43,9 +43,17 @@ pub(super) struct Signals {
     clients: Mutex<HashMap<ClientId, Party>>,
 }
 
-impl Observer for Signals {
-    fn disconnected(&self, visit: &Visit<'_>) {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&visit.client_id);
+/// Belongs to the connection of a client that has made entries, and is dropped with it.
+struct Presence {
+    signals: Weak<Signals>,
+    client: ClientId,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        if let Some(signals) = self.signals.upgrade() {
+            signals.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.client);
+        }
     }
 }
 
@@ -56,12 +64,17 @@ impl Signals {
     }
 
     /// Gives a client turns of its own, as long as it is connected, or those of its identity.
-    pub(super) fn joined(&self, client: ClientId, party: Party) {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner).insert(client, party);
+    pub(super) fn joined(self: &Arc<Self>, cx: &RequestContext) {
+        let client = cx.client_id;
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).insert(client, cx.party());
+        let connection = cx.connection();
+        if connection.data::<Presence>().is_none() {
+            connection.set_data(Presence { signals: Arc::downgrade(self), client });
+        }
     }
 
-    /// Returns who takes turns for the client with this id, if it is connected. All others share their turns: otherwise one that connects for each of
-    /// its entries would have as many turns as entries.
+    /// Returns who takes turns for the client with this id, if it is connected. All others share their turns: otherwise one
+    /// that connects for each of its entries would have as many turns as entries.
     fn connected(&self, client: Option<&str>) -> Option<Party> {
         let client = client?.parse().ok()?;
         self.clients.lock().unwrap_or_else(PoisonError::into_inner).get(&client).copied()
@@ -319,4 +332,26 @@ async fn until_stopped<T>(stop: &Notify, future: impl Future<Output = T>) -> Opt
         Poll::Pending => future.as_mut().poll(cx).map(Some),
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::payload::Payload;
+    use crate::server::{Config, Server};
+
+    #[tokio::test]
+    async fn a_client_has_turns_of_its_own_until_it_has_left() {
+        let (server, signals) = (Server::new(Config::default()), Arc::new(Signals::default()));
+        let handler = signals.clone();
+        server.on_request("join", move |_: Payload, cx: RequestContext| {
+            handler.joined(&cx);
+            handler.joined(&cx);
+            let is_known = handler.connected(Some(&cx.client_id.to_string())) == Some(cx.party());
+            async move { Ok::<_, WireError>(serde_json::json!(is_known)) }
+        });
+        let answer = server.call("join", ()).await.expect("an answer");
+        assert_eq!(answer.as_str(), Some("true"));
+        assert!(signals.clients.lock().expect("nothing panics").is_empty());
+    }
 }
