@@ -13,6 +13,9 @@ use super::super::files::{close_to_others, private_folder, restrict, sync_folder
 
 /// The name of the database file in its folder.
 pub const FILE_NAME: &str = "switchboard.db";
+/// How long a transaction waits for another process that holds the lock.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
 const LOCK_NAME: &str = "switchboard.lock";
 /// SQLite's application id, `SwBd`: identifies a file of this program.
 const APPLICATION_ID: i32 = i32::from_be_bytes(*b"SwBd");
@@ -146,7 +149,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     )?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // For a person who uses the sqlite3 command line: the lock file keeps other servers out.
-    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "cell_size_check", true)?;

@@ -14,6 +14,7 @@ use crate::protocol::error::WireError;
 use crate::server::Place;
 
 use super::emitter::Emitter;
+use super::open::BUSY_TIMEOUT;
 use super::owner::Owner;
 use super::waiting::{BACKGROUND_PAUSE, Waiting};
 use super::write::{Chore, Job, Order, Progress, Write};
@@ -199,7 +200,11 @@ impl Writer {
             self.is_synced = false;
             self.connection.execute_batch("PRAGMA synchronous = NORMAL")?;
         }
-        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        // While another process holds the lock, a step gives way at once: the writes of clients wait for it.
+        self.connection.busy_timeout(Duration::ZERO)?;
+        let begun = self.connection.execute_batch("BEGIN IMMEDIATE");
+        self.connection.busy_timeout(BUSY_TIMEOUT)?;
+        begun?;
         let started = Instant::now();
         let connection = &self.connection;
         let work = AssertUnwindSafe(|| {
