@@ -41,6 +41,8 @@ use tokio::time::{Instant, sleep};
 use support::random::Rng;
 use world::{Counts, World};
 
+/// How many worlds there are without `SIMULATION_SEEDS`. In as many everything happens that must be reached.
+const WORLDS: u64 = 400;
 /// One world in this many has thousands of clients.
 const CROWDED: u64 = 2500;
 /// No response takes longer, however slow the network is.
@@ -162,7 +164,7 @@ fn every_world_keeps_every_invariant() {
         run(seed, true);
         return;
     }
-    let seeds = number("SIMULATION_SEEDS").unwrap_or(200);
+    let seeds = number("SIMULATION_SEEDS").unwrap_or(WORLDS);
     let next = AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
     let mut total = Counts::new();
@@ -190,7 +192,7 @@ fn every_world_keeps_every_invariant() {
     for (what, count) in &total {
         println!("{count:>10}  {what}");
     }
-    if seeds >= 200 {
+    if seeds >= WORLDS {
         for what in REACHED {
             assert!(total.contains_key(what), "this never happened: {what}");
         }
