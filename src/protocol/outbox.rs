@@ -262,8 +262,9 @@ mod tests {
 
     #[test]
     fn bytes_come_out_as_they_went_in() {
-        let all = frames(&[3, 0, 200, 70_000, 1]);
-        for step in [1, 7, 1000, 80_000] {
+        let (small, large) = ([3, 0, 200, 1].as_slice(), [3, 0, 200, 70_000, 1].as_slice());
+        for (sizes, step) in [(small, 1), (small, 7), (large, 1000), (large, 80_000)] {
+            let all = frames(sizes);
             let mut outbox = Outbox::default();
             let mut expected = Vec::new();
             for part in [&all[..5], &all[5..7], &all[7..]] {
