@@ -26,7 +26,14 @@ pub fn access(data: &[u8]) {
         allowed_host,
         handshake::check_allowed_host(allowed_host).map_err(|never| never.instead),
     );
-    let verdict = handshake::check_allowed_origin(allowed_origin).map_err(|never| never.instead);
+    let verdict = handshake::check_allowed_origin(allowed_origin).map_err(|never| {
+        let instead = never.instead.as_deref().unwrap_or_default();
+        assert!(
+            never.to_string().starts_with(never.reason) && never.to_string().ends_with(instead),
+            "{never}"
+        );
+        never.instead
+    });
     origin_setting_is_judged(allowed_origin, verdict);
     public_url_is_right(allowed_origin, handshake::read_public_url(allowed_origin).ok());
 }

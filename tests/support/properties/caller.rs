@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use switchboard::protocol::backoff::{self, Backoff, MAX_DELAY};
+use switchboard::protocol::backoff::{self, Backoff, MAX_DELAY, Next};
 use switchboard::protocol::caller::{Caller, CallerLimits, Due, Incoming, Step};
 use switchboard::protocol::connection::{Connection, Event};
 use switchboard::protocol::envelope::{Envelope, Kind};
@@ -269,12 +269,12 @@ fn pauses_are_in_bounds(data: &[u8]) {
     let mut backoff =
         Backoff::new(Duration::from_millis(interval), most, Duration::from_millis(stable_after));
     let mut expected = interval as f64;
-    let (mut attempt, mut now) = (0, 1_000_000);
+    let (mut attempt, mut now, mut was_refused) = (0, 1_000_000, false);
     for _ in 0..250 {
         // How long a connection lived, if there was one.
-        if let Some(life) =
-            choices.pick(&[None, None, None, Some(0), Some(1), Some(4999), Some(5000), Some(100_000)])
-        {
+        let lived =
+            choices.pick(&[None, None, None, Some(0), Some(1), Some(4999), Some(5000), Some(100_000)]);
+        if let Some(life) = lived {
             backoff.handle_connected(Millis(now));
             now += life;
             backoff.handle_connected(Millis(now));
@@ -282,7 +282,22 @@ fn pauses_are_in_bounds(data: &[u8]) {
                 (attempt, expected) = (0, interval as f64);
             }
         }
-        backoff.handle_end(Millis(now), backoff::Ending::Lost, false);
+        let code = choices.pick(&[None, Some(1006), Some(4401), Some(4403)]);
+        let can_ask = choices.pick(&[false, true]);
+        was_refused &= lived.is_none();
+        // A credential that was refused is asked for once more, and one that worked without end, but not in a loop.
+        let expected_next = match code {
+            Some(4403) => Next::Never,
+            Some(4401) if !can_ask => Next::Never,
+            Some(4401) if lived.is_some_and(|life| life >= stable_after) => Next::AtOnce,
+            Some(4401) if lived.is_some() => Next::AfterPause,
+            Some(4401) if was_refused => Next::Never,
+            Some(4401) => Next::AtOnce,
+            _ => Next::AfterPause,
+        };
+        was_refused |= code == Some(4401) && can_ask && lived.is_none();
+        let next = backoff.handle_end(Millis(now), backoff::Ending::of_close(code), can_ask);
+        assert_eq!(next, expected_next, "{code:?} after {lived:?}");
         assert_eq!(backoff.attempts(), attempt);
         let pause = backoff.next_delay(u32::from_be_bytes(choices.word()));
         assert_eq!(pause.is_some(), attempt < most, "attempt {attempt} of {most}");

@@ -29,7 +29,9 @@ pub fn groups(data: &[u8]) {
                     pairs.push((name.clone(), key));
                     Ok(())
                 };
-                assert_eq!(groups.join(&name, key, u32::from(key) * 3), expected, "{key} joins {name}");
+                let joined = groups.join(&name, key, u32::from(key) * 3);
+                assert_eq!(joined, expected, "{key} joins {name}");
+                joined.err().into_iter().for_each(names_the_limit);
             }
             1 => {
                 let before = pairs.len();
@@ -43,11 +45,20 @@ pub fn groups(data: &[u8]) {
             _ => {
                 let length = [0, MAX_NAME_BYTES + 1, 1000, usize::from(byte) + MAX_NAME_BYTES + 1]
                     [usize::from(byte % 4)];
-                assert_eq!(groups.join(&"x".repeat(length), key, 0), Err(JoinError::NameLength(length)));
+                let error = JoinError::NameLength(length);
+                assert_eq!(groups.join(&"x".repeat(length), key, 0), Err(error));
+                names_the_limit(error);
             }
         }
         groups_are_the_pairs(&groups, &pairs);
     }
+}
+
+/// The text of an error has the numbers that say what to change.
+fn names_the_limit(error: JoinError) {
+    let (JoinError::TooManyOfMember(number) | JoinError::TooMany(number) | JoinError::NameLength(number)) =
+        error;
+    assert!(error.to_string().contains(&number.to_string()), "{error}");
 }
 
 fn names(pairs: &[(String, u8)]) -> Vec<String> {

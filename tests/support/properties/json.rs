@@ -1,7 +1,7 @@
 //! The JSON scanner, compared with `serde_json`.
 
 use serde_json::{Deserializer, Map, Value};
-use switchboard::protocol::error::WireError;
+use switchboard::protocol::error::{ErrorCode, WireError};
 use switchboard::protocol::json::{self, JsonError, JsonErrorKind, MAX_DEPTH, Member, Shape};
 use switchboard::protocol::payload::Payload;
 
@@ -25,6 +25,7 @@ pub fn json(data: &[u8]) {
         elements_are_those_of_serde_json(&without_lone_surrogates(&text));
         members_are_those_of_serde_json(&text, shape, &seen);
     }
+    code_is_right(&text);
     let mut written = String::new();
     json::write_string(&mut written, &text);
     string_means(&written, &text);
@@ -32,6 +33,18 @@ pub fn json(data: &[u8]) {
     if verdict.is_ok() && text.len() < 300 {
         errors_name_the_member(&text);
     }
+}
+
+/// A name of up to 64 capitals, digits and underscores is a code, and any other text is not. All codes of an app are counted
+/// together, and those of the specification each by itself.
+fn code_is_right(name: &str) {
+    let is_code = (1..=64).contains(&name.len())
+        && name.chars().all(|char| char.is_ascii_uppercase() || char.is_ascii_digit() || char == '_');
+    let code = WireError::custom(name, "said").code;
+    assert_eq!(code, if is_code { name } else { "HANDLER_ERROR" });
+    let is_known = ErrorCode::ALL.contains(&code);
+    assert_eq!(code.label(), if is_known { code.as_str() } else { "custom" });
+    assert_eq!(ErrorCode::labels().nth(code.index()), Some(code.label()));
 }
 
 /// An error of `serde_json` at any byte is reported with that byte, and with the path of the innermost value there.

@@ -51,6 +51,9 @@ pub fn outbox(data: &[u8]) {
         naive.is_mirrored_by(&outbox);
         let expected = naive.slow_at(now, &limits);
         slow_at_is_right(expected, outbox.slow_at(now, &limits));
+        if !naive.frames.is_empty() && naive.waiting() <= limits.max_outbox_bytes {
+            assert_eq!(outbox.is_over_soft_limit(), naive.waiting() > limits.soft_outbox_bytes);
+        }
         assert_eq!(outbox.progress_at(), naive.stalled_since);
     }
 }

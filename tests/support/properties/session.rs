@@ -7,7 +7,7 @@ use switchboard::protocol::connection::{CloseCode, Connection};
 use switchboard::protocol::error::ErrorCode;
 use switchboard::protocol::limits::Limits;
 use switchboard::protocol::session::{
-    Due, MAX_INLINE_BYTES, RateWindow, Request, Rules, Session, Slot, Undecoded, write_event,
+    Due, Ending, MAX_INLINE_BYTES, RateWindow, Request, Rules, Session, Slot, Undecoded, write_event,
 };
 use switchboard::protocol::time::{Millis, Now};
 use switchboard::protocol::uuid::Uuid;
@@ -419,6 +419,14 @@ impl Harness {
         }
     }
 
+    /// There is an ending as soon as a close frame was sent, and its text begins with the code.
+    fn ending_is_right(&self) {
+        assert_eq!(self.session.ending().is_some(), self.sent_close);
+        let lost = Ending::lost();
+        let ending = self.session.ending().unwrap_or(&lost);
+        assert_eq!(ending.to_string(), format!("{} {}", ending.code, ending.reason).trim_end());
+    }
+
     fn limits_hold(&self) {
         let limits = &self.rules.limits;
         let most = match (self.sent_close, self.authenticated) {
@@ -430,6 +438,9 @@ impl Harness {
         assert_eq!(self.session.held_bytes(), self.held_bytes());
         assert_eq!(self.session.is_decoding(), self.decoding);
         assert_eq!(self.session.is_authenticating(), self.awaited);
+        assert_eq!(self.session.asks_caller(), self.asks_caller);
+        assert!(!self.session.is_receiving() || self.session.held_bytes() > 0);
+        self.ending_is_right();
         assert_eq!(self.session.is_draining(), self.drains && self.is_open());
         assert_eq!(self.session.in_flight(), self.parked.len());
         assert!(self.parked.len() <= limits.max_in_flight, "more in flight than allowed");
