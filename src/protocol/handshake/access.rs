@@ -67,13 +67,15 @@ pub fn advice(head: &Head<'_>, refusal: Refusal) -> Option<String> {
     let text = String::from_utf8_lossy(sent);
     let text = text.trim_ascii();
     let setting = match refusal {
-        Refusal::Host => {
-            split_port(text).map(|(host, _)| host).filter(|host| check_allowed_host(host).is_ok())
-        }
+        Refusal::Host => split_port(text)
+            .map(|(host, _)| host.trim_ascii())
+            .filter(|host| check_allowed_host(host).is_ok()),
         _ => Some(text).filter(|origin| check_allowed_origin(origin).is_ok()),
     };
     let shown: String = text.chars().take(MAX_SHOWN).flat_map(char::escape_debug).collect();
-    Some(match setting.filter(|setting| setting.len() <= MAX_SHOWN) {
+    let is_plain =
+        |setting: &&str| setting.len() <= MAX_SHOWN && setting.bytes().all(|byte| byte.is_ascii_graphic());
+    Some(match setting.filter(is_plain) {
         Some(setting) => format!("{name} \"{shown}\" is not allowed; {option} {setting} ({field}) allows it"),
         None => format!("{name} \"{shown}\" is not allowed"),
     })
