@@ -170,7 +170,7 @@ impl RequestContext {
     ///
     /// # let server = Server::new(Config::default());
     /// server.on_request("name", |_: Payload, cx: RequestContext| async move {
-    ///     let user = cx.data::<User>().ok_or(HandlerError::new("nobody is signed in"))?;
+    ///     let user = cx.data::<User>().ok_or(HandlerError::new("not signed in"))?;
     ///     Ok(serde_json::json!(user.name))
     /// });
     /// ```

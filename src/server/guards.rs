@@ -61,7 +61,7 @@ impl Guard<()> for RateLimit {
     }
 }
 
-/// How many keys a [`RateLimit`] remembers, unless it is told otherwise.
+/// How many keys a [`RateLimit`] remembers by default.
 const KEYS: usize = 10_000;
 
 /// A guard that lets each user, or each connection, make a number of requests in a window of time. Further ones get `RATE_LIMITED`

@@ -19,7 +19,7 @@ pub(crate) enum Party {
     Identity(IdentityKey),
 }
 
-/// What stands for the id of an identity where a copy of it would be too much. It is the same for each connection of the
+/// A short key for the id of an identity. It is the same for each connection of the
 /// identity, at the same time or later, so nothing must be remembered for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct IdentityKey([u64; 2]);

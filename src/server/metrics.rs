@@ -242,7 +242,7 @@ impl Stats {
         counts.filter(|(known, _)| **known == status).map(|(_, count)| count).sum()
     }
 
-    /// How connections end that are counted apart: `client` or `server`, whoever closed first, or `none` for a connection that was
+    /// How connections end that are counted apart: `client` or `server`, which closed first, or `none` for a connection that was
     /// lost, and the close code. 0 is any other code.
     pub const ENDED: [(&'static str, u16); ENDED.len()] = ENDED;
 

@@ -266,7 +266,7 @@ fn shared(mut response: Response<String>, head: &Head<'_>, rules: &AccessRules<'
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok()) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        // For `crossorigin="use-credentials"`. The files are the same for everybody.
+        // For `crossorigin="use-credentials"`. The files are the same for all.
         headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
     }
     response
