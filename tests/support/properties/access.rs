@@ -154,6 +154,12 @@ fn covers(setting: &str, origin: &str) -> bool {
     if setting == "*" || setting.eq_ignore_ascii_case("null") && origin.eq_ignore_ascii_case("null") {
         return true;
     }
+    // Several settings in one, or one that kept the quotation marks of a shell.
+    let is_quoted = |mark| setting.strip_prefix(mark).is_some_and(|rest| rest.ends_with(mark));
+    if setting.contains(|char: char| char == ',' || char.is_whitespace()) || is_quoted('"') || is_quoted('\'')
+    {
+        return false;
+    }
     let whole = match setting.split_once("://") {
         Some((_, "")) | None => setting,
         Some(_) => setting.strip_suffix('/').unwrap_or(setting),
@@ -171,7 +177,7 @@ fn covers(setting: &str, origin: &str) -> bool {
     if !is_web && name == "*" {
         return true;
     }
-    if !is_web && name.trim_start_matches("*.").contains('*') {
+    if !is_web && name.strip_prefix("*.").unwrap_or(&name).contains('*') {
         return false;
     }
     port == site.2 && (name == "*" || name_covers(&name, &site.1))
