@@ -62,9 +62,10 @@ impl<'a> Site<'a> {
     }
 
     fn covers(&self, other: &Site<'_>) -> bool {
+        let is_any = complete(self.host) == "*";
         self.scheme.eq_ignore_ascii_case(other.scheme)
-            && (self.host == "*" || name_matches(self.host, other.host))
-            && (self.port == other.port || self.host == "*" && default_port(self.scheme).is_none())
+            && (is_any || name_matches(self.host, other.host))
+            && (self.port == other.port || is_any && default_port(self.scheme).is_none())
     }
 }
 
@@ -158,7 +159,7 @@ fn read_origin(text: &str) -> Result<Option<Site<'_>>, NeverMatches> {
         Some(_) => is_host(site.host),
         None => !site.host.strip_prefix("*.").unwrap_or(site.host).contains('*'),
     };
-    if is_name || site.host == "*" { Ok(Some(site)) } else { never(wrong_name(site.host), None) }
+    if is_name || complete(site.host) == "*" { Ok(Some(site)) } else { never(wrong_name(site.host), None) }
 }
 
 fn read_host(text: &str) -> Result<&str, NeverMatches> {
