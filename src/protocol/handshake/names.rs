@@ -271,7 +271,7 @@ pub(super) fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
 
 pub(super) fn address(host: &str) -> Option<IpAddr> {
     let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    inner.unwrap_or(host).parse().ok()
+    inner.unwrap_or(complete(host)).parse().ok()
 }
 
 /// Whether a text is an address, a name, or `*.` before a name.
