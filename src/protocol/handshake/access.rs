@@ -2,7 +2,8 @@
 
 use super::head::{Head, Refusal};
 use super::names::{
-    Site, address, check_allowed_host, check_allowed_origin, host_matches, origin_matches, split_port,
+    Site, address, check_allowed_host, check_allowed_origin, complete, host_matches, origin_matches,
+    split_port,
 };
 
 /// The rules of one listener.
@@ -182,7 +183,7 @@ fn is_loopback(host: &str) -> bool {
     if let Some(address) = address(host) {
         return address.to_canonical().is_loopback();
     }
-    let name = host.strip_suffix('.').unwrap_or(host);
+    let name = complete(host);
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
     let last_label = name.rsplit_once('.').map_or(name, |(_, label)| label);
     plain && last_label.eq_ignore_ascii_case("localhost")

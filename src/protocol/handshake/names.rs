@@ -311,6 +311,6 @@ fn same_name(a: &str, b: &str) -> bool {
 }
 
 /// A dot at the end says that a name is complete. All names here are.
-fn complete(name: &str) -> &str {
+pub(super) fn complete(name: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
